@@ -1,0 +1,193 @@
+"""The command ``agent_runner``: run an agent, attach to a journal, print the contract.
+
+Nothing heavy is imported before it is needed: ``attach`` and a bad configuration answer without the
+Claude Agent SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from . import __version__
+from .config import Config, ConfigError, arguments, load_config
+from .events import Events, misconfigured
+from .journal import Journal, JournalError, RunnerGoneError, follow
+from .protocol import LogData, command_schema, event_schema
+from .spans import Ids
+from .trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
+from .wire import Outlet, claim_stdio
+
+EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+USAGE = """\
+usage: agent_runner run [OPTIONS]          run one Claude agent; see agent_runner run --help
+       agent_runner attach [--after SEQ]   print the journal's events after SEQ, to the end of the run
+       agent_runner schema                 print the JSON Schema of events and commands
+       agent_runner --version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    match args:
+        case ["run", *rest]:
+            return run(rest)
+        case ["attach", *rest]:
+            return attach(rest)
+        case ["schema"]:
+            schema = {"events": event_schema(), "commands": command_schema()}
+            sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+            return 0
+        case ["--version"]:
+            sys.stdout.write(f"agent_runner {__version__}\n")
+            return 0
+        case ["-h" | "--help"]:
+            sys.stdout.write(USAGE)
+            return 0
+        case _:
+            sys.stderr.write(USAGE)
+            return 2
+
+
+def run(argv: Sequence[str]) -> int:
+    """``agent_runner run``: see docs/RUNNER.md."""
+    if "-h" in argv or "--help" in argv:
+        arguments().print_help()
+        return 0
+    environ = dict(os.environ)
+    early = EarlySignals()
+    stdin, stdout = claim_stdio()
+    context, remark = incoming_context(environ)
+    problem: str | None = None
+    config = Config()
+    journal: Journal | None = None
+    try:
+        config = load_config(environ, argv, parse_baggage(environ.get("BAGGAGE", "")))
+        journal = open_journal(config)
+    except (ConfigError, JournalError) as error:
+        problem = str(error)
+    outlet = Outlet(stdout, journal)
+    events = Events(outlet, journal, context)
+    if problem is not None:
+        code = misconfigured(events, problem)
+    else:
+        if remark is not None:
+            events.emit(LogData(stream="runner", text=remark))
+        code = asyncio.new_event_loop().run_until_complete(_run(config, events, context, environ, stdin, early))
+    outlet.close()
+    sys.stderr.flush()
+    # All is said. A task or a thread that is left, such as the SDK's wait for a CLI that is gone, must not
+    # keep a finished runner from ending, as asyncio.run and the interpreter's own end would let it.
+    os._exit(code)
+
+
+class EarlySignals:
+    """Notes a signal that comes before there is a run to end: importing the SDK takes half a second."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        for number in EXIT_CODE_OF:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.exit_code = self.exit_code or EXIT_CODE_OF[signal.Signals(number)]
+
+
+def incoming_context(environ: Mapping[str, str]) -> tuple[TraceContext, str | None]:
+    """Return the trace to go on with, and a remark if the environment's could not be followed."""
+    new = TraceContext(Ids().trace_id(), "")
+    header = environ.get("TRACEPARENT", "")
+    if not header:
+        return new, None
+    try:
+        return parse_traceparent(header, environ.get("TRACESTATE", "")), None
+    except InvalidTraceParentError as error:
+        return new, f"{error}: a new trace begins"
+
+
+def open_journal(config: Config) -> Journal | None:
+    """Open the journal; without a path a temporary one, and where even that fails none."""
+    if config.journal is not None:
+        return Journal(config.journal)
+    try:
+        return Journal(None)
+    except OSError:
+        return None  # a slow reader is then served from memory alone
+
+
+async def _run(
+    config: Config,
+    events: Events,
+    context: TraceContext,
+    environ: Mapping[str, str],
+    stdin: int,
+    early: EarlySignals,
+) -> int:
+    # The SDK takes 0.4 s to import; a bad configuration has been answered by now. All that it makes
+    # stays, and looking through it for garbage again and again takes a sixth of that time.
+    gc.disable()
+    from .commands import read_commands
+    from .processes import Descendants
+    from .run import NO_PROMPT, Run
+    from .telemetry import choose_sink
+
+    gc.freeze()
+    gc.enable()
+    terminal = os.isatty(stdin)
+    if config.prompt is None and terminal:
+        return misconfigured(events, NO_PROMPT)
+    loop = asyncio.get_running_loop()
+    sink = choose_sink(environ, events.emit)
+    try:
+        this = Run(config, events, sink, context, environ, descendants=Descendants())
+    except ConfigError as error:
+        return misconfigured(events, str(error))
+    for number, code in EXIT_CODE_OF.items():
+        loop.add_signal_handler(number, this.signalled, code)
+    if early.exit_code is not None:
+        this.signalled(early.exit_code)
+    if terminal:
+        this.end_of_input()  # a person at a terminal types no JSON
+    else:
+        read_commands(stdin, loop, on_command=this.command, on_refused=this.refuse, on_end=this.end_of_input)
+    return await this.main()
+
+
+def attach(argv: Sequence[str]) -> int:
+    """``agent_runner attach --after SEQ [--journal PATH]``: what a reader that lost the stream reads."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="agent_runner attach")
+    parser.add_argument("--after", type=int, default=0, metavar="SEQ", help="the last seq that was read")
+    parser.add_argument("--journal", default=os.environ.get("AGENT_JOURNAL"), help="default: AGENT_JOURNAL")
+    options = parser.parse_args(argv)
+    if not options.journal:
+        parser.error("no journal: set AGENT_JOURNAL or give --journal")
+    try:
+        for line in follow(options.journal, options.after):
+            _write_all(line)
+    except JournalError as error:
+        sys.stderr.write(f"agent_runner attach: {error}\n")
+        return 2
+    except RunnerGoneError:
+        sys.stderr.write("agent_runner attach: the journal ends without an end: the runner is gone\n")
+        return 3
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def _write_all(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Why something failed, as one of the contract's error types. One table, one function, pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from .protocol import ErrorType
+
+
+class Failure(NamedTuple):
+    """An error type, and whether the same again may succeed."""
+
+    error_type: ErrorType
+    retryable: bool
+
+
+_TABLE: dict[tuple[str, object], Failure] = {
+    # Why the CLI says a turn ended (ResultMessage.subtype, .terminal_reason).
+    ("subtype", "error_max_turns"): Failure("max_turns", False),
+    ("subtype", "error_max_budget_usd"): Failure("budget_exceeded", False),
+    ("reason", "aborted_tools"): Failure("cancelled", False),
+    ("reason", "aborted_streaming"): Failure("cancelled", False),
+    # HTTP status of the model's API (ResultMessage.api_error_status, api_retry.error_status).
+    ("status", 400): Failure("invalid_request", False),
+    ("status", 401): Failure("authentication", False),
+    ("status", 402): Failure("billing", False),
+    ("status", 403): Failure("authentication", False),
+    ("status", 404): Failure("invalid_request", False),
+    ("status", 408): Failure("timeout", True),
+    ("status", 413): Failure("invalid_request", False),
+    ("status", 429): Failure("rate_limit", True),
+    ("status", 500): Failure("overloaded", True),
+    ("status", 502): Failure("network", True),
+    ("status", 503): Failure("overloaded", True),
+    ("status", 504): Failure("timeout", True),
+    ("status", 529): Failure("overloaded", True),
+    # The CLI's own label for an API error (AssistantMessage.error, api_retry.error).
+    ("label", "authentication_failed"): Failure("authentication", False),
+    ("label", "oauth_org_not_allowed"): Failure("authentication", False),
+    ("label", "billing_error"): Failure("billing", False),
+    ("label", "rate_limit"): Failure("rate_limit", True),
+    ("label", "overloaded"): Failure("overloaded", True),
+    ("label", "server_error"): Failure("overloaded", True),
+    ("label", "invalid_request"): Failure("invalid_request", False),
+    ("label", "model_not_found"): Failure("invalid_request", False),
+    # A request that is retried though no HTTP response came (api_retry without a status).
+    ("no_response", True): Failure("network", True),
+    # How a tool call ended.
+    ("tool", "failed"): Failure("tool_error", False),
+    ("tool", "deny"): Failure("permission_denied", False),
+    ("tool", "timeout"): Failure("approval_timeout", False),
+    ("tool", "cancelled"): Failure("cancelled", False),
+    # How a process ended; a shell reports a signal as 128 + its number.
+    ("oom_killed", True): Failure("out_of_memory", True),
+    ("process", "cli"): Failure("cli_crash", True),
+    ("process", "runner"): Failure("sandbox", True),
+}
+
+# Most telling first: a status says more than the CLI's label for it, and so does the prose, as a
+# refused connection too has the label of a server error.
+_ORDER = ("oom_killed", "subtype", "reason", "status", "text", "label", "no_response", "tool", "process")
+
+# The CLI tells a failed connection from a slow one only in the prose of its result.
+_PROSE = (
+    ("timed out", Failure("timeout", True)),
+    ("timeout", Failure("timeout", True)),
+    ("connection", Failure("network", True)),
+    ("unable to connect", Failure("network", True)),
+    ("econn", Failure("network", True)),
+    ("stream ended", Failure("network", True)),
+    ("stream disconnected", Failure("network", True)),
+    ("not logged in", Failure("authentication", False)),
+    ("credit balance", Failure("billing", False)),
+)
+
+_STATUS = re.compile(r"API Error: (\d{3})\b")
+
+UNKNOWN = Failure("internal", False)
+
+
+def classify(**facts: object) -> Failure:
+    """Return the failure that the most telling of the facts stands for.
+
+    Facts: ``subtype``, ``reason``, ``status`` and ``text`` of a result; ``label`` of an API error;
+    ``no_response``: the API did not answer at all; ``tool``: how a call ended; ``process``: which one
+    died; ``oom_killed``. None says nothing.
+    """
+    for key in _ORDER:
+        fact = facts.get(key)
+        if fact is None:
+            continue
+        found = _from_prose(str(fact)) if key == "text" else _TABLE.get((key, fact))
+        if found is not None:
+            return found
+    return UNKNOWN
+
+
+def status_in(text: str) -> int | None:
+    """Return the HTTP status that the CLI names in its message about an API error."""
+    found = _STATUS.search(text[:2000])
+    return int(found[1]) if found else None
+
+
+def _from_prose(text: str) -> Failure | None:
+    lowered = text[:2000].lower()
+    return next((failure for words, failure in _PROSE if words in lowered), None)

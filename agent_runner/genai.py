@@ -1,0 +1,164 @@
+"""Attributes of the GenAI semantic conventions, and what Sandspan adds to them.
+
+The conventions are in development (repository semantic-conventions-genai) and the constants in the
+Python package are deprecated, so the names are strings, and they all stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .classify import classify
+from .protocol import ErrorType, to_json
+from .sanitize import Sanitizer, single_line
+from .spans import Attributes, Span
+
+PROVIDER = "anthropic"
+AGENT_NAME = "claude-agent"
+_MAX_NAME = 200
+
+_BULKY = frozenset({"content", "new_string", "old_string", "file_text", "new_source", "edits"})
+"""Arguments that are file contents: never in a span, whatever is asked for."""
+
+
+def invoke_agent(model: str | None, turn: int) -> Attributes:
+    """Attributes of a turn."""
+    attributes: Attributes = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.agent.name": AGENT_NAME,
+        "agent.turn": turn,
+    }
+    if model:
+        attributes["gen_ai.request.model"] = model
+    return attributes
+
+
+def chat(model: str | None) -> Attributes:
+    """Attributes of a model request as it begins."""
+    attributes: Attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDER}
+    if model:
+        attributes["gen_ai.request.model"] = model
+    return attributes
+
+
+def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
+    """Attributes of a tool call as it begins; the size in bytes of JSON."""
+    return {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": single_line(name, _MAX_NAME),
+        "gen_ai.tool.call.id": single_line(tool_id, _MAX_NAME),
+        "gen_ai.tool.type": "extension" if name.startswith("mcp__") else "function",
+        "tool.input_size": input_size,
+    }
+
+
+def approval(approval_id: str, tool_id: str, name: str) -> Attributes:
+    """Attributes of a wait for a person. There is no standard for it."""
+    tool = single_line(name, _MAX_NAME)
+    return {"approval.id": approval_id, "gen_ai.tool.call.id": tool_id, "gen_ai.tool.name": tool}
+
+
+def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: float) -> None:
+    """Say how a wait ended. A denial is an answer, and the wait for it went well."""
+    span.attributes["approval.decision"] = decision
+    span.attributes["approval.wait_ms"] = round(wait_ms, 3)
+    if decided_by:
+        span.attributes["approval.decided_by"] = single_line(decided_by, _MAX_NAME)
+    if decision in ("timeout", "cancelled"):
+        span.fail(classify(tool=decision).error_type, decision)
+
+
+def retry(data: Mapping[str, Any], error_type: ErrorType) -> Attributes:
+    """Attributes of one retry of a model request."""
+    attributes: Attributes = {"error.type": error_type}
+    for key, name in (("attempt", "retry.attempt"), ("retry_delay_ms", "retry.delay_ms")):
+        if isinstance(value := data.get(key), int | float):
+            attributes[name] = value
+    if isinstance(status := data.get("error_status"), int):
+        attributes["http.response.status_code"] = status
+    return attributes
+
+
+def set_response(span: Span, message: Mapping[str, Any]) -> None:
+    """Note the id, the model and the input tokens that ``message_start`` tells."""
+    if isinstance(model := message.get("model"), str):
+        span.name = f"chat {model}"
+        span.attributes["gen_ai.response.model"] = model
+        span.attributes.setdefault("gen_ai.request.model", model)
+    if isinstance(response_id := message.get("id"), str):
+        span.attributes["gen_ai.response.id"] = response_id
+    usage: dict[str, Any] = message.get("usage") or {}
+    read, created = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
+    # Anthropic's input_tokens leave cached tokens out; the conventions count them in.
+    span.attributes["gen_ai.usage.input_tokens"] = _count(usage, "input_tokens") + read + created
+    span.attributes["gen_ai.usage.cache_read.input_tokens"] = read
+    span.attributes["gen_ai.usage.cache_creation.input_tokens"] = created
+
+
+def set_first_chunk(span: Span, now: int) -> None:
+    """Note the time to the first chunk, in seconds, once."""
+    span.attributes.setdefault("gen_ai.response.time_to_first_chunk", round((now - span.start) / 1e9, 6))
+
+
+def set_usage(span: Span, usage: Mapping[str, Any]) -> None:
+    """Note the output tokens, which only the end of a response tells."""
+    span.attributes["gen_ai.usage.output_tokens"] = _count(usage, "output_tokens")
+
+
+def set_finish(span: Span, reason: object) -> None:
+    """Note why the response ended."""
+    if isinstance(reason, str):
+        span.attributes["gen_ai.response.finish_reasons"] = (reason,)
+
+
+def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms: float | None, wait_ms: float) -> None:
+    """Say how a tool call ended: execution alone, and the wait for a person alone."""
+    span.attributes["tool.output_size"] = output_size
+    span.attributes["tool.is_error"] = is_error
+    if execution_ms is not None:
+        span.attributes["tool.execution_ms"] = execution_ms
+    span.attributes["tool.approval_wait_ms"] = round(wait_ms, 3)
+
+
+def set_result(span: Span, message: Any, cost: float) -> None:
+    """Note what a turn came to: its cost in US dollars and its model requests."""
+    span.attributes["agent.cost_usd"] = round(cost, 9)
+    span.attributes["agent.num_turns"] = message.num_turns
+    if message.stop_reason:
+        span.attributes["gen_ai.response.finish_reasons"] = (str(message.stop_reason),)
+
+
+def set_input(span: Span, text: str, sanitize: Sanitizer | None) -> None:
+    """Put a prompt on the span, if anything of it may stand there."""
+    if sanitize is not None:
+        span.attributes["gen_ai.input.messages"] = _message("user", sanitize(text))
+
+
+def set_output(span: Span, text: str, sanitize: Sanitizer | None) -> None:
+    """Put an answer on the span, if anything of it may stand there."""
+    if sanitize is not None:
+        span.attributes["gen_ai.output.messages"] = _message("assistant", sanitize(text))
+
+
+def _message(role: str, text: str) -> str:
+    return to_json([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
+
+
+def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:
+    """Put a tool's arguments on the span if that was asked for; file contents never."""
+    if sanitize is not None:
+        shown = {key: "[left out]" if key in _BULKY else value for key, value in tool_input.items()}
+        span.attributes["gen_ai.tool.call.arguments"] = sanitize(to_json(shown).decode())
+
+
+def set_tool_output(span: Span, name: str, result: object, sanitize: Sanitizer | None) -> None:
+    """Put the result of an MCP tool on the span if that was asked for; command output and files never."""
+    if sanitize is not None and name.startswith("mcp__"):
+        span.attributes["gen_ai.tool.call.result"] = sanitize(to_json(result).decode())
+
+
+def _count(usage: Mapping[str, Any], key: str) -> int:
+    value = usage.get(key)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,67 @@
+"""What of a text may stand in a span: secrets redacted, controls removed, cut. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+Content = Literal["none", "preview", "full"]
+Sanitizer = Callable[[str], str]
+
+PREVIEW_LENGTH = 100
+BRIEF_LENGTH = 200
+FULL_LENGTH = 64 * 1024
+"""Even whole content is bounded: a backend refuses a span of many megabytes."""
+
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|\bsk-[A-Za-z0-9_-]{8,}|\b(?:pk|rk)-(?:lf|live|test)[A-Za-z0-9_-]{8,}"
+    r"|\be2b_[A-Za-z0-9]{8,}"
+    r"|\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_[A-Za-z0-9_]{16,}"
+    r"|\bglpat-[A-Za-z0-9_-]{16,}|\bxox[abeoprs]-[A-Za-z0-9-]{8,}"
+    r"|\bA(?:KIA|SIA)[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{30,}"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
+    r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?i:\b(?:api[_-]?key|token|secret|password|passwd)\b[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]{4,}"
+    r"|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+\b",
+    re.DOTALL,
+)
+# C0 and C1 controls, zero-width and bidirectional marks, line and paragraph separators, surrogates.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]+")
+
+
+def redact(text: str) -> str:
+    """Replace what looks like a key, a token, a password or an e-mail address by ``[redacted]``."""
+    return _SECRETS.sub("[redacted]", text)
+
+
+def single_line(text: str, limit: int) -> str:
+    """Return at most ``limit`` characters with runs of control characters as one space."""
+    # Cut before the expression runs: a span of a 10 MB text must not cost 10 MB of matching.
+    cleaned = _CONTROLS.sub(" ", text[: limit * 4])
+    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def brief(text: str) -> str:
+    """Return a message in a span's status: redacted, one line, at most 200 characters."""
+    return single_line(redact(text[: BRIEF_LENGTH * 8]), BRIEF_LENGTH)
+
+
+def preview(text: str) -> str:
+    """The default: redacted, one line, at most 100 characters."""
+    # A secret that begins near the cut must be seen whole to be recognised.
+    return single_line(redact(text[: PREVIEW_LENGTH + 8192]), PREVIEW_LENGTH)
+
+
+def full(text: str) -> str:
+    """Redacted, bounded, its line breaks kept."""
+    return replace_lone_surrogates(redact(text[:FULL_LENGTH]))
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """Return the text in a form that UTF-8 can encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+SANITIZERS: dict[Content, Sanitizer | None] = {"none": None, "preview": preview, "full": full}

@@ -1,0 +1,1 @@
+"""What Sandspan adds to the bare Claude Agent SDK: `make bench`."""

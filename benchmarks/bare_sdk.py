@@ -1,0 +1,49 @@
+"""The baseline: the same prompt with the Claude Agent SDK alone, no hooks, no partial messages, no telemetry.
+
+Prints a line at the first message of the CLI, at each tool call and at the result: what a program must do at the least
+to show that it has seen them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ResultMessage,
+    SystemMessage,
+    ToolUseBlock,
+)
+
+
+async def main() -> None:
+    options = ClaudeAgentOptions(
+        cwd=os.environ["AGENT_CWD"],
+        system_prompt={"type": "preset", "preset": "claude_code"},
+        setting_sources=[],
+        strict_mcp_config=True,
+    )
+    async with ClaudeSDKClient(options) as client:
+        await client.query(os.environ["AGENT_PROMPT"])
+        async for message in client.receive_response():
+            if isinstance(message, SystemMessage) and message.subtype == "init":
+                say("start")
+            elif isinstance(message, AssistantMessage):
+                for block in message.content:
+                    if isinstance(block, ToolUseBlock):
+                        say("tool_use")
+            elif isinstance(message, ResultMessage):
+                say("result")
+
+
+def say(what: str) -> None:
+    sys.stdout.write(f'{{"type":"{what}"}}\n')
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

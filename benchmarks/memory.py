@@ -1,0 +1,65 @@
+"""What a turn of 5,000 tool calls adds to the memory of the runner's process.
+
+RSS as the kernel counts it, in a fresh process for each turn: the highest it gets from the first call (all imports
+done) to the turn's end, over what it was at the first call. The imports of OpenTelemetry are not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from tests.support.runs import clean_environment
+
+from .support import REPOSITORY, Row, added, interleaved
+
+CALLS = 5000
+PAIRS = 3
+GOAL_MEBIBYTES = 10
+
+
+def worker(variant: str, calls: int) -> None:
+    """Run one turn in this process; print by how much its memory grew, in MiB."""
+    from . import turn  # the parent needs none of it
+
+    transport = asyncio.run({"bare": turn.bare, "ours": turn.ours}[variant](calls))
+    sys.stdout.write(f"{transport.peak_rss - transport.rss_at_start}\n")
+
+
+def measure() -> list[Row]:
+    growth = interleaved(PAIRS, {name: partial(_in_a_process, name) for name in ("bare", "ours")})
+    bare, ours = (statistics.median(growth[name]) for name in ("bare", "ours"))
+    return [
+        Row(
+            f"RSS growth over {CALLS:,} calls ({PAIRS} pairs)",
+            f"{bare:.1f} MiB",
+            f"{ours:.1f} MiB",
+            f"{added(growth):+.1f} MiB",
+            f"<= {GOAL_MEBIBYTES} MiB",
+            added(growth) <= GOAL_MEBIBYTES,
+        ),
+    ]
+
+
+def _in_a_process(variant: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="bench_") as home:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.memory", variant, str(CALLS)],
+            cwd=REPOSITORY,
+            env=clean_environment(Path(home)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    worker(sys.argv[1], int(sys.argv[2]))

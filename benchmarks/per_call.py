@@ -1,0 +1,63 @@
+"""What a tool call costs in this process, and whether the five-thousandth costs more than the fiftieth.
+
+Wall time from the first call's first message to the SDK's leaving, all in one process, the transport's own work on
+both sides. The runner's side has the SDK's hook request, the spans' OTLP and the journal in it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+
+from .support import Row, added, interleaved
+from .turn import Variant, bare, no_op_hook, ours, seconds
+
+SIZES = {50: 40, 500: 15, 5000: 9}
+"""Calls in a turn, and how often it is repeated."""
+
+GOAL_MICROSECONDS = 100
+GOAL_GROWTH = 1.2
+
+
+def measure() -> list[Row]:
+    rows: list[Row] = []
+    costs: dict[int, float] = {}
+    for variant in (bare, no_op_hook, ours):
+        seconds(variant, 200)  # imports and compiled expressions
+    for calls, times in SIZES.items():
+        measured = interleaved(
+            times,
+            {
+                name: partial(_microseconds_per_call, variant, calls)
+                for name, variant in (("bare", bare), ("hook", no_op_hook), ("ours", ours))
+            },
+        )
+        costs[calls] = added(measured)
+        hook = added(measured, "hook")
+        plain, whole = (statistics.median(measured[name]) for name in ("bare", "ours"))
+        rows.append(
+            Row(
+                f"per call, {calls:,} calls in a turn",
+                f"{plain:,.0f} us",
+                f"{whole:,.0f} us",
+                f"{costs[calls]:+,.0f} us ({hook:,.0f} of them the SDK's hook)",
+                f"<= {GOAL_MICROSECONDS} us",
+                costs[calls] <= GOAL_MICROSECONDS,
+            )
+        )
+    growth = costs[max(SIZES)] / costs[min(SIZES)]
+    rows.append(
+        Row(
+            "added at 5,000 calls over added at 50",
+            "",
+            "",
+            f"{growth:.2f}x",
+            f"<= {GOAL_GROWTH}x",
+            growth <= GOAL_GROWTH,
+        )
+    )
+    return rows
+
+
+def _microseconds_per_call(variant: Variant, calls: int) -> float:
+    return seconds(variant, calls) / calls * 1e6

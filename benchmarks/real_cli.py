@@ -1,0 +1,80 @@
+"""Wall time of a tool call on the real CLI against the scripted model: whole runs, bare SDK and runner in turn.
+
+The bare SDK asks for no partial messages and sets no hook: what those cost is part of what the runner adds. Both
+processes are timed from outside, from the line that tells of one call to the line that tells of the next. A call takes
+far longer than what is looked for, so beside the mean of all calls stands the mean without the slowest tenth of each
+run, in which something else may have had the machine. What the runner does seldom may be in that tenth as well, so
+the goal is asked of both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from itertools import pairwise
+
+from .support import REPOSITORY, Bench, Row, added, bench, interleaved, spread
+
+CALLS = 200
+PAIRS = 10
+GOAL_MILLISECONDS = 2.0
+
+
+def times(run: Bench, *command: str) -> list[float]:
+    """Return the milliseconds from each call to the next in a run, the shortest first."""
+    process = subprocess.Popen(
+        run.command(*command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=run.environ,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None
+    seen: list[float] = []
+    last = b""
+    for line in process.stdout:
+        if b'"type":"tool_use"' in line[:40]:
+            seen.append(time.perf_counter())
+        last = line
+    _, error = process.communicate(timeout=60)
+    how = f"exit code {process.returncode}, {len(seen)} calls, last line {last!r}, stderr {error!r}"
+    assert process.returncode == 0 and len(seen) == CALLS, how
+    return sorted((later - earlier) * 1000 for earlier, later in pairwise(seen))
+
+
+def measure() -> list[Row]:
+    whole: dict[str, list[float]] = {"bare": [], "ours": []}
+
+    def trimmed(run: Bench, name: str, *command: str) -> float:
+        taken = times(run, *command)
+        whole[name].append(statistics.fmean(taken))
+        return statistics.fmean(taken[: len(taken) * 9 // 10])
+
+    with bench(CALLS) as run:
+        measured = interleaved(
+            PAIRS,
+            {
+                "bare": lambda: trimmed(run, "bare", "benchmarks.bare_sdk"),
+                "ours": lambda: trimmed(run, "ours", "agent_runner", "run"),
+            },
+        )
+    return [
+        _row(f"real CLI, per call ({PAIRS} pairs of {CALLS} calls)", whole),
+        _row("the same without the slowest tenth", measured),
+    ]
+
+
+def _row(what: str, measured: dict[str, list[float]]) -> Row:
+    bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
+    more = added(measured)
+    differences = [b - a for a, b in zip(measured["bare"], measured["ours"], strict=True)]
+    return Row(
+        what,
+        f"{bare:.1f} ms",
+        f"{ours:.1f} ms",
+        f"{more:+.2f} ms ({spread(differences)})",
+        f"< {GOAL_MILLISECONDS:g} ms",
+        more < GOAL_MILLISECONDS,
+    )

@@ -1,0 +1,56 @@
+"""From exec to the `start` event of `agent_runner run`, against a bare SDK script's first message of the CLI."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+
+from .support import REPOSITORY, Bench, Row, added, bench, interleaved
+
+PAIRS = 25
+GOAL = 1.05
+
+
+def first_event(run: Bench, *command: str) -> float:
+    """Start a process, return the milliseconds to its first line of the wanted type, and let it end."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        run.command(*command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=run.environ,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None
+    took = None
+    for line in process.stdout:
+        if took is None and b'"type":"start"' in line:
+            took = (time.perf_counter() - began) * 1000
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and took is not None, error.decode("utf-8", "replace")
+    return took
+
+
+def measure(pairs: int = PAIRS) -> list[Row]:
+    with bench(tools=0) as run:
+        variants = {
+            "bare": lambda: first_event(run, "benchmarks.bare_sdk"),
+            "ours": lambda: first_event(run, "agent_runner", "run"),
+        }
+        interleaved(1, variants)  # compiles, and fills the file cache
+        measured = interleaved(pairs, variants)
+    bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
+    # The ratio of the medians would mix in which of the two met a busy moment.
+    ratio = statistics.median(b / a for a, b in zip(measured["bare"], measured["ours"], strict=True))
+    return [
+        Row(
+            f"exec to first event ({pairs} pairs)",
+            f"{bare:,.0f} ms",
+            f"{ours:,.0f} ms",
+            f"{added(measured):+,.0f} ms ({ratio:.3f}x)",
+            f"<= {GOAL}x",
+            ratio <= GOAL,
+        )
+    ]

@@ -1,0 +1,77 @@
+"""All that this package raises, in one hierarchy.
+
+::
+
+    SandspanError
+    ├── ConfigurationError        a bad option or value, known before anything starts
+    ├── SandboxError              the sandbox failed
+    │   ├── SandboxStartError     it could not be created, or the runner could not be started in it
+    │   ├── StreamLostError       the connection to it was lost; a session attaches again by itself
+    │   └── RunnerDiedError       the runner ended without saying so (killed, out of memory)
+    ├── SessionClosedError        the session takes no more commands
+    ├── NotWaitingError           the approval or question is unknown, or was resolved already
+    └── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
+
+`SandspanError.error_type` is one of the contract's error types.
+"""
+
+from __future__ import annotations
+
+from agent_runner.protocol import ErrorType
+
+
+class SandspanError(Exception):
+    """The base of all of them."""
+
+    error_type: ErrorType = "internal"
+
+
+class ConfigurationError(SandspanError, ValueError):
+    """A bad option or value; the message says what it takes."""
+
+    error_type: ErrorType = "invalid_request"
+
+
+class SandboxError(SandspanError):
+    """The sandbox failed."""
+
+    error_type: ErrorType = "sandbox"
+
+
+class SandboxStartError(SandboxError):
+    """The sandbox could not be created, or the runner could not be started in it."""
+
+
+class StreamLostError(SandboxError):
+    """The connection to a process in the sandbox was lost while the process may live on."""
+
+    error_type: ErrorType = "network"
+
+
+class RunnerDiedError(SandboxError):
+    """The runner ended without an ``end`` event; ``exit_code`` is negative for a signal."""
+
+    def __init__(self, message: str, error_type: ErrorType, exit_code: int) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.exit_code = exit_code
+
+
+class SessionClosedError(SandspanError):
+    """The session takes no more commands."""
+
+    error_type: ErrorType = "cancelled"
+
+
+class NotWaitingError(SandspanError):
+    """The approval or question is unknown, or was resolved already."""
+
+    error_type: ErrorType = "protocol"
+
+
+class AgentError(SandspanError):
+    """The agent's turn ended in an error."""
+
+    def __init__(self, message: str, error_type: ErrorType) -> None:
+        super().__init__(message)
+        self.error_type = error_type

@@ -1,0 +1,183 @@
+"""A sandbox that is none: the runner as a child process, in a directory of its own.
+
+It isolates nothing. The agent runs as the user who started it and can read and write what that user
+can; only the environment is a fresh one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from agent_runner.processes import oom_kills
+from host_client.errors import ConfigurationError, SandboxStartError, StreamLostError
+
+from .base import Exit, SandboxInfo
+
+_CHUNK = 256 * 1024
+_STDERR_LINES = 50
+_MARK = "SANDSPAN_SANDBOX"
+"""In the environment of everything that runs in a sandbox: whose it is."""
+
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "HTTPS_PROXY")
+
+
+class LocalSandbox:
+    """Runs the runner on this machine.
+
+    ``work`` is the agent's working directory and is used in place. ``keep`` is a directory for all else
+    (the agent's home, its conversation, and its work where ``work`` is not given), which stays; a
+    conversation can be resumed in it. Without it a new one is made, and removed by `close`.
+    """
+
+    def __init__(self, *, work: Path | None = None, keep: Path | None = None) -> None:
+        if work is not None and not work.is_dir():
+            raise ConfigurationError(f"the working directory {work} is not a directory")
+        self._given = work.resolve() if work is not None else None
+        self._keep = keep.resolve() if keep is not None else None
+        self._root: Path | None = None
+        self.name = ""
+        self._processes: list[LocalProcess] = []
+
+    async def create(self) -> SandboxInfo:
+        """Make the directories."""
+        try:
+            self._root = self._keep or Path(tempfile.mkdtemp(prefix="sandspan-"))
+            for name in ("home", "work"):
+                (self._root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SandboxStartError(f"cannot make a directory for the run: {error}") from error
+        self.work = self._given or self._root / "work"
+        self.name = name = f"local-{secrets.token_hex(6)}"
+        return SandboxInfo(id=name, kind="local", work=str(self.work), journal=str(self._root / f"{name}.jsonl"))
+
+    async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
+        """Start the runner of this Python's environment."""
+        assert self._root is not None, "create() comes first"
+        home = {"HOME": str(self._root / "home"), "CLAUDE_CONFIG_DIR": str(self._root / "home" / ".claude")}
+        own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        oom_before = oom_kills()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "agent_runner",
+                *args,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**own, **home, **env, _MARK: self.name},
+                cwd=self.work,
+                # Ctrl-C in the terminal is the host's to handle.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SandboxStartError(f"cannot start the runner: {error}") from error
+        started = LocalProcess(process, oom_before)
+        self._processes.append(started)
+        return started
+
+    async def upload(self, source: Path) -> None:
+        """Copy into the working directory; symbolic links stay links."""
+        if self._given is not None:
+            raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
+        await asyncio.to_thread(_copy, source, self.work)
+
+    async def download(self, target: Path) -> None:
+        """Copy out of the working directory."""
+        await asyncio.to_thread(_copy, self.work, target)
+
+    async def close(self) -> None:
+        """Kill what still runs and remove the directories."""
+        for process in self._processes:
+            await process.kill()
+        await asyncio.to_thread(_kill_marked, self.name)
+        root, self._root = self._root, None
+        if root is not None and self._keep is None:
+            await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
+
+
+def _kill_marked(name: str) -> None:
+    """Kill what a killed runner left: its CLI gives every tool a session of its own, but all have our mark."""
+    mark = f"{_MARK}={name}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target)
+    except OSError as error:
+        raise ConfigurationError(f"cannot copy {source} to {target}: {error}") from error
+
+
+class LocalProcess:
+    """A child process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, oom_before: int) -> None:
+        self._process = process
+        self._oom_before = oom_before
+        self._stderr: deque[bytes] = deque(maxlen=_STDERR_LINES)
+        self._draining = asyncio.ensure_future(self._drain_stderr())
+        self.pid = process.pid
+
+    async def _drain_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while chunk := await self._process.stderr.read(4096):
+            self._stderr.append(chunk)
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """Yield stdout; a pipe of a living process is never lost."""
+        assert self._process.stdout is not None
+        while chunk := await self._process.stdout.read(_CHUNK):
+            yield chunk
+
+    async def write(self, data: bytes) -> None:
+        """Write to stdin."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+        except (OSError, RuntimeError) as error:  # RuntimeError: the transport is closed
+            raise StreamLostError("the runner takes no more commands") from error
+
+    async def close_input(self) -> None:
+        """Close stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    async def wait(self) -> Exit:
+        """Wait for the end."""
+        code = await self._process.wait()
+        await self._draining
+        stderr = b"".join(self._stderr).decode("utf-8", "replace")
+        killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        return Exit(code, killed and oom_kills() > self._oom_before, stderr)
+
+    async def terminate(self) -> None:
+        """Send SIGTERM."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    async def kill(self) -> None:
+        """Kill the whole process group: the runner, its CLI and their tools."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._draining.cancel()

@@ -1,0 +1,467 @@
+"""A session: one sandbox, one runner, one trace, and a conversation over it.
+
+::
+
+    async with open_session("Fix the tests", options) as session:
+        async for event in session:
+            ...
+
+A background task reads the sandbox, so that events keep flowing while the caller thinks; when the
+caller thinks for too long the runner's journal holds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec.structs
+
+from agent_runner.protocol import (
+    PROTOCOL_VERSION,
+    Answer,
+    AnyCommand,
+    AnyEvent,
+    Approval,
+    ApprovalRequest,
+    ApprovalResolved,
+    End,
+    Error,
+    ErrorData,
+    ErrorType,
+    Finish,
+    Interrupt,
+    Prompt,
+    QuestionRequest,
+    QuestionResolved,
+    Result,
+    Start,
+    Stop,
+    encode,
+)
+from agent_runner.trace_context import InvalidTraceParentError, TraceContext, parse_traceparent
+
+from .config import AgentOptions, ApprovalPolicy, baggage, runner_environment
+from .errors import (
+    ConfigurationError,
+    NotWaitingError,
+    RunnerDiedError,
+    SessionClosedError,
+    StreamLostError,
+)
+from .mailbox import Mailbox
+from .reader import Fault
+from .sandbox import LocalSandbox, Process, Sandbox, SandboxInfo
+from .stream import RunnerStream
+from .telemetry import SessionTrace, Telemetry, telemetry_from
+
+Approver = Callable[[ApprovalRequest], Awaitable[bool | Approval]]
+"""Decides an approval: True, False, or a whole `Approval`."""
+
+MAX_FAULTS_TOLD = 100
+MAX_WAITING = 1000
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""Most approvals and questions that may wait at once; more are a flood and are not taken."""
+
+
+@asynccontextmanager
+async def open_session(
+    prompt: str | None = None,
+    options: AgentOptions | None = None,
+    *,
+    sandbox: Sandbox | None = None,
+    approvals: ApprovalPolicy | Approver = "ask",
+    telemetry: Telemetry | None = None,
+    traceparent: str | None = None,
+    tracestate: str = "",
+    upload: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    stop_timeout: float = 10.0,
+) -> AsyncGenerator[Session]:
+    """Create a sandbox, start the runner in it, and clean both up at the end, whatever happens.
+
+    ``approvals``: ``"ask"`` leaves each request to the caller's loop, ``"auto"`` and ``"deny"`` answer
+    it, a function decides it. ``environ`` (default: this process's) gives the model's credentials.
+    ``stop_timeout`` is how many seconds a runner that was told to stop may take before it is terminated,
+    and again before it is killed.
+    Raise `ConfigurationError` and `SandboxStartError`.
+    """
+    environ = os.environ if environ is None else environ
+    options = options or AgentOptions()
+    telemetry = telemetry or telemetry_from(environ)
+    session = Session(
+        options,
+        sandbox or LocalSandbox(),
+        approvals,
+        telemetry,
+        _caller(traceparent, tracestate),
+        environ,
+        stop_timeout,
+    )
+    try:
+        await session.start(prompt, upload)
+        yield session
+    except BaseException as error:
+        session.failed(error)
+        raise
+    finally:
+        await session.close()
+
+
+def _caller(traceparent: str | None, tracestate: str) -> TraceContext | None:
+    if traceparent is None:
+        return None
+    try:
+        return parse_traceparent(traceparent, tracestate)
+    except InvalidTraceParentError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a session failed."""
+
+    error_type: ErrorType
+    message: str
+
+
+class Session:
+    """A running conversation. Iterate over it for events, up to ``end``; see `open_session`."""
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        sandbox: Sandbox,
+        approvals: ApprovalPolicy | Approver,
+        telemetry: Telemetry,
+        caller: TraceContext | None,
+        environ: Mapping[str, str],
+        stop_timeout: float,
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.options = options
+        self.claude_session_id: str | None = None
+        self.failure: Failure | None = None
+        self.exit_code: int | None = None
+        self.last_error: ErrorData | None = None
+        self._hurried = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Set when the runner's last event has been read; the caller may not have taken it yet."""
+        self.info: SandboxInfo | None = None
+        self._sandbox = sandbox
+        self._approvals = approvals
+        self._environ = environ
+        self._stop_timeout = stop_timeout
+        ids = {"session.id": self.id, "user.id": options.user_id, "tenant.id": options.tenant_id}
+        common = {**options.attributes, **{name: value for name, value in ids.items() if value}}
+        self.trace = SessionTrace(telemetry, common, caller)
+        self._process: Process | None = None
+        self._faults = 0
+        self._mailbox: Mailbox[AnyEvent] = Mailbox()
+        self._requests: dict[str, tuple[ApprovalRequest | QuestionRequest, int]] = {}
+        self._pump: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._last_result: Result | None = None
+        self.cost_usd = 0.0
+        """What the turns of this session cost so far, in US dollars."""
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that all of this is in."""
+        return self.trace.root.trace_id
+
+    @property
+    def waiting(self) -> Mapping[str, ApprovalRequest | QuestionRequest]:
+        """The approvals and questions that wait for an answer, by id."""
+        return {key: event for key, (event, _) in self._requests.items()}
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def start(self, prompt: str | None, upload: Path | None) -> None:
+        """Make the sandbox and start the runner (called by `open_session`)."""
+        with self.trace.span("sandbox.create") as span:
+            began = time.monotonic()
+            self.info = await self._sandbox.create()
+            milliseconds = round((time.monotonic() - began) * 1000, 3)
+            span.attributes.update({"sandbox.id": self.info.id, "sandbox.kind": self.info.kind})
+            span.attributes.update({**self.info.attributes, "sandbox.creation_duration_ms": milliseconds})
+        if upload is not None:
+            await self._sandbox.upload(upload)
+        self._process = await self._sandbox.run(("run",), self._runner_environment())
+        if prompt is not None:
+            await self.send(prompt)
+        stream = RunnerStream(self._sandbox, self._process, self.info.journal, self._stop_timeout)
+        self._pump = asyncio.create_task(self._read(stream))
+
+    def _runner_environment(self) -> dict[str, str]:
+        assert self.info is not None
+        context = self.trace.context
+        env = runner_environment(self.options, self.id, self._environ)
+        env.update(TRACEPARENT=context.traceparent, BAGGAGE=baggage(self.options, self.id))
+        if context.tracestate:
+            env["TRACESTATE"] = context.tracestate
+        env.update(AGENT_CWD=self.info.work, AGENT_JOURNAL=self.info.journal)
+        return env
+
+    def failed(self, error: BaseException) -> None:
+        """Note why the session ends early (called by `open_session`)."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
+            self._fail("cancelled", "the session was cancelled")
+        else:
+            self._fail(getattr(error, "error_type", "internal"), str(error))
+
+    def _fail(self, error_type: ErrorType, message: str) -> None:
+        self.failure = self.failure or Failure(error_type, message[:1000])
+
+    async def close(self) -> None:
+        """Stop the runner, take its last words, remove the sandbox, end the trace. Again is no error."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._mailbox.close()
+        try:
+            with self.trace.span("sandbox.cleanup"):
+                await self._stop_runner()
+                await self._sandbox.close()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self._end_trace()
+
+    def hurry(self) -> None:
+        """Wait no longer for the runner to stop: kill it. The sandbox is still removed."""
+        self._hurried.set()
+
+    async def _stop_runner(self) -> None:
+        if self._process is None or self._pump is None:
+            return
+        if not self.ended.is_set():
+            with contextlib.suppress(StreamLostError):
+                await self._process.write(encode(Stop()))
+        for force in (self._process.close_input, self._process.terminate, self._process.kill):
+            with contextlib.suppress(StreamLostError):
+                await force()
+            await self._pump_ends()
+            if self._pump.done():
+                break
+        self._pump.cancel()
+        await asyncio.wait((self._pump,))
+
+    async def _pump_ends(self) -> None:
+        """Wait for the stream's end, for the stop timeout or until hurried."""
+        assert self._pump is not None
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait((self._pump, hurried), timeout=self._stop_timeout, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+
+    def _end_trace(self) -> None:
+        failure = self.failure
+        if failure is None and self._last_result is not None and self._last_result.data.error_type:
+            failure = Failure(self._last_result.data.error_type, self._last_result.data.subtype)
+        why = self.failure or Failure("sandbox", "the runner never sent this span")
+        self.trace.end_orphans(why.error_type, why.message)
+        self.trace.close(failure.error_type if failure else None, failure.message if failure else "")
+
+    # -- events -----------------------------------------------------------------------------------
+
+    async def __aiter__(self) -> AsyncIterator[AnyEvent]:
+        """Yield events as they come, each once and in order, up to the runner's end."""
+        while (event := await self._mailbox.get()) is not None:
+            yield event
+
+    async def _read(self, stream: RunnerStream) -> None:
+        """Take everything the runner says, to its end."""
+        try:
+            async for item, size in stream.items():
+                await self._take(item, size)
+        except Exception as error:  # the caller's loop must end, and be told why
+            if isinstance(error, RunnerDiedError):
+                self.exit_code = error.exit_code
+            error_type: ErrorType = getattr(error, "error_type", "internal")
+            self._fail(error_type, str(error))
+            await self._tell(error_type, str(error))
+        finally:
+            self.ended.set()
+            await self._mailbox.finish()
+
+    async def _take(self, item: AnyEvent | Fault, size: int) -> None:
+        if isinstance(item, Fault):
+            self._faults += 1
+            if self._faults <= MAX_FAULTS_TOLD:
+                await self._tell("protocol", item.message)
+            return
+        try:
+            problem = self.trace.observe(item)
+        except (ValueError, OverflowError) as error:  # a forged value that nothing before has caught
+            problem = f"an event that cannot be followed: {error}"
+        if problem is not None:
+            await self._tell("protocol", problem)
+        self._follow(item, size)
+        await self._mailbox.put(item, size)
+
+    async def _tell(self, error_type: ErrorType, message: str) -> None:
+        """Put an error of the host's own into the stream; it has no seq."""
+        root = self.trace.root
+        data = ErrorData(error_type=error_type, message=message)
+        event = Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
+        await self._mailbox.put(event, len(message))
+
+    def _follow(self, event: AnyEvent, size: int) -> None:
+        """Keep what the session itself must know."""
+        match event:
+            case Start():
+                self.claude_session_id = event.data.session_id
+            case ApprovalRequest():
+                if self._waits(event.data.approval_id, event, size):
+                    self._decide(event)
+            case QuestionRequest():
+                if self._waits(event.data.question_id, event, size):
+                    self._reply(event)
+            case ApprovalResolved():
+                self._taken(event.data.approval_id)
+            case QuestionResolved():
+                self._taken(event.data.question_id)
+            case Result():
+                self._last_result = event
+                self.cost_usd += event.data.cost_usd
+            case Error():
+                self.last_error = event.data
+            case End():
+                self.exit_code = event.data.exit_code
+            case _:
+                pass
+
+    def _waits(self, key: str, event: ApprovalRequest | QuestionRequest, size: int) -> bool:
+        """Let a request wait for its answer, within bounds."""
+        held = sum(size for _, size in self._requests.values())
+        if len(self._requests) >= MAX_WAITING or held + size > MAX_WAITING_BYTES:
+            return False
+        self._requests[key] = (event, size)
+        return True
+
+    def _taken(self, key: str) -> ApprovalRequest | QuestionRequest | None:
+        event, _ = self._requests.pop(key, (None, 0))
+        return event
+
+    # -- what is decided without the caller ----------------------------------------------------------
+
+    def _decide(self, event: ApprovalRequest) -> None:
+        policy = self._approvals
+        if callable(policy):
+            self._spawn(self._decide_by(policy, event))
+        elif policy != "ask":
+            self._spawn(self._decided(event, policy == "auto", f"policy:{policy}"))
+
+    async def _decide_by(self, approver: Approver, event: ApprovalRequest) -> None:
+        try:
+            verdict = await approver(event)
+        except Exception as error:  # the caller's function: whatever it raises is no permission
+            await self._tell("internal", f"the approver failed, so the call is denied: {error!r}")
+            verdict = False
+        if isinstance(verdict, Approval):
+            with contextlib.suppress(NotWaitingError):
+                await self._resolve(verdict)
+        else:
+            await self._decided(event, verdict, "approver")
+
+    async def _decided(self, event: ApprovalRequest, allowed: bool, by: str) -> None:
+        key = event.data.approval_id
+        with contextlib.suppress(NotWaitingError, SessionClosedError):
+            await (self.approve(key, decided_by=by) if allowed else self.deny(key, "Denied by policy.", decided_by=by))
+
+    def _reply(self, event: QuestionRequest) -> None:
+        if self._approvals in ("auto", "deny"):
+            answers = {
+                str(question.get("question")): _default_answer(question, self._approvals == "auto")
+                for question in event.data.questions
+            }
+            self._spawn(self.answer(event.data.question_id, answers, decided_by=f"policy:{self._approvals}"))
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- commands -----------------------------------------------------------------------------------
+
+    async def send(self, text: str, *, traceparent: str | None = None, tracestate: str = "") -> None:
+        """Begin the next turn, after the current one. Raise `SessionClosedError`."""
+        caller = _caller(traceparent, tracestate)
+        if caller is not None:
+            self.trace.admit(caller.trace_id)
+        await self._command(Prompt(text=text, traceparent=traceparent, tracestate=tracestate or None))
+
+    async def approve(
+        self,
+        approval_id: str,
+        *,
+        updated_input: dict[str, Any] | None = None,
+        remember: bool = False,
+        decided_by: str | None = None,
+    ) -> None:
+        """Allow the call, with another input if one is given. Raise `NotWaitingError`."""
+        await self._resolve(
+            Approval(
+                approval_id=approval_id,
+                decision="allow",
+                updated_input=updated_input,
+                remember=remember,
+                decided_by=decided_by or self.options.user_id,
+            )
+        )
+
+    async def deny(self, approval_id: str, message: str | None = None, *, decided_by: str | None = None) -> None:
+        """Refuse the call; the agent is told the message. Raise `NotWaitingError`."""
+        by = decided_by or self.options.user_id
+        await self._resolve(Approval(approval_id=approval_id, decision="deny", message=message, decided_by=by))
+
+    async def _resolve(self, approval: Approval) -> None:
+        request = self._taken(approval.approval_id)
+        if not isinstance(request, ApprovalRequest):
+            raise NotWaitingError(f"approval {approval.approval_id!r} is unknown or was resolved already")
+        # Bound to what was shown: an approval of anything else is refused by the runner.
+        bound = {"input_sha256": request.data.input_sha256, "decided_by": approval.decided_by or self.options.user_id}
+        await self._command(msgspec.structs.replace(approval, **bound))
+
+    async def answer(self, question_id: str, answers: Mapping[str, Any], *, decided_by: str | None = None) -> None:
+        """Answer a question, by its text. Raise `NotWaitingError`."""
+        if not isinstance(self._taken(question_id), QuestionRequest):
+            raise NotWaitingError(f"question {question_id!r} is unknown or was resolved already")
+        by = decided_by or self.options.user_id
+        await self._command(Answer(question_id=question_id, answers=dict(answers), decided_by=by))
+
+    async def interrupt(self) -> None:
+        """End the current turn; the conversation goes on."""
+        await self._command(Interrupt())
+
+    async def finish(self) -> None:
+        """Send no more prompts: the runner ends when nothing is left to do. Approvals are still taken."""
+        await self._command(Finish())
+
+    async def download(self, target: Path) -> None:
+        """Copy the agent's working directory to a folder."""
+        await self._sandbox.download(target)
+
+    async def _command(self, command: AnyCommand) -> None:
+        if self._process is None or self._closed or self.ended.is_set():
+            raise SessionClosedError("the session has ended")
+        try:
+            await self._process.write(encode(command))
+        except StreamLostError as error:
+            raise SessionClosedError("the runner takes no more commands") from error
+
+
+def _default_answer(question: Mapping[str, Any], first_option: bool) -> str:
+    options = question.get("options") or ()
+    if first_option and options:
+        return str(options[0].get("label"))
+    return "Nobody is here to answer."

@@ -1,0 +1,104 @@
+"""Rebuilds, from events, the spans a dead runner never sent. Pure.
+
+Every event that opens a span names it, its parent and its start; the runner sends each span when it
+ends. What was announced and not sent by the end of the stream is an orphan: it is ended here, with
+what its own events said of its end, or as failed for the reason the runner died of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from agent_runner import genai
+from agent_runner.protocol import (
+    AnyEvent,
+    ApprovalRequest,
+    ApprovalResolved,
+    ErrorType,
+    QuestionRequest,
+    QuestionResolved,
+    Result,
+    ToolResult,
+    ToolUse,
+    TurnStart,
+    to_json,
+)
+from agent_runner.spans import Attributes, Span, Value
+
+MAX_OPEN = 10_000
+"""A flood of forged openings must not fill the host's memory."""
+
+
+class Orphans:
+    """What has been announced and not arrived."""
+
+    def __init__(self, common: Mapping[str, Value]) -> None:
+        self._common: Attributes = dict(common)
+        self._spans: dict[str, Span] = {}
+        self._waited: dict[str, float] = {}
+        """By the id of an open tool's span, how long its approvals waited so far."""
+
+    def observe(self, event: AnyEvent) -> None:
+        """Take note of an event."""
+        match event:
+            case TurnStart():
+                self._open(event, "agent.execute", genai.invoke_agent(None, event.data.turn))
+            case ToolUse():
+                size = len(to_json(event.data.input))
+                attributes = genai.execute_tool(event.data.id, event.data.name, size)
+                self._open(event, f"execute_tool {attributes['gen_ai.tool.name']}", attributes)
+            case ApprovalRequest():
+                data = event.data
+                self._open(event, "agent.approval", genai.approval(data.approval_id, data.tool_use_id, data.tool_name))
+            case QuestionRequest():
+                data = event.data
+                self._open(
+                    event, "agent.approval", genai.approval(data.question_id, data.tool_use_id, "AskUserQuestion")
+                )
+            case ToolResult() | ApprovalResolved() | QuestionResolved() | Result():
+                self._end(event)
+            case _:
+                pass
+
+    def arrived(self, span_id: str) -> None:
+        """A span came by itself."""
+        self._spans.pop(span_id, None)
+        self._waited.pop(span_id, None)
+
+    def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
+        """Yield what never arrived, ended; ``now`` in nanoseconds since the epoch."""
+        for span in self._spans.values():
+            if span.end is None:
+                span.fail(error_type, message)
+                span.end = max(span.start, now)
+            span.attributes["sandspan.rebuilt"] = True
+            yield span
+        self._spans.clear()
+
+    def _open(self, event: AnyEvent, name: str, attributes: Attributes) -> None:
+        if len(self._spans) >= MAX_OPEN or event.span_id in self._spans:
+            return
+        start = int(event.ts * 1e9)
+        span = Span(name, event.trace_id, event.span_id, event.parent_span_id, start)
+        span.attributes = {**self._common, **attributes}
+        self._spans[event.span_id] = span
+
+    def _end(self, event: ToolResult | ApprovalResolved | QuestionResolved | Result) -> None:
+        span = self._spans.get(event.span_id)
+        if span is None:
+            return
+        span.end = max(span.start, int(event.ts * 1e9))
+        data = event.data
+        match event:
+            case ToolResult():
+                waited = self._waited.pop(event.span_id, 0.0)
+                genai.set_tool_outcome(span, event.data.bytes, event.data.is_error, None, waited)
+            case ApprovalResolved() | QuestionResolved():
+                genai.set_approval(span, event.data.decision, event.data.decided_by, event.data.wait_ms)
+                if span.parent_span_id in self._spans:
+                    tool = span.parent_span_id
+                    self._waited[tool] = self._waited.get(tool, 0.0) + event.data.wait_ms
+            case Result():
+                span.attributes["agent.cost_usd"] = event.data.cost_usd
+        if error_type := getattr(data, "error_type", None):
+            span.fail(error_type)

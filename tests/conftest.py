@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import Lab, lab
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[Callable[[str], Lab]]:
+    """Set up a lab for a script (YAML)."""
+    with ExitStack() as stack:
+        yield lambda script: stack.enter_context(lab(tmp_path, script))

@@ -1,0 +1,320 @@
+"""The commands as a person runs them: a real terminal, real signals, real output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from agent_runner.protocol import decode_event
+from host_client.scripted_model import ScriptedModel, parse_script
+from tests.host.test_session import LONG_TOOL, ONE_TOOL
+from tests.support.runs import clean_environment
+
+LIMIT = 60.0
+ROOT = Path(__file__).resolve().parents[2]
+SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], screen: int) -> None:
+        self.process = process
+        self._screen = screen
+        self.text = ""
+
+    def until(self, words: str) -> None:
+        """Wait for words on the screen."""
+        limit = time.monotonic() + LIMIT
+        seen = len(self.text) if words not in self.text else 0
+        while words not in self.text[seen:]:
+            assert time.monotonic() < limit, f"no {words!r} in {self.text[-3000:]}"
+            if not self._read():
+                break
+        assert words in self.text, self.text[-3000:]
+
+    def type(self, line: str) -> None:
+        os.write(self._screen, line.encode())
+
+    def finish(self) -> int:
+        limit = time.monotonic() + LIMIT
+        while self._read():
+            assert time.monotonic() < limit, self.text[-3000:]
+        return self.process.wait(timeout=LIMIT)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._screen], [], [], LIMIT)
+        assert ready, f"nothing came: {self.text[-3000:]}"
+        try:
+            chunk = os.read(self._screen, 65536)
+        except OSError:  # Linux's way of saying that the terminal's other side is closed
+            return False
+        self.text += SEQUENCE.sub("", chunk.decode("utf-8", "replace")).replace("\r\n", "\n")
+        return bool(chunk)
+
+
+@contextlib.contextmanager
+def terminal(tmp_path: Path, *args: str, model: ScriptedModel | None = None, **environ: str) -> Generator[Terminal]:
+    """Start ``host_client`` in a terminal."""
+    screen, tty = pty.openpty()
+    about = {"TERM": "xterm-256color", "COLUMNS": "120", "USER": "ada", **environ}
+    env = clean_environment(tmp_path, model.url if model else None, **about)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "host_client", *args],
+        stdin=tty,
+        stdout=tty,
+        stderr=tty,
+        env=env,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    os.close(tty)
+    try:
+        yield Terminal(process, screen)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=LIMIT)
+        os.close(screen)
+
+
+def piped(
+    tmp_path: Path, *args: str, model: ScriptedModel | None = None, **environ: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``host_client`` without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "host_client", *args],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=clean_environment(tmp_path, model.url if model else None, **environ),
+        cwd=ROOT,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def test_the_demo_asks_at_a_terminal_and_mends_the_program(tmp_path: Path) -> None:
+    with terminal(tmp_path, "demo") as demo:
+        demo.until("Allow Edit?")
+        demo.until("price * quantity")
+        demo.until("reason >")
+        demo.type("y\n")
+        assert demo.finish() == 0
+    for words in (
+        "AssertionError",
+        "allow by ada",
+        "3 checks passed",
+        "waiting for a person",
+        "✓ done",
+        "execute_tool Agent",
+    ):
+        assert words in demo.text, words
+
+
+def test_the_demo_takes_no_for_an_answer(tmp_path: Path) -> None:
+    with terminal(tmp_path, "demo") as demo:
+        demo.until("reason >")
+        demo.type("n not on a Friday\n")
+        assert demo.finish() == 0
+    assert "not on a Friday" in demo.text
+    assert "I was not allowed to change the file" in demo.text
+
+
+def test_without_a_terminal_the_demo_says_that_it_approves_by_itself(tmp_path: Path) -> None:
+    done = piped(tmp_path, "demo")
+    text = done.stdout.decode()
+    assert done.returncode == 0, done.stderr
+    assert "approves by itself" in text
+    assert "allow by policy:auto" in text
+    assert "3 checks passed" in text
+
+
+def test_json_puts_events_alone_on_stdout_and_the_trace_in_a_file(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        done = piped(
+            tmp_path,
+            *("run", "go", "--json", "--approvals", "auto", "--user-id", "ada", "--attribute", "org=acme"),
+            *("--trace-out", str(tmp_path / "trace.json")),
+            model=model,
+        )
+    assert done.returncode == 0, done.stderr
+    events = [decode_event(line) for line in done.stdout.splitlines()]
+    assert [event.seq for event in events if event.seq] == list(range(1, 1 + sum(bool(e.seq) for e in events)))
+    assert events[-1].type == "end"
+    assert b"isolated from nothing" in done.stderr
+    request = json.loads((tmp_path / "trace.json").read_text())
+    spans = [
+        span for resource in request["resourceSpans"] for scope in resource["scopeSpans"] for span in scope["spans"]
+    ]
+    assert {span["name"] for span in spans} == {
+        "agent.session",
+        "sandbox.create",
+        "agent.execute",
+        "chat scripted",
+        "execute_tool Bash",
+        "agent.approval",
+        "sandbox.cleanup",
+    }
+    for span in spans:
+        attributes = {pair["key"]: pair["value"].get("stringValue") for pair in span["attributes"]}
+        assert (attributes["org"], attributes["user.id"]) == ("acme", "ada")
+
+
+def test_without_a_terminal_nobody_can_be_asked_so_it_is_denied(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        done = piped(tmp_path, "run", "go", model=model)
+    assert done.returncode == 0, done.stderr
+    assert "stdin is no terminal" in done.stdout.decode()
+    assert "deny by policy:deny" in done.stdout.decode()
+
+
+def test_a_traceparent_that_cannot_be_followed_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", model=model, TRACEPARENT="00-garbage")
+    assert done.returncode == 0, done.stderr
+    assert "TRACEPARENT is malformed" in done.stdout.decode()
+
+
+def test_the_trace_goes_on_from_the_environment(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        parent = f"00-{'c' * 32}-{'d' * 16}-01"
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", model=model, TRACEPARENT=parent)
+    assert f"trace {'c' * 32}" in done.stdout.decode()
+
+
+def test_with_telemetry_off_no_opentelemetry_sdk_is_imported(tmp_path: Path) -> None:
+    """Neither on the host nor in the runner; the rest is as before."""
+    program = """
+import asyncio, sys
+from host_client import run_agent
+result = asyncio.run(run_agent("go", approvals="auto"))
+print(result.text, [name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=clean_environment(tmp_path, model.url, OTEL_ENABLED="false"),
+            capture_output=True,
+            cwd=ROOT,
+            timeout=LIMIT,
+            check=True,
+        )
+    assert done.stdout.decode().strip() == "Done. []"
+
+
+def test_cwd_is_worked_in_in_place(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", "--cwd", str(tmp_path / "project"), model=model)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "project" / "made").exists()
+
+
+def test_ctrl_c_once_interrupts_the_turn(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(LONG_TOOL)) as model, terminal(tmp_path, "run", "go", model=model) as run:
+        run.until("reason >")
+        run.type("y\n")
+        run.until("allow by ada")
+        run.process.send_signal(signal.SIGINT)
+        run.until("interrupting the turn")
+        assert run.finish() == 130
+    assert "✗ cancelled" in run.text
+    assert "execute_tool Bash" in run.text
+
+
+def test_ctrl_c_twice_stops(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(LONG_TOOL)) as model, terminal(tmp_path, "run", "go", model=model) as run:
+        run.until("reason >")
+        run.process.send_signal(signal.SIGINT)
+        run.until("interrupting")
+        run.process.send_signal(signal.SIGINT)
+        assert run.finish() == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_stops_cleans_up_and_is_told_by_the_exit_code(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    with (
+        ScriptedModel(parse_script(LONG_TOOL)) as model,
+        terminal(tmp_path, "run", "go", model=model, TMPDIR=str(tmp_path / "tmp")) as run,
+    ):
+        run.until("reason >")
+        run.process.send_signal(number)
+        run.until("stopping")
+        assert run.finish() == code
+    assert "agent.session" in run.text
+    assert list((tmp_path / "tmp").glob("sandspan-*")) == []
+
+
+def test_more_signals_hurry_and_the_directory_is_still_removed(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    with (
+        ScriptedModel(parse_script(LONG_TOOL)) as model,
+        terminal(tmp_path, "run", "go", model=model, TMPDIR=str(tmp_path / "tmp")) as run,
+    ):
+        run.until("reason >")
+        for _ in range(3):
+            run.process.send_signal(signal.SIGTERM)
+        assert run.finish() == 143
+    assert list((tmp_path / "tmp").glob("sandspan-*")) == []
+
+
+def test_ctrl_c_while_it_starts_ends_the_turn(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(LONG_TOOL)) as model, terminal(tmp_path, "run", "go", model=model) as run:
+        run.until("sandbox local-")
+        run.process.send_signal(signal.SIGINT)
+        assert run.finish() == 130
+    assert "Allow Bash?" not in run.text
+
+
+def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Path) -> None:
+    with terminal(tmp_path, "demo", EDITOR="false") as demo:
+        demo.until("reason >")
+        demo.type("e\n")
+        demo.until("the editor failed")
+        demo.until("reason >")
+        demo.type("y\n")
+        assert demo.finish() == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("run", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
+        (("run", "go", "--attribute", "novalue"), "takes name=value"),
+        (("run", "go", "--permission-mode", "yolo"), "permission_mode takes one of"),
+        (("run", "go", "--max-budget-usd", "0"), "max_budget_usd takes a number above 0"),
+        (("run", "go", "--cwd", "/nowhere"), "is not a directory"),
+        (("run", "go", "--resume", "x"), "needs --keep"),
+        (("run", "go", "--trace-out", "/nowhere/trace.json"), "takes a file in a directory that exists"),
+        (("demo", "--script", "/nowhere.yaml", "--prompt", "x"), "cannot read the script /nowhere.yaml"),
+    ],
+)
+def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tuple[str, ...], told: str) -> None:
+    done = piped(tmp_path, *args)
+    assert done.returncode == 2
+    message = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]", " ", done.stderr.decode()))
+    assert told in message
+    assert "Traceback" not in message
+
+
+def test_a_scripts_missing_reply_fails_the_demo(tmp_path: Path) -> None:
+    script = tmp_path / "script.yaml"
+    script.write_text("{conversations: {main: {replies: [{tools: [{name: Bash, input: {command: ls}}]}]}}}")
+    done = piped(tmp_path, "demo", "--script", str(script), "--prompt", "go")
+    assert done.returncode == 1
+    assert "the script has no reply for a request" in done.stderr.decode()

@@ -1,0 +1,174 @@
+"""The host's side of the trace: what it believes, what it rebuilds, what it says of the time."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from rich.console import Console
+
+from agent_runner import otlp
+from agent_runner import protocol as p
+from agent_runner.spans import Attributes, Span, Spans
+from agent_runner.trace_context import TraceContext
+from host_client.telemetry import Orphans, SessionTrace, Telemetry
+from host_client.telemetry.console import JsonExporter, TreeExporter
+from host_client.telemetry.relay import decode
+from host_client.telemetry.summary import summarize
+from tests.support.hosts import views
+
+TRACE = "a" * 32
+SECOND = 1_000_000_000
+
+
+class Clock:
+    """A clock that a test sets, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> int:
+        return int(self.now * SECOND)
+
+
+class Scene:
+    """Spans with times that a test chooses."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.spans = Spans({}, clock=self.clock)
+        self.root = self.spans.open_root("agent.session", TraceContext(TRACE, ""), {})
+
+    def span(
+        self, name: str, start: float, end: float, parent: Span | None = None, about: Attributes | None = None
+    ) -> Span:
+        span = self.spans.open_child(name, parent or self.root, about or {}, start=int(start * SECOND))
+        self.spans.close(span, end=int(end * SECOND))
+        return span
+
+    def close(self, end: float) -> list[ReadableSpan]:
+        self.spans.close(self.root, end=int(end * SECOND))
+        resource = otlp.resource("test")
+        return [otlp.readable(span, resource) for span in self.spans.take_ended()]
+
+
+def relayed(*spans: Span) -> str:
+    return base64.b64encode(otlp.encode(spans, otlp.resource("test"))).decode()
+
+
+def ended_span(trace_id: str = TRACE) -> Span:
+    span = Span("execute_tool Bash", trace_id, "1" * 16, "2" * 16, 5, end=9)
+    span.attributes = {"user.id": "mallory", "tool.input_size": 3, "ok": True, "ratio": 0.5, "names": ("a", "b")}
+    span.add_event("api_retry", 7, {"retry.attempt": 1})
+    return span
+
+
+def test_a_relayed_span_arrives_as_it_was_but_for_who_it_is_for() -> None:
+    (span,) = decode(relayed(ended_span()), trace_ids=frozenset({TRACE}), common={"user.id": "ada"})
+    (view,) = views([span])
+    assert (view.name, view.trace_id, view.span_id, view.parent_span_id) == (
+        "execute_tool Bash",
+        TRACE,
+        "1" * 16,
+        "2" * 16,
+    )
+    assert (view.start, view.end, view.kind) == (5, 9, 1)
+    assert view.attributes == {"user.id": "ada", "tool.input_size": 3, "ok": True, "ratio": 0.5, "names": ["a", "b"]}
+    assert view.events == [("api_retry", {"retry.attempt": 1})]
+
+
+@pytest.mark.parametrize("payload", ["%%%", "aGVsbG8gd29ybGQ=", relayed(ended_span("f" * 32))])
+def test_telemetry_that_is_not_this_sessions_is_refused(payload: str) -> None:
+    with pytest.raises(ValueError, match="telemetry"):
+        decode(payload, trace_ids=frozenset({TRACE}), common={})
+
+
+def event(data: p.EventData, seq: int, span_id: str, ts: float, parent: str | None = None) -> p.AnyEvent:
+    return p.event_of(data, seq=seq, ts=ts, trace_id=TRACE, span_id=span_id, parent_span_id=parent)
+
+
+def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
+    turn, done, stuck, asked = "1" * 16, "2" * 16, "3" * 16, "4" * 16
+    orphans = Orphans({"user.id": "ada"})
+    for each in (
+        event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0, "0" * 15 + "1"),
+        event(p.ToolUseData(id="t1", name="Bash", input={}), 2, done, 2.0, turn),
+        event(
+            p.ToolResultData(
+                tool_use_id="t1", content="", is_error=True, duration_ms=500.0, bytes=0, error_type="tool_error"
+            ),
+            3,
+            done,
+            2.5,
+        ),
+        event(p.ToolUseData(id="t2", name="Bash", input={"command": "x"}), 4, stuck, 3.0, turn),
+        event(
+            p.ApprovalRequestData(
+                approval_id="a", tool_use_id="t2", tool_name="Bash", input={}, input_sha256="", expires_at=9.0
+            ),
+            5,
+            asked,
+            3.5,
+            stuck,
+        ),
+    ):
+        orphans.observe(each)
+    rebuilt = {span.span_id: span for span in orphans.take("out_of_memory", "killed", 10 * SECOND)}
+    assert {key: (span.start / SECOND, (span.end or 0) / SECOND, span.error_type) for key, span in rebuilt.items()} == {
+        turn: (1.0, 10.0, "out_of_memory"),
+        done: (2.0, 2.5, "tool_error"),
+        stuck: (3.0, 10.0, "out_of_memory"),
+        asked: (3.5, 10.0, "out_of_memory"),
+    }
+    assert [span.parent_span_id for span in rebuilt.values()] == ["0" * 15 + "1", turn, turn, stuck]
+    assert all(span.attributes["user.id"] == "ada" for span in rebuilt.values())
+
+
+def test_a_span_that_arrived_is_not_rebuilt() -> None:
+    trace = SessionTrace(Telemetry(), {}, TraceContext(TRACE, ""))
+    trace.observe(event(p.ToolUseData(id="t", name="Bash", input={}), 1, "1" * 16, 2.0, "2" * 16))
+    assert trace.observe(event(p.TelemetryData(otlp=relayed(ended_span())), 2, "0" * 16, 3.0)) is None
+    trace.end_orphans("sandbox", "gone")
+    trace.close(None, "")
+    assert [span.name for span in trace.kept] == ["execute_tool Bash", "agent.session"]
+
+
+def test_every_moment_counts_once() -> None:
+    scene = Scene()
+    scene.span("chat m", 0.0, 2.0, about={"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 3})
+    tool = scene.span("execute_tool Bash", 2.0, 8.0)
+    scene.span("agent.approval", 3.0, 6.0, tool)
+    agent = scene.span("execute_tool Agent", 2.0, 9.0)
+    scene.span("chat m", 4.0, 5.0, agent)
+    summary = summarize(scene.close(10.0))
+    # 0-2 and 4-5 the model; 2-3 and 6-8 the tool; 3-4 and 5-6 the person; 8-10 nobody.
+    assert (summary.model, summary.tools, summary.waiting, summary.other) == (3.0, 3.0, 2.0, 2.0)
+    assert (summary.total, summary.input_tokens, summary.output_tokens) == (10.0, 10, 3)
+    assert (summary.tool_calls, summary.approvals) == (2, 1)
+
+
+def test_the_console_exporter_prints_a_tree_when_the_session_has_ended() -> None:
+    scene, out = Scene(), io.StringIO()
+    exporter = TreeExporter(Console(file=out, width=100))
+    tool = scene.span("execute_tool Bash", 1.0, 2.5, about={"tool.approval_wait_ms": 500.0, "tool.execution_ms": 900})
+    scene.span("agent.approval", 1.0, 1.5, tool, {"approval.decision": "allow", "approval.decided_by": "ada"})
+    spans = scene.close(3.0)
+    exporter.export(spans[:-1])
+    assert out.getvalue() == ""
+    exporter.export(spans[-1:])
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        f"trace {TRACE}",
+        "└── agent.session                              3.00 s",
+        "    └── execute_tool Bash                      1.50 s  waited 500 ms, ran 900 ms",
+        "        └── agent.approval                     500 ms  allow by ada",
+    ]
+
+
+def test_the_json_exporter_writes_otlp_with_ids_in_hex() -> None:
+    scene, out = Scene(), io.StringIO()
+    JsonExporter(out).export(scene.close(3.0))
+    (span,) = json.loads(out.getvalue())["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert (span["traceId"], len(span["spanId"]), span["endTimeUnixNano"]) == (TRACE, 16, str(3 * SECOND))

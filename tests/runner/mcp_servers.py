@@ -1,0 +1,52 @@
+"""In-process MCP servers for the tests: what ``AGENT_MCP_SERVERS=lab=tests.runner.mcp_servers:lab`` names."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from claude_agent_sdk import create_sdk_mcp_server, tool
+
+Result = dict[str, Any]
+
+
+def _text(text: str) -> Result:
+    return {"content": [{"type": "text", "text": text}]}
+
+
+@tool("add", "Adds two numbers", {"a": int, "b": int})
+async def add(arguments: dict[str, Any]) -> Result:
+    return _text(str(arguments["a"] + arguments["b"]))
+
+
+@tool("fail", "Fails", {})
+async def fail(_arguments: dict[str, Any]) -> Result:
+    return {**_text("no such thing"), "is_error": True}
+
+
+@tool("large", "Returns a text of so many bytes", {"size": int})
+async def large(arguments: dict[str, Any]) -> Result:
+    return _text("x" * int(arguments["size"]))
+
+
+@tool("odd", "Returns characters that break careless readers", {})
+async def odd(_arguments: dict[str, Any]) -> Result:
+    return _text("a\u2028b\u0000c\U0001f980d\ud83de")
+
+
+@tool("modules", "Names the imported modules that begin with a prefix", {"prefix": str})
+async def modules(arguments: dict[str, Any]) -> Result:
+    return _text(" ".join(sorted(name for name in sys.modules if name.startswith(arguments["prefix"]))))
+
+
+lab = create_sdk_mcp_server("lab", tools=[add, fail, large, odd, modules])
+
+
+def shout(text: str) -> str:
+    """A sanitizer: what ``AGENT_SANITIZER=tests.runner.mcp_servers:shout`` names."""
+    return text.upper()
+
+
+def break_down(text: str) -> str:
+    """A sanitizer that fails."""
+    raise ValueError(text)

@@ -1,0 +1,156 @@
+"""Model requests: true times and the numbers that a backend counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from agent_runner import protocol
+from tests.support.runs import CHAT, MODEL, Lab
+
+MakeLab = Callable[[str], Lab]
+
+
+def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - text: One two three.
+                thinking: Hm.
+                delay: 0.3
+                first_token_after: 0.4
+                usage:
+                  {input_tokens: 3, cache_read_input_tokens: 50, cache_creation_input_tokens: 700, output_tokens: 42}
+                tools: [{name: Bash, input: {command: echo hello}}]
+              - text: Done.
+                stop_reason: stop_sequence
+                model: claude-haiku-4-5
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], ["chat claude-haiku-4-5"]]]
+    first = done.span(CHAT)
+    session = done.one(protocol.Start).data.session_id
+    first_chunk = first.attributes.pop("gen_ai.response.time_to_first_chunk")
+    assert 0.7 <= first_chunk < 10
+    assert first_chunk * 1000 <= first.ms < 10_000
+    shown = first.attributes.pop("gen_ai.output.messages")
+    assert "One two three." in shown
+    assert first.attributes == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "anthropic",
+        "gen_ai.request.model": MODEL,
+        "gen_ai.response.model": MODEL,
+        "gen_ai.response.id": "msg_main_0",
+        "gen_ai.response.finish_reasons": ["tool_use"],
+        "gen_ai.usage.input_tokens": 753,
+        "gen_ai.usage.cache_read.input_tokens": 50,
+        "gen_ai.usage.cache_creation.input_tokens": 700,
+        "gen_ai.usage.output_tokens": 42,
+        "gen_ai.conversation.id": session,
+        "session.id": session,
+    }
+    assert first.kind == 3  # client
+    second = done.span("chat claude-haiku-4-5")
+    assert second.attributes["gen_ai.request.model"] == MODEL
+    assert second.attributes["gen_ai.response.model"] == "claude-haiku-4-5"
+    assert second.attributes["gen_ai.response.finish_reasons"] == ["stop_sequence"]
+    # One after the other, within the turn.
+    turn, tool = done.span("agent.execute"), done.span("execute_tool Bash")
+    assert turn.start <= first.start <= first.end <= second.start <= second.end <= turn.end
+    assert tool.end <= second.start
+    assert [thought.data.text for thought in done.of(protocol.Thinking)] == ["Hm."]
+    assert done.one(protocol.Thinking).span_id == first.span_id
+
+
+def test_text_arrives_live_before_it_arrives_whole(make_lab: MakeLab) -> None:
+    text = "word " * 200
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - {{text: {text!r}, pace: 0.005, chunk: 5}}
+    """)
+    done = lab.run("--prompt", "go")
+    deltas = done.of(protocol.TextDelta)
+    assert "".join(delta.data.text for delta in deltas) == text
+    # Coalesced: never one per token at full speed.
+    assert 2 <= len(deltas) <= 100
+    assert {delta.seq for delta in deltas} == {None}
+    assert {delta.data.message_id for delta in deltas} == {"msg_main_0"}
+    kinds = [event.type for event in done.events]
+    assert max(n for n, kind in enumerate(kinds) if kind == "text_delta") < kinds.index("text")
+    assert {delta.span_id for delta in deltas} == {done.span(CHAT).span_id}
+    assert done.one(protocol.Text).span_id == done.span(CHAT).span_id
+
+
+SECRET = "sk-ant-abcdefghijklmnop"
+LONG = "The key is " + SECRET + ", keep it. " + "word " * 60
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [("none", None), ("preview", "cut"), ("full", "whole")],
+)
+def test_content_goes_into_spans_as_far_as_configured(make_lab: MakeLab, content: str, shown: str | None) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - text: {LONG!r}
+                tools:
+                  - name: mcp__lab__add
+                    input: {{a: 1, b: 2, content: the whole file, note: {SECRET}}}
+                  - {{name: Bash, input: {{command: echo output}}}}
+              - text: {LONG!r}
+    """)
+    options = ("--content", content, "--tool-content", content)
+    if content == "preview":
+        options = ("--tool-content", content)  # the default for the rest
+    server = ("--mcp-servers", "lab=tests.runner.mcp_servers:lab", "--allowed-tools", "mcp__lab__add")
+    done = lab.run("--prompt", LONG, *options, *server)
+    assert done.exit_code == 0
+    turn, tool = done.span("agent.execute").attributes, done.span("execute_tool mcp__lab__add").attributes
+    chats = [span.attributes for span in done.spans if span.name == CHAT]
+    everything = repr([span.attributes for span in done.spans])
+    assert SECRET not in everything
+    assert "the whole file" not in everything
+    assert "gen_ai.tool.call.result" not in done.span("execute_tool Bash").attributes
+    if shown is None:
+        assert "The key is" not in everything
+        assert "gen_ai.tool.call.arguments" not in everything
+        return
+    for text in (turn["gen_ai.input.messages"], turn["gen_ai.output.messages"], chats[0]["gen_ai.output.messages"]):
+        assert "The key is [redacted], keep it." in text
+        assert ("…" in text) == (shown == "cut")
+        assert (text.count("word") == 60) == (shown == "whole")
+        assert len(text) < (len(LONG) + 100 if shown == "whole" else 200)
+    assert '"content":"[left out]"' in tool["gen_ai.tool.call.arguments"]
+    assert "[redacted]" in tool["gen_ai.tool.call.arguments"]
+    assert '"text":"3"' in tool["gen_ai.tool.call.result"]
+
+
+def test_by_default_a_tools_arguments_and_results_are_told_by_size_alone(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: echo private}}]
+              - text: Done.
+    """)
+    done = lab.run("--prompt", "go")
+    assert "private" not in repr([span.attributes for span in done.spans])
+    assert done.span("execute_tool Bash").attributes["tool.output_size"] == len("private")
+
+
+@pytest.mark.parametrize(("name", "shown"), [("shout", "SAY HI"), ("break_down", "[the sanitizer failed: ValueError]")])
+def test_the_sanitizer_can_be_replaced_and_breaks_nothing(
+    make_lab: Callable[[str], Lab], name: str, shown: str
+) -> None:
+    lab = make_lab("{model: scripted, conversations: {main: {replies: [{text: Hi.}]}}}")
+    done = lab.run("--prompt", "say hi", "--sanitizer", f"tests.runner.mcp_servers:{name}")
+    assert done.exit_code == 0
+    assert done.span("agent.execute").attributes["gen_ai.input.messages"] == (
+        '[{"role":"user","parts":[{"type":"text","content":"' + shown + '"}]}]'
+    )

@@ -1,0 +1,93 @@
+"""The desk: each request answered at most once, and by nothing but an answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agent_runner.approvals import NO_ONE, Desk, RefusedError, Unanswered
+from agent_runner.protocol import Approval
+
+pytestmark = pytest.mark.anyio
+
+ALLOW = Approval(approval_id="", decision="allow")
+DENY = Approval(approval_id="", decision="deny")
+
+
+def desk() -> Desk[Approval]:
+    return Desk("approval")
+
+
+async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> None:
+    this = desk()
+    key = this.open()
+    waiting = asyncio.ensure_future(this.wait(key, 60))
+    this.answer(key, ALLOW)
+    with pytest.raises(RefusedError, match="was resolved already"):
+        this.answer(key, DENY)  # before the one who waits has even run
+    assert await waiting == ALLOW
+    with pytest.raises(RefusedError, match="was resolved already"):
+        this.answer(key, DENY)
+
+
+async def test_an_answer_may_come_before_the_wait_begins() -> None:
+    this = desk()
+    key = this.open()
+    this.answer(key, ALLOW)
+    assert await this.wait(key, 60) == ALLOW
+
+
+async def test_an_unknown_id_answers_nothing() -> None:
+    this = desk()
+    key = this.open()
+    with pytest.raises(RefusedError, match="is unknown"):
+        this.answer("guess" * 100, ALLOW)
+    this.cancel_all()
+    assert await this.wait(key, 60) == Unanswered("cancelled")
+
+
+async def test_an_answer_to_another_input_is_refused_and_the_right_one_still_counts() -> None:
+    this = desk()
+    key = this.open("digest")
+    with pytest.raises(RefusedError, match="input_sha256"):
+        this.answer(key, ALLOW, "another")
+    this.answer(key, DENY, "digest")
+    assert await this.wait(key, 60) == DENY
+
+
+async def test_nobody_answers_in_time() -> None:
+    this = desk()
+    key = this.open()
+    assert await this.wait(key, 0.001) == Unanswered("timeout")
+    with pytest.raises(RefusedError, match="was resolved already"):
+        this.answer(key, ALLOW)
+
+
+async def test_a_wait_that_is_withdrawn_uses_up_its_id() -> None:
+    this = desk()
+    key = this.open()
+    waiting = asyncio.ensure_future(this.wait(key, 60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(RefusedError, match="was resolved already"):
+        this.answer(key, ALLOW)
+
+
+async def test_a_closed_desk_denies_what_waits_and_what_comes() -> None:
+    this = desk()
+    answered, open_ = this.open(), this.open()
+    this.answer(answered, ALLOW)
+    this.close()
+    assert await this.wait(answered, 60) == ALLOW
+    assert await this.wait(open_, 60) == Unanswered("deny", NO_ONE)
+    assert await this.wait(this.open(), 60) == Unanswered("deny", NO_ONE)
+
+
+async def test_ids_are_long_and_never_the_same() -> None:
+    this = desk()
+    keys = {this.open() for _ in range(1000)}
+    assert len(keys) == 1000
+    assert min(map(len, keys)) >= 22

@@ -1,0 +1,169 @@
+"""A model that fails: the CLI retries or gives up, and the run says why."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from agent_runner import protocol
+from tests.support.runs import CHAT, ERROR, OK, Lab
+
+MakeLab = Callable[[str], Lab]
+
+ONE_RETRY = {"CLAUDE_CODE_MAX_RETRIES": "1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "retryable", "retries"),
+    [
+        (400, "invalid_request", False, 0),
+        (401, "authentication", False, 1),
+        (402, "billing", False, 0),
+        (403, "authentication", False, 0),
+        (404, "invalid_request", False, 0),
+        (429, "rate_limit", True, 1),
+        (500, "overloaded", True, 1),
+        (529, "overloaded", True, 1),
+    ],
+)
+def test_a_status_of_the_api_ends_the_turn_with_its_error_type(
+    make_lab: MakeLab, status: int, error_type: str, retryable: bool, retries: int
+) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - fail: [{{status: {status}, message: no luck, times: 9}}]
+    """)
+    done = lab.run("--prompt", "go", env=ONE_RETRY)
+    assert done.exit_code == 1
+    assert done.types == ["start", "turn_start", "error", "result", "end"]
+    assert done.tree == [[f"agent.execute !{error_type}", [f"{CHAT} !{error_type}"]]]
+    error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
+    assert (error.error_type, error.retryable) == (error_type, retryable)
+    assert (result.is_error, result.error_type) == (True, error_type)
+    assert done.one(protocol.End).data == protocol.EndData(reason="completed", exit_code=1)
+    chat = done.span(CHAT)
+    assert chat.status == ERROR
+    assert [name for name, _ in chat.events] == ["api_retry"] * retries
+    for _, attributes in chat.events:
+        assert attributes["error.type"] == error_type
+        assert attributes["http.response.status_code"] == status
+        assert attributes["retry.attempt"] == 1
+        assert attributes["retry.delay_ms"] > 0
+
+
+def test_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - text: At last.
+                fail: [{status: 529}]
+    """)
+    done = lab.run("--prompt", "go", env=ONE_RETRY)
+    assert done.exit_code == 0
+    assert done.types == ["start", "turn_start", "text", "result", "end"]
+    assert done.tree == [["agent.execute", [CHAT]]]
+    chat = done.span(CHAT)
+    assert chat.status == OK
+    (retry,) = chat.events
+    assert retry[0] == "api_retry"
+    # The time to the first chunk is the person's wait, retries included.
+    assert chat.attributes["gen_ai.response.time_to_first_chunk"] * 1000 >= retry[1]["retry.delay_ms"]
+
+
+@pytest.mark.parametrize("failure", ["cut: true", "error: overloaded_error"])
+def test_a_stream_that_breaks_halfway_is_asked_for_again(make_lab: MakeLab, failure: str) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - text: This is the whole answer, in several deltas.
+                fail: [{{{failure}}}]
+                usage: {{input_tokens: 11, output_tokens: 7}}
+    """)
+    done = lab.run("--prompt", "go", env=ONE_RETRY)
+    assert done.exit_code == 0
+    assert done.tree == [["agent.execute", [CHAT]]]
+    assert [text.data.text for text in done.of(protocol.Text)] == ["This is the whole answer, in several deltas."]
+    chat = done.span(CHAT)
+    assert chat.attributes["gen_ai.usage.input_tokens"] == 11
+    assert chat.attributes["gen_ai.usage.output_tokens"] == 7
+    assert chat.attributes["gen_ai.response.finish_reasons"] == ["end_turn"]
+
+
+def test_a_refused_connection_is_a_network_error(make_lab: MakeLab) -> None:
+    lab = make_lab("conversations: {main: {replies: []}}")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can take the port
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = lab.run("--prompt", "go", env={**ONE_RETRY, "ANTHROPIC_BASE_URL": url})
+    assert done.exit_code == 1
+    assert done.types == ["start", "turn_start", "error", "result", "end"]
+    assert done.tree == [["agent.execute !network", [f"{CHAT} !network"]]]
+    assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("network", True)
+    assert [attributes["error.type"] for _, attributes in done.span(CHAT).events] == ["network"]
+
+
+def test_a_model_that_does_not_answer_is_a_timeout(make_lab: MakeLab) -> None:
+    lab = make_lab("conversations: {main: {replies: [{text: late, delay: 30}]}}")
+    done = lab.run("--prompt", "go", env={**ONE_RETRY, "API_TIMEOUT_MS": "300"})
+    assert done.exit_code == 1
+    assert done.tree == [["agent.execute !timeout", [f"{CHAT} !timeout"]]]
+    assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("timeout", True)
+
+
+def test_a_turn_that_takes_too_many_requests_ends_as_max_turns(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: echo one}}]
+              - tools: [{name: Bash, input: {command: echo two}}]
+              - text: never
+    """)
+    done = lab.run("--prompt", "go", "--max-turns", "1")
+    assert done.exit_code == 1
+    assert done.types == ["start", "turn_start", "tool_use", "tool_result", "error", "result", "end"]
+    assert done.tree == [["agent.execute !max_turns", [CHAT], ["execute_tool Bash"]]]
+    assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("max_turns", False)
+    assert done.one(protocol.Result).data.subtype == "error_max_turns"
+
+
+def test_a_conversation_that_costs_too_much_ends_as_budget_exceeded(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: echo one}}]
+                usage: {input_tokens: 100000, output_tokens: 1000}
+              - text: never
+    """)
+    done = lab.run("--prompt", "go", "--max-budget-usd", "0.01")
+    assert done.exit_code == 1
+    assert done.tree == [["agent.execute !budget_exceeded", [CHAT], ["execute_tool Bash !budget_exceeded"]]]
+    assert done.one(protocol.Error).data.error_type == "budget_exceeded"
+    assert done.one(protocol.Result).data.error_type == "budget_exceeded"
+    assert done.one(protocol.Result).data.cost_usd > 0.01
+
+
+def test_a_failed_turn_does_not_end_the_conversation(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - {text: Now it works., fail: [{status: 403}]}
+    """)
+    runner = lab.start("--prompt", "go", env=ONE_RETRY)
+    runner.until(protocol.Result)
+    runner.send(protocol.Prompt(text="again"))
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.exit_code == 1
+    assert done.tree == [
+        ["agent.execute !authentication", [f"{CHAT} !authentication"]],
+        ["agent.execute", [CHAT]],
+    ]

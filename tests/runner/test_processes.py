@@ -1,0 +1,49 @@
+"""The processes below a runner: none survives it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.runs import is_gone
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Run in a process of its own, which becomes the reaper of all below it.
+PARENT = """
+import subprocess, sys
+from agent_runner.processes import Descendants
+
+below = Descendants()
+child = subprocess.Popen(["bash", "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+below.started()
+pids = [child.stdout.readline().strip() for _ in range(int(sys.argv[2]))]
+print(*pids, flush=True)
+below.end(grace=0.2)
+assert child.wait() != 0, "the child's own end is left for whoever started it"
+"""
+
+
+def end_of(script: str, lines: int) -> list[int]:
+    """Run a shell script that tells so many pids, end it, and return the pids."""
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT, script, str(lines)], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(pid) for pid in done.stdout.split()]
+
+
+def test_children_of_children_are_ended() -> None:
+    pids = end_of("sleep 600 & echo $!; echo $$; wait", 2)
+    assert [is_gone(pid) for pid in pids] == [True, True]
+
+
+def test_what_ignores_the_request_is_killed() -> None:
+    pids = end_of("""bash -c 'trap "" TERM; echo $$; while :; do sleep 1; done' & echo $$; wait""", 2)
+    assert [is_gone(pid) for pid in pids] == [True, True]
+
+
+def test_what_left_its_session_is_ended_too() -> None:
+    pids = end_of("(setsid sh -c 'echo $$; exec sleep 600' &); echo $$; sleep 600", 2)
+    assert [is_gone(pid) for pid in pids] == [True, True]

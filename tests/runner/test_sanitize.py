@@ -1,0 +1,56 @@
+"""What of a text may stand in a span."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_runner.sanitize import FULL_LENGTH, PREVIEW_LENGTH, SANITIZERS, full, preview, redact
+
+SECRETS = [
+    "sk-ant-api03-abcdefghijkl",
+    "e2b_0123456789abcdef",
+    "ghp_0123456789abcdefABCD",
+    "github_pat_0123456789abcdefABCD",
+    "glpat-0123456789abcdefABCD",
+    "xoxb-123456789-abc",
+    "AKIAABCDEFGHIJKLMNOP",
+    "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl",
+    "ann.smith@mail.example.org",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----",
+    "-----BEGIN PRIVATE KEY-----\nMIIEow and so on",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS, ids=lambda secret: secret[:12])
+def test_a_secret_is_redacted_wherever_it_stands(secret: str) -> None:
+    for text in (secret, f"before {secret}", f'"{secret}"', "x " * 45 + secret):
+        assert "[redacted]" in redact(text)
+        assert secret[8:] not in redact(text)
+        assert secret[8:] not in preview(text)
+        assert secret[8:] not in full(text)
+
+
+def test_a_named_secret_is_redacted_with_its_name() -> None:
+    for text in ('password: "hunter22"', "API_KEY=abcd1234", "Authorization: Bearer abcdefgh12"):
+        assert "[redacted]" in redact(text)
+        assert not {"hunter22", "abcd1234", "abcdefgh12"} & set(redact(text).replace('"', " ").split())
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=300))
+def test_a_preview_is_one_short_line(text: str) -> None:
+    shown = preview(text)
+    assert len(shown) <= PREVIEW_LENGTH
+    assert len(shown.splitlines()) <= 1
+    shown.encode("utf-8")
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=300))
+def test_full_content_can_be_encoded(text: str) -> None:
+    full(text).encode("utf-8")
+
+
+def test_even_full_content_is_bounded() -> None:
+    assert len(full("x" * 10_000_000)) == FULL_LENGTH
+    assert SANITIZERS["none"] is None

@@ -1,0 +1,160 @@
+"""Subagents on the real CLI: what they do nests under the call that started them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent_runner import protocol
+from tests.support.runs import CHAT, OK, Lab
+
+MakeLab = Callable[[str], Lab]
+
+HELPER = ["execute_tool Agent", [CHAT], ["execute_tool Bash"], [CHAT]]
+
+
+def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - text: I will delegate.
+                tools:
+                  - name: Agent
+                    input: {description: d, prompt: Say hello,
+                            subagent_type: general-purpose, run_in_background: false}
+              - text: Done.
+                expect: hello was said
+          helper:
+            when: Say hello
+            replies:
+              - tools: [{name: Bash, input: {command: echo hello}}]
+                usage: {input_tokens: 5, cache_read_input_tokens: 7, output_tokens: 3}
+              - text: hello was said
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]]]
+    assert done.types == [
+        *("start", "turn_start", "text", "tool_use"),
+        *("tool_use", "tool_result", "text"),  # the subagent's
+        *("tool_result", "text", "result", "end"),
+    ]
+    outer, inner = done.of(protocol.ToolUse)
+    assert (outer.data.name, outer.data.parent_tool_use_id) == ("Agent", None)
+    assert (inner.data.name, inner.data.parent_tool_use_id) == ("Bash", outer.data.id)
+    assert [text.data.parent_tool_use_id for text in done.of(protocol.Text)] == [None, outer.data.id, None]
+
+    agent, bash = done.span("execute_tool Agent"), done.span("execute_tool Bash")
+    assert agent.attributes["gen_ai.agent.name"] == "general-purpose"
+    first, second = (span for span in done.spans if span.name == CHAT and span.parent_span_id == agent.span_id)
+    assert first.attributes["gen_ai.usage.input_tokens"] == 12
+    assert first.attributes["gen_ai.response.id"] == "msg_helper_0"
+    # The request, the call and the next request follow one another within the subagent's own time.
+    assert agent.start <= first.start <= first.end <= bash.end <= second.start <= second.end <= agent.end
+    assert first.end <= bash.start + 5_000_000
+
+
+def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - name: Agent
+                    input: {description: a, prompt: Count alpha,
+                            subagent_type: general-purpose, run_in_background: false}
+                  - name: Agent
+                    input: {description: b, prompt: Count beta,
+                            subagent_type: general-purpose, run_in_background: false}
+              - text: Done.
+          a:
+            when: Count alpha
+            replies:
+              - tools: [{name: Bash, input: {command: sleep 0.3 && echo alpha}}]
+              - text: one alpha
+          b:
+            when: Count beta
+            replies:
+              - tools: [{name: Bash, input: {command: sleep 0.3 && echo beta}}]
+              - text: one beta
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    assert done.tree == [["agent.execute", [CHAT], HELPER, HELPER, [CHAT]]]
+    outer = {use.data.id: use for use in done.of(protocol.ToolUse) if use.data.name == "Agent"}
+    inner = [use for use in done.of(protocol.ToolUse) if use.data.name == "Bash"]
+    for use in inner:
+        parent = outer[use.data.parent_tool_use_id or ""]
+        assert use.parent_span_id == parent.span_id
+        # "Count alpha" asked for "echo alpha".
+        assert use.data.input["command"].split()[-1] == parent.data.input["prompt"].split()[-1]
+    first, second = (span for span in done.spans if span.name == "execute_tool Agent")
+    assert max(first.start, second.start) < min(first.end, second.end)
+
+
+def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: Agent, input: {description: d, prompt: Work slowly, subagent_type: general-purpose}}
+              - text: It runs.
+              - text: It is ready.
+                expect: slow work done
+          helper:
+            when: Work slowly
+            replies:
+              - tools: [{name: Bash, input: {command: sleep 0.5 && echo slow}}]
+                delay: 0.3
+              - text: slow work done
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]], ["agent.execute", [CHAT]]]
+    assert done.types == [
+        *("start", "turn_start", "tool_use", "tool_result", "text", "result"),
+        *("tool_use", "tool_result", "text"),  # the subagent's, after the result
+        *("turn_start", "text", "result", "end"),
+    ]
+    first, second = sorted((span for span in done.spans if span.name == "agent.execute"), key=lambda span: span.start)
+    agent = done.span("execute_tool Agent")
+    assert first.end < agent.end <= second.start
+    assert first.trace_id == agent.trace_id == second.trace_id
+    assert all(span.status == OK for span in done.spans)
+    assert [turn.data.prompt_size for turn in done.of(protocol.TurnStart)] == [2, 0]
+    results = [result.data for result in done.of(protocol.Result)]
+    assert [result.result for result in results] == ["It runs.", "It is ready."]
+    assert sum(result.cost_usd for result in results) == results[-1].total_cost_usd
+
+
+def test_stopping_while_a_background_subagent_works_leaves_nothing_open(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: Agent, input: {description: d, prompt: Work slowly, subagent_type: general-purpose}}
+              - text: It runs.
+          helper:
+            when: Work slowly
+            replies:
+              - tools: [{name: Bash, input: {command: sleep 1.9; sleep 1.9; sleep 1.9; sleep 1.9; sleep 1.9}}]
+              - text: never
+    """)
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
+    runner.until(protocol.ToolUse, lambda use: use.data.name == "Bash")
+    if not any(isinstance(event, protocol.Result) for event in runner.events):
+        runner.until(protocol.Result)
+    runner.send(protocol.Stop())
+    done = runner.finish()
+    assert done.exit_code == 0
+    assert done.one(protocol.End).data.reason == "stopped"
+    assert done.tree == [
+        [
+            "agent.execute",
+            [CHAT],
+            ["execute_tool Agent !cancelled", [CHAT], ["execute_tool Bash !cancelled"]],
+            [CHAT],
+        ]
+    ]

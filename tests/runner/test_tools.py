@@ -1,0 +1,145 @@
+"""Tool calls on the real CLI: one span each, however it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from agent_runner import protocol
+from tests.support.runs import CHAT, ERROR, HANG, MODEL, OK, Lab, is_gone
+
+MakeLab = Callable[[str], Lab]
+
+
+def test_one_tool_is_one_span_under_its_turn(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - text: Looking.
+                tools: [{name: Bash, input: {command: echo hello}}]
+              - text: Done.
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    assert done.types == ["start", "turn_start", "text", "tool_use", "tool_result", "text", "result", "end"]
+    assert [event.seq for event in done.events if event.seq is not None] == list(
+        range(1, 1 + sum(event.seq is not None for event in done.events))
+    )
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
+
+    start = done.one(protocol.Start).data
+    assert (start.model, start.cwd, start.permission_mode, start.resumed) == (MODEL, str(lab.cwd), "default", False)
+    assert "Bash" in start.tools
+    call, result = done.one(protocol.ToolUse), done.one(protocol.ToolResult)
+    assert (call.data.id, call.data.name, call.data.input) == ("toolu_main_0_1", "Bash", {"command": "echo hello"})
+    assert (result.data.content, result.data.bytes, result.data.is_error) == ("hello", 5, False)
+    assert done.one(protocol.End).data == protocol.EndData(reason="completed", exit_code=0)
+
+    turn, tool = done.span("agent.execute"), done.span("execute_tool Bash")
+    assert (call.trace_id, call.span_id, call.parent_span_id) == (turn.trace_id, tool.span_id, turn.span_id)
+    assert result.span_id == tool.span_id
+    assert turn.parent_span_id == ""
+    assert tool.attributes == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "Bash",
+        "gen_ai.tool.call.id": "toolu_main_0_1",
+        "gen_ai.tool.type": "function",
+        "gen_ai.conversation.id": start.session_id,
+        "session.id": start.session_id,
+        "tool.input_size": len(b'{"command":"echo hello"}'),
+        "tool.output_size": 5,
+        "tool.is_error": False,
+        "tool.execution_ms": result.data.duration_ms,
+        "tool.approval_wait_ms": 0.0,
+    }
+    assert turn.attributes["gen_ai.operation.name"] == "invoke_agent"
+    assert turn.attributes["gen_ai.conversation.id"] == start.session_id
+    assert turn.attributes["agent.cost_usd"] == done.one(protocol.Result).data.cost_usd > 0
+
+
+def test_the_first_turn_names_its_model_also_when_the_cli_chose_it(make_lab: MakeLab) -> None:
+    lab = make_lab("conversations: {main: {replies: [{text: Hi.}]}}")
+    done = lab.run("--prompt", "go", env={"AGENT_MODEL": ""})
+    model = done.one(protocol.Start).data.model
+    assert done.tree == [["agent.execute", [f"chat {model}"]]]
+    assert done.span("agent.execute").attributes["gen_ai.request.model"] == model != ""
+
+
+def test_parallel_tools_are_siblings_that_overlap(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: Bash, input: {command: sleep 0.4 && echo one}}
+                  - {name: Bash, input: {command: sleep 0.4 && echo two}}
+                  - {name: Bash, input: {command: sleep 0.4 && echo three}}
+              - text: Done.
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    assert done.types == ["start", "turn_start", *["tool_use"] * 3, *["tool_result"] * 3, "text", "result", "end"]
+    tool = ["execute_tool Bash"]
+    assert done.tree == [["agent.execute", [CHAT], tool, tool, tool, [CHAT]]]
+    calls = [span for span in done.spans if span.name == "execute_tool Bash"]
+    assert max(span.start for span in calls) < min(span.end for span in calls)
+    assert sorted(result.data.content for result in done.of(protocol.ToolResult)) == ["one", "three", "two"]
+    assert all(span.attributes["tool.execution_ms"] >= 400 for span in calls)
+
+
+def test_a_failing_tool_is_an_error_of_the_call_and_not_of_the_turn(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: echo oops >&2; exit 3}}]
+              - text: It failed.
+                expect: Exit code 3
+    """)
+    done = lab.run("--prompt", "go", "--allowed-tools", "Bash")
+    assert done.exit_code == 0
+    assert done.types == ["start", "turn_start", "tool_use", "tool_result", "text", "result", "end"]
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash !tool_error"], [CHAT]]]
+    result = done.one(protocol.ToolResult).data
+    assert (result.is_error, result.error_type) == (True, "tool_error")
+    assert "Exit code 3" in result.content
+    tool = done.span("execute_tool Bash !tool_error".removesuffix(" !tool_error"))
+    assert (tool.status, tool.attributes["tool.is_error"], tool.attributes["error.type"]) == (ERROR, True, "tool_error")
+    assert tool.attributes["tool.execution_ms"] == result.duration_ms
+    assert done.span("agent.execute").status == OK
+
+
+def test_an_unknown_tool_and_a_bad_input_are_failed_calls(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: NoSuchTool, input: {a: 1}}
+                  - {name: Read, input: {wrong: true}}
+              - text: Neither worked.
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    tools = [["execute_tool NoSuchTool !tool_error"], ["execute_tool Read !tool_error"]]
+    assert done.tree == [["agent.execute", [CHAT], *tools, [CHAT]]]
+    assert [result.data.error_type for result in done.of(protocol.ToolResult)] == ["tool_error", "tool_error"]
+
+
+def test_a_command_left_in_the_background_is_gone_when_the_run_ends(make_lab: MakeLab) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - tools: [{{name: Bash, input: {{command: {json.dumps(HANG)}, run_in_background: true}}}}]
+              - text: It runs.
+    """)
+    up = lab.fifo()
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
+    pid = int(up.read())
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.exit_code == 0
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
+    assert is_gone(pid)

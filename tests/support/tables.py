@@ -1,0 +1,117 @@
+"""The tables and schemas of the docs, made from the code.
+
+``python -m tests.support.tables`` writes them; a test fails where a document differs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from agent_runner.config import SETTINGS
+from agent_runner.protocol import (
+    COMMAND_TYPES,
+    ERROR_TYPES,
+    EVENT_TYPES,
+    EXIT_CODES,
+    command_schema,
+    event_schema,
+)
+from host_client.scripted_model.script import Conversation, Failure, Reply, Script, Tool, Usage
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKED = ("README.md", "docs/RUNNER.md", "docs/SCRIPTED_MODEL.md")
+
+
+def environment() -> str:
+    rows = [f"| `{s.variable}` | `{s.option}` | {_cell(s.help)} |" for s in SETTINGS]
+    return "\n".join(["| variable | option | meaning |", "|---|---|---|", *rows])
+
+
+def events() -> str:
+    rows = [
+        f"| `{name}` | {_fields(_data_of(kind))} | {_first(_data_of(kind))} |" for name, kind in EVENT_TYPES.items()
+    ]
+    return "\n".join(["| type | data | meaning |", "|---|---|---|", *rows])
+
+
+def commands() -> str:
+    rows = [f"| `{name}` | {_fields(kind)} | {_first(kind)} |" for name, kind in COMMAND_TYPES.items()]
+    return "\n".join(["| type | fields | meaning |", "|---|---|---|", *rows])
+
+
+def exit_codes() -> str:
+    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+def error_types() -> str:
+    return ", ".join(f"`{name}`" for name in ERROR_TYPES) + "."
+
+
+def script() -> str:
+    kinds = (Script, Conversation, Reply, Tool, Usage, Failure)
+    rows = [f"| {kind.__name__.lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds]
+    return "\n".join(["| part | fields | meaning |", "|---|---|---|", *rows])
+
+
+TABLES = {
+    "environment": environment,
+    "events": events,
+    "commands": commands,
+    "exit-codes": exit_codes,
+    "error-types": error_types,
+    "script": script,
+}
+SCHEMAS = {"docs/events.schema.json": event_schema, "docs/commands.schema.json": command_schema}
+
+
+def _data_of(kind: type[Any]) -> type[Any]:
+    return get_type_hints(kind)["data"]
+
+
+def _fields(kind: type[Any]) -> str:
+    names = [
+        f"`{field.encode_name}`" if field.required else f"`{field.encode_name}`?"
+        for field in msgspec.structs.fields(kind)
+    ]
+    return ", ".join(names) or "none"
+
+
+def _first(kind: type[Any]) -> str:
+    return _cell(" ".join((kind.__doc__ or "").strip().split("\n\n")[0].split()).replace("``", "`"))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def filled(document: str) -> str:
+    """Return a document with every ``<!-- table: name -->`` block made anew."""
+
+    def fill(found: re.Match[str]) -> str:
+        return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([a-z-]+) -->\n.*?<!-- end -->", fill, document, flags=re.DOTALL)
+
+
+def schema_text(name: str) -> str:
+    """Return a schema file's text."""
+    return json.dumps(SCHEMAS[name](), indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write all of it."""
+    for name in MARKED:
+        path = ROOT / name
+        path.write_text(filled(path.read_text()))
+    for name in SCHEMAS:
+        (ROOT / name).write_text(schema_text(name))
+
+
+if __name__ == "__main__":
+    main()
