@@ -49,6 +49,8 @@ class Config:
     content: Content = "preview"
     tool_content: Content = "none"
     sanitizer: str | None = None
+    user: str | None = None
+    gateway: bool = False
 
 
 class Setting(NamedTuple):
@@ -106,6 +108,10 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _switch(value: str) -> bool:
+    return _one_of("on", "off")(value) == "on"
+
+
 def _sources(value: str) -> tuple[str, ...]:
     return tuple(_one_of(*SETTING_SOURCES)(name) for name in tool_names(value))
 
@@ -161,6 +167,8 @@ SETTINGS = (
     Setting("content", _one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
     Setting("tool_content", _one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
     Setting("sanitizer", _text, "Takes our sanitizer's place for them: module:function, from text to text."),
+    Setting("user", _text, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."),
+    Setting("gateway", _switch, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."),
 )
 
 _BAGGAGE_KEYS = {"user_id": "user.id", "session_id": "session.id", "tenant_id": "tenant.id"}

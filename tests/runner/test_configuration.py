@@ -40,6 +40,8 @@ GOOD: dict[str, tuple[str, object]] = {
     "content": ("full", "full"),
     "tool_content": ("preview", "preview"),
     "sanitizer": ("mine:clean", "mine:clean"),
+    "user": ("nobody", "nobody"),
+    "gateway": ("on", True),
 }
 
 BAD = [
@@ -58,6 +60,7 @@ BAD = [
     ("attributes", "=x", "takes name=value pairs"),
     ("content", "some", "takes one of none, preview, full"),
     ("tool_content", "all", "takes one of none, preview, full"),
+    ("gateway", "yes", "takes one of on, off"),
 ]
 
 
