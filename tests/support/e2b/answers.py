@@ -1,0 +1,25 @@
+"""How the API and envd word what they answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+
+class ApiError(Exception):
+    """What the API answers instead of a result."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Return an error as the REST API writes it."""
+    return JSONResponse({"code": status, "message": message}, status, headers)
+
+
+def proxy_response(sandbox_id: str, message: str, **more: Any) -> Response:
+    """Return the 502 of the proxy that stands before envd."""
+    return JSONResponse({"sandboxId": sandbox_id, "message": message, **more, "code": 502}, 502)

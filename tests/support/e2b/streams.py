@@ -1,0 +1,99 @@
+"""The live streams of events, and the ways they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+
+from starlette.types import Receive, Scope, Send
+
+from .connect_protocol import RpcError, end_frame, message_frame
+from .processes import Event, Subscription
+
+ABORT = "stand_in.abort"
+"""In the scope: resets the request's connection."""
+
+
+class Ending(Enum):
+    """How a stream is cut."""
+
+    RESET = auto()
+    """The connection is reset."""
+    EOF = auto()
+    """The HTTP body ends, well formed, without an end frame."""
+    LOST = auto()
+    """The end frame says that the connection to the sandbox was lost, as when it is killed or paused."""
+
+
+class EventStream:
+    """One answer to Start or Connect: the events until the end, or until it is cut."""
+
+    def __init__(
+        self, first: Event, subscription: Subscription, leave: Callable[[], None], pace: Callable[[], float]
+    ) -> None:
+        self._first, self._subscription, self._leave, self._pace = first, subscription, leave, pace
+        self._cut: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def cut(self, ending: Ending) -> None:
+        """End it now."""
+        if not self._cut.done():
+            self._cut.set_result(ending)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        headers = [(b"content-type", b"application/connect+json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        pumping = asyncio.ensure_future(self._pump(send))
+        leaving = asyncio.ensure_future(_until_left(receive))
+        try:
+            await asyncio.wait([pumping, leaving, self._cut], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._leave()
+            for task in (pumping, leaving):
+                task.cancel()
+            await asyncio.gather(pumping, leaving, return_exceptions=True)
+        if self._cut.done():
+            await end(self._cut.result(), scope, receive, send)
+
+    async def _pump(self, send: Send) -> None:
+        event: Event | None = self._first
+        while event is not None:
+            await send_body(send, message_frame({"event": event}))
+            if pause := self._pace():
+                await asyncio.sleep(pause)
+            event = await self._subscription.get()
+        await send_body(send, end_frame(), more=False)
+
+
+async def end(ending: Ending, scope: Scope, receive: Receive, send: Send) -> None:
+    """End a response whose body has begun."""
+    match ending:
+        case Ending.RESET:
+            await abort(scope, receive)
+        case Ending.EOF:
+            await send_body(send, b"", more=False)
+        case Ending.LOST:
+            message = "the connection to sandbox ended before the stream completed"
+            await send_body(send, end_frame(RpcError("unavailable", message)), more=False)
+
+
+async def abort(scope: Scope, receive: Receive) -> None:
+    """Reset the connection of a request."""
+    reset: Callable[[], None] = scope[ABORT]
+    reset()
+    await _until_left(receive)
+
+
+async def send_body(
+    send: Callable[[dict[str, object]], Awaitable[None]] | Send, data: bytes, *, more: bool = True
+) -> None:
+    """Send a part of the response's body."""
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _until_left(receive: Receive) -> None:
+    with contextlib.suppress(OSError):
+        while (await receive())["type"] != "http.disconnect":
+            pass
