@@ -28,6 +28,7 @@ EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent; see agent_runner run --help
        agent_runner attach [--after SEQ]   print the journal's events after SEQ, to the end of the run
+       agent_runner doctor [--image USER]  check that everything is here that a run needs
        agent_runner schema                 print the JSON Schema of events and commands
        agent_runner --version
 """
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run(rest)
         case ["attach", *rest]:
             return attach(rest)
+        case ["doctor", *rest]:
+            from .doctor import doctor  # what it looks at is no business of a run
+
+            return doctor(rest)
         case ["schema"]:
             schema = {"events": event_schema(), "commands": command_schema()}
             sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
