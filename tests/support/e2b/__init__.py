@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,14 +23,47 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .answers import ApiError, error_response
+from .chunks import fixed_chunks, random_chunks
 from .envd import Envd
+from .faults import (
+    Answer,
+    CutAfterBytes,
+    CutAfterEvents,
+    CutAtRandom,
+    Fault,
+    Faults,
+    Hold,
+    Reset,
+    ResetAfter,
+    Rule,
+    Slow,
+)
+from .processes import Chunking, Process
 from .recording import Recorded, Recording
 from .rest import RestApi, TemplateStore
 from .sandboxes import Sandbox, Sandboxes
 from .server import Server, loop_in_a_thread, run_in
 from .streams import Ending
 
-__all__ = ["Ending", "Recorded", "Sandbox", "StandIn"]
+__all__ = [
+    "Answer",
+    "CutAfterBytes",
+    "CutAfterEvents",
+    "CutAtRandom",
+    "Ending",
+    "Fault",
+    "Hold",
+    "Process",
+    "Recorded",
+    "Reset",
+    "ResetAfter",
+    "Rule",
+    "Sandbox",
+    "Slow",
+    "StandIn",
+    "fixed_chunks",
+    "random_chunks",
+]
 
 T = TypeVar("T")
 
@@ -55,7 +88,8 @@ class StandIn:
         rest = RestApi(self._sandboxes, self.templates, max_timeout)
         routes = [*self._envd.routes(), *rest.routes()]
         app = Starlette(routes=routes, exception_handlers={ApiError: _refuse})
-        self._recording = Recording(app)
+        self._faults = Faults(app)
+        self._recording = Recording(self._faults)
         self._server = Server(self._recording)
 
     def __enter__(self) -> Self:
@@ -64,6 +98,7 @@ class StandIn:
         self._run(self._server.listen())
         self._stack.callback(lambda: self._run(self._server.close()))
         self._stack.callback(lambda: self._run(self._sandboxes.close()))
+        self._stack.callback(self.heal)
         return self
 
     def __exit__(
@@ -100,6 +135,58 @@ class StandIn:
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """Return one of them."""
         return self._sandboxes.by_id[sandbox_id]
+
+    def fail(self, pattern: str, fault: Fault, *, times: int | None = 1, skip: int = 0) -> Rule:
+        """Apply a fault to the next ``times`` requests whose ``METHOD /path`` matches, after ``skip`` of them.
+
+        ``*`` stands for any text; ``times=None`` is until `heal`.
+        """
+        rule = Rule(pattern, fault, times, skip)
+        self._faults.rules.append(rule)
+        return rule
+
+    def heal(self) -> None:
+        """Clear every fault of `fail`."""
+        self._faults.clear()
+
+    @contextlib.contextmanager
+    def unreachable(self) -> Generator[None]:
+        """Refuse connections; those that are open are reset."""
+        self._run(self._server.close())
+        try:
+            yield
+        finally:
+            self._run(self._server.listen())
+
+    def cut_streams(self, ending: Ending = Ending.RESET) -> int:
+        """Cut every live stream now; return how many there were."""
+        return self._run(self._cut(ending))
+
+    async def _cut(self, ending: Ending) -> int:
+        streams = self._envd.live_streams()
+        for stream in streams:
+            stream.cut(ending)
+        return len(streams)
+
+    def lose(self, sandbox_id: str) -> None:
+        """Kill a sandbox behind the client's back."""
+        self._run(self._sandboxes.kill(self.sandbox(sandbox_id)))
+
+    def close_port(self, sandbox_id: str) -> None:
+        """Make envd's port closed for new requests, while the sandbox runs on."""
+        self.sandbox(sandbox_id).port_open = False
+
+    def open_port(self, sandbox_id: str) -> None:
+        """Open it again."""
+        self.sandbox(sandbox_id).port_open = True
+
+    def rechunk(self, chunking: Chunking) -> None:
+        """Cut what processes write from now on into other chunks."""
+        self._sandboxes.chunking = chunking
+
+    def slow_down(self, seconds: float) -> None:
+        """Wait so long after each event of a stream, as one who reads slowly makes envd wait."""
+        self._envd.pace = seconds
 
     def _interrupt(self, sandbox: Sandbox) -> None:
         for stream in self._envd.live_streams(sandbox):

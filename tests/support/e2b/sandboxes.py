@@ -6,14 +6,14 @@ import asyncio
 import secrets
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from .accounts import Accounts
-from .processes import Chunking, ProcessTable, signal_sandbox, whole
+from .processes import Chunking, Process, ProcessTable, signal_sandbox, whole
 
 ENVD_VERSION = "0.6.13"
 DEFAULT_TIMEOUT = 300
@@ -69,14 +69,14 @@ class Sandbox:
         return dict(self.request.get("envVars") or {})
 
     @property
-    def processes(self) -> list[Any]:
+    def processes(self) -> list[Process]:
         """Every process there ever was in it."""
         return list(self.table.all)
 
     @property
     def lifecycle(self) -> dict[str, Any]:
         """What happens at its end."""
-        resume = self.request.get("autoResume") or {}
+        resume: dict[str, Any] = self.request.get("autoResume") or {}
         return {
             "onTimeout": "pause" if self.request.get("autoPause") else "kill",
             "autoResume": bool(resume.get("enabled", False)),
@@ -120,11 +120,14 @@ class Sandboxes:
         root.mkdir()
         accounts = Accounts(root / "home", self._unprivileged)
         sandbox = Sandbox(sandbox_id, template, request, root, accounts, on_expiry=self._expire)
-        sandbox.table.chunking = lambda data: self.chunking(data)
+        sandbox.table.chunking = self._chunk
         self.by_id[sandbox_id] = sandbox
         if key is not None:
             self._by_key[key] = sandbox
         return sandbox
+
+    def _chunk(self, data: bytes) -> Iterable[bytes]:
+        return self.chunking(data)
 
     def existing(self, sandbox_id: str) -> Sandbox | None:
         """Return a sandbox that runs or is paused."""
@@ -154,7 +157,8 @@ class Sandboxes:
         sandbox.state = "gone"
         sandbox.stop_clock()
         self._on_interrupt(sandbox)
-        while sandbox.signal_all(signal.SIGKILL):  # what forked meanwhile is met the next time round
+        # What forked meanwhile is met the next time round, and the end of one that is no child has no event.
+        while sandbox.signal_all(signal.SIGKILL):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for process in sandbox.table.living:
             process.signal(signal.SIGKILL)  # its pipes may be held by one that outlives it by a moment

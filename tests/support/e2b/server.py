@@ -29,10 +29,11 @@ def loop_in_a_thread() -> Generator[asyncio.AbstractEventLoop]:
     try:
         yield loop
     finally:
+        # In its own thread: the block may end inside another loop.
+        run_in(loop, loop.shutdown_asyncgens())
+        run_in(loop, loop.shutdown_default_executor())
         loop.call_soon_threadsafe(loop.stop)
         thread.join(WAIT_SECONDS)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
 
