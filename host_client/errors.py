@@ -6,6 +6,7 @@
     ├── ConfigurationError        a bad option or value, known before anything starts
     ├── SandboxError              the sandbox failed
     │   ├── SandboxStartError     it could not be created, or the runner could not be started in it
+    │   ├── SandboxGoneError      it ended under the session: its time was up, or somebody ended it
     │   ├── StreamLostError       the connection to it was lost; a session attaches again by itself
     │   └── RunnerDiedError       the runner ended without saying so (killed, out of memory)
     ├── SessionClosedError        the session takes no more commands
@@ -33,13 +34,21 @@ class ConfigurationError(SandspanError, ValueError):
 
 
 class SandboxError(SandspanError):
-    """The sandbox failed."""
+    """The sandbox failed; ``error_type`` says why, where that is known."""
 
     error_type: ErrorType = "sandbox"
+
+    def __init__(self, message: str, error_type: ErrorType | None = None) -> None:
+        super().__init__(message)
+        self.error_type = error_type or type(self).error_type
 
 
 class SandboxStartError(SandboxError):
     """The sandbox could not be created, or the runner could not be started in it."""
+
+
+class SandboxGoneError(SandboxError):
+    """The sandbox ended under the session: its time was up, or somebody ended it."""
 
 
 class StreamLostError(SandboxError):
@@ -52,8 +61,7 @@ class RunnerDiedError(SandboxError):
     """The runner ended without an ``end`` event; ``exit_code`` is negative for a signal."""
 
     def __init__(self, message: str, error_type: ErrorType, exit_code: int) -> None:
-        super().__init__(message)
-        self.error_type = error_type
+        super().__init__(message, error_type)
         self.exit_code = exit_code
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 import uuid
@@ -47,6 +48,7 @@ from agent_runner.protocol import (
     Stop,
     encode,
 )
+from agent_runner.sanitize import preview
 from agent_runner.trace_context import InvalidTraceParentError, TraceContext, parse_traceparent
 
 from .config import AgentOptions, ApprovalPolicy, baggage, runner_environment
@@ -54,6 +56,7 @@ from .errors import (
     ConfigurationError,
     NotWaitingError,
     RunnerDiedError,
+    SandboxError,
     SessionClosedError,
     StreamLostError,
 )
@@ -62,6 +65,8 @@ from .reader import Fault
 from .sandbox import LocalSandbox, Process, Sandbox, SandboxInfo
 from .stream import RunnerStream
 from .telemetry import SessionTrace, Telemetry, telemetry_from
+
+_logger = logging.getLogger(__name__)
 
 Approver = Callable[[ApprovalRequest], Awaitable[bool | Approval]]
 """Decides an approval: True, False, or a whole `Approval`."""
@@ -85,13 +90,15 @@ async def open_session(
     upload: Path | None = None,
     environ: Mapping[str, str] | None = None,
     stop_timeout: float = 10.0,
+    session_id: str | None = None,
 ) -> AsyncGenerator[Session]:
     """Create a sandbox, start the runner in it, and clean both up at the end, whatever happens.
 
     ``approvals``: ``"ask"`` leaves each request to the caller's loop, ``"auto"`` and ``"deny"`` answer
     it, a function decides it. ``environ`` (default: this process's) gives the model's credentials.
     ``stop_timeout`` is how many seconds a runner that was told to stop may take before it is terminated,
-    and again before it is killed.
+    and again before it is killed. ``session_id`` is that of a session to go on with, where the sandbox is
+    one that was kept; a new one by default.
     Raise `ConfigurationError` and `SandboxStartError`.
     """
     environ = os.environ if environ is None else environ
@@ -105,6 +112,7 @@ async def open_session(
         _caller(traceparent, tracestate),
         environ,
         stop_timeout,
+        session_id or str(uuid.uuid4()),
     )
     try:
         await session.start(prompt, upload)
@@ -145,8 +153,11 @@ class Session:
         caller: TraceContext | None,
         environ: Mapping[str, str],
         stop_timeout: float,
+        session_id: str,
     ) -> None:
-        self.id = str(uuid.uuid4())
+        self.id = session_id
+        self.run_id = str(uuid.uuid4())
+        """One host's part of the session: a session that is resumed has several."""
         self.options = options
         self.claude_session_id: str | None = None
         self.failure: Failure | None = None
@@ -190,26 +201,42 @@ class Session:
         """Make the sandbox and start the runner (called by `open_session`)."""
         with self.trace.span("sandbox.create") as span:
             began = time.monotonic()
-            self.info = await self._sandbox.create()
+            self.info = await self._sandbox.create(self._metadata(prompt))
             milliseconds = round((time.monotonic() - began) * 1000, 3)
             span.attributes.update({"sandbox.id": self.info.id, "sandbox.kind": self.info.kind})
-            span.attributes.update({**self.info.attributes, "sandbox.creation_duration_ms": milliseconds})
-        if upload is not None:
-            await self._sandbox.upload(upload)
-        self._process = await self._sandbox.run(("run",), self._runner_environment())
-        if prompt is not None:
-            await self.send(prompt)
-        stream = RunnerStream(self._sandbox, self._process, self.info.journal, self._stop_timeout)
-        self._pump = asyncio.create_task(self._read(stream))
+            span.attributes.update({"sandbox.creation_duration_ms": milliseconds, **self.info.attributes})
+        with self.trace.current():
+            if upload is not None:
+                await self._sandbox.upload(upload)
+            self._process = await self._sandbox.run(("run",), self._runner_environment(self.info))
+            if prompt is not None:
+                await self.send(prompt)
+            stream = RunnerStream(self._sandbox, self._process, self.info.journal, self._stop_timeout)
+            self._pump = asyncio.create_task(self._read(stream))
 
-    def _runner_environment(self) -> dict[str, str]:
-        assert self.info is not None
+    def _metadata(self, prompt: str | None) -> dict[str, str]:
+        """Return what is noted on the sandbox: who it is for, and how to find and resume it."""
+        noted = {
+            "sandspan": "1",
+            "sandspan.run_id": self.run_id,
+            "session.id": self.id,
+            "user.id": self.options.user_id,
+            "tenant.id": self.options.tenant_id,
+            "trace_id": self.trace_id,
+            "traceparent": self.trace.context.traceparent,
+            "prompt": preview(prompt) if prompt else None,
+        }
+        return {name: value for name, value in noted.items() if value}
+
+    def _runner_environment(self, info: SandboxInfo) -> dict[str, str]:
         context = self.trace.context
         env = runner_environment(self.options, self.id, self._environ)
         env.update(TRACEPARENT=context.traceparent, BAGGAGE=baggage(self.options, self.id))
         if context.tracestate:
             env["TRACESTATE"] = context.tracestate
-        env.update(AGENT_CWD=self.info.work, AGENT_JOURNAL=self.info.journal)
+        if info.conversation is not None:
+            env["AGENT_RESUME"] = info.conversation
+        env.update(AGENT_CWD=info.work, AGENT_JOURNAL=info.journal)
         return env
 
     def failed(self, error: BaseException) -> None:
@@ -232,6 +259,8 @@ class Session:
             with self.trace.span("sandbox.cleanup"):
                 await self._stop_runner()
                 await self._sandbox.close()
+        except SandboxError as error:  # the run is over, and its result is worth more than the room it took
+            _logger.warning("sandbox %s may be left behind: %s", self.info.id if self.info else "", error)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -449,13 +478,15 @@ class Session:
 
     async def download(self, target: Path) -> None:
         """Copy the agent's working directory to a folder."""
-        await self._sandbox.download(target)
+        with self.trace.current():
+            await self._sandbox.download(target)
 
     async def _command(self, command: AnyCommand) -> None:
         if self._process is None or self._closed or self.ended.is_set():
             raise SessionClosedError("the session has ended")
         try:
-            await self._process.write(encode(command))
+            with self.trace.current():
+                await self._process.write(encode(command))
         except StreamLostError as error:
             raise SessionClosedError("the runner takes no more commands") from error
 

@@ -16,8 +16,9 @@ from .errors import RunnerDiedError, StreamLostError
 from .reader import EventReader, Fault, Gap
 from .sandbox import Exit, Process, Sandbox
 
-MAX_ATTACHES = 20
-"""Attempts to attach that bring nothing new before it is given up."""
+MAX_ATTACHES = 30
+MAX_PAUSE_SECONDS = 5.0
+"""Attempts to attach that bring nothing before it is given up, and the longest pause between two: 2 minutes in all."""
 
 
 class RunnerStream:
@@ -38,7 +39,7 @@ class RunnerStream:
         """
         source, barren = self._process, 0
         while True:
-            before, gap = self._reader.last_seq, None
+            before, gap, lost = self._reader.last_seq, None, False
             try:
                 async for chunk in source.output():
                     for item in self._reader.feed(chunk):
@@ -49,27 +50,33 @@ class RunnerStream:
                     if gap is not None or self._reader.ended:
                         break
             except StreamLostError:
-                gap = None
+                gap, lost = None, True
             if self._reader.ended:
                 break
             if source is not self._process:
                 if gap is not None:
                     yield self._hole(gap), 0
+                if gap is not None or lost:
                     await source.kill()
                 elif (await source.wait()).code > 0:
                     raise await self._died()
                 barren = 0 if self._reader.last_seq > before else barren + 1
-                await _pause(barren)
-            source = await self._attach()
+            source = await self._attach(barren)
         if source is not self._process:
             await source.kill()
 
-    async def _attach(self) -> Process:
-        process = await self._sandbox.run(
-            ("attach", "--after", str(self._reader.last_seq), "--journal", self._journal), {}
-        )
-        self._reader.begin_stream()
-        return process
+    async def _attach(self, barren: int) -> Process:
+        """Read the journal from the last event on; try again while the sandbox cannot be reached."""
+        args = ("attach", "--after", str(self._reader.last_seq), "--journal", self._journal)
+        while True:
+            await _pause(barren)
+            try:
+                process = await self._sandbox.run(args, {})
+            except StreamLostError:
+                barren += 1
+            else:
+                self._reader.begin_stream()
+                return process
 
     def _hole(self, gap: Gap) -> Fault:
         """Give up on what the journal itself does not have."""
@@ -101,4 +108,4 @@ async def _pause(barren: int) -> None:
     if barren > MAX_ATTACHES:
         raise StreamLostError(f"{barren} attempts to read the runner's events brought nothing")
     if barren:
-        await asyncio.sleep(min(2.0, 0.02 * 2**barren))
+        await asyncio.sleep(min(MAX_PAUSE_SECONDS, 0.02 * 2**barren))

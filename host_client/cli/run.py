@@ -22,14 +22,12 @@ from agent_runner.trace_context import InvalidTraceParentError, parse_traceparen
 from host_client.agent import AgentResult, result_of
 from host_client.config import AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
-from host_client.sandbox import Sandbox
 from host_client.session import Session, open_session
 from host_client.telemetry import telemetry_from
 
 from .person import Person
+from .place import Place
 from .render import Renderer, summary_line, visible
-
-LOCAL_WARNING = "local sandbox: the agent runs on this machine as you, isolated from nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class Job:
 
     prompt: str
     options: AgentOptions
-    sandbox: Sandbox
+    place: Place
     approvals: ApprovalPolicy
     environ: Mapping[str, str]
     upload: Path | None = None
@@ -46,6 +44,9 @@ class Job:
     json_events: bool = False
     trace_out: Path | None = None
     show_trace: bool = True
+    session_id: str | None = None
+    """That of a session to go on with."""
+    resumable: bool = False
 
 
 def run_job(job: Job) -> tuple[int, AgentResult | None]:
@@ -91,7 +92,8 @@ def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
 
 async def _converse(job: Job, console: Console, interrupts: Interrupts) -> AgentResult:
     policy = _effective_policy(job, console)
-    console.print(Text(LOCAL_WARNING, style="dim"))
+    for remark in job.place.remarks:
+        console.print(Text(remark, style="dim"))
     console.print(Text("starting the sandbox …", style="dim"))
     last: Result | None = None
     session: Session | None = None
@@ -106,6 +108,8 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Agent
     except asyncio.CancelledError:
         if session is None:
             raise
+    if job.resumable:
+        console.print(Text(f'go on with: host_client resume {session.id} "what to do next"', style="dim"))
     return result_of(session, last)
 
 
@@ -159,13 +163,14 @@ def _session(job: Job, policy: ApprovalPolicy, console: Console) -> AbstractAsyn
     return open_session(
         job.prompt,
         job.options,
-        sandbox=job.sandbox,
+        sandbox=job.place.sandbox,
         approvals=policy,
         telemetry=telemetry_from(job.environ),
         traceparent=traceparent,
         tracestate=tracestate,
         upload=job.upload,
         environ=job.environ,
+        session_id=job.session_id,
     )
 
 

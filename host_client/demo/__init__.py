@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from host_client.cli.place import LOCAL_WARNING, Place
 from host_client.cli.run import Job, run_job
 from host_client.config import AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError
@@ -39,7 +40,7 @@ def run_demo(
                     user_id="demo",
                     allowed_tools=("Bash(python3 check_prices.py)",) if script is None else (),
                 ),
-                sandbox=LocalSandbox(),
+                place=Place(LocalSandbox(), (LOCAL_WARNING,)),
                 approvals=approvals or "ask",
                 environ={
                     "ANTHROPIC_BASE_URL": model.url,

@@ -25,6 +25,8 @@ class SandboxInfo:
     work: str
     """The agent's working directory in the sandbox."""
     journal: str
+    conversation: str | None = None
+    """Claude's session id of the conversation that was left in it, in a sandbox that was resumed."""
     attributes: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
 
 
@@ -59,8 +61,8 @@ class Process(Protocol):
 class Sandbox(Protocol):
     """A place to run a runner in, made by one call and gone by another."""
 
-    async def create(self) -> SandboxInfo:
-        """Make it; raise `SandboxStartError` where that fails."""
+    async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
+        """Make it, and note ``metadata`` on it where it can be listed; raise `SandboxStartError`."""
         ...
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> Process:
@@ -76,5 +78,8 @@ class Sandbox(Protocol):
         ...
 
     async def close(self) -> None:
-        """End everything in it and remove it; again is no error."""
+        """End everything in it and remove it, or set it aside if it is to be kept; again is no error.
+
+        Raise `SandboxError` where it may have been left behind.
+        """
         ...

@@ -48,8 +48,8 @@ class LocalSandbox:
         self.name = ""
         self._processes: list[LocalProcess] = []
 
-    async def create(self) -> SandboxInfo:
-        """Make the directories."""
+    async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
+        """Make the directories; nobody lists them, so ``metadata`` is not kept."""
         try:
             self._root = self._keep or Path(tempfile.mkdtemp(prefix="sandspan-"))
             for name in ("home", "work"):

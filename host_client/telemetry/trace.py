@@ -49,12 +49,27 @@ class SessionTrace:
         self._trace_ids.add(trace_id)
 
     @contextmanager
+    def current(self, span: Span | None = None) -> Generator[None]:
+        """Make a span (default: the session's) the parent of what instrumented libraries emit meanwhile.
+
+        The E2B SDK emits spans of its own to a process-wide tracer provider, where there is one.
+        """
+        if not self._telemetry.enabled:
+            yield
+            return
+        from .foreign import parent_of_foreign_spans  # OpenTelemetry: not with telemetry off
+
+        with parent_of_foreign_spans(span or self.root):
+            yield
+
+    @contextmanager
     def span(self, name: str) -> Generator[Span]:
         """Open a span under the session's; an exception fails it."""
         span = self._spans.open_child(name, self.root, {})
         self._seen.add(span.span_id)
         try:
-            yield span
+            with self.current(span):
+                yield span
         except BaseException as error:
             span.fail(getattr(error, "error_type", "cancelled"), str(error)[:200])
             raise

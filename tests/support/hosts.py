@@ -1,16 +1,26 @@
-"""Sessions of the real host, on a local sandbox, against the scripted model."""
+"""Sessions of the real host, on a local sandbox or a stand-in of E2B, against the scripted model."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from agent_runner.protocol import AnyEvent
+from host_client.sandbox.e2b import E2BOptions, E2BSandbox, Layout
 from host_client.scripted_model import ScriptedModel, parse_script
+from tests.support.e2b import StandIn
 from tests.support.runs import SpanView, spans_in
+
+ACCOUNT = "nobody"
+"""This machine's account for the agent in a sandbox."""
 
 
 @dataclass
@@ -26,6 +36,38 @@ class HostLab:
             "ANTHROPIC_API_KEY": "sk-ant-not-a-key",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         }
+
+
+@dataclass
+class E2BLab(HostLab):
+    """With a stand-in of E2B, in whose sandboxes the real runner and CLI run on this machine."""
+
+    e2b: StandIn
+    layout: Layout
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**super().environ, **self.e2b.environ}
+
+    def sandbox(self, resume: str | None = None, **options: Any) -> E2BSandbox:
+        return E2BSandbox(E2BOptions(layout=self.layout, **options), environ=self.environ, resume=resume)
+
+
+@contextmanager
+def e2b_lab(script: str) -> Generator[E2BLab]:
+    """Serve a script and a stand-in of E2B; every model request must have been expected, no sandbox left running."""
+    # Not below pytest's own directory, which only root may enter.
+    with tempfile.TemporaryDirectory(prefix="e2b-lab-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        layout = Layout(python=sys.executable, state=f"{root}/state", work=f"{root}/work", user=ACCOUNT)
+        Path(layout.state).mkdir(mode=0o700)
+        Path(layout.work).mkdir()
+        shutil.chown(layout.work, ACCOUNT)
+        with ScriptedModel(parse_script(script)) as model, StandIn() as e2b:
+            yield E2BLab(model, e2b, layout)
+            assert model.unexpected == []
+            assert [sandbox.id for sandbox in e2b.sandboxes if sandbox.state == "running"] == []
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""Where the model's key is while an agent runs on E2B. Pure.
+
+- ``gateway``: the runner, as root, keeps it and adds it to the CLI's requests; the agent sees a token.
+- ``e2b-secrets``: E2B's egress proxy adds it to requests that leave the sandbox; it never enters.
+- ``env``: it stands in the agent's environment, as with Claude Code anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from host_client.errors import ConfigurationError
+
+KeyMode = Literal["gateway", "e2b-secrets", "env"]
+KEY_MODES: tuple[str, ...] = get_args(KeyMode)
+
+CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+PLACEHOLDER = "added-by-e2b-on-the-way-out"
+
+ENV_WARNING = "keys: the model's key is in the agent's environment, where the agent can read it (--keys env)"
+
+
+def key_environment(mode: KeyMode, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a runner's environment with the model's credential where ``mode`` wants it."""
+    if mode == "gateway":
+        if not any(environ.get(name) for name in CREDENTIALS):
+            raise ConfigurationError("no key for the model: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN")
+        return {**environ, "AGENT_GATEWAY": "on"}
+    if mode == "e2b-secrets":
+        kept = {name: value for name, value in environ.items() if name not in CREDENTIALS}
+        return {**kept, "ANTHROPIC_API_KEY": PLACEHOLDER}
+    return dict(environ)
+
+
+def model_host(environ: Mapping[str, str]) -> str:
+    """Return the host that the model's requests go to."""
+    url = environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+    host = urlsplit(url).hostname
+    if host is None:
+        raise ConfigurationError(f"ANTHROPIC_BASE_URL={url!r}: takes a URL such as https://api.anthropic.com")
+    return host
+
+
+def network_options(allow_out: tuple[str, ...], secret: str | None, host: str) -> dict[str, Any] | None:
+    """Return E2B's network options: an allow-list of destinations, and the header its proxy adds.
+
+    ``secret`` is the name of an E2B secret that holds an API key. None where nothing is restricted or
+    added. The model's host is always allowed.
+    """
+    if not allow_out and secret is None:
+        return None
+    options: dict[str, Any] = {"allow_out": list(dict.fromkeys((*allow_out, host)))}
+    if allow_out:
+        options["deny_out"] = ["0.0.0.0/0"]
+    if secret is not None:
+        # The placeholder that e2b.Secret.fill() makes.
+        options["rules"] = {host: [{"transform": {"headers": {"x-api-key": f"${{e2b.secrets.{secret}}}"}}}]}
+    return options
