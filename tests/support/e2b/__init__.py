@@ -38,6 +38,7 @@ from .faults import (
     Rule,
     Slow,
 )
+from .image import Image
 from .processes import Chunking, Process
 from .recording import Recorded, Recording
 from .rest import RestApi, TemplateStore
@@ -76,6 +77,7 @@ class StandIn:
         *,
         templates: tuple[str, ...] = ("sandspan", "base"),
         unprivileged: str = "nobody",
+        image: Image | None = None,
         max_timeout: int = 24 * 3600,
     ) -> None:
         self.api_key = f"e2b_{secrets.token_hex(20)}"
@@ -84,7 +86,7 @@ class StandIn:
         self._root.chmod(0o755)  # the unprivileged account has its home below
         self._sandboxes = Sandboxes(self._root, unprivileged, self._interrupt)
         self.templates = TemplateStore(templates)
-        self._envd = Envd(self._sandboxes)
+        self._envd = Envd(self._sandboxes, image or Image())
         rest = RestApi(self._sandboxes, self.templates, max_timeout)
         routes = [*self._envd.routes(), *rest.routes()]
         app = Starlette(routes=routes, exception_handlers={ApiError: _refuse})

@@ -16,6 +16,7 @@ from .accounts import basic_name
 from .answers import error_response, proxy_response
 from .connect_protocol import FrameReader, RpcError, end_frame, message_frame
 from .files import Files, resolve
+from .image import Image
 from .processes import MARK, Command, Process, Subscription, environment_of
 from .sandboxes import DEFAULT_TIMEOUT, Sandbox, Sandboxes
 from .streams import EventStream
@@ -26,8 +27,9 @@ _SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM}
 class Envd:
     """Answers what the proxy lets through to a sandbox."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
+    def __init__(self, sandboxes: Sandboxes, image: Image) -> None:
         self._sandboxes = sandboxes
+        self._image = image
         self._files = Files()
         self._streams: dict[EventStream, Sandbox] = {}
         self.pace = 0.0
@@ -100,7 +102,7 @@ class Envd:
         timeout = int(request.headers.get("connect-timeout-ms", 0)) / 1000
         try:
             if method == "Start":
-                process = await _start(sandbox, request, message)
+                process = await _start(sandbox, self._image, request, message)
                 self._kill_after(timeout, process)
             else:
                 process = sandbox.table.find_or_ended(message.get("process") or {})
@@ -129,17 +131,17 @@ class Envd:
 _Answer = Callable[[Sandbox, Request], Awaitable[Any]]
 
 
-async def _start(sandbox: Sandbox, request: Request, message: dict[str, Any]) -> Process:
+async def _start(sandbox: Sandbox, image: Image, request: Request, message: dict[str, Any]) -> Process:
     account = sandbox.accounts.find(basic_name(request.headers.get("authorization", "")))
     config: dict[str, Any] = message.get("process") or {}
     cwd = resolve(account, str(config.get("cwd") or ""))
     if not cwd.exists():
         raise RpcError("invalid_argument", f"cwd '{cwd}' does not exist")
-    envs: dict[str, str] = config.get("envs") or {}
+    envs = image.environment(config.get("envs") or {})
     own = {"E2B_SANDBOX": "true", MARK: sandbox.id, "E2B_TEMPLATE_ID": sandbox.template.id}
     command = Command(
         cmd=str(config["cmd"]),
-        args=tuple(config.get("args") or ()),
+        args=tuple(map(image.located, config.get("args") or ())),
         environment=environment_of(account, own, sandbox.envs, envs),
         cwd=cwd,
         account=account,
