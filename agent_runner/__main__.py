@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .config import Config, ConfigError, arguments, load_config
@@ -22,6 +23,9 @@ from .protocol import LogData, command_schema, event_schema
 from .spans import Ids
 from .trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
 from .wire import Outlet, claim_stdio
+
+if TYPE_CHECKING:
+    from .metering import Meter
 
 EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -76,6 +80,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         config = load_config(environ, argv, parse_baggage(environ.get("BAGGAGE", "")))
         journal = open_journal(config)
+        environ = separated(config, environ)
     except (ConfigError, JournalError) as error:
         problem = str(error)
     outlet = Outlet(stdout, journal)
@@ -127,6 +132,18 @@ def open_journal(config: Config) -> Journal | None:
         return None  # a slow reader is then served from memory alone
 
 
+def separated(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """Make ready for a CLI that runs as somebody else; return the environment that is the CLI's."""
+    if config.user is None:
+        return dict(environ)
+    from .privileges import check_usable, find_account, give_up_for  # most runs do without
+
+    account = find_account(config.user)
+    check_usable(config.cwd or os.getcwd(), account)
+    give_up_for(account)
+    return {**environ, **account.environment}
+
+
 async def _run(
     config: Config,
     events: Events,
@@ -139,6 +156,7 @@ async def _run(
     # stays, and looking through it for garbage again and again takes a sixth of that time.
     gc.disable()
     from .commands import read_commands
+    from .metering import Meter
     from .processes import Descendants
     from .run import NO_PROMPT, Run
     from .telemetry import choose_sink
@@ -150,10 +168,15 @@ async def _run(
         return misconfigured(events, NO_PROMPT)
     loop = asyncio.get_running_loop()
     sink = choose_sink(environ, events.emit)
+    meter = Meter(config.max_budget_usd) if config.gateway and config.max_budget_usd else None
     try:
-        this = Run(config, events, sink, context, environ, descendants=Descendants())
+        if config.gateway:
+            environ = await _behind_gateway(environ, events, meter)
+        this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter)
     except ConfigError as error:
         return misconfigured(events, str(error))
+    if remark := readable_cli(config):
+        events.emit(LogData(stream="runner", text=remark))
     for number, code in EXIT_CODE_OF.items():
         loop.add_signal_handler(number, this.signalled, code)
     if early.exit_code is not None:
@@ -163,6 +186,34 @@ async def _run(
     else:
         read_commands(stdin, loop, on_command=this.command, on_refused=this.refuse, on_end=this.end_of_input)
     return await this.main()
+
+
+async def _behind_gateway(environ: Mapping[str, str], events: Events, meter: Meter | None) -> dict[str, str]:
+    """Start the gateway, which ends with this process; return the environment of a CLI behind it."""
+    from .gateway import Gateway, credential, forget_credentials  # most runs do without
+    from .privileges import hide_memory
+
+    key = credential(environ)
+    forget_credentials(os.environ)  # the SDK hands all of it down
+    hide_memory()
+    gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter)
+    await gateway.start()
+    return gateway.environment(environ)
+
+
+def readable_cli(config: Config) -> str | None:
+    """Return a remark where the account that the CLI runs as can read its binary, and so its tools the process."""
+    if config.user is None:
+        return None
+    from .privileges import cli_binary, find_account, may_read
+
+    path = cli_binary(config.cli_path)
+    if path is None or not may_read(path, find_account(config.user)):
+        return None
+    return (
+        f"{path} is readable by {config.user}: tools can read and write the CLI's memory and streams, "
+        "and so approve themselves; make it root's with mode 0711"
+    )
 
 
 def attach(argv: Sequence[str]) -> int:

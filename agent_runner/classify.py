@@ -15,7 +15,11 @@ class Failure(NamedTuple):
     retryable: bool
 
 
+BUDGET_SPENT = "the run's budget is spent"
+"""What the gateway answers then; the CLI says it in its message about an API error."""
+
 _TABLE: dict[tuple[str, object], Failure] = {
+    ("budget_spent", True): Failure("budget_exceeded", False),
     # Why the CLI says a turn ended (ResultMessage.subtype, .terminal_reason).
     ("subtype", "error_max_turns"): Failure("max_turns", False),
     ("subtype", "error_max_budget_usd"): Failure("budget_exceeded", False),
@@ -59,7 +63,18 @@ _TABLE: dict[tuple[str, object], Failure] = {
 
 # Most telling first: a status says more than the CLI's label for it, and so does the prose, as a
 # refused connection too has the label of a server error.
-_ORDER = ("oom_killed", "subtype", "reason", "status", "text", "label", "no_response", "tool", "process")
+_ORDER = (
+    "oom_killed",
+    "budget_spent",
+    "subtype",
+    "reason",
+    "status",
+    "text",
+    "label",
+    "no_response",
+    "tool",
+    "process",
+)
 
 # The CLI tells a failed connection from a slow one only in the prose of its result.
 _PROSE = (
@@ -82,9 +97,9 @@ UNKNOWN = Failure("internal", False)
 def classify(**facts: object) -> Failure:
     """Return the failure that the most telling of the facts stands for.
 
-    Facts: ``subtype``, ``reason``, ``status`` and ``text`` of a result; ``label`` of an API error;
-    ``no_response``: the API did not answer at all; ``tool``: how a call ended; ``process``: which one
-    died; ``oom_killed``. None says nothing.
+    Facts: ``budget_spent``: the gateway said so; ``subtype``, ``reason``, ``status`` and ``text`` of a
+    result; ``label`` of an API error; ``no_response``: the API did not answer at all; ``tool``: how a
+    call ended; ``process``: which one died; ``oom_killed``. None says nothing.
     """
     for key in _ORDER:
         fact = facts.get(key)
@@ -94,6 +109,11 @@ def classify(**facts: object) -> Failure:
         if found is not None:
             return found
     return UNKNOWN
+
+
+def budget_spent_in(text: str) -> bool | None:
+    """Return True where an API error is the gateway's own, about the budget; None says nothing."""
+    return BUDGET_SPENT in text[:2000] or None
 
 
 def status_in(text: str) -> int | None:

@@ -51,6 +51,7 @@ class Config:
     sanitizer: str | None = None
     user: str | None = None
     gateway: bool = False
+    cli_path: str | None = None
 
 
 class Setting(NamedTuple):
@@ -169,6 +170,7 @@ SETTINGS = (
     Setting("sanitizer", _text, "Takes our sanitizer's place for them: module:function, from text to text."),
     Setting("user", _text, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."),
     Setting("gateway", _switch, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."),
+    Setting("cli_path", _text, "The Claude Code binary. Default: the one in the SDK's package."),
 )
 
 _BAGGAGE_KEYS = {"user_id": "user.id", "session_id": "session.id", "tenant_id": "tenant.id"}

@@ -75,6 +75,9 @@ def _open_new(path: str) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise JournalError(f"cannot open the journal {path}: {error.strerror}") from error
+    if os.fstat(fd).st_uid != os.geteuid():
+        os.close(fd)
+        raise JournalError(f"the journal {path} belongs to somebody else, who could forge it: name a new file")
     if not _locked(fd):
         os.close(fd)
         raise JournalError(f"the journal {path} is in use by another runner")

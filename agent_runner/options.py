@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +36,7 @@ def agent_options(
 ) -> ClaudeAgentOptions:
     """Return the SDK's options; raise `ConfigError` for what is not there: a directory, an MCP server.
 
+    ``environ`` is what the CLI gets; the SDK adds what else this process has.
     Only hooks after a tool are set: one before it costs every call 2 ms on the real CLI, and its time
     stands in the stream already.
     """
@@ -53,6 +57,8 @@ def agent_options(
         mcp_servers=cast("Any", _mcp_servers(config)),
         strict_mcp_config=True,
         env=_environment(environ, context),
+        cli_path=config.cli_path,
+        user=config.user,
         can_use_tool=can_use_tool,
         hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
         include_partial_messages=True,
@@ -64,17 +70,25 @@ def agent_options(
 
 def _environment(environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:
     env = {
+        **environ,
+        "CLAUDE_CONFIG_DIR": str(config_directory(environ)),
         "CLAUDE_CODE_DISABLE_AUTO_MEMORY": environ.get("CLAUDE_CODE_DISABLE_AUTO_MEMORY", "1"),
         # Tells when the CLI owes no further turn: a background agent wakes it for one.
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
         "TRACEPARENT": context.traceparent,
         "TRACESTATE": context.tracestate,
     }
+    env.pop("CLAUDECODE", None)  # as the SDK does: this CLI runs under no other
     own_telemetry = environ.get("CLAUDE_CODE_ENABLE_TELEMETRY") not in (None, "", "0")
     for name in environ:
         if _PRIVATE.match(name) and not (own_telemetry and name.startswith("OTEL_")):
             env[name] = ""
     return env
+
+
+def config_directory(environ: Mapping[str, str]) -> Path:
+    """Return where the CLI keeps its own files; by default not where a person's Claude Code does."""
+    return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME", "/"), ".sandspan", "claude"))
 
 
 def _mcp_servers(config: Config) -> dict[str, Any]:
@@ -111,10 +125,20 @@ def resumed_cost(environ: Mapping[str, str], session_id: str) -> float | None:
     """
     if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", session_id):
         return None
-    home = environ.get("CLAUDE_CONFIG_DIR") or str(Path(environ.get("HOME", "/")) / ".claude")
     cost = None
-    for transcript in Path(home).glob(f"projects/*/{session_id}.jsonl"):
-        for line in transcript.read_bytes().split(b"\n"):
+    for transcript in config_directory(environ).glob(f"projects/*/{session_id}.jsonl"):
+        for line in _regular_file(transcript).split(b"\n"):
             if b'"cost-state"' in line[:200]:
                 cost = float(json.loads(line)["totalCostUSD"])
+    if cost is not None and not 0 <= cost < math.inf:
+        raise ValueError(f"{cost} is no cost")
     return cost
+
+
+def _regular_file(path: Path) -> bytes:
+    """Read a file that the agent may have put there: no link, and nothing to wait for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{path} is no regular file")
+        return file.read()

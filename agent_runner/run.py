@@ -24,6 +24,7 @@ from .approvals import RefusedError
 from .classify import Failure, classify
 from .config import Config, ConfigError
 from .events import Events, misconfigured
+from .metering import Meter
 from .options import agent_options, imported, resumed_cost
 from .permissions import Permissions
 from .protocol import (
@@ -75,14 +76,20 @@ class Run:
         *,
         transport: Transport | None = None,
         descendants: processes.Descendants | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        """``descendants`` is for a run that has its process to itself: it ends them all when it ends."""
+        """``environ`` is what the CLI gets.
+
+        ``descendants`` is for a run that has its process to itself: it ends them all when it ends.
+        ``meter`` is the gateway's, and is told what a resumed conversation has cost before.
+        """
         self._config = config
         self._events = events
         self._sink = sink
         self._context = context
         self._environ = environ
         self._transport = transport
+        self._meter = meter
         self.spans = Spans(common_attributes(config))
         self._translator = Translator(
             events,
@@ -389,6 +396,8 @@ class Run:
             text = "what the conversation cost before is not known: the first turn's cost_usd includes it"
             self._events.emit(LogData(stream="runner", text=text))
         self._translator.cost_before = cost or 0.0
+        if self._meter is not None:
+            self._meter.spent += cost or 0.0
 
     async def _tool_ended(self, data: Any, tool_use_id: str | None, _context: Any) -> Any:
         """Take the CLI's own measure of a call (hooks PostToolUse and PostToolUseFailure)."""

@@ -34,7 +34,7 @@ from claude_agent_sdk import (
 )
 
 from . import genai
-from .classify import Failure, classify, status_in
+from .classify import Failure, budget_spent_in, classify, status_in
 from .events import Events
 from .messages import bounded, error_text, result_data, start_data, whole_size
 from .protocol import (
@@ -349,7 +349,7 @@ class Translator:
 
     def _api_error(self, lane: Lane, message: AssistantMessage) -> None:
         text = "".join(block.text for block in message.content if isinstance(block, TextBlock))
-        failure = classify(status=status_in(text), label=message.error, text=text)
+        failure = classify(budget_spent=budget_spent_in(text), status=status_in(text), label=message.error, text=text)
         if lane.chat is not None:
             lane.chat.fail(failure.error_type, text)
             self._end_chat(lane)
@@ -570,6 +570,7 @@ class Translator:
 
 def _failure_of(message: ResultMessage, turn: Turn) -> Failure:
     failure = classify(
+        budget_spent=budget_spent_in(error_text(message)),
         subtype=message.subtype,
         reason="aborted_tools" if turn.interrupted else message.terminal_reason,
         status=message.api_error_status,

@@ -42,6 +42,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "sanitizer": ("mine:clean", "mine:clean"),
     "user": ("nobody", "nobody"),
     "gateway": ("on", True),
+    "cli_path": ("/opt/claude", "/opt/claude"),
 }
 
 BAD = [

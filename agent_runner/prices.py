@@ -1,0 +1,79 @@
+"""What model requests cost at list prices, from the usage that the Messages API reports. Pure.
+
+The gateway counts with it. The table is the pinned CLI's own; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+
+class Price(NamedTuple):
+    """US dollars per million tokens. ``long`` holds for prompts above 100,000 tokens, where it differs."""
+
+    input: float
+    output: float
+    cache_read: float
+    long: Price | None = None
+
+
+# By the beginning of the model's id; the longest that fits counts.
+PRICES = {
+    "claude-3-5-haiku": Price(0.8, 4, 0.08),
+    "claude-haiku-4-5": Price(1, 5, 0.1),
+    "claude-haiku-5-5": Price(0.1, 0.5, 0.01, long=Price(0.5, 2.5, 0.05)),
+    "claude-3-5-sonnet": Price(3, 15, 0.3),
+    "claude-3-7-sonnet": Price(3, 15, 0.3),
+    "claude-sonnet-4": Price(3, 15, 0.3),
+    "claude-sonnet-5": Price(2, 10, 0.2),
+    "claude-sonnet-5-5": Price(2, 10, 0.1),
+    "claude-opus-4": Price(15, 75, 1.5),
+    "claude-opus-4-5": Price(5, 25, 0.5),
+    "claude-opus-4-6": Price(5, 25, 0.5),
+    "claude-opus-4-7": Price(5, 25, 0.5),
+    "claude-opus-4-8": Price(5, 25, 0.5),
+    "claude-opus-5": Price(5, 25, 0.5),
+    "claude-opus-5-5": Price(4, 20, 0.2),
+    "claude-fable-5": Price(10, 50, 1),
+    "claude-fable-5-1": Price(10, 50, 0.25),
+    "claude-fable-5-2": Price(8, 40, 0.2),
+    "claude-mythos-5": Price(10, 50, 1),
+    "claude-mythos-5-1": Price(10, 50, 0.25),
+    "claude-mythos-5-2": Price(8, 40, 0.2),
+}
+DEAREST = max(PRICES.values(), key=lambda price: price.output)
+"""What an unknown model is taken to cost: a budget is not passed by a name."""
+
+_LONG_PROMPT = 100_000
+_WRITE_5M, _WRITE_1H = 1.25, 2.0
+_FAST = 6.0
+_IN_THE_US = 1.1
+_WEB_SEARCH = 0.01
+
+
+def price_of(model: str) -> Price:
+    """Return a model's list price; that of the dearest for one that is not known."""
+    known = [name for name in PRICES if model.startswith(name)]
+    return PRICES[max(known, key=len)] if known else DEAREST
+
+
+def cost(model: str, usage: dict[str, Any]) -> float:
+    """Return the US dollars of one answer, from the API's ``usage``."""
+    fresh, read = _count(usage, "input_tokens"), _count(usage, "cache_read_input_tokens")
+    written = _count(usage, "cache_creation_input_tokens")
+    for_an_hour = min(_count(usage.get("cache_creation"), "ephemeral_1h_input_tokens"), written)
+    price = price_of(model)
+    if price.long is not None and fresh + read + written > _LONG_PROMPT:
+        price = price.long
+    writes = (written - for_an_hour) * _WRITE_5M + for_an_hour * _WRITE_1H
+    tokens = (
+        (fresh + writes) * price.input + read * price.cache_read + _count(usage, "output_tokens") * price.output
+    ) / 1e6
+    tokens *= _FAST if usage.get("speed") == "fast" else 1.0
+    tokens *= _IN_THE_US if usage.get("inference_geo") == "us" else 1.0
+    return tokens + _count(usage.get("server_tool_use"), "web_search_requests") * _WEB_SEARCH
+
+
+def _count(usage: object, name: str) -> int:
+    count = cast("dict[str, object]", usage).get(name) if isinstance(usage, dict) else None
+    return max(0, count) if isinstance(count, int) else 0
