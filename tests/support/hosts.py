@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from agent_runner.protocol import AnyEvent
 from host_client.sandbox.e2b import E2BOptions, E2BSandbox, Layout
 from host_client.scripted_model import ScriptedModel, parse_script
-from tests.support.e2b import StandIn
+from tests.support.e2b import Image, StandIn
 from tests.support.runs import SpanView, spans_in
 
 ACCOUNT = "nobody"
@@ -43,14 +43,24 @@ class E2BLab(HostLab):
     """With a stand-in of E2B, in whose sandboxes the real runner and CLI run on this machine."""
 
     e2b: StandIn
-    layout: Layout
+    root: Path
 
     @property
     def environ(self) -> dict[str, str]:
         return {**super().environ, **self.e2b.environ}
 
+    @property
+    def work(self) -> Path:
+        """The agent's working directory."""
+        return self.root / "work"
+
+    @property
+    def state(self) -> Path:
+        """The runner's own directory, with the journals."""
+        return self.root / "state"
+
     def sandbox(self, resume: str | None = None, **options: Any) -> E2BSandbox:
-        return E2BSandbox(E2BOptions(layout=self.layout, **options), environ=self.environ, resume=resume)
+        return E2BSandbox(E2BOptions(**options), environ=self.environ, resume=resume)
 
 
 @contextmanager
@@ -60,12 +70,17 @@ def e2b_lab(script: str) -> Generator[E2BLab]:
     with tempfile.TemporaryDirectory(prefix="e2b-lab-") as name:
         root = Path(name)
         root.chmod(0o755)
-        layout = Layout(python=sys.executable, state=f"{root}/state", work=f"{root}/work", user=ACCOUNT)
-        Path(layout.state).mkdir(mode=0o700)
-        Path(layout.work).mkdir()
-        shutil.chown(layout.work, ACCOUNT)
-        with ScriptedModel(parse_script(script)) as model, StandIn() as e2b:
-            yield E2BLab(model, e2b, layout)
+        (root / "state").mkdir(mode=0o700)
+        (root / "work").mkdir()
+        shutil.chown(root / "work", ACCOUNT)
+        layout = Layout()
+        paths = {layout.python: sys.executable, layout.state: f"{root}/state", layout.work: f"{root}/work"}
+        image = Image(paths, {layout.user: ACCOUNT})
+        with (
+            ScriptedModel(parse_script(script)) as model,
+            StandIn(unprivileged=ACCOUNT, image=image) as e2b,
+        ):
+            yield E2BLab(model, e2b, root)
             assert model.unexpected == []
             assert [sandbox.id for sandbox in e2b.sandboxes if sandbox.state == "running"] == []
 
