@@ -19,10 +19,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Mount
 
 from .answers import ApiError, error_response
+from .builds import Build, BuildsApi, Outcome
 from .chunks import fixed_chunks, random_chunks
 from .envd import Envd
 from .faults import (
@@ -39,21 +42,26 @@ from .faults import (
     Slow,
 )
 from .image import Image
+from .keys import Keys, RequireKey
 from .processes import Chunking, Process
 from .recording import Recorded, Recording
-from .rest import RestApi, TemplateStore
+from .rest import RestApi
 from .sandboxes import Sandbox, Sandboxes
 from .server import Server, loop_in_a_thread, run_in
 from .streams import Ending
+from .templates import TemplatesApi, TemplateStore
 
 __all__ = [
     "Answer",
+    "Build",
     "CutAfterBytes",
     "CutAfterEvents",
     "CutAtRandom",
     "Ending",
     "Fault",
     "Hold",
+    "Image",
+    "Outcome",
     "Process",
     "Recorded",
     "Reset",
@@ -70,7 +78,11 @@ T = TypeVar("T")
 
 
 class StandIn:
-    """A context manager; ``unprivileged`` is this machine's account for the image's ``user``."""
+    """A context manager.
+
+    ``templates`` are the names, or ``name:tag``, that exist from the start; ``unprivileged`` is this machine's account
+    for the image's ``user``; ``port`` 0 is any free one (CLI 1 knows only 3000, with ``E2B_DEBUG=true``).
+    """
 
     def __init__(
         self,
@@ -79,20 +91,27 @@ class StandIn:
         unprivileged: str = "nobody",
         image: Image | None = None,
         max_timeout: int = 24 * 3600,
+        port: int = 0,
     ) -> None:
-        self.api_key = f"e2b_{secrets.token_hex(20)}"
+        self.keys = Keys(f"e2b_{secrets.token_hex(20)}", f"sk_e2b_{secrets.token_hex(20)}")
         self._stack = contextlib.ExitStack()
         self._root = Path(tempfile.mkdtemp(prefix="e2b-stand-in-"))
         self._root.chmod(0o755)  # the unprivileged account has its home below
         self._sandboxes = Sandboxes(self._root, unprivileged, self._interrupt)
         self.templates = TemplateStore(templates)
         self._envd = Envd(self._sandboxes, image or Image())
-        rest = RestApi(self._sandboxes, self.templates, max_timeout)
-        routes = [*self._envd.routes(), *rest.routes()]
+        self._builds = BuildsApi(self.templates)
+        rest = [
+            *RestApi(self._sandboxes, self.templates, max_timeout).routes(),
+            *TemplatesApi(self.templates, self.keys.api_key).routes(),
+            *self._builds.routes(),
+        ]
+        api = Mount("/", routes=rest, middleware=[Middleware(RequireKey, keys=self.keys)])
+        routes = [*self._envd.routes(), *self._builds.uploads(), api]
         app = Starlette(routes=routes, exception_handlers={ApiError: _refuse})
         self._faults = Faults(app)
         self._recording = Recording(self._faults)
-        self._server = Server(self._recording)
+        self._server = Server(self._recording, port)
 
     def __enter__(self) -> Self:
         self._loop = self._stack.enter_context(loop_in_a_thread())
@@ -117,7 +136,8 @@ class StandIn:
     def environ(self) -> dict[str, str]:
         """What makes the SDK and the CLI talk to it."""
         return {
-            "E2B_API_KEY": self.api_key,
+            "E2B_API_KEY": self.keys.api_key,
+            "E2B_ACCESS_TOKEN": self.keys.access_token,
             "E2B_API_URL": self.url,
             "E2B_SANDBOX_URL": self.url,
             "NO_PROXY": "127.0.0.1",
@@ -137,6 +157,15 @@ class StandIn:
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """Return one of them."""
         return self._sandboxes.by_id[sandbox_id]
+
+    @property
+    def builds(self) -> list[Build]:
+        """Every build of a template, the first one first."""
+        return list(self._builds.builds)
+
+    def build_as(self, outcome: Outcome) -> None:
+        """Let the builds that are asked for from now on come to this."""
+        self._builds.outcome = outcome
 
     def fail(self, pattern: str, fault: Fault, *, times: int | None = 1, skip: int = 0) -> Rule:
         """Apply a fault to the next ``times`` requests whose ``METHOD /path`` matches, after ``skip`` of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -23,3 +24,13 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
 def proxy_response(sandbox_id: str, message: str, **more: Any) -> Response:
     """Return the 502 of the proxy that stands before envd."""
     return JSONResponse({"sandboxId": sandbox_id, "message": message, **more, "code": 502}, 502)
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+def stamp(moment: datetime) -> str:
+    """Return a time as the API writes it."""
+    return moment.isoformat().replace("+00:00", "Z")

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from .accounts import DEFAULT_USER, Account, basic_name
-from .answers import error_response
+from .answers import error_response, stamp
 from .connect_protocol import RpcError
 from .sandboxes import Sandbox
 
@@ -162,7 +162,7 @@ def _entry(path: Path) -> dict[str, Any]:
         "permissions": stat.filemode(info.st_mode),
         "owner": _name(lambda: pwd.getpwuid(info.st_uid).pw_name, info.st_uid),
         "group": _name(lambda: grp.getgrgid(info.st_gid).gr_name, info.st_gid),
-        "modifiedTime": datetime.fromtimestamp(info.st_mtime, UTC).isoformat().replace("+00:00", "Z"),
+        "modifiedTime": stamp(datetime.fromtimestamp(info.st_mtime, UTC)),
     }
     if path.is_symlink():
         entry |= {"isSymlink": True, "symlinkTarget": str(path.resolve())}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import urllib.parse
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .answers import ApiError
-from .sandboxes import DEFAULT_TIMEOUT, ENVD_VERSION, Sandbox, Sandboxes, Template
+from .answers import ApiError, stamp, utc_now
+from .sandboxes import DEFAULT_TIMEOUT, ENVD_VERSION, Sandbox, Sandboxes
+from .templates import TemplateStore
 
 PAGE = 100
 """How many sandboxes a page holds when the request does not say."""
@@ -64,7 +64,7 @@ class RestApi:
         if sandbox.state == "paused":
             self._sandboxes.resume(sandbox, timeout)
             return JSONResponse(_created(sandbox), 201)
-        if (sandbox.end_at - datetime.now(UTC)).total_seconds() < timeout:
+        if (sandbox.end_at - utc_now()).total_seconds() < timeout:
             sandbox.expire_in(timeout)
         return JSONResponse(_created(sandbox), 200)
 
@@ -84,7 +84,7 @@ class RestApi:
     async def refresh(self, request: Request) -> Response:
         sandbox = self._running(request)
         seconds = int((await request.json()).get("duration", DEFAULT_TIMEOUT))
-        if (sandbox.end_at - datetime.now(UTC)).total_seconds() < seconds:
+        if (sandbox.end_at - utc_now()).total_seconds() < seconds:
             sandbox.expire_in(seconds)
         return Response(status_code=204)
 
@@ -135,23 +135,6 @@ class RestApi:
         return sandbox
 
 
-class TemplateStore:
-    """The templates there are, by name and id."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._templates: dict[str, Template] = {}
-        for name in names:
-            self.add(Template(id=f"tpl-{name}", name=name))
-
-    def add(self, template: Template) -> None:
-        """Make a template known, or replace the one of its name."""
-        self._templates[template.name] = self._templates[template.id] = template
-
-    def find(self, reference: str) -> Template | None:
-        """Return the template of a name, a ``name:tag``, a ``team/name`` or an id."""
-        return self._templates.get(reference.partition(":")[0].rpartition("/")[2])
-
-
 def _no_sandbox(request: Request) -> ApiError:
     return ApiError(404, f"sandbox \"{request.path_params['id']}\" doesn't exist or you don't have access to it")
 
@@ -175,8 +158,8 @@ def _listed(sandbox: Sandbox) -> dict[str, Any]:
         "sandboxID": sandbox.id,
         "clientID": "6532622b",
         "alias": sandbox.template.name,
-        "startedAt": _stamp(sandbox.started_at),
-        "endAt": _stamp(sandbox.end_at),
+        "startedAt": stamp(sandbox.started_at),
+        "endAt": stamp(sandbox.end_at),
         "cpuCount": sandbox.template.cpu_count,
         "memoryMB": sandbox.template.memory_mb,
         "diskSizeMB": sandbox.template.disk_mb,
@@ -199,11 +182,11 @@ def _detail(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def _metrics(sandbox: Sandbox) -> dict[str, Any]:
-    now = datetime.now(UTC)
+    now = utc_now()
     page = os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * page
     return {
-        "timestamp": _stamp(now),
+        "timestamp": stamp(now),
         "timestampUnix": int(now.timestamp()),
         "cpuCount": sandbox.template.cpu_count,
         "cpuUsedPct": 100.0 * os.getloadavg()[0] / (os.cpu_count() or 1),
@@ -213,7 +196,3 @@ def _metrics(sandbox: Sandbox) -> dict[str, Any]:
         "diskUsed": 0,
         "diskTotal": sandbox.template.disk_mb * 1024 * 1024,
     }
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

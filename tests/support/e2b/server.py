@@ -45,11 +45,11 @@ def run_in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
 class Server:
     """Serves an application on a port of the loopback interface."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
-        self.port = 0
+        self.port = port
 
     async def listen(self) -> None:
         """Open the port: the same one each time."""
