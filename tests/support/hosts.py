@@ -72,10 +72,12 @@ def e2b_lab(script: str) -> Generator[E2BLab]:
         root.chmod(0o755)
         (root / "state").mkdir(mode=0o700)
         (root / "work").mkdir()
-        shutil.chown(root / "work", ACCOUNT)
+        (root / "claude").mkdir()
+        for name in ("work", "claude"):
+            shutil.chown(root / name, ACCOUNT)
         layout = Layout()
         paths = {layout.python: sys.executable, layout.state: f"{root}/state", layout.work: f"{root}/work"}
-        image = Image(paths, {layout.user: ACCOUNT})
+        image = Image(paths, {layout.user: ACCOUNT}, {"CLAUDE_CONFIG_DIR": f"{root}/claude"})
         with (
             ScriptedModel(parse_script(script)) as model,
             StandIn(unprivileged=ACCOUNT, image=image) as e2b,

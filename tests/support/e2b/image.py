@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Image:
-    """``paths`` are replaced wherever they stand in a command or a variable, ``accounts`` where they are a variable."""
+    """``paths`` are replaced wherever they stand in a command or a variable, ``accounts`` where they are a variable.
+
+    ``variables`` stand for what the image's accounts have and this machine's may not: a home.
+    """
 
     paths: Mapping[str, str] = field(default_factory=dict[str, str])
     accounts: Mapping[str, str] = field(default_factory=dict[str, str])
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def located(self, text: str) -> str:
         """Return a text of the image as one of this machine."""
@@ -21,4 +25,5 @@ class Image:
 
     def environment(self, envs: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of a process."""
-        return {name: self.accounts.get(value) or self.located(value) for name, value in envs.items()}
+        located = {name: self.accounts.get(value) or self.located(value) for name, value in envs.items()}
+        return {**self.variables, **located}
