@@ -209,10 +209,11 @@ class Session:
             if upload is not None:
                 await self._sandbox.upload(upload)
             self._process = await self._sandbox.run(("run",), self._runner_environment(self.info))
-            if prompt is not None:
-                await self.send(prompt)
             stream = RunnerStream(self._sandbox, self._process, self.info.journal, self._stop_timeout)
             self._pump = asyncio.create_task(self._read(stream))
+            if prompt is not None:
+                with contextlib.suppress(SessionClosedError):  # a runner that died at once: its stream tells why
+                    await self.send(prompt)
 
     def _metadata(self, prompt: str | None) -> dict[str, str]:
         """Return what is noted on the sandbox: who it is for, and how to find and resume it."""
@@ -474,7 +475,8 @@ class Session:
 
     async def finish(self) -> None:
         """Send no more prompts: the runner ends when nothing is left to do. Approvals are still taken."""
-        await self._command(Finish())
+        with contextlib.suppress(SessionClosedError):  # it has ended: nothing is left to do
+            await self._command(Finish())
 
     async def download(self, target: Path) -> None:
         """Copy the agent's working directory to a folder."""

@@ -96,9 +96,9 @@ async def test_the_runner_is_started_as_root_with_its_input_open_and_the_trace_i
     assert "connect-timeout-ms" not in start.headers
     *shell, command = runner.command.args
     assert shell == ["-l", "-c"]
-    assert command.split()[:2] == ["exec", runner.command.args[-1].split()[1]]
-    assert command.endswith(" -P -m agent_runner run")
-    assert Path(command.split()[1]).is_absolute()
+    python, *args = command.partition("; exec ")[2].split()
+    assert Path(python).is_absolute()
+    assert args == ["-P", "-m", "agent_runner", "run"]
     envs = runner.command.envs
     assert envs["TRACEPARENT"].split("-")[1:3] == [session.trace_id, session.trace.root.span_id]
     assert f"session.id={session.id}" in envs["BAGGAGE"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Generator
@@ -25,6 +26,8 @@ MAX_CHUNKS = 256
 
 _STDERR_CHUNKS = 50
 _COUNT_OOM_KILLS = "grep '^oom_kill ' /proc/vmstat"
+"""How often the sandbox, a machine of its own, has killed for want of memory."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class E2BProcess:
         self._sandbox = sandbox
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue(MAX_CHUNKS)
         self._stderr: deque[str] = deque(maxlen=_STDERR_CHUNKS)
+        self._counted = ""
         self._following: asyncio.Task[None] | None = None
         self._exit: int | None = None
         self._lost: SandboxError | None = None
@@ -42,17 +46,18 @@ class E2BProcess:
 
     @classmethod
     async def start(cls, sandbox: AsyncSandbox, command: str, env: dict[str, str]) -> E2BProcess:
-        """Start ``command`` as root; raise `SandboxError` where that fails."""
+        """Start a command line as root, in a shell that it takes the place of; raise `SandboxError`."""
         this = cls(sandbox)
         with Translated():
             handle = await sandbox.commands.run(
-                command,
+                # The count before, which costs no request of its own.
+                f"{_COUNT_OOM_KILLS} >&2; exec {command}",
                 background=True,
                 envs=env,
                 user="root",
                 cwd="/",
                 on_stdout=this._chunks.put,
-                on_stderr=this._stderr.append,
+                on_stderr=this._hear,
                 stdin=True,
                 timeout=0,
                 retain_output=False,
@@ -75,6 +80,14 @@ class E2BProcess:
             self._chunks.put_nowait(None)
         finally:
             await handle.disconnect()
+
+    def _hear(self, chunk: str) -> None:
+        """Take stderr; its first line is ours."""
+        if "\n" not in self._counted:
+            self._counted += chunk
+            _, _, chunk = self._counted.partition("\n")
+        if chunk:
+            self._stderr.append(chunk)
 
     async def output(self) -> AsyncIterator[bytes]:
         """Yield stdout; raise `StreamLostError` for a stream that was cut, `SandboxGoneError` if the sandbox ended."""
@@ -113,13 +126,13 @@ class E2BProcess:
                 return -signal.SIGKILL  # long gone, and its runner left no `end`: nothing else is known of it
 
     async def _ran_out_of_memory(self) -> bool:
-        """Whether the sandbox, a machine of its own, has ever killed for want of memory."""
+        """Whether the sandbox killed something for want of memory while the process ran."""
         try:
             counted = await self._sandbox.commands.run(_COUNT_OOM_KILLS, user="root")
         except Exception as error:  # a detail of a failure that is told anyway
             _logger.warning("cannot tell whether sandbox %s ran out of memory: %s", self._sandbox.sandbox_id, error)
             return False
-        return int(counted.stdout.split()[1]) > 0
+        return _count_in(counted.stdout) > _count_in(self._counted)
 
     async def terminate(self) -> None:
         """Send SIGTERM; the SDK itself only has SIGKILL."""
@@ -137,6 +150,11 @@ class E2BProcess:
         if self._following is not None and not self._following.done():
             self._following.cancel()
             await asyncio.wait((self._following,))
+
+
+def _count_in(line: str) -> int:
+    found = re.match(r"oom_kill (\d+)\n", line)
+    return int(found[1]) if found else 0
 
 
 @contextlib.contextmanager

@@ -219,7 +219,7 @@ class E2BSandbox:
             env = {**key_environment(self._options.keys, env), "AGENT_USER": layout.user}
         # -P: a module of the agent's making must never be imported by root.
         command = shlex.join((layout.python, "-P", "-m", "agent_runner", *args))
-        process = await E2BProcess.start(self._made, f"exec {command}", dict(env))
+        process = await E2BProcess.start(self._made, command, dict(env))
         self._processes.append(process)
         return process
 

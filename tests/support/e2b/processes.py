@@ -135,6 +135,11 @@ class Process:
             raise RpcError("invalid_argument", f"error starting process '{command.cmd}': {error}") from error
         return cls(command, child, chunking)
 
+    @property
+    def readers(self) -> int:
+        """How many are connected to it."""
+        return len(self._subscriptions)
+
     def subscribe(self) -> Subscription:
         """Get every event from now on."""
         subscription = Subscription()
@@ -218,8 +223,11 @@ class Process:
 
     def _close_pipes(self) -> None:
         # The transport is not public, and a grandchild that holds a pipe would keep it open for good.
-        transport: Any = getattr(self._child, "_transport")  # noqa: B009
-        transport.close()
+        transport: asyncio.SubprocessTransport = getattr(self._child, "_transport")  # noqa: B009
+        for descriptor in (0, 1, 2):
+            # Not the process's own transport: closing that polls, and so may take the exit code from who waits for it.
+            if (pipe := transport.get_pipe_transport(descriptor)) is not None:
+                pipe.close()
 
 
 def end_event(code: int) -> Event:
