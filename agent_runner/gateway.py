@@ -112,7 +112,7 @@ class Gateway:
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self.token = secrets.token_urlsafe(32)
         # Listening before anything is served: the CLI's first request waits for us, and never fails.
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._socket = _listening()
         self._hosts = tuple(f"{name}:{self._socket.getsockname()[1]}".encode() for name in ("127.0.0.1", "localhost"))
         self.url = f"http://{self._hosts[0].decode()}"
 
@@ -235,6 +235,15 @@ class Gateway:
             raise _CutError(what) from error  # the server drops the connection: a cut for us is a cut for the CLI
         slow = isinstance(error, httpx.TimeoutException)
         await self._refuse(Refused(504 if slow else 502, "api_error", what), request, send)
+
+
+def _listening() -> socket.socket:
+    # asyncio turns Nagle's algorithm off where a socket says its protocol, and `socket.create_server` says none:
+    # each answer's end would wait 40 ms for an acknowledgement.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    return listening
 
 
 class _TooLargeError(Exception):

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import host_events, memory, per_call, real_cli, startup
+from . import gateway, host_events, memory, per_call, real_cli, startup
 from .support import Row, machine, progress, table
 
 README = Path(__file__).with_name("README.md")
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "memory": memory.measure,
     "real_cli": real_cli.measure,
     "host_events": host_events.measure,
+    "gateway": gateway.measure,
 }
 
 
