@@ -9,11 +9,14 @@ The unmodified SDK and CLI talk to it. Commands run for real, on this machine.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import secrets
 import shutil
+import signal
 import tempfile
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -163,6 +166,10 @@ class StandIn:
         """Every build of a template, the first one first."""
         return list(self._builds.builds)
 
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait, within a limit, until something holds that its sandboxes bring about."""
+        self._run(_until(holds))
+
     def build_as(self, outcome: Outcome) -> None:
         """Let the builds that are asked for from now on come to this."""
         self._builds.outcome = outcome
@@ -199,6 +206,11 @@ class StandIn:
             stream.cut(ending)
         return len(streams)
 
+    def kill_process(self, pid: int) -> None:
+        """Kill a process behind the client's back."""
+        assert pid in [process.pid for sandbox in self.sandboxes for process in sandbox.table.living]
+        os.kill(pid, signal.SIGKILL)
+
     def lose(self, sandbox_id: str) -> None:
         """Kill a sandbox behind the client's back."""
         self._run(self._sandboxes.kill(self.sandbox(sandbox_id)))
@@ -225,6 +237,11 @@ class StandIn:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return run_in(self._loop, work)
+
+
+async def _until(holds: Callable[[], object]) -> None:
+    while not holds():  # noqa: ASYNC110 - what a process does on its own has no event here
+        await asyncio.sleep(0.005)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

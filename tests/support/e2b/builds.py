@@ -143,10 +143,8 @@ class BuildsApi:
 
     async def request_v1_again(self, request: Request) -> Response:
         body = await request.json()
-        known = self._templates.find(request.path_params["id"])
-        if known is None:
-            raise ApiError(404, f"template '{request.path_params['id']}' not found")
-        return self._requested(known.id, body.get("alias") or known.name, ("default",), body)
+        known = self._of_template(request.path_params["id"])
+        return self._requested(known.template_id, body.get("alias") or known.name, ("default",), body)
 
     def _requested(self, template_id: str | None, name: str, tags: tuple[str, ...], body: dict[str, Any]) -> Response:
         template_id = template_id or secrets.token_hex(10)

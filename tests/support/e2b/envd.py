@@ -19,7 +19,7 @@ from .files import Files, resolve
 from .image import Image
 from .processes import MARK, Command, Process, Subscription, environment_of
 from .sandboxes import DEFAULT_TIMEOUT, Sandbox, Sandboxes
-from .streams import EventStream
+from .streams import Ending, EventStream
 
 _SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM}
 
@@ -103,12 +103,16 @@ class Envd:
         try:
             if method == "Start":
                 process = await _start(sandbox, self._image, request, message)
-                self._kill_after(timeout, process)
             else:
                 process = sandbox.table.find_or_ended(message.get("process") or {})
         except RpcError as error:
             return _failed_stream(error)
-        return self._open(sandbox, process)
+        stream = self._open(sandbox, process)
+        if timeout:
+            expire = _end_both if method == "Start" else _end_stream
+            timer = asyncio.get_running_loop().call_later(timeout, expire, stream, process)
+            process.finished.add_done_callback(lambda _: timer.cancel())
+        return stream
 
     def _open(self, sandbox: Sandbox, process: Process) -> EventStream:
         subscription = process.subscribe() if process.end is None else _of_the_end(process)
@@ -120,12 +124,6 @@ class Envd:
         stream = EventStream({"start": {"pid": process.pid}}, subscription, leave, lambda: self.pace)
         self._streams[stream] = sandbox
         return stream
-
-    def _kill_after(self, seconds: float, process: Process) -> None:
-        """Kill a process whose request allowed it so many seconds; 0 is for ever."""
-        if seconds:
-            timer = asyncio.get_running_loop().call_later(seconds, process.signal, signal.SIGKILL)
-            process.finished.add_done_callback(lambda _: timer.cancel())
 
 
 _Answer = Callable[[Sandbox, Request], Awaitable[Any]]
@@ -150,6 +148,16 @@ async def _start(sandbox: Sandbox, image: Image, request: Request, message: dict
         envs=envs,
     )
     return await sandbox.table.start(command)
+
+
+def _end_stream(stream: EventStream, process: Process) -> None:
+    stream.cut(Ending.DEADLINE)
+
+
+def _end_both(stream: EventStream, process: Process) -> None:
+    """End a stream whose time is up and the process that was started with it."""
+    stream.cut(Ending.DEADLINE)
+    process.signal(signal.SIGKILL)
 
 
 def _of_the_end(process: Process) -> Subscription:

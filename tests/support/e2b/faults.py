@@ -92,7 +92,7 @@ class ResetAfter:
 
 @dataclass(frozen=True)
 class CutAfterBytes:
-    """The first bytes of the body, and then its end."""
+    """The first bytes of the body, and then its end; `Ending.LOST`, an event, comes after a whole one."""
 
     count: int
     ending: Ending = Ending.RESET
@@ -103,7 +103,9 @@ class CutAfterBytes:
         def keep(body: bytes) -> bytes | None:
             nonlocal left
             kept, left = body[:left], left - len(body)
-            return kept if left <= 0 else None
+            if left > 0:
+                return None
+            return body if self.ending is Ending.LOST else kept
 
         await app(scope, receive, _cutting(keep, self.ending, scope, receive, send))
 

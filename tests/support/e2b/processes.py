@@ -176,8 +176,9 @@ class Process:
         """Send a signal to the process alone; its children stay, as envd leaves them."""
         if number in (signal.SIGKILL, signal.SIGTERM):
             self._no_more_output.set()  # envd then waits for the process, not for its pipes
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        if self._child.returncode is None:  # else the number may be another's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def _run(self) -> None:
         readers = asyncio.gather(self._read("stdout", self._child.stdout), self._read("stderr", self._child.stderr))

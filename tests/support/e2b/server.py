@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from .streams import ABORT
 
@@ -39,7 +41,7 @@ def loop_in_a_thread() -> Generator[asyncio.AbstractEventLoop]:
 
 def run_in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     """Do something in the loop's thread and wait for it."""
-    return asyncio.run_coroutine_threadsafe(work, loop).result(WAIT_SECONDS)
+    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, WAIT_SECONDS), loop).result()
 
 
 class Server:
@@ -47,54 +49,53 @@ class Server:
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
-        self._server: uvicorn.Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._state = ServerState()
+        self._listening: asyncio.Server | None = None
         self.port = port
 
     async def listen(self) -> None:
         """Open the port: the same one each time."""
         config = uvicorn.Config(
             self._with_abort,
-            host="127.0.0.1",
-            port=self.port,
-            http="h11",
+            interface="asgi3",
             ws="none",
             lifespan="off",
-            interface="asgi3",
             proxy_headers=False,
             access_log=False,
             log_config=None,
-            timeout_graceful_shutdown=5,
+            timeout_keep_alive=3600,
         )
-        self._server = uvicorn.Server(config)
-        self._serving = asyncio.create_task(self._server.serve())
-        while not self._server.started:
-            if self._serving.done():
-                await self._serving
-            await asyncio.sleep(0.005)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        config.load()
+        self._listening = await asyncio.get_running_loop().create_server(
+            lambda: H11Protocol(config=config, server_state=self._state, app_state={}), "127.0.0.1", self.port
+        )
+        self.port = self._listening.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Close the port and reset every connection."""
-        if self._server is None or self._serving is None:
-            return
-        for listening in self._server.servers:
-            listening.close()
-        for connection in list(self._server.server_state.connections):
-            _reset(connection.transport)  # pyright: ignore
-        self._server.should_exit = True
-        await self._serving
-        self._server = self._serving = None
+        assert self._listening is not None
+        self._listening.close()
+        for connection in self._connections():
+            _reset(connection.transport)
+        await asyncio.sleep(0)  # the protocols hear of it before their requests are cancelled
+        tasks = list(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
+
+    def _connections(self) -> list[H11Protocol]:
+        return [connection for connection in self._state.connections if isinstance(connection, H11Protocol)]
 
     async def _with_abort(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[ABORT] = lambda: self._reset_from(scope["client"])
-        await self._app(scope, receive, send)
+        # Cancelled is only what the port was closed on, and nobody is left to answer.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._app(scope, receive, send)
 
     def _reset_from(self, client: tuple[str, int]) -> None:
-        assert self._server is not None
-        for connection in list(self._server.server_state.connections):
-            if connection.client == client:  # pyright: ignore
-                _reset(connection.transport)  # pyright: ignore
+        for connection in self._connections():
+            if connection.client == client:
+                _reset(connection.transport)
 
 
 def _reset(transport: asyncio.Transport) -> None:

@@ -25,6 +25,14 @@ class Ending(Enum):
     """The HTTP body ends, well formed, without an end frame."""
     LOST = auto()
     """The end frame says that the connection to the sandbox was lost, as when it is killed or paused."""
+    DEADLINE = auto()
+    """The end frame says that the time of the request is up."""
+
+
+_ERRORS = {
+    Ending.LOST: RpcError("unavailable", "the connection to sandbox ended before the stream completed"),
+    Ending.DEADLINE: RpcError("deadline_exceeded", "context deadline exceeded"),
+}
 
 
 class EventStream:
@@ -74,9 +82,8 @@ async def end(ending: Ending, scope: Scope, receive: Receive, send: Send) -> Non
             await abort(scope, receive)
         case Ending.EOF:
             await send_body(send, b"", more=False)
-        case Ending.LOST:
-            message = "the connection to sandbox ended before the stream completed"
-            await send_body(send, end_frame(RpcError("unavailable", message)), more=False)
+        case Ending.LOST | Ending.DEADLINE:
+            await send_body(send, end_frame(_ERRORS[ending]), more=False)
 
 
 async def abort(scope: Scope, receive: Receive) -> None:

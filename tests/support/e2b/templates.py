@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -34,7 +35,7 @@ class TemplateStore:
         for reference in names:
             name, _, tag = reference.partition(":")
             tags = ("default", tag) if tag else ("default",)
-            self.add(Template(id=f"tpl-{name}", name=name), build_id=f"build-{name}", tags=tags)
+            self.add(Template(id=f"tpl-{name}", name=name), build_id=str(uuid.uuid4()), tags=tags)
 
     def add(self, template: Template, build_id: str, tags: tuple[str, ...] = ("default",)) -> None:
         """Make a template known, or replace the one of its id, and tag it."""
