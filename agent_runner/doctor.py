@@ -102,7 +102,7 @@ def image_checks(account: str) -> Iterator[Check]:
 
 def check_python() -> Finding:
     """The interpreter is new enough."""
-    text = f"{sys.version.split()[0]} at {sys.executable}, agent_runner {__version__}"
+    text = f"{sys.version.split()[0]} at {sys.executable}, sandspan {__version__}"
     wanted = ".".join(map(str, MIN_PYTHON))
     return Finding("Python", sys.version_info >= MIN_PYTHON, text, f"Install Python {wanted} or later")
 
@@ -124,7 +124,10 @@ def bundled_cli() -> Path:
 def check_cli(account: str | None) -> Finding:
     """The CLI of the SDK's wheel starts, as the account that it will run as."""
     mend = "Install claude-agent-sdk again, for this platform"
-    path = bundled_cli()
+    try:
+        path = bundled_cli()
+    except metadata.PackageNotFoundError:
+        return Finding("Claude CLI", False, "comes with claude-agent-sdk, which is not installed")
     if not path.is_file():
         return Finding("Claude CLI", False, f"not at {path}", mend)
     entry = pwd.getpwnam(account) if account is not None else None

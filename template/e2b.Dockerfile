@@ -3,6 +3,7 @@
 # One stage and plain steps only, as E2B's builders read no more than that, and no CMD: they would make it a start
 # command that each build waits for. After the last step E2B gives `user` passwordless sudo, empties passwords and
 # makes /usr/local writable for everybody. What follows is so made that none of it helps a hostile agent.
+# E2B's CLI drops every backslash within a command and all space but one, quoted or not: do without both.
 
 # Not a python image: its interpreter lies in /usr/local, where the agent could replace what root runs.
 FROM debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a
@@ -39,7 +40,8 @@ RUN for program in /usr/bin/sudo /usr/bin/su; do \
     && find / -xdev -type f -perm /6000 -exec chmod ug-s {} + \
     && passwd -l root \
     && mkdir -p /etc/ssh/sshd_config.d \
-    && printf 'DenyUsers *\nPermitEmptyPasswords no\n' > /etc/ssh/sshd_config.d/00-sandspan.conf \
+    && echo 'DenyUsers *' > /etc/ssh/sshd_config.d/00-sandspan.conf \
+    && echo 'PermitEmptyPasswords no' >> /etc/ssh/sshd_config.d/00-sandspan.conf \
     && sed -i -e '1i [ "${EUID:-0}" != 0 ] || PATH=/usr/sbin:/usr/bin:/sbin:/bin' \
         -e 's|"/usr/local/sbin:/usr/local/bin:/usr/sbin:|"/usr/sbin:|' /etc/profile
 

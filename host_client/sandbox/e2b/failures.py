@@ -6,6 +6,7 @@ a busy service are no ``SandboxException``, and a lost connection is whatever th
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import httpx
@@ -74,7 +75,10 @@ _NO_ACCOUNT = Cause(
 _LOST = Cause(StreamLostError, "network", "the connection to E2B failed")
 
 
-_THEIRS = (SandboxException, AuthenticationException, ServiceBusyException, ConnectError, httpx.HTTPError, OSError)
+_THEIRS = (
+    *(SandboxException, AuthenticationException, ServiceBusyException, ConnectError, httpx.HTTPError, OSError),
+    json.JSONDecodeError,  # what answered is no E2B: a proxy's page
+)
 
 
 def failure_of(error: Exception) -> SandboxError:

@@ -23,7 +23,7 @@ from .connection import api_params
 from .sandbox import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
-    from e2b import ApiParams, BuildInfo, LogEntry
+    from e2b import BuildInfo, LogEntry
 
 CPU_COUNT = 2
 MEMORY_MB = 2048
@@ -106,17 +106,6 @@ async def build_template(options: TemplateOptions, environ: Mapping[str, str], o
         except BuildException as error:
             raise TemplateBuildError(f"E2B could not build the template: {error}", tuple(last)) from error
     return BuiltTemplate(built.name, built.template_id, built.build_id, tuple(built.tags))
-
-
-async def template_exists(name: str, environ: Mapping[str, str], timeout: float) -> bool:
-    """Ask E2B for a template of this name or ``name:tag``, once; raise a `SandboxError` where it does not say."""
-    from e2b import AsyncTemplate  # 0.5 s, and only here
-
-    from .failures import Translated
-
-    once: ApiParams = {**api_params(environ), "request_timeout": timeout, "retries": 0}
-    with Translated():
-        return await AsyncTemplate.exists(name.partition(":")[0], **once)
 
 
 def require_key(environ: Mapping[str, str]) -> None:

