@@ -48,6 +48,7 @@ from tests.support.e2b import (
     fixed_chunks,
     random_chunks,
 )
+from tests.support.e2b.connect_protocol import FrameReader, message_frame
 
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +105,7 @@ async def test_a_command_whose_time_is_up_is_killed_without_notice_and_its_child
     noticed, child = tmp_path / "noticed", tmp_path / "child"
     command = f"trap 'touch {noticed}' TERM; sleep 600 & echo $! > {child}; wait"
     with pytest.raises(TimeoutException):
-        await sandbox.commands.run(command, timeout=2, user="root")
+        await sandbox.commands.run(command, timeout=3, user="root")
     process = e2b.sandbox(sandbox.sandbox_id).processes[0]
     e2b.until(lambda: process.end)
     assert process.end == {"exitCode": -1, "exited": False, "status": "signal: killed", "error": "signal: killed"}
@@ -363,6 +364,8 @@ async def test_input_to_a_dead_process_is_not_found_and_without_stdin_a_sandbox_
     await dead.wait()
     with pytest.raises(NotFoundException):
         await sandbox.commands.send_stdin(dead.pid, "x")
+    with pytest.raises(NotFoundException):
+        await sandbox.commands.connect(2**22 + 1)  # above any pid
     deaf = await sandbox.commands.run("sleep 600", background=True)
     with pytest.raises(SandboxException) as caught:
         await deaf.send_stdin("x")
@@ -631,6 +634,29 @@ async def test_random_cuts_are_the_same_for_the_same_seed(e2b: StandIn) -> None:
     assert first == await outcomes(5)
     assert None not in first
     assert len(set(first)) > 1
+
+
+async def test_a_silent_stream_says_that_it_lives(e2b: StandIn) -> None:
+    sandbox = await AsyncSandbox.create("sandspan")
+    headers = {
+        "E2b-Sandbox-Id": sandbox.sandbox_id,
+        "X-Access-Token": e2b.sandbox(sandbox.sandbox_id).access_token,
+        "Content-Type": "application/connect+json",
+        "Keepalive-Ping-Interval": "0.05",
+    }
+    started = message_frame({"process": {"cmd": "/bin/sleep", "args": ["600"]}})
+    reader, events = FrameReader(), list[Any]()
+    async with (
+        httpx.AsyncClient(base_url=e2b.url, headers=headers, trust_env=False) as client,
+        client.stream("POST", "/process.Process/Start", content=started) as answer,
+    ):
+        async for data in answer.aiter_bytes():
+            events += reader.feed(data)
+            if len(events) >= 3:
+                break
+    pid = e2b.sandbox(sandbox.sandbox_id).processes[0].pid
+    keepalive: Any = {"event": {"keepalive": {}}}
+    assert events[:3] == [{"event": {"start": {"pid": pid}}}, keepalive, keepalive]
 
 
 # Files

@@ -21,6 +21,9 @@ from .processes import MARK, Command, Process, Subscription, environment_of
 from .sandboxes import DEFAULT_TIMEOUT, Sandbox, Sandboxes
 from .streams import Ending, EventStream
 
+KEEPALIVE_SECONDS = 90
+"""What envd takes when a request does not say."""
+
 _SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM}
 
 
@@ -107,21 +110,22 @@ class Envd:
                 process = sandbox.table.find_or_ended(message.get("process") or {})
         except RpcError as error:
             return _failed_stream(error)
-        stream = self._open(sandbox, process)
+        stream = self._open(sandbox, process, float(request.headers.get("keepalive-ping-interval", KEEPALIVE_SECONDS)))
         if timeout:
             expire = _end_both if method == "Start" else _end_stream
             timer = asyncio.get_running_loop().call_later(timeout, expire, stream, process)
             process.finished.add_done_callback(lambda _: timer.cancel())
         return stream
 
-    def _open(self, sandbox: Sandbox, process: Process) -> EventStream:
+    def _open(self, sandbox: Sandbox, process: Process, keepalive: float) -> EventStream:
         subscription = process.subscribe() if process.end is None else _of_the_end(process)
 
         def leave() -> None:
             process.unsubscribe(subscription)
             self._streams.pop(stream, None)
 
-        stream = EventStream({"start": {"pid": process.pid}}, subscription, leave, lambda: self.pace)
+        start = {"start": {"pid": process.pid}}
+        stream = EventStream(start, subscription, leave=leave, pace=lambda: self.pace, keepalive=keepalive)
         self._streams[stream] = sandbox
         return stream
 
@@ -131,6 +135,8 @@ _Answer = Callable[[Sandbox, Request], Awaitable[Any]]
 
 async def _start(sandbox: Sandbox, image: Image, request: Request, message: dict[str, Any]) -> Process:
     account = sandbox.accounts.find(basic_name(request.headers.get("authorization", "")))
+    if "pty" in message:
+        raise RpcError("unimplemented", "the stand-in has no terminals")
     config: dict[str, Any] = message.get("process") or {}
     cwd = resolve(account, str(config.get("cwd") or ""))
     if not cwd.exists():

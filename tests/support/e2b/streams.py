@@ -36,12 +36,23 @@ _ERRORS = {
 
 
 class EventStream:
-    """One answer to Start or Connect: the events until the end, or until it is cut."""
+    """One answer to Start or Connect: the events until the end, or until it is cut.
+
+    ``pace`` is asked for the seconds to wait after each event; after ``keepalive`` seconds of silence an event says
+    that the stream lives.
+    """
 
     def __init__(
-        self, first: Event, subscription: Subscription, leave: Callable[[], None], pace: Callable[[], float]
+        self,
+        first: Event,
+        subscription: Subscription,
+        *,
+        leave: Callable[[], None],
+        pace: Callable[[], float],
+        keepalive: float,
     ) -> None:
-        self._first, self._subscription, self._leave, self._pace = first, subscription, leave, pace
+        self._first, self._subscription, self._leave = first, subscription, leave
+        self._pace, self._keepalive = pace, keepalive
         self._cut: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     def cut(self, ending: Ending) -> None:
@@ -71,8 +82,14 @@ class EventStream:
             await send_body(send, message_frame({"event": event}))
             if pause := self._pace():
                 await asyncio.sleep(pause)
-            event = await self._subscription.get()
+            event = await self._next()
         await send_body(send, end_frame(), more=False)
+
+    async def _next(self) -> Event | None:
+        try:
+            return await asyncio.wait_for(self._subscription.get(), self._keepalive)
+        except TimeoutError:
+            return {"keepalive": {}}
 
 
 async def end(ending: Ending, scope: Scope, receive: Receive, send: Send) -> None:
