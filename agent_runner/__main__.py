@@ -141,7 +141,8 @@ def separated(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
     account = find_account(config.user)
     check_usable(config.cwd or os.getcwd(), account)
     give_up_for(account)
-    return {**environ, **account.environment}
+    path = account.search_path(environ.get("PATH") or os.defpath)
+    return {**environ, **account.environment, "PATH": path}
 
 
 async def _run(

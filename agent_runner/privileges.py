@@ -38,6 +38,12 @@ class Account(NamedTuple):
         names = {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
         return {**names, "TMPDIR": "", "XDG_RUNTIME_DIR": "", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": ""}
 
+    def search_path(self, inherited: str) -> str:
+        """Return PATH with the folders of local programs in front, which one of root's may leave out."""
+        own = (f"{self.home}/.local/bin", "/usr/local/bin")
+        given = inherited.split(os.pathsep)
+        return os.pathsep.join([*(folder for folder in own if folder not in given), *given])
+
 
 def find_account(name: str) -> Account:
     """Return the account that AGENT_USER names; raise `ConfigError` where it cannot be taken or separates nothing."""

@@ -227,3 +227,15 @@ def test_a_run_reads_none_of_a_persons_own_files(make_lab: MakeLab) -> None:
     lab.run("--prompt", "go", "--allowed-tools", "Bash", "--setting-sources", "user,project,local", env=env)
     assert PERSONAL in str(lab.model.requests[-1].body)
     assert (lab.root / "hooked").exists()
+
+
+def test_a_tool_finds_local_programs_where_roots_path_leaves_them_out(
+    cli_binary: Path, entry: pwd.struct_passwd
+) -> None:
+    with account_lab(bash("echo $PATH")) as lab:
+        environ = {**account_environment(lab, cli_binary), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        done = lab.run("--prompt", "go", *BYPASS, env=environ)
+        assert done.exit_code == 0
+        folders = str(done.one(protocol.ToolResult).data.content).strip().split(":")
+        assert folders[:2] == [f"{entry.pw_dir}/.local/bin", "/usr/local/bin"]
+        assert folders[-4:] == ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
