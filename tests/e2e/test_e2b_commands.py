@@ -1,0 +1,191 @@
+"""The commands on E2B: real processes, the real SDK, a stand-in of E2B, the real runner and CLI in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from agent_runner.protocol import decode_event
+from tests.e2e.test_commands import LIMIT, ROOT, piped
+from tests.host.test_session import LONG_TOOL, ONE_TOOL
+from tests.support.hosts import E2BLab, e2b_lab
+from tests.support.runs import clean_environment
+
+
+def host_client(lab: E2BLab, home: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    done = piped(home, *args, model=lab.model, **{**lab.e2b.environ, **environ})
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@contextlib.contextmanager
+def started(lab: E2BLab, home: Path, *args: str) -> Generator[subprocess.Popen[bytes]]:
+    """Start a command and wait until its agent's tool runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "host_client", *args, "--json", "--allowed-tools", "Bash"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(home, lab.model.url, **lab.e2b.environ),
+        cwd=ROOT,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert any(decode_event(line).type == "tool_use" for line in process.stdout), "no tool ran"
+            yield process
+        finally:
+            process.kill()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait, within a limit, for what another process brings about."""
+    limit = time.monotonic() + LIMIT
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_auto_takes_e2b_when_its_key_is_set_and_says_so(tmp_path: Path) -> None:
+    with e2b_lab(ONE_TOOL) as lab:
+        done = host_client(lab, tmp_path, "run", "go", "--approvals", "auto", "--download", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "E2B sandbox, template sandspan (E2B_API_KEY is set; --sandbox local runs it here)" in done.stdout
+    assert "isolated from nothing" not in done.stdout
+    assert "sandbox.create" in done.stdout
+    assert (tmp_path / "out" / "made").exists()
+
+
+def test_local_is_taken_without_a_key_or_when_asked_for(tmp_path: Path) -> None:
+    with e2b_lab(ONE_TOOL + ONE_TOOL.split("replies:")[1]) as lab:
+        asked = host_client(lab, tmp_path, "run", "go", "--approvals", "auto", "--sandbox", "local")
+        auto = host_client(lab, tmp_path, "run", "go", "--approvals", "auto", E2B_API_KEY="")
+        assert lab.e2b.sandboxes == []
+    for done in (asked, auto):
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "isolated from nothing" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--sandbox", "e2b"), "no key for E2B: set E2B_API_KEY"),
+        (("--sandbox", "elsewhere"), "--sandbox takes one of auto, e2b, local"),
+        (("--keep", "pause"), "--keep pause is for a sandbox in E2B"),
+        (("--keys", "gateway"), "--keys is for a sandbox in E2B"),
+        (("--allow-out", "example.com"), "--allow-out is for a sandbox in E2B"),
+    ],
+)
+def test_options_that_do_not_fit_are_told_before_anything_starts(
+    tmp_path: Path, args: tuple[str, ...], says: str
+) -> None:
+    done = piped(tmp_path, "run", "go", *args)
+    assert done.returncode == 2
+    assert says in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--cwd", "."), "--cwd is for the local sandbox"),
+        (("--keep", "somewhere"), "--keep takes `pause` for a sandbox in E2B"),
+        (("--keys", "nowhere"), "--keys takes one of gateway, e2b-secrets, env"),
+        (("--timeout", "3"), "timeout takes 10 to 86400 seconds"),
+        (("--metadata", "x"), "--metadata 'x': takes name=value"),
+    ],
+)
+def test_options_that_e2b_cannot_follow_are_told(tmp_path: Path, args: tuple[str, ...], says: str) -> None:
+    done = piped(tmp_path, "run", "go", *args, E2B_API_KEY="e2b_x", E2B_API_URL="http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert says in done.stderr.decode()
+
+
+def test_a_session_kept_by_a_pause_is_resumed_by_its_id_in_the_same_trace(tmp_path: Path) -> None:
+    script = """
+        model: scripted
+        conversations:
+          main:
+            replies:
+              - text: First.
+              - text: Second.
+              - text: Third.
+    """
+    with e2b_lab(script) as lab:
+        first = host_client(lab, tmp_path, "run", "one", "--keep", "pause", "--user-id", "ada")
+        assert first.returncode == 0, first.stdout + first.stderr
+        session = re.findall(r"host_client resume (\S+)", first.stdout)[0]
+        listed = host_client(lab, tmp_path, "sandboxes", "list", COLUMNS="250").stdout
+        assert "paused" in listed
+        assert session in listed
+        assert "ada" in listed
+        second = host_client(lab, tmp_path, "resume", session, "two", "--trace-out", str(tmp_path / "trace.json"))
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert "Second." in second.stdout
+        assert [made.state for made in lab.e2b.sandboxes] == ["paused"]
+        third = host_client(lab, tmp_path, "resume", session, "three", "--end")
+        assert third.returncode == 0, third.stdout + third.stderr
+        assert [made.state for made in lab.e2b.sandboxes] == ["gone"]
+        messages = json.dumps(lab.model.requests[-1].body["messages"])
+        assert "First." in messages
+        assert "Second." in messages
+    traces = [re.findall(r"trace ([0-9a-f]{32})", done.stdout)[0] for done in (first, second, third)]
+    assert len(set(traces)) == 1
+    exported = (tmp_path / "trace.json").read_text()
+    assert '"user.id"' in exported
+    assert '"ada"' in exported
+
+
+def test_an_unknown_session_is_told_with_where_to_look(tmp_path: Path) -> None:
+    with e2b_lab(ONE_TOOL) as lab:
+        done = host_client(lab, tmp_path, "resume", "no-such-session", "go")
+    assert done.returncode == 2
+    assert "no sandbox has session no-such-session: `host_client sandboxes list` shows" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_stopped_host_leaves_no_sandbox(tmp_path: Path, number: int, code: int) -> None:
+    with e2b_lab(LONG_TOOL) as lab, started(lab, tmp_path, "run", "go") as process:
+        process.send_signal(number)
+        assert process.wait(LIMIT) == code
+        assert [made.state for made in lab.e2b.sandboxes] == ["gone"]
+
+
+def test_ctrl_c_twice_leaves_no_sandbox(tmp_path: Path) -> None:
+    with e2b_lab(LONG_TOOL) as lab, started(lab, tmp_path, "run", "go") as process:
+        process.send_signal(signal.SIGINT)
+        until(lambda: sum(request.path.endswith("/SendInput") for request in lab.e2b.requests) >= 3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 130
+        assert [made.state for made in lab.e2b.sandboxes] == ["gone"]
+
+
+def test_sweep_removes_what_a_killed_host_left_and_nothing_else(tmp_path: Path) -> None:
+    with e2b_lab(LONG_TOOL) as lab, started(lab, tmp_path, "run", "go") as killed:
+        killed.kill()
+        killed.wait(LIMIT)
+        listed = host_client(lab, tmp_path, "sandboxes", "list", COLUMNS="250").stdout
+        assert re.search(r"running .* gone ", listed)
+        dry = host_client(lab, tmp_path, "sandboxes", "sweep", "--dry-run")
+        left = lab.e2b.sandboxes[0]
+        assert (dry.returncode, dry.stdout) == (0, f"{left.id} would be removed\n")
+        assert left.state == "running"
+        swept = host_client(lab, tmp_path, "sandboxes", "sweep")
+        assert (swept.returncode, swept.stdout) == (0, f"{left.id} removed\n")
+        assert left.state == "gone"
+        again = host_client(lab, tmp_path, "sandboxes", "sweep")
+        assert (again.returncode, again.stdout) == (0, "nothing to remove\n")
+
+
+def test_a_wrong_key_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with e2b_lab(ONE_TOOL) as lab:
+        done = host_client(lab, tmp_path, "run", "go", E2B_API_KEY="e2b_wrong")
+    assert done.returncode == 3
+    assert "authentication: E2B refused the key: set E2B_API_KEY" in done.stderr
