@@ -247,6 +247,13 @@ class Fifo:
         assert select.select([self._fd], [], [], WAIT_SECONDS)[0], "nothing was written to the fifo"
         return os.read(self._fd, 4096).decode()
 
+    def read_all(self) -> str:
+        """Wait until something was written and its writer has closed; return all of it."""
+        text = self.read()
+        while select.select([self._fd], [], [], WAIT_SECONDS)[0] and (more := os.read(self._fd, 65536)):
+            text += more.decode()
+        return text
+
 
 def children(pid: int) -> list[int]:
     """Return the pids of a process's children."""
