@@ -7,6 +7,7 @@ change nothing that root runs, and can become nobody else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import pwd
@@ -180,9 +181,9 @@ def check_files() -> Finding:
     roots = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")}
     roots |= {Path(sys.prefix), Path(sys.executable).resolve(), Path(__file__).resolve().parent}
     count, open_to_others = 0, list[str]()
-    for path in _all_files(roots):
+    for path, status in _statuses(_all_files(roots)):
         count += 1
-        if _can_be_changed(path.lstat()):
+        if _can_be_changed(status):
             open_to_others.append(str(path))
     if open_to_others:
         detail = f"{len(open_to_others)} can be changed by others than root, such as {open_to_others[0]}"
@@ -197,6 +198,12 @@ def _all_files(roots: Iterable[Path]) -> Iterator[Path]:
         yield root
         if root.is_dir():
             yield from root.rglob("*")
+
+
+def _statuses(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+            yield path, path.lstat()
 
 
 def _can_be_changed(status: os.stat_result) -> bool:
@@ -224,13 +231,13 @@ def check_state_mode() -> Finding:
 def check_lent_rights() -> Finding:
     """No program runs with another account's rights: neither sudo nor su nor any other."""
     folders = [Path(name) for name in ("/bin", "/sbin", "/usr", "/opt")]
-    lent = [str(path) for folder in folders for path in folder.rglob("*") if _lends_rights(path)]
+    paths = (path for folder in folders for path in folder.rglob("*"))
+    lent = [str(path) for path, status in _statuses(paths) if _lends_rights(status)]
     if lent:
         mend = "chmod ug-s them, and dpkg-statoverride sudo and su to 0700"
         return Finding("Rights", False, f"{len(lent)} programs lend theirs, such as {lent[0]}", mend)
     return Finding("Rights", True, "no program lends its owner's")
 
 
-def _lends_rights(path: Path) -> bool:
-    mode = path.lstat().st_mode
-    return stat.S_ISREG(mode) and bool(mode & (stat.S_ISUID | stat.S_ISGID))
+def _lends_rights(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & (stat.S_ISUID | stat.S_ISGID))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.packaging.environments import Wheel, build_wheel
 from tests.support.e2b import StandIn
 
 
@@ -14,3 +15,8 @@ def e2b() -> Iterator[StandIn]:
     """E2B, with no template yet."""
     with StandIn(templates=()) as stand_in:
         yield stand_in
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.environments import build_wheel
+from tests.packaging.environments import Wheel
 from tests.support.e2b import Answer, Outcome, StandIn
 
 from .tools import clean, files_in, host_client, runner_files, told
@@ -126,11 +126,11 @@ def test_the_options_name_their_defaults(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    with zipfile.ZipFile(build_wheel(folder).path) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+def unpacked_wheel(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel.path) as archive:
+        archive.extractall(folder)
+    return folder
 
 
 def test_the_wheel_alone_builds_the_same_template(e2b: StandIn, tmp_path: Path, unpacked_wheel: Path) -> None:

@@ -14,7 +14,7 @@ from e2b import Template
 from host_client.sandbox.e2b import DEFAULT_TEMPLATE
 from host_client.sandbox.e2b.sandbox import Layout
 from host_client.sandbox.e2b.template import DOCKERFILE, TemplateOptions, image_files
-from tests.packaging.environments import build_wheel, closure
+from tests.packaging.environments import Wheel, closure
 from tests.packaging.test_constraints import pins
 
 from .tools import REPOSITORY, VENV
@@ -32,10 +32,7 @@ def test_e2b_toml_the_dockerfile_and_the_package_are_of_one_mind() -> None:
     assert "ready_cmd" not in TOML
 
 
-def test_the_image_has_the_runners_requirements_at_the_pins_of_constraints(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    wheel = build_wheel(tmp_path_factory.mktemp("wheel"))
+def test_the_image_has_the_runners_requirements_at_the_pins_of_constraints(wheel: Wheel) -> None:
     pinned = pins()
     lines = (REPOSITORY / "template" / "requirements.txt").read_text().splitlines()
     image = [line for line in lines if not line.startswith("#")]

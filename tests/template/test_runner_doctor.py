@@ -5,9 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
-from tests.packaging.environments import build_wheel, closure, new_environment
+from tests.packaging.environments import Wheel, closure, new_environment
 
 from .tools import agent_runner, clean
 
@@ -21,10 +19,7 @@ def test_all_is_well_here_and_each_check_is_a_line(tmp_path: Path) -> None:
     assert [line for line in lines if line.startswith("✓ Claude CLI: ") and "(Claude Code)" in line]
 
 
-def test_what_is_not_installed_is_named_with_what_installs_it(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    wheel = build_wheel(tmp_path_factory.mktemp("wheel"))
+def test_what_is_not_installed_is_named_with_what_installs_it(wheel: Wheel, tmp_path: Path) -> None:
     bare = new_environment(tmp_path / "venv", wheel, closure(wheel))
     done = bare.run("agent_runner", "doctor")
     assert done.returncode == 1
