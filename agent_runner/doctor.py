@@ -181,7 +181,7 @@ def check_files() -> Finding:
     roots = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")}
     roots |= {Path(sys.prefix), Path(sys.executable).resolve(), Path(__file__).resolve().parent}
     count, open_to_others = 0, list[str]()
-    for path, status in _statuses(_all_files(roots)):
+    for path, status in _statuses(set(_all_files(roots))):
         count += 1
         if _can_be_changed(status):
             open_to_others.append(str(path))
@@ -232,7 +232,8 @@ def check_lent_rights() -> Finding:
     """No program runs with another account's rights: neither sudo nor su nor any other."""
     folders = [Path(name) for name in ("/bin", "/sbin", "/usr", "/opt")]
     paths = (path for folder in folders for path in folder.rglob("*"))
-    lent = [str(path) for path, status in _statuses(paths) if _lends_rights(status)]
+    # /bin may be a link into /usr.
+    lent = sorted({str(path.resolve()) for path, status in _statuses(paths) if _lends_rights(status)})
     if lent:
         mend = "chmod ug-s them, and dpkg-statoverride sudo and su to 0700"
         return Finding("Rights", False, f"{len(lent)} programs lend theirs, such as {lent[0]}", mend)
