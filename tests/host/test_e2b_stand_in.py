@@ -77,10 +77,14 @@ async def background(sandbox: AsyncSandbox, command: str, **options: Any) -> Asy
 
 def alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return state_of(pid) != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state: T is stopped, Z is dead and not yet buried."""
+    return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def first_number(sandbox: AsyncSandbox, command: str) -> tuple[int, AsyncCommandHandle[Any]]:
@@ -517,7 +521,7 @@ async def test_a_paused_sandbox_stands_still_and_goes_on_when_connected_to(e2b: 
     with pytest.raises(SandboxNotRunningException):
         await sandbox.commands.run("true")
     for pid in (child, handle.pid):
-        assert (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+        e2b.until(lambda pid=pid: state_of(pid) == "T")
     again = await AsyncSandbox.connect(sandbox.sandbox_id)
     connected = await again.commands.connect(handle.pid)
     await connected.send_stdin("awake\n")

@@ -97,9 +97,7 @@ class StandIn:
         port: int = 0,
     ) -> None:
         self.keys = Keys(f"e2b_{secrets.token_hex(20)}", f"sk_e2b_{secrets.token_hex(20)}")
-        self._stack = contextlib.ExitStack()
-        self._root = Path(tempfile.mkdtemp(prefix="e2b-stand-in-"))
-        self._root.chmod(0o755)  # the unprivileged account has its home below
+        self._root = Path(tempfile.gettempdir()) / f"e2b-stand-in-{secrets.token_hex(6)}"
         self._sandboxes = Sandboxes(self._root, unprivileged, self._interrupt)
         self.templates = TemplateStore(templates)
         self._envd = Envd(self._sandboxes, image or Image())
@@ -117,12 +115,16 @@ class StandIn:
         self._server = Server(self._recording, port)
 
     def __enter__(self) -> Self:
-        self._loop = self._stack.enter_context(loop_in_a_thread())
-        self._stack.callback(shutil.rmtree, self._root, ignore_errors=True)
-        self._run(self._server.listen())
-        self._stack.callback(lambda: self._run(self._server.close()))
-        self._stack.callback(lambda: self._run(self._sandboxes.close()))
-        self._stack.callback(self.heal)
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, self._root, ignore_errors=True)
+            self._root.mkdir()
+            self._root.chmod(0o755)  # the unprivileged account has its home below
+            self._loop = stack.enter_context(loop_in_a_thread())
+            stack.callback(lambda: self._run(self._sandboxes.close()))
+            self._run(self._server.listen())
+            stack.callback(lambda: self._run(self._server.close()))
+            stack.callback(self.heal)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(

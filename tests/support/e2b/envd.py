@@ -19,7 +19,7 @@ from .files import Files, resolve
 from .image import Image
 from .processes import MARK, Command, Process, Subscription, environment_of
 from .sandboxes import DEFAULT_TIMEOUT, Sandbox, Sandboxes
-from .streams import Ending, EventStream
+from .streams import Ending, EventStream, lost
 
 KEEPALIVE_SECONDS = 90
 """What envd takes when a request does not say."""
@@ -153,7 +153,11 @@ async def _start(sandbox: Sandbox, image: Image, request: Request, message: dict
         tag=message.get("tag"),
         envs=envs,
     )
-    return await sandbox.table.start(command)
+    process = await sandbox.table.start(command)
+    if sandbox.state != "running":  # it was killed or paused meanwhile, and the process not known yet
+        sandbox.signal_all(signal.SIGSTOP if sandbox.state == "paused" else signal.SIGKILL)
+        raise lost()
+    return process
 
 
 def _end_stream(stream: EventStream, process: Process) -> None:

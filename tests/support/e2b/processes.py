@@ -302,9 +302,9 @@ def _not_found(selector: Mapping[str, Any]) -> RpcError:
     return RpcError("not_found", f"process with {kind} {value} not found")
 
 
-def signal_sandbox(sandbox_id: str, sessions: Iterable[int], number: int) -> int:
-    """Send a signal to all that runs in a sandbox, whatever session it is in; return how many there were."""
-    mark, sids, found = f"{MARK}={sandbox_id}".encode(), set(sessions), 0
+def signal_sandbox(sandbox_id: str, sessions: Iterable[int], number: int) -> set[int]:
+    """Send a signal to all that runs in a sandbox, whatever session it is in; return their pids."""
+    mark, sids, found = f"{MARK}={sandbox_id}".encode(), set(sessions), set[int]()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             pid = int(entry.name)
@@ -312,7 +312,7 @@ def signal_sandbox(sandbox_id: str, sessions: Iterable[int], number: int) -> int
                 if _state(entry) in "ZX":
                     continue
                 os.kill(pid, number)
-                found += 1
+                found.add(pid)
     return found
 
 

@@ -95,8 +95,8 @@ class Sandbox:
             self._expiry.cancel()
             self._expiry = None
 
-    def signal_all(self, number: int) -> int:
-        """Send a signal to all that runs in it; return how many processes got it."""
+    def signal_all(self, number: int) -> set[int]:
+        """Send a signal to all that runs in it; return their pids."""
         return signal_sandbox(self.id, [process.pid for process in self.table.living], number)
 
 
@@ -143,7 +143,9 @@ class Sandboxes:
         """Stop everything in it and drop its streams."""
         sandbox.state = "paused"
         sandbox.stop_clock()
-        sandbox.signal_all(signal.SIGSTOP)
+        stopped = set[int]()
+        while forked := sandbox.signal_all(signal.SIGSTOP) - stopped:
+            stopped |= forked
         self._on_interrupt(sandbox)
 
     def resume(self, sandbox: Sandbox, timeout: int) -> None:

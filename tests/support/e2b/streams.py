@@ -29,10 +29,9 @@ class Ending(Enum):
     """The end frame says that the time of the request is up."""
 
 
-_ERRORS = {
-    Ending.LOST: RpcError("unavailable", "the connection to sandbox ended before the stream completed"),
-    Ending.DEADLINE: RpcError("deadline_exceeded", "context deadline exceeded"),
-}
+def lost() -> RpcError:
+    """Return what the proxy says when the sandbox goes away under a call."""
+    return RpcError("unavailable", "the connection to sandbox ended before the stream completed")
 
 
 class EventStream:
@@ -99,8 +98,10 @@ async def end(ending: Ending, scope: Scope, receive: Receive, send: Send) -> Non
             await abort(scope, receive)
         case Ending.EOF:
             await send_body(send, b"", more=False)
-        case Ending.LOST | Ending.DEADLINE:
-            await send_body(send, end_frame(_ERRORS[ending]), more=False)
+        case Ending.LOST:
+            await send_body(send, end_frame(lost()), more=False)
+        case Ending.DEADLINE:
+            await send_body(send, end_frame(RpcError("deadline_exceeded", "context deadline exceeded")), more=False)
 
 
 async def abort(scope: Scope, receive: Receive) -> None:
