@@ -25,8 +25,8 @@ MAX_CHUNKS = 256
 """Chunks that wait for a slow reader; more stay in the sandbox, whose runner keeps them in its journal."""
 
 _STDERR_CHUNKS = 50
-_COUNT_OOM_KILLS = "grep '^oom_kill ' /proc/vmstat"
-"""How often the sandbox, a machine of its own, has killed for want of memory."""
+_COUNT_OOM_KILLS = "/bin/grep '^oom_kill ' /proc/vmstat"
+"""How often the sandbox, a machine of its own, has killed for want of memory. What root runs is named by its path."""
 
 _logger = logging.getLogger(__name__)
 

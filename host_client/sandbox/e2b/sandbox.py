@@ -150,7 +150,7 @@ class E2BSandbox:
     async def _conversation(self) -> str:
         """Return Claude's session id, from the newest journal that has one."""
         state = self._options.layout.state
-        search = f'for j in $(ls -t {state}/*.jsonl); do grep -m1 -F \'"type":"start"\' $j && break; done'
+        search = f'for j in $(/bin/ls -t {state}/*.jsonl); do /bin/grep -m1 -F \'"type":"start"\' $j && break; done'
         with Translated():
             found = await self._made.commands.run(search, user="root")
         try:
