@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .intervals import Interval, seconds, union, without
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
-
-Interval = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ def summarize(spans: Sequence[ReadableSpan]) -> Summary:
     agents = {id_ for span in spans if (id_ := _parent(span)) is not None and span.name != "agent.approval"}
     # A subagent's call is made of its own requests and calls, which count by themselves.
     working = [_interval(span) for span in calls if _id(span) not in agents]
-    model = _union(chats)
-    tools = _without(_without(_union(working), _union(waits)), model)
-    waiting = _without(_without(_union(waits), model), tools)
+    model = union(chats)
+    tools = without(without(union(working), union(waits)), model)
+    waiting = without(without(union(waits), model), tools)
     root = [_interval(span) for span in spans if span.name == "agent.session"] or [_interval(span) for span in spans]
     return Summary(
-        total=_seconds(_union(root)),
-        model=_seconds(model),
-        tools=_seconds(tools),
-        waiting=_seconds(waiting),
+        total=seconds(union(root)),
+        model=seconds(model),
+        tools=seconds(tools),
+        waiting=seconds(waiting),
         input_tokens=_sum(spans, "gen_ai.usage.input_tokens"),
         output_tokens=_sum(spans, "gen_ai.usage.output_tokens"),
         cost_usd=sum(_number(span, "agent.cost_usd") for span in spans),
@@ -83,33 +83,3 @@ def _number(span: ReadableSpan, name: str) -> float:
 
 def _sum(spans: Iterable[ReadableSpan], name: str) -> int:
     return int(sum(_number(span, name) for span in spans))
-
-
-def _union(intervals: Iterable[Interval]) -> list[Interval]:
-    merged: list[Interval] = []
-    for start, end in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def _without(intervals: list[Interval], holes: list[Interval]) -> list[Interval]:
-    left: list[Interval] = []
-    for start, end in intervals:
-        for hole_start, hole_end in holes:
-            if hole_end <= start or hole_start >= end:
-                continue
-            if hole_start > start:
-                left.append((start, hole_start))
-            start = hole_end
-            if start >= end:
-                break
-        if start < end:
-            left.append((start, end))
-    return left
-
-
-def _seconds(intervals: list[Interval]) -> float:
-    return sum(end - start for start, end in intervals) / 1e9
