@@ -76,11 +76,11 @@ def test_ten_thousand_traces_at_ten_percent_keep_every_error_and_the_ratio() -> 
 
 def test_ten_thousand_traces_at_once_stay_within_the_limits() -> None:
     chance = random.Random(5)
-    sampler = Sampler(SamplingConfig(rate=0.1), Limits(traces=1_000))
+    sampler, spans = Sampler(SamplingConfig(rate=0.1), Limits(traces=1_000)), [chat(1)] * 5
     for _ in range(10_000):
         trace_id = f"{chance.getrandbits(128):032x}"
         sampler.begin(trace_id)
-        sampler.observe(trace_id, [chat(1)] * 5)
+        sampler.observe(trace_id, spans)
         sampler.overdue()
         assert sampler.undecided <= 1_000
 
