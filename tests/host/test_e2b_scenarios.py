@@ -80,7 +80,7 @@ class Scenario:
     """The name of spans that all overlap."""
     decisions: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    options: AgentOptions = AgentOptions()
+    options: AgentOptions | None = None
     approvals: ApprovalPolicy | Approver = "ask"
 
 
@@ -207,7 +207,7 @@ async def test_the_wait_for_a_person_and_the_execution_are_told_apart() -> None:
     tool, wait = done.span("execute_tool Bash"), done.span("agent.approval")
     resolved = done.one(p.ApprovalResolved).data
     asked_at, resolved_at = waits
-    assert 500 <= resolved.wait_ms
+    assert resolved.wait_ms >= 500
     # The request takes its time to the host, and the answer to the runner; on this machine little.
     assert resolved.wait_ms == pytest.approx((resolved_at - asked_at) * 1000, abs=250)
     assert wait.ms == pytest.approx(resolved.wait_ms, abs=0.01)
@@ -304,7 +304,7 @@ async def test_odd_characters_pass_unchanged_through_a_stream_that_is_cut_anywhe
         content="full",
         tool_content="full",
     )
-    odd = {"tools": [{"name": "mcp__lab__odd", "input": {}}]}
+    odd: dict[str, Any] = {"tools": [{"name": "mcp__lab__odd", "input": {}}]}
     with e2b_lab(replies({"text": ODD, **bash(command)}, odd, {"text": "lone \ud83e surrogate"})) as lab:
         lab.e2b.rechunk(random_chunks(11, 7))
         done = await run_remotely(lab, ODD + "\ud83e", options=options)
