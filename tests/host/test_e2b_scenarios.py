@@ -191,25 +191,26 @@ async def test_each_subagents_calls_are_below_its_own_call() -> None:
 
 
 async def test_the_wait_for_a_person_and_the_execution_are_told_apart() -> None:
-    waits: list[float] = []
+    thought: list[float] = []
+    resolved_at: list[float] = []
 
     async def think(session: Session, event: p.AnyEvent) -> None:
         if isinstance(event, p.ApprovalRequest):
-            waits.append(time.monotonic())
+            began = time.monotonic()
             await asyncio.sleep(0.5)  # a person thinks for half a second
+            thought.append((time.monotonic() - began) * 1000)
             await session.approve(event.data.approval_id)
         if isinstance(event, p.ApprovalResolved):
-            waits.append(time.monotonic())
+            resolved_at.append(time.time())
 
     with e2b_lab(TOUCH.replace("touch made", "touch made && sleep 0.3")) as lab:
         done = await run_remotely(lab, react=think)
     assert done.tree == trace_of(asked("execute_tool Bash"))
     tool, wait = done.span("execute_tool Bash"), done.span("agent.approval")
     resolved = done.one(p.ApprovalResolved).data
-    asked_at, resolved_at = waits
-    assert resolved.wait_ms >= 500
-    # The request takes its time to the host, and the answer to the runner; on this machine little.
-    assert resolved.wait_ms == pytest.approx((resolved_at - asked_at) * 1000, abs=250)
+    # As long as the person thought, and no longer than it took until the host saw the end of it.
+    most_ms = (resolved_at[0] - done.one(p.ApprovalRequest).ts) * 1000
+    assert 500 <= thought[0] <= resolved.wait_ms <= most_ms + 1
     assert wait.ms == pytest.approx(resolved.wait_ms, abs=0.01)
     assert tool.attributes["tool.approval_wait_ms"] == resolved.wait_ms
     assert 300 <= tool.attributes["tool.execution_ms"] <= (tool.end - wait.end) / 1e6
