@@ -367,8 +367,15 @@ class Session:
                 self.last_error = event.data
             case End():
                 self.exit_code = event.data.exit_code
+                if event.data.reason in ("failed", "misconfigured"):
+                    self._runner_failed()
             case _:
                 pass
+
+    def _runner_failed(self) -> None:
+        """Note why the runner gave up: the error before its end. Earlier turns may have ended well."""
+        why = self.last_error or ErrorData(error_type="internal", message="the runner failed and did not say why")
+        self._fail(why.error_type, why.message)
 
     def _waits(self, key: str, event: ApprovalRequest | QuestionRequest, size: int) -> bool:
         """Let a request wait for its answer, within bounds."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from typing import Any
 import pytest
 
 from agent_runner import protocol as p
-from host_client import AgentOptions, Session
+from host_client import AgentOptions, Session, open_session
 from host_client.config import ApprovalPolicy
 from host_client.errors import NotWaitingError
 from host_client.session import Approver
+from tests.host.test_e2b_sessions import until
 from tests.runner.test_approvals import TOUCH
 from tests.runner.test_input import ODD
 from tests.runner.test_large_output import TEN_MB
@@ -25,9 +24,9 @@ from tests.runner.test_mcp import ADD
 from tests.runner.test_subagents import HELPER
 from tests.runner.test_turns import THREE
 from tests.support.e2b import random_chunks
-from tests.support.hosts import E2BLab, e2b_lab, numbered
-from tests.support.remote import Reaction, Remote, run_remotely, trace_of
-from tests.support.runs import CHAT
+from tests.support.hosts import e2b_lab, numbered, views
+from tests.support.remote import run_remotely, trace_of
+from tests.support.runs import CHAT, MODEL, is_gone, read_events, tree
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +51,10 @@ def agents(*names: str) -> dict[str, Any]:
     return {"tools": [{"name": "Agent", "input": {**about, "prompt": f"Do {name}"}} for name in names]}
 
 
+def helper(name: str) -> list[dict[str, Any]]:
+    return [bash(f"sleep 0.3 && echo {name}"), {"text": f"{name} is done"}]
+
+
 DONE = {"text": "Done."}
 
 
@@ -72,11 +75,17 @@ class Scenario:
     script: str
     turn: list[Any]
     outputs: list[str]
-    """A part of each tool result, sorted."""
+    """A part of each tool result, in any order."""
+    at_once: str = ""
+    """The name of spans that all overlap."""
     decisions: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    options: AgentOptions = AgentOptions()
+    options: AgentOptions | None = None
     approvals: ApprovalPolicy | Approver = "ask"
+
+
+def text_of(content: str | list[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "".join(block["text"] for block in content)
 
 
 def asked(tool: str, approval: str = "agent.approval") -> list[Any]:
@@ -90,9 +99,10 @@ SCENARIOS = {
         outputs=["hello"],
     ),
     "parallel tools": Scenario(
-        script=replies(bash("echo one", "echo three", "echo two"), DONE),
+        script=replies(bash(*(f"sleep 0.4 && echo {word}" for word in ("one", "three", "two"))), DONE),
         turn=["agent.execute", [CHAT], *[["execute_tool Bash"]] * 3, [CHAT]],
         outputs=["one", "three", "two"],
+        at_once="execute_tool Bash",
     ),
     "a failing tool": Scenario(
         script=replies(bash("echo oops >&2; exit 3"), {**DONE, "expect": "Exit code 3"}),
@@ -122,6 +132,17 @@ SCENARIOS = {
         decisions=("timeout",),
         options=AgentOptions(approval_timeout=0.2),
     ),
+    "a subagent": Scenario(
+        script=replies(agents("alpha"), {**DONE, "expect": "alpha is done"}, alpha=helper("alpha")),
+        turn=["agent.execute", [CHAT], HELPER, [CHAT]],
+        outputs=["alpha", "alpha is done"],
+    ),
+    "two subagents": Scenario(
+        script=replies(agents("alpha", "beta"), DONE, alpha=helper("alpha"), beta=helper("beta")),
+        turn=["agent.execute", [CHAT], HELPER, HELPER, [CHAT]],
+        outputs=["alpha", "alpha is done", "beta", "beta is done"],
+        at_once="execute_tool Agent",
+    ),
     "an in-process MCP tool": Scenario(
         script=ADD,
         turn=[
@@ -132,9 +153,7 @@ SCENARIOS = {
             [CHAT],
         ],
         outputs=["5", "no such thing"],
-        options=AgentOptions(
-            mcp_servers=LAB_SERVER, env=IMPORTABLE, allowed_tools=("mcp__lab__add", "mcp__lab__fail")
-        ),
+        options=AgentOptions(mcp_servers=LAB_SERVER, env=IMPORTABLE, allowed_tools=("mcp__lab__add", "mcp__lab__fail")),
     ),
 }
 
@@ -147,8 +166,182 @@ async def test_a_turn_ends_well_and_its_calls_are_told_as_they_were(name: str) -
         files = tuple(path.name for path in lab.work.iterdir())
     assert done.tree == trace_of(scenario.turn)
     assert (done.result.error_type, done.exit_code) == (None, 0)
-    outputs = sorted(str(result.data.content) for result in done.of(p.ToolResult))
-    for output, part in zip(outputs, scenario.outputs, strict=True):
-        assert part in output
+    outputs = [text_of(result.data.content) for result in done.of(p.ToolResult)]
+    assert len(outputs) == len(scenario.outputs)
+    for part in scenario.outputs:
+        assert any(part in output for output in outputs), part
     assert tuple(each.data.decision for each in done.of(p.ApprovalResolved)) == scenario.decisions
     assert files == scenario.files
+    together = [span for span in done.spans if span.name == scenario.at_once]
+    assert max((span.start for span in together), default=0) <= min((span.end for span in together), default=0)
+
+
+async def test_each_subagents_calls_are_below_its_own_call() -> None:
+    script = replies(agents("alpha", "beta"), DONE, alpha=helper("alpha"), beta=helper("beta"))
+    with e2b_lab(script) as lab:
+        done = await run_remotely(lab)
+    outer = {use.data.id: use for use in done.of(p.ToolUse) if use.data.name == "Agent"}
+    spans = {span.attributes.get("gen_ai.tool.call.id"): span for span in done.spans}
+    inner = [use.data for use in done.of(p.ToolUse) if use.data.name == "Bash"]
+    assert {use.parent_tool_use_id for use in inner} == set(outer)
+    for use in inner:
+        parent = outer[use.parent_tool_use_id or ""].data
+        assert use.input["command"].split()[-1] == parent.input["prompt"].split()[-1]
+        assert spans[use.id].parent_span_id == spans[parent.id].span_id
+
+
+async def test_the_wait_for_a_person_and_the_execution_are_told_apart() -> None:
+    thought: list[float] = []
+    resolved_at: list[float] = []
+
+    async def think(session: Session, event: p.AnyEvent) -> None:
+        if isinstance(event, p.ApprovalRequest):
+            began = time.monotonic()
+            await asyncio.sleep(0.5)  # a person thinks for half a second
+            thought.append((time.monotonic() - began) * 1000)
+            await session.approve(event.data.approval_id)
+        if isinstance(event, p.ApprovalResolved):
+            resolved_at.append(time.time())
+
+    with e2b_lab(TOUCH.replace("touch made", "touch made && sleep 0.3")) as lab:
+        done = await run_remotely(lab, react=think)
+    assert done.tree == trace_of(asked("execute_tool Bash"))
+    tool, wait = done.span("execute_tool Bash"), done.span("agent.approval")
+    resolved = done.one(p.ApprovalResolved).data
+    # As long as the person thought, and no longer than it took until the host saw the end of it.
+    most_ms = (resolved_at[0] - done.one(p.ApprovalRequest).ts) * 1000
+    assert 500 <= thought[0] <= resolved.wait_ms <= most_ms + 1
+    assert wait.ms == pytest.approx(resolved.wait_ms, abs=0.01)
+    assert tool.attributes["tool.approval_wait_ms"] == resolved.wait_ms
+    assert 300 <= tool.attributes["tool.execution_ms"] <= (tool.end - wait.end) / 1e6
+
+
+async def test_two_approvals_at_once_are_answered_in_reverse_order_and_each_once() -> None:
+    waiting: list[p.ApprovalRequest] = []
+
+    async def answer(session: Session, event: p.AnyEvent) -> None:
+        if isinstance(event, p.ApprovalRequest):
+            waiting.append(event)
+        if not (isinstance(event, p.ApprovalRequest) and len(waiting) == 2):
+            return
+        first, second = (request.data.approval_id for request in waiting)
+        assert set(session.waiting) == {first, second}
+        await session.deny(second)
+        await session.approve(first)
+        for unknown in (first, second, "guessed"):
+            with pytest.raises(NotWaitingError):
+                await session.approve(unknown)
+
+    alpha, beta = ([bash(f"touch {name}"), {"text": f"{name} is settled"}] for name in ("alpha", "beta"))
+    with e2b_lab(replies(agents("alpha", "beta"), DONE, alpha=alpha, beta=beta)) as lab:
+        done = await run_remotely(lab, react=answer)
+        made = [path.name for path in lab.work.iterdir()]
+    first, second = (request.data for request in waiting)
+    decided = [(each.data.approval_id, each.data.decision) for each in done.of(p.ApprovalResolved)]
+    assert decided == [(second.approval_id, "deny"), (first.approval_id, "allow")]
+    assert [f"touch {name}" for name in made] == [first.input["command"]]
+
+    def agent(call: str) -> list[Any]:
+        return ["execute_tool Agent", [CHAT], [call, ["agent.approval"]], [CHAT]]
+
+    both = [agent("execute_tool Bash"), agent("execute_tool Bash !permission_denied")]
+    trees = [trace_of(["agent.execute", [CHAT], *order, [CHAT]]) for order in (both, both[::-1])]
+    assert done.tree in trees
+    assert (done.result.error_type, done.exit_code) == (None, 0)
+
+
+async def test_a_question_of_the_agent_is_answered_by_the_person() -> None:
+    options = [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]
+    question = {"question": "Which colour?", "header": "Colour", "multiSelect": False, "options": options}
+    ask = {"tools": [{"name": "AskUserQuestion", "input": {"questions": [question]}}]}
+
+    async def answer(session: Session, event: p.AnyEvent) -> None:
+        if isinstance(event, p.QuestionRequest):
+            await session.answer(event.data.question_id, {"Which colour?": "Blue"}, decided_by="ann")
+            with pytest.raises(NotWaitingError):
+                await session.answer(event.data.question_id, {"Which colour?": "Red"})
+
+    with e2b_lab(replies(ask, {"text": "Blue it is.", "expect": "Blue"})) as lab:
+        done = await run_remotely(lab, react=answer)
+    assert done.tree == trace_of(asked("execute_tool AskUserQuestion"))
+    resolved = done.one(p.QuestionResolved).data
+    assert (resolved.answers, resolved.decision, resolved.decided_by) == ({"Which colour?": "Blue"}, "answered", "ann")
+    assert (done.result.text, done.result.error_type, done.exit_code) == ("Blue it is.", None, 0)
+
+
+async def test_three_turns_are_one_conversation_and_one_trace() -> None:
+    with e2b_lab(THREE) as lab:
+        done = await run_remotely(lab, "first", "second", "thírd")
+        last = lab.model.requests[-1].body["messages"]
+    assert done.tree == trace_of(*[["agent.execute", [CHAT]]] * 3)
+    assert done.types == ["start", *["turn_start", "text", "result"] * 3, "end"]
+    assert [result.data.result for result in done.of(p.Result)] == ["One.", "Two.", "Three."]
+    assert [turn.data.prompt_size for turn in done.of(p.TurnStart)] == [5, 6, 6]
+    assert [message["role"] for message in last] == ["user", "assistant"] * 2 + ["user"]
+    assert done.result.cost_usd == pytest.approx(done.of(p.Result)[-1].data.total_cost_usd)
+    assert {span.trace_id for span in done.spans} == {done.result.trace_id}
+    assert done.exit_code == 0
+
+
+async def test_ten_megabytes_of_output_are_cut_and_their_size_is_told() -> None:
+    command = f"head -c {TEN_MB} /dev/zero | tr '\\0' x"
+    with e2b_lab(replies(bash(command), DONE)) as lab:
+        done = await run_remotely(lab, options=AgentOptions(allowed_tools=("Bash",)))
+        [journal] = lab.state.iterdir()
+        assert journal.stat().st_size < 256 * 1024
+    assert done.tree == trace_of(["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]])
+    result = done.one(p.ToolResult).data
+    assert (result.bytes, result.truncated, result.is_error) == (TEN_MB, True, False)
+    assert done.span("execute_tool Bash").attributes["tool.output_size"] == TEN_MB
+    assert done.exit_code == 0
+
+
+async def test_odd_characters_pass_unchanged_through_a_stream_that_is_cut_anywhere() -> None:
+    command = "printf 'x\\342\\200\\250y\\000z\\360\\237\\246\\200'"
+    options = AgentOptions(
+        mcp_servers=LAB_SERVER,
+        env=IMPORTABLE,
+        allowed_tools=("Bash", "mcp__lab__odd"),
+        content="full",
+        tool_content="full",
+    )
+    odd: dict[str, Any] = {"tools": [{"name": "mcp__lab__odd", "input": {}}]}
+    with e2b_lab(replies({"text": ODD, **bash(command)}, odd, {"text": "lone \ud83e surrogate"})) as lab:
+        lab.e2b.rechunk(random_chunks(11, 7))
+        done = await run_remotely(lab, ODD + "\ud83e", options=options)
+        prompt = json.dumps(lab.model.requests[0].body["messages"], ensure_ascii=False)
+    tools = (["execute_tool Bash"], ["execute_tool mcp__lab__odd"])
+    assert done.tree == trace_of(["agent.execute", [CHAT], tools[0], [CHAT], tools[1], [CHAT]])
+    assert done.exit_code == 0
+    assert "\u2028b\u2029c\x85d" in prompt
+    assert "e\U0001f980f\ufffd" in prompt
+    assert [text.data.text for text in done.of(p.Text)] == [ODD, "lone \ufffd surrogate"]
+    assert done.of(p.ToolUse)[0].data.input == {"command": command}
+    printed, given = (text_of(result.data.content) for result in done.of(p.ToolResult))
+    assert (printed[:3], printed[-2:]) == ("x\u2028y", "z\U0001f980")
+    assert given == "a\u2028b\0c\U0001f980d\ufffde"
+
+
+async def test_a_reader_that_stalls_for_the_whole_run_then_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the host's buffers nor the stream's hold what the agent says: it goes on, and its journal has it."""
+    monkeypatch.setattr("host_client.mailbox.MAX_ITEMS", 4)
+    monkeypatch.setattr("host_client.sandbox.e2b.process.MAX_CHUNKS", 4)
+    long = "x" * 2_000_000
+    calls = ({"text": long, "chunk": 100_000, **bash(f"echo {n}")} for n in range(8))
+    with e2b_lab(replies(*calls, DONE)) as lab:
+        async with open_session("go", AgentOptions(model=MODEL), sandbox=lab.sandbox(), environ=lab.environ) as session:
+            await session.finish()
+            runner = lab.e2b.sandboxes[0].processes[0]
+            await until(lambda: is_gone(runner.pid))
+            [journal] = lab.state.iterdir()
+            kept = read_events(journal.read_bytes())
+            assert isinstance(kept[-1], p.End)
+            assert not session.ended.is_set()
+            seen = [event async for event in session]
+        commands = [process.command.args[-1] for process in lab.e2b.sandboxes[0].processes]
+    assert [event for event in seen if event.seq is not None] == kept
+    assert numbered(kept) == list(range(1, len(kept) + 1))
+    assert any(" attach " in command for command in commands)
+    turn = ["agent.execute", *[[CHAT], ["execute_tool Bash"]] * 8, [CHAT]]
+    assert tree(views(session.trace.kept)) == trace_of(turn)
+    assert session.exit_code == 0

@@ -31,6 +31,11 @@ class Remote(Finished):
         return views(self.session.trace.kept)
 
     @property
+    def types(self) -> list[str]:
+        """Without `log`: the runner remarks on this machine's CLI, which the agent's account can read."""
+        return [kind for kind in super().types if kind != "log"]
+
+    @property
     def result(self) -> AgentResult:
         """What `run_agent` would have returned."""
         assert self.session is not None
@@ -61,9 +66,7 @@ async def run_remotely(
     first, *rest = prompts or ("go",)
     options = replace(options or AgentOptions(), model=MODEL)
     events: list[p.AnyEvent] = []
-    async with open_session(
-        first, options, sandbox=lab.sandbox(), approvals=approvals, environ=lab.environ
-    ) as session:
+    async with open_session(first, options, sandbox=lab.sandbox(), approvals=approvals, environ=lab.environ) as session:
         async for event in session:
             events.append(event)
             await react(session, event)
