@@ -1,0 +1,156 @@
+"""Where an exporter sends to: URLs as their users write them, made whole and safe to print. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+Protocol = Literal["http/protobuf", "grpc"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+Compression = Literal["none", "gzip", "deflate"]
+COMPRESSIONS: tuple[str, ...] = get_args(Compression)
+Signal = Literal["traces", "metrics"]
+
+GRPC_PORT = 4317
+LANGFUSE_CLOUD = "https://cloud.langfuse.com"
+LANGFUSE_PATH = "/api/public/otel"
+LANGFUSE_INGESTION_VERSION = "4"
+SIGNOZ_LOCAL = "http://localhost:4318"
+OTLP_LOCAL: dict[Protocol, str] = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
+SIGNOZ_CLOUD = ".signoz.cloud"
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Endpoint:
+    """One OTLP receiver of one signal.
+
+    ``url`` is whole, with the signal's path (gRPC has none), and holds no user or password. ``timeout`` is in
+    seconds, of one request. The files are PEM: of the CA, and of a client's certificate and key.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    protocol: Protocol = "http/protobuf"
+    timeout: float = 10.0
+    compression: Compression = "gzip"
+    certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Endpoint({shown(self.url)}, {self.protocol})"
+
+
+def langfuse(url: str, public_key: str, secret_key: str) -> Endpoint:
+    """Return Langfuse's endpoint for spans, of its base URL or any part of the path to it; raise ValueError."""
+    parts, headers = _split(url)
+    path = parts.path.removesuffix("/v1/traces").rstrip("/").removesuffix(LANGFUSE_PATH)
+    token = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
+    return Endpoint(
+        url=urlunsplit(parts._replace(path=f"{path}{LANGFUSE_PATH}/v1/traces", query="")),
+        headers={
+            **headers,
+            "authorization": f"Basic {token}",
+            "x-langfuse-ingestion-version": LANGFUSE_INGESTION_VERSION,
+        },
+    )
+
+
+def signoz(url: str, ingestion_key: str = "", signal: Signal = "traces") -> Endpoint:
+    """Return SigNoz's endpoint: port 4317 speaks gRPC, all else HTTP, the cloud takes a key; raise ValueError."""
+    parts, headers = _split(url)
+    if (parts.hostname or "").endswith(SIGNOZ_CLOUD) and not ingestion_key:
+        raise ValueError("SigNoz's cloud takes a key: set SIGNOZ_INGESTION_KEY")
+    if ingestion_key:
+        headers["signoz-ingestion-key"] = header_value(ingestion_key)
+    if _usual_protocol(parts) == "grpc":
+        return Endpoint(url=_origin(parts), headers=headers, protocol="grpc")
+    return Endpoint(url=_with_signal(parts, signal), headers=headers)
+
+
+def otlp(signal: Signal, url: str, protocol: Protocol | None = None) -> Endpoint:
+    """Return the endpoint of a base URL, as ``OTEL_EXPORTER_OTLP_ENDPOINT`` has it; raise ValueError."""
+    parts, headers = _split(url)
+    protocol = protocol or _usual_protocol(parts)
+    whole = _origin(parts) if protocol == "grpc" else _with_signal(parts, signal)
+    return Endpoint(url=whole, headers=headers, protocol=protocol)
+
+
+def exact(url: str, protocol: Protocol | None = None) -> Endpoint:
+    """Return the endpoint of a whole URL, as ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` has it; raise ValueError."""
+    parts, headers = _split(url)
+    return Endpoint(url=urlunsplit(parts), headers=headers, protocol=protocol or _usual_protocol(parts))
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be printed: without user, password, query and fragment."""
+    try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        origin = f"{parts.scheme}://" if parts.scheme else ""
+        return f"{origin}{_host(parts)}{parts.path}{'?…' if parts.query else ''}"
+    except ValueError:
+        return "(no URL)"
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """Read ``name=value,name2=value2``, percent-encoded as in W3C baggage; raise ValueError, which tells no value."""
+    headers: dict[str, str] = {}
+    for pair in filter(str.strip, text.split(",")):
+        name, separator, value = pair.partition("=")
+        name = unquote(name).strip().lower()
+        if not separator or not _HEADER_NAME.fullmatch(name):
+            raise ValueError("takes name=value pairs, separated by commas")
+        headers[name] = header_value(unquote(value).strip())
+    return headers
+
+
+def header_value(text: str) -> str:
+    """Return a value that fits a header; raise ValueError for one with line breaks or beyond ASCII."""
+    if not _HEADER_VALUE.fullmatch(text):
+        raise ValueError("has characters that no header may hold, such as a line break")
+    return text
+
+
+def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
+    """Return a URL without its credentials, and these as headers."""
+    url = url.strip()
+    if "://" not in url:
+        url = f"{'https' if url.rstrip('/').endswith(':443') else 'http'}://{url}"
+    try:
+        parts = urlsplit(url)
+        host = _host(parts)
+    except ValueError:
+        raise ValueError("is no URL: it takes http://host:port or https://host") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _HEADER_VALUE.fullmatch(url) or " " in url:
+        raise ValueError("is no URL: it takes http://host:port or https://host")
+    headers: dict[str, str] = {}
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return parts._replace(netloc=host, fragment=""), headers
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{parts.port}" if parts.port is not None else host
+
+
+def _usual_protocol(parts: SplitResult) -> Protocol:
+    return "grpc" if parts.port == GRPC_PORT else "http/protobuf"
+
+
+def _origin(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _with_signal(parts: SplitResult, signal: Signal) -> str:
+    path = re.sub(r"/v1/(traces|metrics|logs)/?$", "", parts.path).rstrip("/")
+    return urlunsplit(parts._replace(path=f"{path}/v1/{signal}"))
