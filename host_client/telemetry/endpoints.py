@@ -23,6 +23,8 @@ SIGNOZ_LOCAL = "http://localhost:4318"
 OTLP_LOCAL: dict[Protocol, str] = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 SIGNOZ_CLOUD = ".signoz.cloud"
 
+_NO_URL = "is no URL: it takes http://host:port or https://host"
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
@@ -127,9 +129,11 @@ def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
         parts = urlsplit(url)
         host = _host(parts)
     except ValueError:
-        raise ValueError("is no URL: it takes http://host:port or https://host") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not _HEADER_VALUE.fullmatch(url) or " " in url:
-        raise ValueError("is no URL: it takes http://host:port or https://host")
+        raise ValueError(_NO_URL) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.netloc.endswith(":"):
+        raise ValueError(_NO_URL)
+    if not _VISIBLE.fullmatch(url):
+        raise ValueError(_NO_URL)
     headers: dict[str, str] = {}
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
