@@ -11,11 +11,15 @@ from typing import Any
 
 from .classify import classify
 from .protocol import ErrorType, to_json
-from .sanitize import Sanitizer, single_line
+from .sanitize import Sanitizer, brief, single_line
 from .spans import Attributes, Span
 
 PROVIDER = "anthropic"
 AGENT_NAME = "claude-agent"
+MESSAGES = frozenset({"gen_ai.input.messages", "gen_ai.output.messages"})
+CONTENT = MESSAGES | {"gen_ai.tool.call.arguments", "gen_ai.tool.call.result"}
+"""Attributes that hold what people, the model and tools said."""
+
 _MAX_NAME = 200
 
 _BULKY = frozenset({"content", "new_string", "old_string", "file_text", "new_source", "edits"})
@@ -47,7 +51,7 @@ def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
     """Attributes of a tool call as it begins; the size in bytes of JSON."""
     return {
         "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": single_line(name, _MAX_NAME),
+        "gen_ai.tool.name": brief(name),  # the model's own words, where it calls what there is not
         "gen_ai.tool.call.id": single_line(tool_id, _MAX_NAME),
         "gen_ai.tool.type": "extension" if name.startswith("mcp__") else "function",
         "tool.input_size": input_size,
@@ -56,8 +60,7 @@ def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
 
 def approval(approval_id: str, tool_id: str, name: str) -> Attributes:
     """Attributes of a wait for a person. There is no standard for it."""
-    tool = single_line(name, _MAX_NAME)
-    return {"approval.id": approval_id, "gen_ai.tool.call.id": tool_id, "gen_ai.tool.name": tool}
+    return {"approval.id": approval_id, "gen_ai.tool.call.id": tool_id, "gen_ai.tool.name": brief(name)}
 
 
 def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: float) -> None:
@@ -133,16 +136,17 @@ def set_result(span: Span, message: Any, cost: float) -> None:
 def set_input(span: Span, text: str, sanitize: Sanitizer | None) -> None:
     """Put a prompt on the span, if anything of it may stand there."""
     if sanitize is not None:
-        span.attributes["gen_ai.input.messages"] = _message("user", sanitize(text))
+        span.attributes["gen_ai.input.messages"] = message("user", sanitize(text))
 
 
 def set_output(span: Span, text: str, sanitize: Sanitizer | None) -> None:
     """Put an answer on the span, if anything of it may stand there."""
     if sanitize is not None:
-        span.attributes["gen_ai.output.messages"] = _message("assistant", sanitize(text))
+        span.attributes["gen_ai.output.messages"] = message("assistant", sanitize(text))
 
 
-def _message(role: str, text: str) -> str:
+def message(role: str, text: str) -> str:
+    """Return a message of one text in the conventions' JSON."""
     return to_json([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
 
 
