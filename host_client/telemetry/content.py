@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -28,9 +28,9 @@ class ContentFilter:
         self._sanitize = sanitize
         self.withheld = 0
 
-    def spans(self, spans: Iterable[ReadableSpan]) -> list[ReadableSpan]:
-        """Return the spans; those that hold no content are the same objects."""
-        return [self._clean(span) if _holds_content(span) else span for span in spans]
+    def span(self, span: ReadableSpan) -> ReadableSpan:
+        """Return the span with its content sanitized; one that holds none is returned as it is."""
+        return self._clean(span) if _holds_content(span) else span
 
     def text(self, text: str) -> str:
         """Return what of a text may be shown."""

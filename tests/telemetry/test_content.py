@@ -40,7 +40,7 @@ def content_of_the_runner() -> dict[str, object]:
 def test_every_content_attribute_of_the_runner_goes_through_it() -> None:
     attributes = content_of_the_runner()
     assert set(attributes) == genai.CONTENT
-    (clean,) = ContentFilter(lambda text: text.replace("my", "your")).spans([span(attributes)])
+    clean = ContentFilter(lambda text: text.replace("my", "your")).span(span(attributes))
     assert clean.attributes is not None
     assert json.loads(str(clean.attributes["gen_ai.input.messages"])) == [
         {"role": "user", "parts": [{"type": "text", "content": "your prompt"}]}
@@ -53,7 +53,7 @@ def test_every_content_attribute_of_the_runner_goes_through_it() -> None:
 def test_all_else_of_a_span_stays_as_it_is() -> None:
     events = (Event("api_retry", {"gen_ai.input.messages": "my words", "retry.attempt": 1}, 5),)
     given = span({"gen_ai.input.messages": "my prompt", "gen_ai.request.model": "my model"}, events)
-    (clean,) = ContentFilter(str.upper).spans([given])
+    clean = ContentFilter(str.upper).span(given)
     assert clean.attributes == {"gen_ai.input.messages": "MY PROMPT", "gen_ai.request.model": "my model"}
     (event,) = clean.events
     assert (event.attributes, event.timestamp) == ({"gen_ai.input.messages": "MY WORDS", "retry.attempt": 1}, 5)
@@ -63,14 +63,14 @@ def test_all_else_of_a_span_stays_as_it_is() -> None:
 
 def test_a_span_without_content_is_the_same_one() -> None:
     given = span({"gen_ai.request.model": "m"})
-    assert ContentFilter(str.upper).spans([given])[0] is given
+    assert ContentFilter(str.upper).span(given) is given
 
 
 @pytest.mark.parametrize(
     "forged", [("a", "b"), 7, '[{"role":"user","parts":[{"type":"text","content":3}]}]', "{", "[]"]
 )
 def test_what_no_runner_writes_is_sanitized_or_withheld(forged: object) -> None:
-    (clean,) = ContentFilter(lambda _: "clean").spans([span({"gen_ai.input.messages": forged})])
+    clean = ContentFilter(lambda _: "clean").span(span({"gen_ai.input.messages": forged}))
     assert clean.attributes is not None
     assert clean.attributes["gen_ai.input.messages"] in ("clean", WITHHELD)
 
@@ -81,7 +81,7 @@ def test_what_a_sanitizer_fails_on_is_withheld_counted_and_told_once(caplog: pyt
 
     guard = ContentFilter(fails)
     with caplog.at_level(logging.WARNING):
-        spans = guard.spans([span(content_of_the_runner()), span(content_of_the_runner())])
+        spans = [guard.span(span(content_of_the_runner())) for _ in range(2)]
     assert guard.withheld == 8
     assert [record.message for record in caplog.records] == [
         "sanitize_prompt raised ValueError: what it fails on is withheld"
