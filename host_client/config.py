@@ -46,6 +46,8 @@ class AgentOptions:
     resume: str | None = None
     user_id: str | None = None
     tenant_id: str | None = None
+    user_tier: str | None = None
+    """Decides, with the sampling configuration, which share of this user's traces is kept."""
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     approval_timeout: float = 300.0
     content: Content = "preview"

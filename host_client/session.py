@@ -64,7 +64,7 @@ from .mailbox import Mailbox
 from .reader import Fault
 from .sandbox import LocalSandbox, Process, Sandbox, SandboxInfo
 from .stream import RunnerStream
-from .telemetry import SessionTrace, Telemetry, telemetry_from
+from .telemetry import SessionTrace, Telemetry, Who, telemetry_of
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ async def open_session(
     """
     environ = os.environ if environ is None else environ
     options = options or AgentOptions()
-    telemetry = telemetry or telemetry_from(environ)
+    telemetry = telemetry or telemetry_of(environ)
     session = Session(
         options,
         sandbox or LocalSandbox(),
@@ -171,9 +171,15 @@ class Session:
         self._approvals = approvals
         self._environ = environ
         self._stop_timeout = stop_timeout
-        ids = {"session.id": self.id, "user.id": options.user_id, "tenant.id": options.tenant_id}
+        ids = {
+            "session.id": self.id,
+            "user.id": options.user_id,
+            "tenant.id": options.tenant_id,
+            "user.tier": options.user_tier,
+        }
         common = {**options.attributes, **{name: value for name, value in ids.items() if value}}
-        self.trace = SessionTrace(telemetry, common, caller)
+        who = Who(session_id=self.id, user_id=options.user_id, tenant_id=options.tenant_id, tier=options.user_tier)
+        self.trace = SessionTrace(telemetry, common, caller, who)
         self._process: Process | None = None
         self._faults = 0
         self._mailbox: Mailbox[AnyEvent] = Mailbox()

@@ -23,7 +23,7 @@ from host_client.agent import AgentResult, result_of
 from host_client.config import AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
 from host_client.session import Session, open_session
-from host_client.telemetry import telemetry_from
+from host_client.telemetry import telemetry_of
 
 from .person import Person
 from .place import Place
@@ -165,7 +165,7 @@ def _session(job: Job, policy: ApprovalPolicy, console: Console) -> AbstractAsyn
         job.options,
         sandbox=job.place.sandbox,
         approvals=policy,
-        telemetry=telemetry_from(job.environ),
+        telemetry=telemetry_of(job.environ),
         traceparent=traceparent,
         tracestate=tracestate,
         upload=job.upload,

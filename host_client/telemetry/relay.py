@@ -23,7 +23,7 @@ from agent_runner.spans import Value
 MAX_SPANS = 10_000
 """Most spans of one event; the runner sends 64 at a time."""
 
-OWNED = frozenset({"user.id", "tenant.id", "session.id"})
+OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier"})
 """Attributes that only the host sets: what is billed and shown to whom goes by them."""
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)

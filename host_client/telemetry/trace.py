@@ -13,7 +13,7 @@ from agent_runner.spans import Span, Spans, Value
 from agent_runner.trace_context import TraceContext
 
 from .orphans import Orphans
-from .pipeline import Telemetry
+from .pipeline import Telemetry, Who
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -27,8 +27,11 @@ MAX_KEPT_BYTES = 32 * 1024 * 1024
 class SessionTrace:
     """Opens the host's spans, takes in the sandbox's, and exports each as it ends."""
 
-    def __init__(self, telemetry: Telemetry, common: Mapping[str, Value], parent: TraceContext | None) -> None:
+    def __init__(
+        self, telemetry: Telemetry, common: Mapping[str, Value], parent: TraceContext | None, who: Who
+    ) -> None:
         self._telemetry = telemetry
+        self._who = who
         self._common = dict(common)
         self._spans = Spans(common)
         self.parent = parent or self._spans.new_trace()
@@ -38,6 +41,7 @@ class SessionTrace:
         self._seen = {self.root.span_id}
         self._relayed = 0
         self.kept: list[ReadableSpan] = []
+        telemetry.begin(self.root.trace_id, who)
 
     @property
     def context(self) -> TraceContext:
@@ -46,7 +50,9 @@ class SessionTrace:
 
     def admit(self, trace_id: str) -> None:
         """Let spans of a further trace in: a turn may belong to its caller's."""
-        self._trace_ids.add(trace_id)
+        if trace_id not in self._trace_ids:
+            self._trace_ids.add(trace_id)
+            self._telemetry.join(trace_id, self._who)
 
     @contextmanager
     def current(self, span: Span | None = None) -> Generator[None]:
@@ -79,6 +85,7 @@ class SessionTrace:
 
     def observe(self, event: AnyEvent) -> str | None:
         """Take an event in; return what is wrong with it, if something is."""
+        self._telemetry.observe(event, self._who)
         if event.trace_id in self._trace_ids:
             self._orphans.observe(event)
         if not isinstance(event, TelemetryEvent) or not self._telemetry.enabled:
@@ -115,6 +122,7 @@ class SessionTrace:
             self.root.fail(error_type, message)
         self._spans.close(self.root)
         self._export_own()
+        self._telemetry.end(tuple(self._trace_ids), self._who)
 
     def _export_own(self) -> None:
         ended = self._spans.take_ended()

@@ -14,7 +14,7 @@ from agent_runner import otlp
 from agent_runner import protocol as p
 from agent_runner.spans import Attributes, Span, Spans
 from agent_runner.trace_context import TraceContext
-from host_client.telemetry import Orphans, SessionTrace, Telemetry
+from host_client.telemetry import Orphans, SessionTrace, Telemetry, Who
 from host_client.telemetry.console import JsonExporter, TreeExporter
 from host_client.telemetry.relay import decode
 from host_client.telemetry.summary import summarize
@@ -128,7 +128,7 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
 
 
 def test_a_span_that_arrived_is_not_rebuilt() -> None:
-    trace = SessionTrace(Telemetry(), {}, TraceContext(TRACE, ""))
+    trace = SessionTrace(Telemetry(), {}, TraceContext(TRACE, ""), Who(session_id="s"))
     trace.observe(event(p.ToolUseData(id="t", name="Bash", input={}), 1, "1" * 16, 2.0, "2" * 16))
     assert trace.observe(event(p.TelemetryData(otlp=relayed(ended_span())), 2, "0" * 16, 3.0)) is None
     trace.end_orphans("sandbox", "gone")
