@@ -22,14 +22,34 @@ from agent_runner.protocol import (
     event_schema,
 )
 from host_client.scripted_model.script import Conversation, Failure, Reply, Script, Tool, Usage
+from host_client.telemetry.settings import SDK_VARIABLES
+from host_client.telemetry.settings import SETTINGS as TELEMETRY_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKED = ("README.md", "docs/RUNNER.md", "docs/SCRIPTED_MODEL.md")
+MARKED = ("README.md", "docs/RUNNER.md", "docs/SCRIPTED_MODEL.md", "docs/OPENTELEMETRY_INTEGRATION.md")
 
 
 def environment() -> str:
     rows = [f"| `{s.variable}` | `{s.option}` | {_cell(s.help)} |" for s in SETTINGS]
     return "\n".join(["| variable | option | meaning |", "|---|---|---|", *rows])
+
+
+def telemetry_environment() -> str:
+    variables: dict[tuple[str, str], list[str]] = {}  # what traces and metrics have in common is one row
+    for row in TELEMETRY_SETTINGS:
+        named = variables.setdefault((row.default, row.help), [])
+        named += [name for name in sorted(row.variables, key=_how_special) if name not in named]
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in names)} | {_cell(default)} | {_cell(help_)} |"
+        for (default, help_), names in variables.items()
+    ]
+    rows += [f"| `{name}` | | {_cell(help_)} |" for name, help_ in SDK_VARIABLES.items()]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
+
+
+def _how_special(variable: str) -> bool:
+    """What holds for both signals stands first."""
+    return variable.startswith(("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_METRICS_"))
 
 
 def events() -> str:
@@ -61,6 +81,7 @@ def script() -> str:
 
 TABLES = {
     "environment": environment,
+    "telemetry-environment": telemetry_environment,
     "events": events,
     "commands": commands,
     "exit-codes": exit_codes,

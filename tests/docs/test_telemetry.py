@@ -1,0 +1,76 @@
+"""docs/OPENTELEMETRY_INTEGRATION.md says what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from host_client import AgentOptions, run_agent
+from host_client.telemetry.config import telemetry_config
+from host_client.telemetry.settings import SDK_VARIABLES, SETTINGS
+from tests.support.hosts import host_lab, views
+from tests.support.tables import ROOT
+
+DOCUMENT = (ROOT / "docs" / "OPENTELEMETRY_INTEGRATION.md").read_text()
+ATTRIBUTE = r"(?:gen_ai|agent|tool|sandbox|approval|retry|user|tenant|session|error|http)\.[a-z_.]+"
+SPANS = {"agent.session", "agent.execute", "agent.approval", "sandbox.create", "sandbox.cleanup"}
+SETTERS = (
+    "agent_runner/genai.py",
+    "agent_runner/spans.py",
+    "agent_runner/translate.py",
+    "agent_runner/run.py",
+    "host_client/session.py",
+    "host_client/sandbox/e2b/sandbox.py",
+)
+"""All modules that put attributes on spans."""
+
+
+def reference() -> dict[str, set[str]]:
+    """Return the attributes of each span, by the first word of its name, as the document has them."""
+    section = DOCUMENT.partition("\n## Spans\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?:`([a-z_.]+)[^`]*`|(all)) \|(.*)\|$", section, re.MULTILINE)
+    return {name or all_: set(re.findall(f"`({ATTRIBUTE})`", cell)) for name, all_, cell in rows}
+
+
+def strings(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_the_span_reference_has_every_attribute_of_the_code_and_no_other() -> None:
+    texts = {text for name in SETTERS for text in strings(ROOT / name)}
+    of_code = {text for text in texts if re.fullmatch(ATTRIBUTE, text)} - SPANS
+    assert set().union(*reference().values()) == of_code
+
+
+@pytest.mark.anyio
+async def test_the_spans_of_a_run_have_the_attributes_of_the_reference() -> None:
+    script = """
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: touch made}}]
+              - text: Done.
+    """
+    options = AgentOptions(user_id="ada", tenant_id="acme", tool_content="preview")
+    with host_lab(script) as lab:
+        result = await run_agent("go", options, approvals="auto", environ=lab.environ)
+    rows = reference()
+    seen = {span.name.split()[0] for span in views(result.spans)}
+    assert seen == set(rows) - {"all"}
+    for span in views(result.spans):
+        assert set(span.attributes) - rows["all"] - rows[span.name.split()[0]] == set(), span.name
+
+
+def test_the_example_of_an_environment_is_right_and_names_no_other_variables() -> None:
+    text = (ROOT / ".env.example").read_text()
+    settings = re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=(.*)$", text, re.MULTILINE)
+    assert {name for name, _ in settings} <= {name for row in SETTINGS for name in row.variables} | set(SDK_VARIABLES)
+    config, problems = telemetry_config({**dict(settings), "OTEL_EXPORTERS": "langfuse,signoz,prometheus,console,otlp"})
+    assert problems == ()
+    assert len(config.exporters) == 5
