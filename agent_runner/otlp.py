@@ -76,7 +76,7 @@ def encode(spans: Sequence[Span], of: Resource) -> bytes:
     """
     request = ExportTraceServiceRequest()
     of_resource = request.resource_spans.add()
-    of_resource.resource.attributes.extend(_attributes(of.attributes))
+    of_resource.resource.attributes.extend(key_values(of.attributes))
     of_resource.schema_url = of.schema_url
     of_scope = of_resource.scope_spans.add()
     of_scope.scope.name, of_scope.scope.version = _SCOPE.name, __version__
@@ -95,12 +95,12 @@ def _add(to: Any, span: Span) -> None:
         kind=_PROTO_KINDS[span.kind],
         start_time_unix_nano=span.start,
         end_time_unix_nano=span.end,
-        attributes=_attributes(span.attributes),
+        attributes=key_values(span.attributes),
         status=_status(span),
         flags=_IS_REMOTE if span.parent_is_remote else _IS_LOCAL,
     )
     for event in span.events:
-        message.events.add(name=event.name, time_unix_nano=event.time, attributes=_attributes(event.attributes))
+        message.events.add(name=event.name, time_unix_nano=event.time, attributes=key_values(event.attributes))
 
 
 def _status(span: Span) -> ProtoStatus:
@@ -109,7 +109,8 @@ def _status(span: Span) -> ProtoStatus:
     return ProtoStatus(code=ProtoStatus.STATUS_CODE_ERROR, message=span.error_message or span.error_type)
 
 
-def _attributes(of: Mapping[str, Any]) -> list[KeyValue]:
+def key_values(of: Mapping[str, Any]) -> list[KeyValue]:
+    """Return attributes as OTLP has them."""
     return [
         _key_value(key, value) if isinstance(value, str) and len(value) > _SHORT else _repeated(key, value)
         for key, value in of.items()
