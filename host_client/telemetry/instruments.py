@@ -1,0 +1,180 @@
+"""Every metric: its name, unit, labels and buckets, and what Prometheus sees of it. Pure.
+
+Documents and dashboards are made from `METRICS`, and tests hold the code to it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["counter", "histogram", "up_down_counter", "observable_counter"]
+
+TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation")
+"""What ``kind`` of ``claude.agent.tokens`` is. As Anthropic bills: ``input`` leaves cached tokens out."""
+
+OUTCOMES = ("exported", "retried", "spooled", "dropped")
+"""What ``outcome`` of ``claude.agent.telemetry.spans`` is."""
+
+_TURN_MS = (100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5, 1.8e6, 3.6e6)
+_TOOL_MS = (5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5)
+_WAIT_MS = (100.0, 1e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5, 1.8e6, 3.6e6, 1.44e7, 8.64e7)
+_CREATION_MS = (50.0, 100.0, 250.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 3e4, 6e4)
+# Those that the GenAI conventions ask for, of durations and of tokens.
+_REQUEST_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_TOKENS = tuple(float(4**power) for power in range(14))
+
+_REQUEST = (
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+    "gen_ai.response.model",
+    "tenant",
+    "tier",
+)
+
+
+class Metric(NamedTuple):
+    """One row. ``unit`` is in UCUM; ``labels`` are the attributes' names, in Prometheus with ``_`` for each dot."""
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    what: str
+    exposed: str
+    """The name in Prometheus, in its base units; a histogram's ends in ``_bucket``, ``_sum`` or ``_count``."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds, in ``unit``."""
+
+
+METRICS = (
+    Metric(
+        "claude.agent.cost.usd",
+        "counter",
+        "usd",
+        ("tenant", "tier", "model", "user"),
+        "Cost of turns in US dollars; the only metric with a user.",
+        "claude_agent_cost_usd_total",
+    ),
+    Metric(
+        "claude.agent.duration.ms",
+        "histogram",
+        "ms",
+        ("tenant", "tier", "model", "error.type"),
+        "Duration of turns, by the session's model; error.type is set on those that failed.",
+        "claude_agent_duration_seconds",
+        _TURN_MS,
+    ),
+    Metric(
+        "claude.agent.tool.duration.ms",
+        "histogram",
+        "ms",
+        ("tenant", "tier", "tool"),
+        "Duration of tool calls, without the wait for a person.",
+        "claude_agent_tool_duration_seconds",
+        _TOOL_MS,
+    ),
+    Metric(
+        "claude.agent.tool.errors",
+        "counter",
+        "{error}",
+        ("tenant", "tier", "tool", "error.type"),
+        "Tool calls that failed or were refused.",
+        "claude_agent_tool_errors_total",
+    ),
+    Metric(
+        "claude.agent.errors.total",
+        "counter",
+        "{error}",
+        ("tenant", "tier", "model", "error.type"),
+        "Errors of agents, runners and sessions.",
+        "claude_agent_errors_total",
+    ),
+    Metric(
+        "claude.agent.tokens",
+        "counter",
+        "{token}",
+        ("tenant", "tier", "model", "kind"),
+        f"Tokens billed, subagents included, by kind: {', '.join(TOKEN_KINDS)}.",
+        "claude_agent_tokens_total",
+    ),
+    Metric(
+        "gen_ai.client.token.usage",
+        "histogram",
+        "{token}",
+        (*_REQUEST, "gen_ai.token.type"),
+        "Tokens of one model request, input (cached ones included) and output.",
+        "gen_ai_client_token_usage",
+        _TOKENS,
+    ),
+    Metric(
+        "gen_ai.client.operation.duration",
+        "histogram",
+        "s",
+        (*_REQUEST, "error.type"),
+        "Duration of model requests.",
+        "gen_ai_client_operation_duration_seconds",
+        _REQUEST_S,
+    ),
+    Metric(
+        "gen_ai.client.operation.time_to_first_chunk",
+        "histogram",
+        "s",
+        _REQUEST,
+        "Time from a model request to the first chunk of its answer.",
+        "gen_ai_client_operation_time_to_first_chunk_seconds",
+        _REQUEST_S,
+    ),
+    Metric(
+        "claude.agent.approval.wait",
+        "histogram",
+        "ms",
+        ("tenant", "tier", "decision"),
+        "Time that approvals and questions waited for an answer.",
+        "claude_agent_approval_wait_seconds",
+        _WAIT_MS,
+    ),
+    Metric(
+        "claude.agent.approvals",
+        "counter",
+        "{approval}",
+        ("tenant", "tier", "tool", "decision"),
+        "Approvals and questions by how they ended.",
+        "claude_agent_approvals_total",
+    ),
+    Metric(
+        "claude.agent.sandbox.creation.duration",
+        "histogram",
+        "ms",
+        ("tenant", "tier", "sandbox.kind", "error.type"),
+        "Time to create a sandbox.",
+        "claude_agent_sandbox_creation_duration_seconds",
+        _CREATION_MS,
+    ),
+    Metric(
+        "claude.agent.sessions.active",
+        "up_down_counter",
+        "{session}",
+        ("tenant", "tier"),
+        "Sessions under way.",
+        "claude_agent_sessions_active",
+    ),
+    Metric(
+        "claude.agent.events",
+        "counter",
+        "{event}",
+        ("tenant", "tier", "type"),
+        "Events streamed from sandboxes, by type.",
+        "claude_agent_events_total",
+    ),
+    Metric(
+        "claude.agent.telemetry.spans",
+        "observable_counter",
+        "{span}",
+        ("exporter", "outcome", "reason"),
+        f"Spans by exporter and outcome: {', '.join(OUTCOMES)}; a drop has a reason.",
+        "claude_agent_telemetry_spans_total",
+    ),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
