@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 OnEvent = Callable[[AnyEvent], Awaitable[None] | None]
+OnResult = Callable[["AgentResult"], Awaitable[None] | None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ async def run_agent(
     traceparent: str | None = None,
     upload: Path | None = None,
     on_event: OnEvent | None = None,
+    on_result: OnResult | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> AgentResult:
     """Run one prompt to its end; see `open_session` for the arguments.
 
-    ``on_event`` is called with every event. Raise `ConfigurationError` and `SandboxError`; an agent's
-    own error is in the result.
+    ``on_event`` is called with every event, ``on_result`` once with what is returned. Raise `ConfigurationError`
+    and `SandboxError`; an agent's own error is in the result.
     """
     last: Result | None = None
     async with open_session(
@@ -82,7 +84,10 @@ async def run_agent(
             last = event if isinstance(event, Result) else last
             if on_event is not None and inspect.isawaitable(waiting := on_event(event)):
                 await waiting
-    return result_of(session, last)
+    result = result_of(session, last)
+    if on_result is not None and inspect.isawaitable(waiting := on_result(result)):
+        await waiting
+    return result
 
 
 def result_of(session: Session, last: Result | None) -> AgentResult:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent_runner import protocol as p
-from host_client import AgentOptions, LocalSandbox, Session, Telemetry, open_session, run_agent
+from host_client import AgentOptions, AgentResult, LocalSandbox, Session, Telemetry, open_session, run_agent
 from host_client.errors import ConfigurationError, NotWaitingError, SandboxStartError, StreamLostError
 from host_client.reader import EventReader, Fault, Gap
 from host_client.sandbox.local import LocalProcess
@@ -395,3 +395,18 @@ async def test_a_sandbox_that_cannot_be_made_is_a_start_error(tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SandboxStartError):
         await run_agent("go", sandbox=LocalSandbox(keep=tmp_path / "file" / "below"), environ={})
+
+
+@pytest.mark.anyio
+async def test_a_callback_gets_the_result_with_its_cost_and_duration() -> None:
+    seen: list[AgentResult] = []
+
+    async def keep(result: AgentResult) -> None:
+        seen.append(result)
+
+    with host_lab("conversations: {main: {replies: [{text: Done.}]}}") as lab:
+        result = await run_agent("go", environ=lab.environ, on_result=seen.append)
+        again = await run_agent("go", environ=lab.environ, on_result=keep)
+    assert seen == [result, again]
+    assert result.cost_usd > 0
+    assert result.duration_ms > 0
