@@ -22,6 +22,7 @@ from agent_runner.protocol import (
     event_schema,
 )
 from host_client.scripted_model.script import Conversation, Failure, Reply, Script, Tool, Usage
+from host_client.telemetry.instruments import METRICS
 from host_client.telemetry.settings import SDK_VARIABLES
 from host_client.telemetry.settings import SETTINGS as TELEMETRY_SETTINGS
 
@@ -50,6 +51,15 @@ def telemetry_environment() -> str:
 def _how_special(variable: str) -> bool:
     """What holds for both signals stands first."""
     return variable.startswith(("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_METRICS_"))
+
+
+def metrics() -> str:
+    rows = [
+        f"| `{m.name}` | {m.kind.replace('_', ' ')} | `{m.unit}` | {', '.join(f'`{label}`' for label in m.labels)} "
+        f"| `{m.exposed}` | {_cell(m.what)} |"
+        for m in METRICS
+    ]
+    return "\n".join(["| metric | kind | unit | labels | in Prometheus | |", "|---|---|---|---|---|---|", *rows])
 
 
 def events() -> str:
@@ -82,6 +92,7 @@ def script() -> str:
 TABLES = {
     "environment": environment,
     "telemetry-environment": telemetry_environment,
+    "metrics": metrics,
     "events": events,
     "commands": commands,
     "exit-codes": exit_codes,
