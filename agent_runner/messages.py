@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from claude_agent_sdk import ResultMessage
 
 from . import __version__
 from .protocol import ErrorType, ResultData, StartData, to_json
+
+COUNTED = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens", "costUSD")
+"""What of a model's usage adds up, in the CLI's words."""
+
+ModelUsage = dict[str, dict[str, float]]
+"""By model, what is `COUNTED`."""
 
 MAX_CONTENT = 256 * 1024
 """Most of a tool result that goes into its event, in characters; the size told is the whole one's."""
@@ -32,10 +38,28 @@ def error_text(message: ResultMessage) -> str:
     return "; ".join(message.errors or ()) or message.result or message.subtype
 
 
+def model_usage(usage: Mapping[str, Any]) -> ModelUsage:
+    """Return what of the CLI's usage by model adds up."""
+    states = {model: cast("dict[str, Any]", each) for model, each in usage.items() if isinstance(each, dict)}
+    return {
+        model: {key: each[key] for key in COUNTED if isinstance(each.get(key), int | float)}
+        for model, each in states.items()
+    }
+
+
+def used_since(now: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]) -> ModelUsage:
+    """Return what was used between two states of a conversation, of the models that were used."""
+    since = {
+        model: {key: max(0, round(value - before.get(model, {}).get(key, 0), 9)) for key, value in each.items()}
+        for model, each in now.items()
+    }
+    return {model: each for model, each in since.items() if any(each.values())}
+
+
 def result_data(
-    message: ResultMessage, turn: int, cost: float, total: float, error_type: ErrorType | None
+    message: ResultMessage, turn: int, cost: float, total: float, used: ModelUsage, error_type: ErrorType | None
 ) -> ResultData:
-    """Return what a turn came to; ``cost`` is the turn's, ``total`` the conversation's, in US dollars."""
+    """Return what a turn came to; ``cost`` and ``used`` are the turn's, ``total`` the conversation's, in US dollars."""
     return ResultData(
         turn=turn,
         result=message.result,
@@ -48,6 +72,7 @@ def result_data(
         num_turns=message.num_turns,
         usage=message.usage or {},
         model_usage=message.model_usage or {},
+        turn_model_usage=used,
         session_id=message.session_id,
         error_type=error_type,
     )

@@ -10,12 +10,13 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from claude_agent_sdk import CanUseTool, ClaudeAgentOptions, HookMatcher
 from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
 
 from .config import Config, ConfigError
+from .messages import ModelUsage, model_usage
 from .trace_context import TraceContext
 
 MAX_MESSAGE = 128 * 1024 * 1024
@@ -117,22 +118,30 @@ def imported(what: str, place: str) -> Any:
         raise ConfigError(f"{what}={place!r}: takes module:attribute ({error})") from None
 
 
-def resumed_cost(environ: Mapping[str, str], session_id: str) -> float | None:
-    """Return what a conversation had cost when it was left, in US dollars; None if that is not known.
+class Spent(NamedTuple):
+    """What a conversation had cost when it was left, in US dollars, and used by model."""
+
+    cost: float
+    usage: ModelUsage
+
+
+def resumed_cost(environ: Mapping[str, str], session_id: str) -> Spent | None:
+    """Return what a conversation had cost when it was left; None if that is not known.
 
     The CLI goes on counting from there, so a resumed run's cost is a difference. It keeps the sum in
     the conversation's transcript, in lines of type ``cost-state``.
     """
     if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", session_id):
         return None
-    cost = None
+    spent = None
     for transcript in config_directory(environ).glob(f"projects/*/{session_id}.jsonl"):
         for line in _regular_file(transcript).split(b"\n"):
             if b'"cost-state"' in line[:200]:
-                cost = float(json.loads(line)["totalCostUSD"])
-    if cost is not None and not 0 <= cost < math.inf:
-        raise ValueError(f"{cost} is no cost")
-    return cost
+                state = json.loads(line)
+                spent = Spent(float(state["totalCostUSD"]), model_usage(dict(state.get("modelUsage") or {})))
+    if spent is not None and not 0 <= spent.cost < math.inf:
+        raise ValueError(f"{spent.cost} is no cost")
+    return spent
 
 
 def _regular_file(path: Path) -> bytes:

@@ -167,7 +167,10 @@ class QuestionResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A turn ended. ``cost_usd`` is this turn's, ``total_cost_usd`` the conversation's so far."""
+    """A turn ended. ``cost_usd`` is this turn's, ``total_cost_usd`` the conversation's so far.
+
+    ``turn_model_usage`` is this turn's by model (tokens and ``costUSD``), ``model_usage`` the conversation's so far.
+    """
 
     turn: int
     result: str | None
@@ -181,6 +184,7 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     usage: dict[str, Any]
     model_usage: dict[str, Any]
     session_id: str
+    turn_model_usage: dict[str, dict[str, float]] = {}
     error_type: ErrorType | None = None
 
 

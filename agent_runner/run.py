@@ -25,7 +25,7 @@ from .classify import Failure, classify
 from .config import Config, ConfigError
 from .events import Events, misconfigured
 from .metering import Meter
-from .options import agent_options, imported, resumed_cost
+from .options import Spent, agent_options, imported, resumed_cost
 from .permissions import Permissions
 from .protocol import (
     AnyCommand,
@@ -388,16 +388,17 @@ class Run:
         if self._config.resume is None:
             return
         try:
-            cost = resumed_cost(self._environ, self._config.resume)
+            spent = resumed_cost(self._environ, self._config.resume)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            cost = None
+            spent = None
             self._events.emit(LogData(stream="runner", text=f"the conversation's past cost: {error!r}"))
-        if cost is None:
+        if spent is None:
             text = "what the conversation cost before is not known: the first turn's cost_usd includes it"
             self._events.emit(LogData(stream="runner", text=text))
-        self._translator.cost_before = cost or 0.0
+        spent = spent or Spent(0.0, {})
+        self._translator.cost_before, self._translator.usage_before = spent
         if self._meter is not None:
-            self._meter.spent += cost or 0.0
+            self._meter.spent += spent.cost
 
     async def _tool_ended(self, data: Any, tool_use_id: str | None, _context: Any) -> Any:
         """Take the CLI's own measure of a call (hooks PostToolUse and PostToolUseFailure)."""

@@ -36,7 +36,7 @@ from claude_agent_sdk import (
 from . import genai
 from .classify import Failure, budget_spent_in, classify, status_in
 from .events import Events
-from .messages import bounded, error_text, result_data, start_data, whole_size
+from .messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
 from .protocol import (
     ErrorData,
     ErrorType,
@@ -116,6 +116,7 @@ class Translator:
     """The same for tools' arguments and MCP tools' results."""
     resumed: bool = False
     cost_before: float = 0.0
+    usage_before: ModelUsage = field(default_factory=dict[str, dict[str, float]])
     turn: Turn | None = None
     outcome: Outcome = field(default_factory=Outcome)
     state: str | None = None
@@ -503,6 +504,8 @@ class Translator:
             self._end_chat(lane)
         total = message.total_cost_usd if message.total_cost_usd is not None else self.cost_before
         cost, self.cost_before = max(0.0, total - self.cost_before), total
+        usage = model_usage(message.model_usage or {})
+        used, self.usage_before = used_since(usage, self.usage_before), {**self.usage_before, **usage}
         if failure is not None:
             text = error_text(message)
             turn.span.fail(failure.error_type, text)
@@ -513,7 +516,7 @@ class Translator:
         if message.result is not None:
             genai.set_output(turn.span, message.result, self.sanitize)
         error_type = failure.error_type if failure is not None else None
-        self.events.emit(result_data(message, turn.number, cost, total, error_type), turn.span)
+        self.events.emit(result_data(message, turn.number, cost, total, used, error_type), turn.span)
         self._finish(turn, error_type)
 
     def _finish(self, turn: Turn, error_type: ErrorType | None) -> None:

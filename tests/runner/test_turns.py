@@ -43,6 +43,10 @@ def test_each_turn_is_a_span_of_the_same_trace_and_costs_its_own(make_lab: MakeL
     assert [result.cost_usd / results[0].cost_usd for result in results] == pytest.approx([1, 2, 4])
     assert sum(result.cost_usd for result in results) == pytest.approx(results[-1].total_cost_usd)
 
+    used = [result.turn_model_usage[MODEL] for result in results]
+    assert [usage["inputTokens"] for usage in used] == [100, 200, 400]
+    assert [usage["costUSD"] for usage in used] == [result.cost_usd for result in results]
+
     turns = sorted((span for span in done.spans if span.name == "agent.execute"), key=lambda span: span.start)
     assert [span.attributes["agent.turn"] for span in turns] == [1, 2, 3]
     assert [span.attributes["agent.cost_usd"] for span in turns] == [result.cost_usd for result in results]
@@ -93,6 +97,7 @@ def test_a_resumed_conversation_goes_on_and_costs_only_what_is_new(make_lab: Mak
     past = before.one(protocol.Result).data.cost_usd
     assert result.cost_usd == pytest.approx(2 * past)
     assert result.total_cost_usd == pytest.approx(3 * past)
+    assert (result.turn_model_usage[MODEL]["outputTokens"], result.model_usage[MODEL]["outputTokens"]) == (20, 30)
     assert after.of(protocol.Log) == []
     assert after.span("agent.execute").attributes["gen_ai.conversation.id"] == session
     assert after.span(CHAT).attributes["gen_ai.conversation.id"] == session
