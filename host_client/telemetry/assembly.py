@@ -1,0 +1,88 @@
+"""Puts telemetry together: destinations, metrics and the ledger, and the pipeline that feeds them.
+
+Importing this module imports OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from .config import TelemetryConfig
+from .content import ContentFilter
+from .delivery import Delivery
+from .destinations import Destination
+from .destinations.custom import Custom
+from .destinations.langfuse import langfuse
+from .destinations.otlp import otlp
+from .encoding import Batch
+from .pipeline import Telemetry
+from .spool import Spool
+
+
+def assemble(config: TelemetryConfig) -> Telemetry:
+    """Return the telemetry of a configuration that was checked."""
+    sanitize = ContentFilter(config.sanitize_prompt).span if config.sanitize_prompt is not None else None
+    return Telemetry(_outbox(config), sampling=config.sampling, sanitize=sanitize)
+
+
+def destinations(config: TelemetryConfig) -> Iterator[Destination]:
+    """Yield where spans go."""
+    for name in config.exporters:
+        match name:
+            case "langfuse" if config.langfuse is not None:
+                yield langfuse(config.langfuse, config.environment)
+            case "signoz" if config.signoz is not None:
+                yield otlp("signoz", config.signoz)
+            case "otlp" if config.otlp is not None:
+                yield otlp("otlp", config.otlp)
+            case "console":
+                yield _console()
+            case _:  # Prometheus takes no spans
+                pass
+    for exporter in config.custom_exporters:
+        yield Custom(exporter)
+
+
+def _console() -> Destination:
+    from .console import TreeExporter  # rich, which the others do not need
+
+    return Custom(TreeExporter(), "console", durable=False)
+
+
+def _outbox(config: TelemetryConfig) -> SpooledOutbox | None:
+    receivers = list(destinations(config))
+    if not receivers:
+        return None
+    return SpooledOutbox(Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes)))
+
+
+class SpooledOutbox:
+    """A `Delivery` as the pipeline's outbox."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self.release = delivery.release
+        self.discard = delivery.discard
+        self.flush = delivery.flush
+        self.close = delivery.close
+
+    def hold(self, trace_id: str, request: bytes, spans: int) -> None:
+        """Keep spans of a trace that is not decided."""
+        self._delivery.hold(trace_id, [Batch(request, spans)])
+
+    def deliver(self, request: bytes, spans: int) -> None:
+        """Send spans of a trace that is kept."""
+        self._delivery.offer([Batch(request, spans)])
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counters, by destination; drops with their reason."""
+        return {
+            name: {
+                "exported": of.exported,
+                "retried": of.retried,
+                "spooled": of.spooled,
+                "waiting": of.waiting,
+                **{f"dropped: {reason}": count for reason, count in of.dropped.items()},
+            }
+            for name, of in self._delivery.counts().items()
+        }

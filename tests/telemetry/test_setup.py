@@ -1,0 +1,115 @@
+"""Telemetry as it is put together, from a configuration to what arrives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from host_client import AgentOptions, run_agent
+from host_client.telemetry.config import TelemetryConfig, telemetry_config
+from host_client.telemetry.endpoints import langfuse, otlp, signoz
+from host_client.telemetry.sampling import SamplingConfig
+from host_client.telemetry.setup import initialize_telemetry
+from tests.support.collector import Collector
+from tests.support.hosts import host_lab
+from tests.support.runs import tree
+
+SCRIPT = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: touch made}}]
+          - text: Done.
+"""
+ADA = AgentOptions(user_id="ada")
+
+
+@pytest.mark.anyio
+async def test_a_run_arrives_whole_at_every_exporter(tmp_path: Path) -> None:
+    with Collector() as one, Collector() as two, Collector() as three, host_lab(SCRIPT) as lab:
+        telemetry = initialize_telemetry(
+            TelemetryConfig(
+                exporters=("langfuse", "signoz", "otlp"),
+                langfuse=langfuse(one.url, "pk", "sk"),
+                signoz=signoz(two.url),
+                otlp=otlp("traces", three.url),
+                spool_directory=tmp_path / "spool",
+            )
+        )
+        result = await run_agent("go", ADA, approvals="auto", telemetry=telemetry, environ=lab.environ)
+        assert telemetry.shutdown(timeout=30.0)
+    for collector in (one, two, three):
+        assert tree(collector.spans) == tree(three.spans)
+        assert {span.trace_id for span in collector.spans} == {result.trace_id}
+        assert {span.attributes["user.id"] for span in collector.spans} == {"ada"}
+    assert len(three.named("execute_tool Bash")) == 1
+    assert {request.path for request in one.requests} == {"/api/public/otel/v1/traces"}
+    assert {request.headers["x-langfuse-ingestion-version"] for request in one.requests} == {"4"}
+
+
+@pytest.mark.anyio
+async def test_a_trace_that_is_not_kept_arrives_nowhere_and_one_with_an_error_does(tmp_path: Path) -> None:
+    script = """
+        conversations:
+          main: {replies: [{text: Done.}]}
+          broken: {when: "break", replies: [{text: Never., fail: [{status: 400}]}]}
+    """
+    with Collector() as collector, host_lab(script) as lab:
+        config = TelemetryConfig(
+            exporters=("otlp",),
+            otlp=otlp("traces", collector.url),
+            sampling=SamplingConfig(rate=0.0, slow_rate=0.0),
+            spool_directory=tmp_path / "spool",
+        )
+        telemetry = initialize_telemetry(config)
+        await run_agent("go", telemetry=telemetry, environ=lab.environ)
+        failed = await run_agent("break", telemetry=telemetry, environ=lab.environ)
+        assert failed.is_error
+        assert telemetry.shutdown(timeout=30.0)
+    assert {span.trace_id for span in collector.spans} == {failed.trace_id}
+    assert len(collector.named("agent.session")) == 1
+
+
+def test_every_problem_is_one_warning_and_no_key_is_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        telemetry = initialize_telemetry(TelemetryConfig(exporters=("kafka",), sampling=SamplingConfig(rate=7)))
+    assert [record.message for record in caplog.records] == [
+        "telemetry: SamplingConfig(rate=7) takes a number from 0 to 1; using 1.0",
+        "telemetry: TelemetryConfig(exporters=…) has 'kafka'; known are langfuse, signoz, prometheus, console, otlp;"
+        " it is left out",
+    ]
+    assert telemetry.idle
+    assert telemetry.shutdown()
+
+
+def run_python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], **environ}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_a_bad_value_in_the_environment_is_one_line_on_stderr_and_the_process_goes_on(tmp_path: Path) -> None:
+    code = "from host_client.telemetry.setup import initialize_telemetry as i; i().shutdown(); print('went on')"
+    done = run_python(code, OTEL_SAMPLING_RATE="7", HOME=str(tmp_path))
+    assert done.stdout == "went on\n"
+    assert done.stderr == "telemetry: OTEL_SAMPLING_RATE='7' takes a number from 0 to 1; using the default\n"
+
+
+def test_telemetry_that_is_off_loads_no_opentelemetry() -> None:
+    code = (
+        "import sys; from host_client.telemetry.setup import initialize_telemetry as i; t = i(); t.shutdown();"
+        "print(t.enabled, [name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = run_python(code, OTEL_ENABLED="false", OTEL_EXPORTERS="langfuse,kafka")
+    assert (done.stdout, done.stderr) == ("False []\n", "")
+
+
+def test_the_environments_configuration_is_one_that_can_be_built(tmp_path: Path) -> None:
+    config, _ = telemetry_config({"HOME": str(tmp_path)})
+    telemetry = initialize_telemetry(config)
+    assert not telemetry.idle
+    assert telemetry.shutdown()
