@@ -57,7 +57,7 @@ async def test_a_trace_that_is_not_kept_arrives_nowhere_and_one_with_an_error_do
     script = """
         conversations:
           main: {replies: [{text: Done.}]}
-          broken: {when: "break", replies: [{text: Never., fail: [{status: 400}]}]}
+          broken: {when: "break", replies: [{text: Never., fail: [{status: 400, times: 9}]}]}
     """
     with Collector() as collector, host_lab(script) as lab:
         config = TelemetryConfig(
