@@ -223,7 +223,8 @@ class SpoolFile:
     def compact(self) -> None:
         """Give free space back to the disk."""
         if self._one("PRAGMA freelist_count") > _FREE_PAGES:
-            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            # As a script: of a statement without a result `execute` makes one step, and a step frees one page.
+            self._db.executescript("PRAGMA incremental_vacuum")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _one(self, query: str) -> int:

@@ -1,0 +1,245 @@
+"""A real OTLP receiver, over HTTP and over gRPC, that fails as it is told."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import struct
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc  # pyright: ignore[reportMissingTypeStubs]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
+from agent_runner import otlp
+from agent_runner.spans import Span
+from host_client.telemetry.encoding import Batch, encode
+from tests.support.runs import SpanView, spans_in
+
+WAIT_SECONDS = 30.0
+
+_RESOURCE = otlp.resource("tests")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def spans(self) -> list[SpanView]:
+        return list(spans_in(self.body))
+
+    @property
+    def ids(self) -> set[tuple[str, str]]:
+        return ids_of(self.body)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer over HTTP; the spans count as received if it is a success."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """No answer, until the receiver stops."""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The connection is reset in the middle of the answer."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that fails, over gRPC."""
+
+    code: str
+    details: str = ""
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
+
+
+Behaviour = Callable[[Request], Answer | Hang | Reset | Failure]
+
+
+def partial_success(rejected: int, why: str) -> Answer:
+    partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message=why)
+    body = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    return Answer(headers={"content-type": "application/x-protobuf"}, body=body)
+
+
+class Receiver:
+    """What came in; ``script`` answers the next requests, ``behave`` all others."""
+
+    def __init__(self) -> None:
+        self.script: deque[Answer | Hang | Reset | Failure] = deque()
+        self.behave: Behaviour = lambda _: Answer()
+        self.requests: list[Request] = []
+        self.url = ""
+        self._received: list[tuple[str, str]] = []
+        self._changed = threading.Condition()
+        self.stopping = threading.Event()
+
+    def answer(self, request: Request) -> Answer | Hang | Reset | Failure:
+        with self._changed:
+            self.requests.append(request)
+            answer = self.script.popleft() if self.script else self.behave(request)
+            if isinstance(answer, Answer) and 200 <= answer.status < 300:
+                self._received.extend((span.trace_id, span.span_id) for span in request.spans)
+            self._changed.notify_all()
+        return answer
+
+    @property
+    def received(self) -> set[tuple[str, str]]:
+        """Trace and span ids of all that was taken."""
+        with self._changed:
+            return set(self._received)
+
+    @property
+    def times(self) -> int:
+        """How many spans were taken, one that came twice counted twice."""
+        with self._changed:
+            return len(self._received)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, WAIT_SECONDS), "it never came"
+
+
+@contextmanager
+def http_receiver(port: int = 0) -> Generator[Receiver]:
+    """Run an OTLP/HTTP receiver on loopback."""
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            encoding = self.headers.get("content-encoding", "")
+            body = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding, bytes)(body)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            match receiver.answer(Request(self.path, headers, body)):
+                case Answer(status, answered, text):
+                    self.send_response(status)
+                    for name, value in {"content-length": str(len(text)), **answered}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(text)
+                case Reset():
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf of")
+                    self.wfile.flush()
+                    # Closed with a reset, not with an end.
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                    self.close_connection = True
+                case _:
+                    receiver.stopping.wait(WAIT_SECONDS)
+                    self.close_connection = True
+
+        def handle(self) -> None:
+            with suppress(OSError, ValueError):  # the client is gone, or we have closed it
+                super().handle()
+
+        def finish(self) -> None:
+            with suppress(OSError, ValueError):
+                super().finish()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name for it
+            """The test's output is not the place."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.stopping.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=WAIT_SECONDS)
+
+
+@contextmanager
+def grpc_receiver() -> Generator[Receiver]:
+    """Run an OTLP/gRPC receiver on loopback."""
+    receiver = Receiver()
+
+    def export(body: bytes, context: Any) -> bytes:
+        headers = {str(pair[0]): str(pair[1]) for pair in context.invocation_metadata()}
+        match receiver.answer(Request("grpc", headers, body)):
+            case Answer(body=answered):
+                return answered
+            case Failure(name, details, metadata):
+                context.set_trailing_metadata(metadata)
+                context.abort(grpc.StatusCode[name], details)
+            case _:
+                receiver.stopping.wait(WAIT_SECONDS)
+        return b""
+
+    library: Any = grpc
+    handlers = {"Export": library.unary_unary_rpc_method_handler(export)}
+    server = library.server(ThreadPoolExecutor(4))
+    name = "opentelemetry.proto.collector.trace.v1.TraceService"
+    server.add_generic_rpc_handlers((library.method_handlers_generic_handler(name, handlers),))
+    receiver.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield receiver
+    finally:
+        receiver.stopping.set()
+        server.stop(0).wait(WAIT_SECONDS)
+
+
+@contextmanager
+def nobody() -> Generator[int]:
+    """Hold a port on which nobody answers, so that nobody else takes it."""
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> list[Span]:
+    """Make ended spans of one trace, numbered."""
+    made: list[Span] = []
+    for number in range(first, first + count):
+        span = Span(name, f"{trace:032x}", f"{number:016x}", None, 1_000_000_000)
+        span.attributes = {"user.id": "ann", "gen_ai.operation.name": "execute_tool", "number": number}
+        span.end = 2_000_000_000
+        made.append(span)
+    return made
+
+
+def batch(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> Batch:
+    """Encode `spans`."""
+    return encode([otlp.readable(span, _RESOURCE) for span in spans(count, trace, name=name, first=first)])
+
+
+def ids_of(*bodies: bytes) -> set[tuple[str, str]]:
+    return set(_ids(bodies))
+
+
+def _ids(bodies: tuple[bytes, ...]) -> Iterator[tuple[str, str]]:
+    for body in bodies:
+        for span in spans_in(body):
+            yield span.trace_id, span.span_id
