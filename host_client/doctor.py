@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from agent_runner.doctor import Finding, check_python, examine, run_checks
 
 from .errors import ConfigurationError, SandboxError
+from .telemetry.config import telemetry_config
 
 __all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
 
@@ -158,4 +159,22 @@ def check_local(circumstances: Circumstances) -> Iterator[Finding]:
     yield Finding("Local sandbox", None, f"not asked for (--sandbox local); {detail}")
 
 
-CHECKS: tuple[Check, ...] = (check_host, check_model, check_e2b, check_e2b_cli, check_local)
+def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:
+    """Each exporter takes a span, and what else telemetry needs is there."""
+    config, problems = telemetry_config(circumstances.environ)
+    if not config.enabled:
+        yield Finding("Telemetry", None, "off (OTEL_ENABLED, OTEL_SDK_DISABLED)")
+        return
+    for problem in problems:
+        yield Finding("Telemetry setting", False, problem, "All of them: docs/OPENTELEMETRY_INTEGRATION.md")
+    share = f"{config.sampling.rate:.4g} of the traces to {', '.join(config.exporters) or 'nowhere'}"
+    yield Finding("Telemetry", True, f"{config.environment}, {share}")
+    if find_spec("opentelemetry") is None:
+        yield Finding("OpenTelemetry", False, "its SDK is not installed", "pip install 'sandspan[host]'")
+        return
+    from host_client.telemetry import probe  # imports OpenTelemetry, which takes 0.2 s
+
+    yield from probe.examine(config)
+
+
+CHECKS: tuple[Check, ...] = (check_host, check_model, check_e2b, check_e2b_cli, check_local, check_telemetry)

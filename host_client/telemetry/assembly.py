@@ -15,6 +15,7 @@ from .destinations.custom import Custom
 from .destinations.langfuse import langfuse
 from .destinations.otlp import otlp
 from .encoding import Batch
+from .endpoints import Endpoint
 from .pipeline import Telemetry
 from .spool import Spool
 
@@ -25,20 +26,25 @@ def assemble(config: TelemetryConfig) -> Telemetry:
     return Telemetry(_outbox(config), sampling=config.sampling, sanitize=sanitize)
 
 
-def destinations(config: TelemetryConfig) -> Iterator[Destination]:
-    """Yield where spans go."""
+def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:
+    """Yield the receivers of spans that are elsewhere, and where."""
     for name in config.exporters:
         match name:
             case "langfuse" if config.langfuse is not None:
-                yield langfuse(config.langfuse, config.environment)
+                yield langfuse(config.langfuse, config.environment), config.langfuse
             case "signoz" if config.signoz is not None:
-                yield otlp("signoz", config.signoz)
+                yield otlp("signoz", config.signoz), config.signoz
             case "otlp" if config.otlp is not None:
-                yield otlp("otlp", config.otlp)
-            case "console":
-                yield _console()
+                yield otlp("otlp", config.otlp), config.otlp
             case _:  # Prometheus takes no spans
                 pass
+
+
+def _destinations(config: TelemetryConfig) -> Iterator[Destination]:
+    for destination, _ in remote_destinations(config):
+        yield destination
+    if "console" in config.exporters:
+        yield _console()
     for exporter in config.custom_exporters:
         yield Custom(exporter)
 
@@ -50,7 +56,7 @@ def _console() -> Destination:
 
 
 def _outbox(config: TelemetryConfig) -> SpooledOutbox | None:
-    receivers = list(destinations(config))
+    receivers = list(_destinations(config))
     if not receivers:
         return None
     return SpooledOutbox(Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes)))
