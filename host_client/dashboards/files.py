@@ -1,0 +1,34 @@
+"""The dashboard files, which a wheel brings within the package and a checkout beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import host_client
+from host_client.errors import ConfigurationError
+
+BACKENDS = ("grafana", "signoz", "langfuse", "prometheus")
+
+
+def folder() -> Path:
+    """Return the directory that has one directory a backend."""
+    package = Path(host_client.__file__).parent
+    for found in (package / "dashboards", package.parent / "dashboards"):
+        if all((found / backend).is_dir() for backend in BACKENDS):
+            return found
+    raise ConfigurationError(f"the dashboard files are missing from {package}: install sandspan again")
+
+
+def files(backend: str) -> list[Path]:
+    """Return a backend's files, by name."""
+    return sorted(file for file in (folder() / backend).iterdir() if file.is_file())
+
+
+def write(target: Path) -> list[Path]:
+    """Copy all files below ``target``, over what is there; return the copies."""
+    copies: list[Path] = []
+    for backend in BACKENDS:
+        (target / backend).mkdir(parents=True, exist_ok=True)
+        copies.extend(Path(shutil.copy(file, target / backend)) for file in files(backend))
+    return copies
