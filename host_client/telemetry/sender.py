@@ -156,8 +156,8 @@ class Sender:
             self._retried += _spans(parcels)
             self._spooled += _spans(new)
             self._tried.update((parcel.file, parcel.stored.id) for parcel in new)
-        what = "does not take telemetry" if outcome.is_misconfigured else "cannot be reached"
-        self._notices.warn(outcome.why, "%s %s, which waits in the spool: %s", self.name, what, outcome.why)
+        until = "until this is mended" if outcome.is_misconfigured else "and is tried again"
+        self._notices.warn(outcome.why, "telemetry for %s waits in the spool %s: %s", self.name, until, outcome.why)
 
     def _drop(self, parcels: Sequence[Parcel], outcome: TooLarge | Refused) -> None:
         why = "too_large" if isinstance(outcome, TooLarge) else "refused"
