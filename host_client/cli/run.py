@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -23,7 +23,9 @@ from host_client.agent import AgentResult, result_of
 from host_client.config import AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
 from host_client.session import Session, open_session
-from host_client.telemetry import telemetry_of
+from host_client.telemetry import Telemetry
+from host_client.telemetry.config import telemetry_config
+from host_client.telemetry.setup import start
 
 from .person import Person
 from .place import Place
@@ -97,8 +99,9 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Agent
     console.print(Text("starting the sandbox …", style="dim"))
     last: Result | None = None
     session: Session | None = None
+    telemetry = _telemetry(job)
     try:
-        async with _session(job, policy, console) as session:
+        async with _session(job, policy, console, telemetry) as session:
             interrupts.session = session
             where = session.info.id if session.info else ""
             console.print(Text(f"sandbox {where}, trace {session.trace_id}", style="dim"))
@@ -108,6 +111,8 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Agent
     except asyncio.CancelledError:
         if session is None:
             raise
+    finally:
+        await _deliver(telemetry, console)
     if job.resumable:
         console.print(Text(f'go on with: host_client resume {session.id} "what to do next"', style="dim"))
     return result_of(session, last)
@@ -158,14 +163,33 @@ def _caller(job: Job, console: Console) -> tuple[str | None, str]:
     return header, state
 
 
-def _session(job: Job, policy: ApprovalPolicy, console: Console) -> AbstractAsyncContextManager[Session]:
+def _telemetry(job: Job) -> Telemetry:
+    config, problems = telemetry_config(job.environ)
+    if job.show_trace:  # which is what the console's exporter would show
+        config = replace(config, exporters=tuple(name for name in config.exporters if name != "console"))
+    return start(config, problems)
+
+
+async def _deliver(telemetry: Telemetry, console: Console) -> None:
+    """End telemetry, and say what of it has not arrived."""
+    if await asyncio.to_thread(telemetry.shutdown):
+        return
+    for name, counts in telemetry.counts().items():
+        lost = [f"{count} {what}" for what, count in counts.items() if count and what not in ("exported", "retried")]
+        if lost:
+            console.print(Text(f"telemetry: {name}: {', '.join(lost)}", style="yellow"))
+
+
+def _session(
+    job: Job, policy: ApprovalPolicy, console: Console, telemetry: Telemetry
+) -> AbstractAsyncContextManager[Session]:
     traceparent, tracestate = _caller(job, console)
     return open_session(
         job.prompt,
         job.options,
         sandbox=job.place.sandbox,
         approvals=policy,
-        telemetry=telemetry_of(job.environ),
+        telemetry=telemetry,
         traceparent=traceparent,
         tracestate=tracestate,
         upload=job.upload,

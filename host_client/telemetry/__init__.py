@@ -1,8 +1,24 @@
-"""The host's side of the trace: its own spans, those the sandbox relays, and those a dead runner left."""
+"""The host's side of the trace, metrics and costs: what a session tells, and where it goes.
 
-from .default import telemetry_of
+Importing this imports no OpenTelemetry module.
+"""
+
+from . import endpoints
+from .config import TelemetryConfig
 from .orphans import Orphans
 from .pipeline import Telemetry, Who
+from .sampling import SamplingConfig
+from .setup import initialize_telemetry, telemetry_of
 from .trace import SessionTrace
 
-__all__ = ["Orphans", "SessionTrace", "Telemetry", "Who", "telemetry_of"]
+__all__ = [
+    "Orphans",
+    "SamplingConfig",
+    "SessionTrace",
+    "Telemetry",
+    "TelemetryConfig",
+    "Who",
+    "endpoints",
+    "initialize_telemetry",
+    "telemetry_of",
+]

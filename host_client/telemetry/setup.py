@@ -1,14 +1,19 @@
-"""The one call by which a process gets its telemetry."""
+"""How a process gets its telemetry: by one call, or by none."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import threading
+from collections.abc import Iterable, Mapping
 
 from .config import TelemetryConfig, checked, telemetry_config
 from .pipeline import Telemetry
 
 _logger = logging.getLogger(__name__)
+_lock = threading.Lock()
+_shared: list[tuple[TelemetryConfig, Telemetry]] = []
 
 
 def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
@@ -17,7 +22,11 @@ def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
     Never raises: what is wrong is one warning each, on stderr where no logging is set up. End it with
     `Telemetry.shutdown`.
     """
-    config, problems = telemetry_config(os.environ) if config is None else checked(config)
+    return start(*(telemetry_config(os.environ) if config is None else checked(config)))
+
+
+def start(config: TelemetryConfig, problems: Iterable[str]) -> Telemetry:
+    """Return the telemetry of a configuration that was checked, having told what was wrong with it."""
     for problem in problems:
         _logger.warning("telemetry: %s", problem)
     if not config.enabled:
@@ -25,3 +34,19 @@ def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
     from .assembly import assemble  # OpenTelemetry: not with telemetry off
 
     return assemble(config)
+
+
+def telemetry_of(environ: Mapping[str, str]) -> Telemetry:
+    """Return the telemetry of a session that was given none: one a process for what its environment asks for.
+
+    It ends with the process.
+    """
+    config, problems = telemetry_config(environ)
+    with _lock:
+        for known, telemetry in _shared:
+            if known == config:
+                return telemetry
+        telemetry = start(config, problems)
+        _shared.append((config, telemetry))
+    atexit.register(telemetry.shutdown)
+    return telemetry
