@@ -17,3 +17,12 @@ def otlp(name: str, endpoint: Endpoint) -> Destination:
     from .otlp_http import OtlpHttp
 
     return OtlpHttp(name, endpoint)
+
+
+def otlp_metrics(name: str, endpoint: Endpoint) -> Destination:
+    """Return an endpoint as a destination of serialized ``ExportMetricsServiceRequest``s."""
+    if endpoint.protocol == "grpc":
+        from .otlp_grpc import METRICS, OtlpGrpc  # as above
+
+        return OtlpGrpc(name, endpoint, METRICS)
+    return otlp(name, endpoint)

@@ -18,7 +18,9 @@ from host_client.telemetry.endpoints import Endpoint
 from . import Outcome, Refused, Retry, TooLarge
 from .answers import SLOWLY, of_response
 
-_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+"""What both answer with is the same on the wire."""
 _OPTIONS = (
     # When to try again is for the sender to say: the channel itself does not hold back.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -45,9 +47,10 @@ class OtlpGrpc:
 
     durable = True
 
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
+    def __init__(self, name: str, endpoint: Endpoint, method: str = TRACES) -> None:
         self.name = name
         self._endpoint = endpoint
+        self._method = method
         self._channel: Any = None
         self._export: Callable[..., ExportTraceServiceResponse] | None = None
 
@@ -82,7 +85,7 @@ class OtlpGrpc:
                 self._channel = grpc.insecure_channel(parts.netloc, _OPTIONS, compression)
             # Without a serializer a request goes as the bytes it is.
             self._export = self._channel.unary_unary(
-                _EXPORT, response_deserializer=ExportTraceServiceResponse.FromString
+                self._method, response_deserializer=ExportTraceServiceResponse.FromString
             )
         assert self._export is not None
         return self._export

@@ -1,0 +1,311 @@
+"""Metrics of everything that runs, sampled or not: events and spans to OpenTelemetry's instruments.
+
+Importing this module imports OpenTelemetry. It has a meter provider of its own: two sets of metrics in one process
+do not mix, and what an application measures by itself is not touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry.metrics import CallbackOptions, Histogram, Observation
+from opentelemetry.metrics import Counter as CounterInstrument
+from opentelemetry.sdk.metrics import Counter, MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.view import View
+
+from agent_runner import __version__, otlp
+from agent_runner.protocol import (
+    AnyEvent,
+    ApprovalRequest,
+    ApprovalResolved,
+    Error,
+    QuestionResolved,
+    Result,
+    Start,
+    ToolResult,
+    ToolUse,
+)
+
+from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
+from .labels import Labels, error_type
+from .trace import SERVICE_NAME
+from .turns import Turn, turn_of
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from .config import TelemetryConfig
+    from .pipeline import Who
+
+MAX_SESSIONS = 10_000
+MAX_CALLS = 1_000
+"""Tool calls of one session whose names are remembered until they end."""
+
+MAX_MS = 30 * 86_400_000.0
+"""What takes longer is no duration: a sandbox's clock is not trusted."""
+
+_SDK = ("gen_ai.operation.name", "gen_ai.provider.name")
+_USAGE = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens"}
+
+_logger = logging.getLogger(__name__)
+
+Counts = Callable[[], Mapping[str, Mapping[str, int]]]
+"""By exporter, spans that were exported, retried, spooled, and dropped with a reason (``dropped: why``)."""
+
+
+class Part(Protocol):
+    """Something that takes the metrics away, or lets them be fetched."""
+
+    @property
+    def reader(self) -> MetricReader:
+        """What the meter provider feeds."""
+        ...
+
+    def close(self, timeout: float) -> bool:
+        """Give away what is left, in so many seconds; return whether that was done."""
+        ...
+
+
+@dataclass(slots=True)
+class _Session:
+    model: str | None = None
+    calls: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+
+
+class Metrics:
+    """An `Observer` that counts and measures; see `METRICS`. Called from one thread.
+
+    ``tier`` is that of users whose session names none; with a ``user_label_limit`` of 0 no metric has a user.
+    """
+
+    def __init__(self, parts: Sequence[Part] = (), *, user_label_limit: int = 1000, tier: str | None = None) -> None:
+        self._parts = tuple(parts)
+        self._labels = Labels(user_label_limit, tier)
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        more = (Counter, ObservableCounter)
+        self._provider = MeterProvider(
+            metric_readers=[part.reader for part in parts],
+            resource=otlp.resource(SERVICE_NAME),
+            shutdown_on_exit=False,
+            views=[View(instrument_type=kind, aggregation_cardinality_limit=MAX_COUNTER_SERIES) for kind in more],
+        )
+        self._meter = self._provider.get_meter("sandspan.host_client", __version__)
+        self._cost = self._counter("claude.agent.cost.usd")
+        self._turn_duration = self._histogram("claude.agent.duration.ms")
+        self._tool_duration = self._histogram("claude.agent.tool.duration.ms")
+        self._tool_errors = self._counter("claude.agent.tool.errors")
+        self._errors = self._counter("claude.agent.errors.total")
+        self._tokens = self._counter("claude.agent.tokens")
+        self._request_tokens = self._histogram("gen_ai.client.token.usage")
+        self._request_duration = self._histogram("gen_ai.client.operation.duration")
+        self._first_chunk = self._histogram("gen_ai.client.operation.time_to_first_chunk")
+        self._wait = self._histogram("claude.agent.approval.wait")
+        self._approvals = self._counter("claude.agent.approvals")
+        self._creation = self._histogram("claude.agent.sandbox.creation.duration")
+        active = BY_NAME["claude.agent.sessions.active"]
+        self._active = self._meter.create_up_down_counter(active.name, active.unit, active.what)
+        self._events = self._counter("claude.agent.events")
+
+    def _counter(self, name: str) -> CounterInstrument:
+        metric = BY_NAME[name]
+        return self._meter.create_counter(metric.name, metric.unit, metric.what)
+
+    def _histogram(self, name: str) -> Histogram:
+        metric = BY_NAME[name]
+        return self._meter.create_histogram(
+            metric.name, metric.unit, metric.what, explicit_bucket_boundaries_advisory=metric.buckets
+        )
+
+    def watch(self, counts: Counts) -> None:
+        """Tell what became of spans, as ``counts`` has it whenever metrics are read. Called once."""
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [
+                Observation(count, labels)
+                for exporter, of in counts().items()
+                for key, count in of.items()
+                if (labels := self._delivery(exporter, key)) is not None
+            ]
+
+        metric = BY_NAME["claude.agent.telemetry.spans"]
+        self._meter.create_observable_counter(metric.name, [observe], metric.unit, metric.what)
+
+    def _delivery(self, exporter: str, key: str) -> dict[str, str] | None:
+        outcome, _, reason = key.partition(":")
+        if outcome not in OUTCOMES:
+            return None
+        labels = {"exporter": self._labels.reason(exporter), "outcome": outcome}
+        return {**labels, "reason": self._labels.reason(reason)} if reason.strip() else labels
+
+    # -- what the pipeline calls ---------------------------------------------------------------------
+
+    def begin(self, who: Who) -> None:
+        """A session begins."""
+        if who.session_id not in self._sessions:
+            self._sessions[who.session_id] = _Session()
+            self._active.add(1, self._customer(who))
+
+    def end(self, who: Who) -> None:
+        """A session has ended."""
+        if self._sessions.pop(who.session_id, None) is not None:
+            self._active.add(-1, self._customer(who))
+
+    def observe(self, event: AnyEvent, who: Who) -> None:
+        """Count an event, and what it says."""
+        customer = self._customer(who)
+        self._events.add(1, {**customer, "type": event.type})
+        session = self._sessions.get(who.session_id) or _Session()
+        match event:
+            case Start():
+                session.model = event.data.model
+            case ToolUse():
+                self._called(session, event.data.id, event.data.name)
+            case ApprovalRequest():
+                self._called(session, event.data.tool_use_id, event.data.tool_name)
+            case ToolResult():
+                self._tool_ended(session, event, customer)
+            case ApprovalResolved():
+                tool = session.calls.get(event.data.tool_use_id, "")
+                self._decided(tool, event.data.decision, event.data.wait_ms, customer)
+            case QuestionResolved():
+                self._decided("AskUserQuestion", event.data.decision, event.data.wait_ms, customer)
+            case Error():
+                self._errors.add(1, {**customer, **self._model(session), "error.type": event.data.error_type})
+            case Result():
+                self._turn_ended(session, event, who, customer)
+            case _:
+                pass
+
+    def _customer(self, who: Who) -> dict[str, str]:
+        return self._labels.customer(who.tenant_id, who.tier)
+
+    def _model(self, session: _Session) -> dict[str, str]:
+        return {"model": self._labels.model(session.model)} if session.model else {}
+
+    def _called(self, session: _Session, tool_id: str, name: str) -> None:
+        session.calls[tool_id] = name
+        if len(session.calls) > MAX_CALLS:
+            session.calls.popitem(last=False)
+
+    def _tool_ended(self, session: _Session, event: ToolResult, customer: Mapping[str, str]) -> None:
+        name = session.calls.pop(event.data.tool_use_id, "")
+        labels = {**customer, "tool": self._labels.tool(name)} if name else dict(customer)
+        if 0 <= event.data.duration_ms <= MAX_MS:
+            self._tool_duration.record(event.data.duration_ms, labels)
+        if event.data.is_error:
+            self._tool_errors.add(1, {**labels, "error.type": event.data.error_type or "tool_error"})
+
+    def _decided(self, tool: str, decision: str, wait_ms: float, customer: Mapping[str, str]) -> None:
+        of_tool = {"tool": self._labels.tool(tool)} if tool else {}
+        self._approvals.add(1, {**customer, **of_tool, "decision": decision})
+        if 0 <= wait_ms <= MAX_MS:
+            self._wait.record(wait_ms, {**customer, "decision": decision})
+
+    def _turn_ended(self, session: _Session, event: Result, who: Who, customer: Mapping[str, str]) -> None:
+        data = event.data
+        failed = {"error.type": data.error_type} if data.error_type else {}
+        if 0 <= data.duration_ms <= MAX_MS:
+            self._turn_duration.record(data.duration_ms, {**customer, **self._model(session), **failed})
+        try:
+            turn = turn_of(data, session.model)
+        except ValueError as error:
+            _logger.warning("not counted: %s", error)
+            return
+        self._count_turn(turn, customer, self._labels.user(who.user_id))
+
+    def _count_turn(self, turn: Turn, customer: Mapping[str, str], user: Mapping[str, str]) -> None:
+        for part in turn.parts:
+            labels = {**customer, "model": self._labels.model(part.model)}
+            self._cost.add(part.nano / 1e9, {**labels, **user})
+            for kind, tokens in zip(TOKEN_KINDS, part[2:], strict=True):
+                if tokens:
+                    self._tokens.add(tokens, {**labels, "kind": kind})
+
+    def observe_span(self, span: ReadableSpan) -> None:
+        """Measure a model request, or a sandbox's creation."""
+        attributes = span.attributes or {}
+        if attributes.get("gen_ai.operation.name") == "chat":
+            self._request(span, attributes)
+        elif span.name == "sandbox.create":
+            kind = self._labels.sandbox_kind(str(attributes.get("sandbox.kind") or "unknown"))
+            labels = {**self._customer_of(attributes), "sandbox.kind": kind, **_failure(attributes)}
+            if (ms := _duration_ms(span)) is not None:
+                self._creation.record(ms, labels)
+
+    def _request(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
+        labels = {**self._customer_of(attributes), "gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic"}
+        for name in ("gen_ai.request.model", "gen_ai.response.model"):
+            if isinstance(model := attributes.get(name), str):
+                labels[name] = self._labels.model(model)
+        if (ms := _duration_ms(span)) is not None:
+            self._request_duration.record(ms / 1000, {**labels, **_failure(attributes)})
+        seconds = _number(attributes.get("gen_ai.response.time_to_first_chunk"), MAX_MS / 1000)
+        if seconds is not None:
+            self._first_chunk.record(seconds, labels)
+        for kind, name in _USAGE.items():
+            if (tokens := _number(attributes.get(name), 1e12)) is not None:
+                self._request_tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
+
+    def _customer_of(self, attributes: Mapping[str, Any]) -> dict[str, str]:
+        tenant, tier = attributes.get("tenant.id"), attributes.get("user.tier")
+        return self._labels.customer(str(tenant) if tenant else None, str(tier) if tier else None)
+
+    def close(self, timeout: float) -> bool:
+        """Give away what is left, to all at once, in so many seconds; return whether that was done."""
+        until = time.monotonic() + timeout
+        closed: list[bool] = []
+
+        def close(part: Part) -> None:
+            closed.append(part.close(timeout))
+
+        threads = [threading.Thread(target=close, args=(part,), daemon=True) for part in self._parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return len(closed) == len(threads) and all(closed)
+
+
+def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]]:
+    """Return the metrics of a configuration, None where nobody takes any, and a sentence for what is wrong."""
+    parts: list[Part] = []
+    problems: list[str] = []
+    if "prometheus" in config.exporters:
+        from .prometheus import PrometheusServer  # the exporter and its HTTP server: not for OTLP alone
+
+        where = f"{config.prometheus_host}:{config.prometheus_port}"
+        try:
+            parts.append(PrometheusServer(config.prometheus_host, config.prometheus_port))
+        except OSError as error:
+            problems.append(
+                f"prometheus cannot listen on {where} ({error.strerror or error}); nothing is there to scrape: "
+                "set OTEL_EXPORTER_PROMETHEUS_PORT or OTEL_EXPORTER_PROMETHEUS_HOST"
+            )
+    for name, endpoint in (("signoz", config.signoz_metrics), ("otlp", config.otlp_metrics)):
+        if endpoint is not None:
+            from .destinations.otlp import otlp_metrics
+            from .otlp_metrics import OtlpPart  # protobuf and a client: not for Prometheus alone
+
+            parts.append(OtlpPart(otlp_metrics(name, endpoint), config.metric_interval))
+    if not parts:
+        return None, tuple(problems)
+    return Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier), tuple(problems)
+
+
+def _failure(attributes: Mapping[str, Any]) -> dict[str, str]:
+    return {"error.type": error_type(attributes["error.type"])} if "error.type" in attributes else {}
+
+
+def _duration_ms(span: ReadableSpan) -> float | None:
+    return _number(((span.end_time or 0) - (span.start_time or 0)) / 1e6, MAX_MS)
+
+
+def _number(value: object, limit: float) -> float | None:
+    return value if isinstance(value, int | float) and 0 <= value <= limit else None

@@ -1,0 +1,98 @@
+"""What a turn came to, in whole numbers and by model: what metrics and the ledger both count. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from agent_runner.protocol import ResultData
+from agent_runner.sanitize import single_line
+
+NANO = 1_000_000_000
+"""A US dollar in the unit of all sums: integers add up exactly."""
+
+MAX_COST_USD = 100_000.0
+MAX_TOKENS = 10**12
+"""What is beyond is no turn's: a sandbox is not trusted, and one forged figure must not spoil a sum."""
+
+MAX_MODELS = 20
+UNKNOWN = "unknown"
+_MAX_NAME = 128
+
+
+class Part(NamedTuple):
+    """One model's share of a turn. ``input_tokens`` leaves cached ones out, as Anthropic bills."""
+
+    model: str
+    nano: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_creation_tokens: int = 0
+
+
+class Turn(NamedTuple):
+    """A turn's cost in 1e-9 US dollars, and its parts, whose costs add up to it.
+
+    ``agrees`` is False where the models' own sum was another: the turn's cost is the one that counts.
+    """
+
+    nano: int
+    parts: tuple[Part, ...]
+    agrees: bool
+
+
+def turn_of(data: ResultData, model: str | None) -> Turn:
+    """Return a turn's figures; ``model`` is the session's. Raise ValueError for a cost that is none."""
+    if not 0 <= data.cost_usd <= MAX_COST_USD:
+        raise ValueError(f"a turn's cost of {data.cost_usd} US dollars")
+    nano = round(data.cost_usd * NANO)
+    main = _name(model) if model else UNKNOWN
+    used = data.turn_model_usage
+    if not used:
+        return Turn(nano, (Part(main, nano, *_tokens(data.usage, _OF_USAGE)),), True)
+    parts = list(_parts(used))
+    missing = nano - sum(part.nano for part in parts)
+    if abs(missing) <= len(parts):  # each was rounded
+        largest = max(range(len(parts)), key=lambda index: parts[index].nano)
+        parts[largest] = parts[largest]._replace(nano=parts[largest].nano + missing)
+        return Turn(nano, tuple(parts), True)
+    if missing < 0:
+        parts, missing = [part._replace(nano=0) for part in parts], nano
+    return Turn(nano, tuple(_merged([*parts, Part(main, missing)])), False)
+
+
+_OF_MODEL = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
+_OF_USAGE = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[Part]:
+    dearest = sorted(used.items(), key=lambda item: item[1].get("costUSD", 0.0), reverse=True)
+    parts = (Part(_name(model), _nano(each.get("costUSD", 0.0)), *_tokens(each, _OF_MODEL)) for model, each in dearest)
+    return _merged(part for part, _ in zip(parts, range(MAX_MODELS), strict=False))
+
+
+def _merged(parts: Iterable[Part]) -> Iterable[Part]:
+    """Return one part a model: two names may be one when cut."""
+    merged: dict[str, Part] = {}
+    for part in parts:
+        before = merged.get(part.model)
+        sums = map(sum, zip(before[1:], part[1:], strict=True)) if before is not None else part[1:]
+        merged[part.model] = Part(part.model, *sums)
+    return merged.values()
+
+
+def _name(model: str) -> str:
+    return single_line(model, _MAX_NAME)
+
+
+def _nano(usd: float) -> int:
+    return round(usd * NANO) if 0 <= usd <= MAX_COST_USD else 0
+
+
+def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> tuple[int, ...]:
+    return tuple(_count(usage.get(key)) for key in keys)
+
+
+def _count(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and 0 <= value <= MAX_TOKENS else 0
