@@ -1,0 +1,91 @@
+"""Every example runs as its user runs it, against a stand-in of where it sends to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from host_client.scripted_model import ScriptedModel, parse_script
+from tests.support.collector import Collector
+from tests.support.runs import clean_environment
+from tests.support.tables import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+ONE_TOOL = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: "echo Ada wrote this", description: Say it}}]
+          - text: All tests pass.
+          - text: Faster now.
+"""
+
+
+class Example:
+    """Runs one of them in a folder of its own."""
+
+    def __init__(self, home: Path, model: ScriptedModel) -> None:
+        self._home = home
+        self._model = model
+
+    def __call__(self, name: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        env = clean_environment(self._home, self._model.url, PYTHONPATH=str(ROOT), **environ)
+        command = [sys.executable, str(ROOT / "examples" / name), *args]
+        done = subprocess.run(command, cwd=self._home, env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Iterator[Example]:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        yield Example(tmp_path, model)
+        assert model.unexpected == []
+
+
+def test_langfuse_gets_the_trace(example: Example) -> None:
+    with Collector() as langfuse:
+        keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-a", "LANGFUSE_SECRET_KEY": "sk-lf-b"}
+        done = example("langfuse.py", "Make the tests pass", LANGFUSE_BASE_URL=langfuse.url, **keys)
+    (root,) = langfuse.named("agent.session")
+    assert done.stdout == "All tests pass.\n"
+    assert f"trace {root.trace_id}, delivered" in done.stderr
+    assert root.attributes["langfuse.trace.metadata.team"] == "platform"
+    assert {span.attributes["user.id"] for span in langfuse.spans} == {"ada"}
+
+
+def test_signoz_gets_both_turns_and_metrics(example: Example) -> None:
+    with Collector() as signoz:
+        done = example("signoz.py", "Find the slowest test", "Make it faster", SIGNOZ_OTLP_ENDPOINT=signoz.url)
+    assert done.stdout == "All tests pass.\nFaster now.\n"
+    assert len(signoz.named("agent.execute")) == 2
+    assert {span.attributes["user.tier"] for span in signoz.spans} == {"enterprise"}
+    assert {request.path for request in signoz.requests} == {"/v1/traces", "/v1/metrics"}
+
+
+def test_the_console_shows_text_as_it_comes_and_the_trace(example: Example) -> None:
+    done = example("console_streaming.py", "What is in this folder?")
+    assert "[Bash] {'command': 'echo Ada wrote this'" in done.stdout
+    assert "All tests pass." in done.stdout
+    assert "agent.session" in done.stderr
+    assert "execute_tool Bash" in done.stderr
+
+
+def test_an_exporter_of_ones_own_gets_what_the_sanitizer_leaves(example: Example, tmp_path: Path) -> None:
+    example("custom_exporter.py", "calls.jsonl", "Make the tests pass")
+    (call,) = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert (call["gen_ai.tool.name"], call["tool.is_error"]) == ("Bash", False)
+    assert call["tool.execution_ms"] > 0
+    assert "echo [name] wrote this" in call["gen_ai.tool.call.arguments"]
+
+
+def test_every_example_is_run() -> None:
+    text = Path(__file__).read_text()
+    assert [path.name for path in EXAMPLES if f'example("{path.name}"' not in text] == []
+    assert len(EXAMPLES) == 4
