@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, timeseries
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import common as models
-from grafana_foundation_sdk.models import dashboard as model
+with warnings.catch_warnings():
+    # On import it advises a newer layout, which older Grafanas do not take; all take this one.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, timeseries
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models import common as models
+    from grafana_foundation_sdk.models import dashboard as model
 
 from .layout import Place, placed
 from .metrics import exposed, exposed_label
