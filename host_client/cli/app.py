@@ -10,12 +10,13 @@ import typer
 from agent_runner import __version__
 from host_client.errors import ConfigurationError
 
-from . import dashboards, doctor, sandboxes, start, template
+from . import costs, dashboards, doctor, sandboxes, start, template
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(start.run)
 app.command()(start.resume)
 app.command()(doctor.doctor)
+app.command()(costs.costs)
 app.add_typer(dashboards.app, name="dashboards")
 app.add_typer(sandboxes.app, name="sandboxes")
 app.add_typer(template.app, name="template")
