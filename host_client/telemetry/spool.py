@@ -32,8 +32,8 @@ MAX_FILES = 16
 """Files of dead processes that one process has open at a time."""
 
 _MAX_SET_ASIDE = 3
-_WAL_SHARE = 2 * 1024 * 1024
-_DROP_AT_ONCE = 64
+_WAL_SHARE = 6 * 1024 * 1024
+"""Beside a database stands its log, which is bounded too."""
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _logger = logging.getLogger(__name__)
@@ -100,13 +100,18 @@ class Spool:
             self._memory.register(self._names)
 
     def hold(self, trace_id: str, batches: Sequence[Batch]) -> None:
-        """Keep spans of a trace that is not decided."""
+        """Keep spans of a trace that is not decided; of no use where there is no destination."""
         with self._lock:
+            if not self._names:
+                return
             self._store(lambda file: file.hold(trace_id, batches, self._now()))
 
     def release(self, trace_id: str, destinations: Iterable[str]) -> None:
         """A trace is kept: what is held of it is due."""
         names = tuple(destinations)
+        if not names:
+            self.discard(trace_id)
+            return
         with self._lock:
             for place in tuple(self._places):
                 self._release(place, trace_id, names)
@@ -132,6 +137,8 @@ class Spool:
     def put(self, batches: Sequence[Batch], destinations: Iterable[str]) -> None:
         """Add spans that are due."""
         names = tuple(destinations)
+        if not names:
+            return
         with self._lock:
             self._store(lambda file: file.put(batches, names, self._now()))
 
@@ -214,12 +221,16 @@ class Spool:
     def close(self) -> None:
         """Leave what is due to the next process; delete files that are empty. What comes later is dropped."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            lost = Counter(self._memory.waiting)
             for place in self._places:
+                passing = (name for name, durable in self._names.items() if not durable)
+                lost.update({name: place.file.waiting[name] for name in passing})
                 self._leave(place)
             self._places.clear()
-            lost = Counter({name: spans for name, spans in self._memory.waiting.items() if spans > 0})
-            self._dropped_as("memory_only", lost)
+            self._dropped_as("closed", lost)
 
     def _leave(self, place: Place) -> None:
         is_empty = False
@@ -244,8 +255,8 @@ class Spool:
                 self._bound()
                 return
         write(self._memory)
-        while self._memory.used > self._max_memory:
-            lost = self._memory.drop(_DROP_AT_ONCE, set(self._under_way[self._memory]))
+        while (excess := self._memory.used - self._max_memory) > 0:
+            lost = self._memory.drop(excess, set(self._under_way[self._memory]))
             if not lost:
                 break
             self._dropped_as("memory_full", lost)
@@ -264,12 +275,12 @@ class Spool:
         return place
 
     def _bound(self) -> None:
-        budget = self._max_bytes - min(self._max_bytes // 4, _WAL_SHARE)
+        budget = self._max_bytes - min(self._max_bytes // 8 * 5, _WAL_SHARE)
         budget = max(budget - self._others, budget // 16)
         for place in tuple(self._places):
             with self._watched(place):
-                while sum(other.file.used for other in self._places) > budget:
-                    lost = place.file.drop(_DROP_AT_ONCE, set(self._under_way[place.file]))
+                while (excess := sum(other.file.used for other in self._places) - budget) > 0:
+                    lost = place.file.drop(excess, set(self._under_way[place.file]))
                     if not lost:
                         break
                     self._dropped_as("spool_full", lost)

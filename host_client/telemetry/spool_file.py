@@ -17,9 +17,11 @@ from .encoding import Batch
 
 VERSION = 1
 PAGE = 4096
-_WAL_PAGES = 256
+_WAL_PAGES = 512
 _FREE_PAGES = 256
 """Free pages that are not worth giving back."""
+
+_DROP_AT_ONCE = 1000
 
 _SCHEMA = """
 CREATE TABLE request(id INTEGER PRIMARY KEY, at REAL NOT NULL, spans INTEGER NOT NULL, body BLOB NOT NULL);
@@ -192,16 +194,22 @@ class SpoolFile:
             return  # tried again the next time
         delivered.clear()
 
-    def drop(self, oldest: int, but: set[int]) -> Counter[str]:
-        """Remove the oldest requests, up to a number and leaving some out; return the spans lost, by destination."""
-        marks = ",".join(map(str, but))
-        query = f"SELECT id FROM request WHERE id NOT IN ({marks}) ORDER BY id LIMIT ?"  # noqa: S608  # numbers
-        return self._drop([number for (number,) in self._db.execute(query, (oldest,))])
+    def drop(self, size: int, but: set[int]) -> Counter[str]:
+        """Remove the oldest requests of so many bytes, leaving some out; return the spans lost, by destination."""
+        numbers, dropped = list[int](), 0
+        with contextlib.closing(self._db.execute("SELECT id, length(body) FROM request ORDER BY id")) as rows:
+            for number, length in rows:
+                if dropped >= size or len(numbers) >= _DROP_AT_ONCE:
+                    break
+                if number not in but:
+                    numbers.append(number)
+                    dropped += length
+        return self._drop(numbers)
 
     def drop_before(self, at: float, but: set[int]) -> Counter[str]:
         """Remove what was added before a moment, leaving some out; return the spans lost, by destination."""
-        query = "SELECT id FROM request WHERE at < ? ORDER BY id LIMIT 1000"
-        return self._drop([number for (number,) in self._db.execute(query, (at,)) if number not in but])
+        query = "SELECT id FROM request WHERE at < ? ORDER BY id LIMIT ?"
+        return self._drop([number for (number,) in self._db.execute(query, (at, _DROP_AT_ONCE)) if number not in but])
 
     def _drop(self, numbers: list[int]) -> Counter[str]:
         lost: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import struct
 import threading
 import zlib
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc  # pyright: ignore[reportMissingTypeStubs]
@@ -123,8 +125,17 @@ class Receiver:
             assert self._changed.wait_for(condition, WAIT_SECONDS), "it never came"
 
 
+@dataclass(frozen=True)
+class Tls:
+    """A receiver's certificate and key, and whose clients it takes; files in PEM."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
 @contextmanager
-def http_receiver(port: int = 0) -> Generator[Receiver]:
+def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
     """Run an OTLP/HTTP receiver on loopback."""
     receiver = Receiver()
 
@@ -167,7 +178,12 @@ def http_receiver(port: int = 0) -> Generator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.authority))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(tls.certificate, tls.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    receiver.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -180,7 +196,7 @@ def http_receiver(port: int = 0) -> Generator[Receiver]:
 
 
 @contextmanager
-def grpc_receiver() -> Generator[Receiver]:
+def grpc_receiver(tls: Tls | None = None) -> Generator[Receiver]:
     """Run an OTLP/gRPC receiver on loopback."""
     receiver = Receiver()
 
@@ -201,7 +217,12 @@ def grpc_receiver() -> Generator[Receiver]:
     server = library.server(ThreadPoolExecutor(4))
     name = "opentelemetry.proto.collector.trace.v1.TraceService"
     server.add_generic_rpc_handlers((library.method_handlers_generic_handler(name, handlers),))
-    receiver.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    if tls is None:
+        receiver.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    else:
+        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+        credentials = library.ssl_server_credentials([pair], tls.authority.read_bytes(), True)
+        receiver.url = f"https://127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
     server.start()
     try:
         yield receiver

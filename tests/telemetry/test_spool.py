@@ -382,5 +382,28 @@ def test_what_no_disk_took_is_told_as_lost_at_the_end(caplog: pytest.LogCaptureF
     spool = make(None)
     spool.put([text("1", 3)], ("one",))
     spool.close()
-    assert spool.dropped() == {"one": {"memory_only": 3}}
-    assert "telemetry for one was dropped: memory_only" in caplog.text
+    assert spool.dropped() == {"one": {"closed": 3}}
+    assert "telemetry for one was dropped: closed" in caplog.text
+
+
+def test_what_no_later_process_can_deliver_is_told_as_lost_at_the_end(tmp_path: Path) -> None:
+    spool = make(tmp_path, {"console": False, "one": True})
+    spool.put([text("1", 2)], ("console", "one"))
+    spool.close()
+    assert spool.dropped() == {"console": {"closed": 2}}
+
+
+def test_without_destinations_nothing_is_kept(tmp_path: Path) -> None:
+    spool = make(tmp_path, {})
+    spool.hold(TRACE, [text("1")])
+    spool.release(TRACE, ())
+    spool.put([text("2")], ())
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_released_to_nobody_is_gone(spool: Spool) -> None:
+    spool.hold(TRACE, [text("1")])
+    spool.release(TRACE, ())
+    spool.release(TRACE, ("one",))
+    assert taken(spool) == []

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from agent_runner import __version__
 from agent_runner.sanitize import brief
 from host_client.telemetry.endpoints import Compression, Endpoint
 
@@ -74,7 +75,11 @@ class OtlpHttp:
         if self._client is None:
             import httpx  # as above
 
-            headers = {**self._endpoint.headers, "content-type": "application/x-protobuf"}
+            headers = {
+                "user-agent": f"sandspan/{__version__}",
+                **self._endpoint.headers,
+                "content-type": "application/x-protobuf",
+            }
             if self._endpoint.compression != "none":
                 headers["content-encoding"] = self._endpoint.compression
             self._client = httpx.Client(headers=headers, timeout=self._endpoint.timeout, verify=self._verify())
