@@ -6,6 +6,7 @@ Importing this module imports OpenTelemetry.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from .config import TelemetryConfig
 from .content import ContentFilter
@@ -16,14 +17,30 @@ from .destinations.langfuse import langfuse
 from .destinations.otlp import otlp
 from .encoding import Batch
 from .endpoints import Endpoint
-from .pipeline import Telemetry
+from .metrics import metrics_of
+from .pipeline import Observer, Telemetry
+from .sampling import SamplingConfig
 from .spool import Spool
 
 
-def assemble(config: TelemetryConfig) -> Telemetry:
-    """Return the telemetry of a configuration that was checked."""
+def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
+    """Return the telemetry of a configuration that was checked, and a sentence for each part that is missing."""
+    metrics, problems = metrics_of(config)
+    outbox = _outbox(config)
+    observers: list[Observer] = []
+    if metrics is not None:
+        observers.append(metrics)
+        if outbox is not None:
+            metrics.watch(outbox.counts)
     sanitize = ContentFilter(config.sanitize_prompt).span if config.sanitize_prompt is not None else None
-    return Telemetry(_outbox(config), sampling=config.sampling, sanitize=sanitize)
+    return Telemetry(outbox, observers, sampling=_sampling(config), sanitize=sanitize), problems
+
+
+def _sampling(config: TelemetryConfig) -> SamplingConfig:
+    """Return the shares, with that of users without a tier among them."""
+    sampling = config.sampling
+    rate = sampling.tier_rates.get(config.tier or "", sampling.rate)
+    return replace(sampling, tier_rates={**sampling.tier_rates, "": rate})
 
 
 def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:

@@ -27,13 +27,19 @@ def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
 
 def start(config: TelemetryConfig, problems: Iterable[str]) -> Telemetry:
     """Return the telemetry of a configuration that was checked, having told what was wrong with it."""
-    for problem in problems:
-        _logger.warning("telemetry: %s", problem)
+    _tell(problems)
     if not config.enabled:
         return Telemetry(enabled=False)
     from .assembly import assemble  # OpenTelemetry: not with telemetry off
 
-    return assemble(config)
+    telemetry, more = assemble(config)
+    _tell(more)
+    return telemetry
+
+
+def _tell(problems: Iterable[str]) -> None:
+    for problem in problems:
+        _logger.warning("telemetry: %s", problem)
 
 
 def telemetry_of(environ: Mapping[str, str]) -> Telemetry:

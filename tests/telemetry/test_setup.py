@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from host_client import AgentOptions, run_agent
+from host_client.telemetry import SessionTrace, Who
 from host_client.telemetry.config import TelemetryConfig, telemetry_config
 from host_client.telemetry.endpoints import langfuse, otlp, signoz
 from host_client.telemetry.sampling import SamplingConfig
@@ -113,3 +115,38 @@ def test_the_environments_configuration_is_one_that_can_be_built(tmp_path: Path)
     telemetry = initialize_telemetry(config)
     assert not telemetry.idle
     assert telemetry.shutdown()
+
+
+def test_a_port_in_use_is_one_warning_and_spans_still_arrive(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as server, Collector() as collector:
+        config = TelemetryConfig(
+            exporters=("prometheus", "otlp"),
+            prometheus_port=server.getsockname()[1],
+            otlp=otlp("traces", collector.url),
+            spool_directory=tmp_path,
+        )
+        telemetry = initialize_telemetry(config)
+        spans = SessionTrace(telemetry, {}, None, Who(session_id="s"))
+        spans.close(None, "")
+        assert telemetry.shutdown(timeout=30.0)
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.startswith(f"telemetry: prometheus cannot listen on localhost:{config.prometheus_port}")
+    assert "OTEL_EXPORTER_PROMETHEUS_PORT" in warning
+    assert [span.name for span in collector.spans] == ["agent.session"]
+
+
+def test_users_without_a_tier_have_the_configured_ones_rate(tmp_path: Path) -> None:
+    with Collector() as collector:
+        config = TelemetryConfig(
+            exporters=("otlp",),
+            otlp=otlp("traces", collector.url),
+            sampling=SamplingConfig(rate=0.0, tier_rates={"gold": 1.0, "free": 0.0}),
+            tier="gold",
+            spool_directory=tmp_path,
+        )
+        telemetry = initialize_telemetry(config)
+        for session, tier in (("mine", None), ("gold", "gold"), ("free", "free"), ("other", "unheard of")):
+            trace = SessionTrace(telemetry, {"session.id": session}, None, Who(session_id=session, tier=tier))
+            trace.close(None, "")
+        assert telemetry.shutdown(timeout=30.0)
+    assert {span.attributes["session.id"] for span in collector.spans} == {"mine", "gold"}
