@@ -88,6 +88,10 @@ class Delivery:
             sender.name: sender.counts(waiting[sender.name], dropped.get(sender.name, {})) for sender in self._senders
         }
 
+    def faults(self) -> dict[str, int]:
+        """Return how often the spool's disk failed (``disk``), and how many files were corrupt (``corrupt``)."""
+        return dict(self._spool.faults)
+
     def flush(self, timeout: float) -> bool:
         """Deliver now; return whether all spans handed over before, and what dead processes left, are delivered.
 

@@ -89,6 +89,7 @@ class Spool:
         self._under_way: defaultdict[SpoolFile, Counter[int]] = defaultdict(Counter)
         self._others = 0
         self._closed = False
+        self._left: dict[str, int] = {}
         self._dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.faults: Counter[str] = Counter()
         """How often the disk failed (``disk``), and how many files were corrupt (``corrupt``)."""
@@ -102,7 +103,7 @@ class Spool:
     def hold(self, trace_id: str, batches: Sequence[Batch]) -> None:
         """Keep spans of a trace that is not decided; of no use where there is no destination."""
         with self._lock:
-            if not self._names:
+            if not self._names or self._gone(batches, self._names):
                 return
             self._store(lambda file: file.hold(trace_id, batches, self._now()))
 
@@ -113,6 +114,8 @@ class Spool:
             self.discard(trace_id)
             return
         with self._lock:
+            if self._closed:
+                return
             for place in tuple(self._places):
                 self._release(place, trace_id, names)
             self._memory.release(trace_id, names)
@@ -129,6 +132,8 @@ class Spool:
     def discard(self, trace_id: str) -> None:
         """A trace is not kept."""
         with self._lock:
+            if self._closed:
+                return
             for place in tuple(self._places):
                 with self._watched(place):
                     place.file.discard(trace_id)
@@ -137,14 +142,16 @@ class Spool:
     def put(self, batches: Sequence[Batch], destinations: Iterable[str]) -> None:
         """Add spans that are due."""
         names = tuple(destinations)
-        if not names:
-            return
         with self._lock:
+            if not names or self._gone(batches, names):
+                return
             self._store(lambda file: file.put(batches, names, self._now()))
 
     def take(self, destination: str, *, max_spans: int, max_bytes: int) -> list[Parcel]:
         """Return the oldest that is due; it stays until it is acknowledged."""
         with self._lock:
+            if self._closed:
+                return []
             for place in tuple(self._places):
                 with self._watched(place):
                     if taken := self._taken(place.file, destination, max_spans, max_bytes):
@@ -166,8 +173,10 @@ class Spool:
                     del under_way[parcel.stored.id]
 
     def acknowledge(self, destination: str, parcels: Sequence[Parcel]) -> None:
-        """A destination is done with parcels."""
+        """A destination is done with parcels; after the end that is too late, and they come again."""
         with self._lock:
+            if self._closed:
+                return
             self.put_back(parcels)
             for file in {parcel.file for parcel in parcels}:
                 done = [parcel.stored for parcel in parcels if parcel.file is file]
@@ -181,6 +190,8 @@ class Spool:
     def split(self, destination: str, parcel: Parcel, pieces: Sequence[Batch]) -> list[Parcel]:
         """Put pieces in a parcel's place, for one destination; return them as taken."""
         with self._lock:
+            if self._closed:
+                return []
             parcels: list[Parcel] = []
 
             def put(file: SpoolFile) -> None:
@@ -192,8 +203,10 @@ class Spool:
             return parcels
 
     def waiting(self) -> dict[str, int]:
-        """Return how many spans are due, by destination of this process."""
+        """Return how many spans are due, by destination of this process; after the end, what was left."""
         with self._lock:
+            if self._closed:
+                return dict(self._left)
             files = [*(place.file for place in self._places), self._memory]
             return {name: sum(file.waiting[name] for file in files) for name in self._names}
 
@@ -205,8 +218,11 @@ class Spool:
     def keep(self) -> None:
         """Take over the files of dead processes, drop what is too old, give space back; called now and then."""
         with self._lock:
-            if self._directory is None or self._closed:
-                self._dropped_as("too_old", self._memory.drop_before(self._now() - self._max_age, set()))
+            if self._closed:
+                return
+            on_its_way = set(self._under_way[self._memory])
+            self._dropped_as("too_old", self._memory.drop_before(self._now() - self._max_age, on_its_way))
+            if self._directory is None:
                 return
         found = self._found()
         with self._lock:
@@ -223,14 +239,24 @@ class Spool:
         with self._lock:
             if self._closed:
                 return
+            self._left = self.waiting()
             self._closed = True
             lost = Counter(self._memory.waiting)
+            self._memory.close()
             for place in self._places:
                 passing = (name for name, durable in self._names.items() if not durable)
                 lost.update({name: place.file.waiting[name] for name in passing})
                 self._leave(place)
             self._places.clear()
             self._dropped_as("closed", lost)
+            for name, spans in lost.items():
+                self._left[name] = self._left.get(name, 0) - spans
+
+    def _gone(self, batches: Sequence[Batch], names: Iterable[str]) -> bool:
+        """Whether the spool is closed; what comes then is lost."""
+        if self._closed:
+            self._dropped_as("closed", Counter(dict.fromkeys(names, sum(batch.spans for batch in batches))))
+        return self._closed
 
     def _leave(self, place: Place) -> None:
         is_empty = False

@@ -382,7 +382,11 @@ def test_what_no_disk_took_is_told_as_lost_at_the_end(caplog: pytest.LogCaptureF
     spool = make(None)
     spool.put([text("1", 3)], ("one",))
     spool.close()
-    assert spool.dropped() == {"one": {"closed": 3}}
+    spool.put([text("2")], ("one",))  # too late
+    spool.hold(TRACE, [text("3")])
+    assert spool.dropped() == {"one": {"closed": 5}, "two": {"closed": 1}}
+    assert spool.waiting() == {"one": 0, "two": 0}
+    assert (taken(spool), spool.faults) == ([], {})
     assert "telemetry for one was dropped: closed" in caplog.text
 
 
