@@ -32,6 +32,7 @@ from agent_runner.protocol import (
     ToolResult,
     ToolUse,
 )
+from agent_runner.sanitize import brief
 
 from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 from .labels import Labels, error_type
@@ -190,7 +191,7 @@ class Metrics:
         return {"model": self._labels.model(session.model)} if session.model else {}
 
     def _called(self, session: _Session, tool_id: str, name: str) -> None:
-        session.calls[tool_id] = name
+        session.calls[tool_id] = brief(name)  # the model's own words, where it calls what there is not
         if len(session.calls) > MAX_CALLS:
             session.calls.popitem(last=False)
 
