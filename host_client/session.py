@@ -250,8 +250,11 @@ class Session:
         """Note why the session ends early (called by `open_session`)."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
             self._fail("cancelled", "the session was cancelled")
-        else:
-            self._fail(getattr(error, "error_type", "internal"), str(error))
+            return
+        error_type: ErrorType = getattr(error, "error_type", "internal")
+        if self.failure is None and isinstance(error, SandboxError):  # none that the stream's end has told of
+            self.trace.observe(self._error(error_type, str(error)))
+        self._fail(error_type, str(error))
 
     def _fail(self, error_type: ErrorType, message: str) -> None:
         self.failure = self.failure or Failure(error_type, message[:1000])
@@ -346,10 +349,14 @@ class Session:
 
     async def _tell(self, error_type: ErrorType, message: str) -> None:
         """Put an error of the host's own into the stream; it has no seq."""
+        event = self._error(error_type, message)
+        self.trace.observe(event)
+        await self._mailbox.put(event, len(message))
+
+    def _error(self, error_type: ErrorType, message: str) -> Error:
         root = self.trace.root
         data = ErrorData(error_type=error_type, message=message)
-        event = Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
-        await self._mailbox.put(event, len(message))
+        return Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
 
     def _follow(self, event: AnyEvent, size: int) -> None:
         """Keep what the session itself must know."""
