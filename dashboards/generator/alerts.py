@@ -12,7 +12,7 @@ from .queries import Increase, Query, Share
 
 TEN_MINUTES = Range("10m")
 QUARTER = Range("15m")
-LOST = ("sandbox", "cli_crash", "out_of_memory", "internal")
+LOST = ("sandbox", "cli_crash", "out_of_memory")
 """Errors after which a session is gone, through no fault of its user's."""
 
 

@@ -1,0 +1,100 @@
+"""A real Prometheus on the loopback interface that scrapes one address often."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.05
+SCRAPE_INTERVAL = "200ms"
+
+Labels = dict[str, str]
+
+PROMETHEUS = shutil.which("prometheus")
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """One that runs, and what it answers."""
+
+    url: str
+
+    def query(self, expression: str) -> list[tuple[Labels, float]]:
+        """Return what an expression is now: labels and value of each series, without those that are no number."""
+        answer = self._ask("query", query=expression)
+        assert answer["status"] == "success", answer
+        found = [(dict(each["metric"]), float(each["value"][1])) for each in answer["data"]["result"]]
+        return [(labels, value) for labels, value in found if not math.isnan(value)]
+
+    def until(self, expression: str, holds: Callable[[list[tuple[Labels, float]]], bool]) -> None:
+        """Wait until the answer to an expression is as it should be."""
+        limit = time.monotonic() + WAIT_SECONDS
+        while not holds(found := self.query(expression)):
+            assert time.monotonic() < limit, f"{expression} is still {found}"
+            time.sleep(POLL_SECONDS)
+
+    def _ask(self, path: str, **parameters: str) -> Any:
+        try:
+            with urlopen(f"{self.url}/api/v1/{path}", urlencode(parameters).encode(), timeout=WAIT_SECONDS) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+
+@contextmanager
+def prometheus(port: int, folder: Path) -> Generator[Prometheus]:
+    """Run one that scrapes a port of this machine, with its data in a folder."""
+    assert PROMETHEUS is not None, "prometheus is not installed (Debian: apt-get install prometheus)"
+    config = folder / "prometheus.yml"
+    config.write_text(
+        f"global: {{scrape_interval: {SCRAPE_INTERVAL}}}\n"
+        f"scrape_configs: [{{job_name: host, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]\n"
+    )
+    address = f"127.0.0.1:{_free_port()}"
+    command = [
+        PROMETHEUS,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        "--log.level=warn",
+    ]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            _wait_until_ready(process, address, folder / "log")
+            yield Prometheus(f"http://{address}")
+        finally:
+            process.terminate()
+            try:
+                process.wait(WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    limit = time.monotonic() + WAIT_SECONDS
+    while True:
+        assert process.poll() is None and time.monotonic() < limit, log.read_text()
+        try:
+            with urlopen(f"http://{address}/-/ready", timeout=WAIT_SECONDS):
+                return
+        except OSError:
+            time.sleep(POLL_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
