@@ -309,4 +309,6 @@ def _duration_ms(span: ReadableSpan) -> float | None:
 
 
 def _number(value: object, limit: float) -> float | None:
-    return value if isinstance(value, int | float) and 0 <= value <= limit else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= limit else None

@@ -13,11 +13,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc  # pyright: ignore[reportMissingTypeStubs]
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
@@ -29,6 +31,10 @@ from host_client.telemetry.encoding import Batch, encode
 from tests.support.runs import SpanView, spans_in
 
 WAIT_SECONDS = 30.0
+
+METRICS_PATH = "/v1/metrics"
+_SERVICES = {"grpc": "trace.v1.TraceService", METRICS_PATH: "metrics.v1.MetricsService"}
+"""Services over gRPC, by the path that their requests are given here."""
 
 _RESOURCE = otlp.resource("tests")
 
@@ -43,7 +49,14 @@ class Request:
 
     @property
     def spans(self) -> list[SpanView]:
-        return list(spans_in(self.body))
+        return [] if self.path == METRICS_PATH else list(spans_in(self.body))
+
+    @property
+    def metrics(self) -> set[str]:
+        """The names of the metrics."""
+        request = ExportMetricsServiceRequest.FromString(self.body)
+        of_scopes = [of_scope for of_resource in request.resource_metrics for of_scope in of_resource.scope_metrics]
+        return {metric.name for of_scope in of_scopes for metric in of_scope.metrics}
 
     @property
     def ids(self) -> set[tuple[str, str]]:
@@ -200,9 +213,9 @@ def grpc_receiver(tls: Tls | None = None) -> Generator[Receiver]:
     """Run an OTLP/gRPC receiver on loopback."""
     receiver = Receiver()
 
-    def export(body: bytes, context: Any) -> bytes:
+    def export(path: str, body: bytes, context: Any) -> bytes:
         headers = {str(pair[0]): str(pair[1]) for pair in context.invocation_metadata()}
-        match receiver.answer(Request("grpc", headers, body)):
+        match receiver.answer(Request(path, headers, body)):
             case Answer(body=answered):
                 return answered
             case Failure(name, details, metadata):
@@ -213,10 +226,11 @@ def grpc_receiver(tls: Tls | None = None) -> Generator[Receiver]:
         return b""
 
     library: Any = grpc
-    handlers = {"Export": library.unary_unary_rpc_method_handler(export)}
     server = library.server(ThreadPoolExecutor(4))
-    name = "opentelemetry.proto.collector.trace.v1.TraceService"
-    server.add_generic_rpc_handlers((library.method_handlers_generic_handler(name, handlers),))
+    for path, service in _SERVICES.items():
+        handlers = {"Export": library.unary_unary_rpc_method_handler(partial(export, path))}
+        name = f"opentelemetry.proto.collector.{service}"
+        server.add_generic_rpc_handlers((library.method_handlers_generic_handler(name, handlers),))
     if tls is None:
         receiver.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     else:

@@ -1,0 +1,423 @@
+"""Metrics: what runs come to, in labels bounded in number, whoever sends what."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics.export import Histogram
+from opentelemetry.sdk.trace import ReadableSpan
+
+from agent_runner import protocol as p
+from agent_runner.protocol import AnyEvent, EventData
+from host_client import AgentOptions, AgentResult, Telemetry, run_agent
+from host_client.telemetry import Who
+from host_client.telemetry.destinations.otlp import otlp_metrics
+from host_client.telemetry.endpoints import Endpoint, Protocol
+from host_client.telemetry.instruments import METRICS
+from host_client.telemetry.labels import MAX_LENGTH, MAX_MODELS, MAX_TENANTS, MAX_TOOLS, OTHER
+from host_client.telemetry.metrics import Metrics
+from host_client.telemetry.otlp_metrics import OtlpPart
+from tests.support.hosts import host_lab, views
+from tests.support.metrics import Kept, event, labels, result
+from tests.telemetry.receiver import METRICS_PATH, Answer, Hang, grpc_receiver, http_receiver, nobody
+
+ADA = Who(session_id="s-1", user_id="ada", tenant_id="acme", tier="pro")
+HERS = {"tenant": "acme", "tier": "pro"}
+
+WORK = """
+    model: scripted
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: touch made}}, {name: Bash, input: {command: exit 3}}]
+            usage: {input_tokens: 100, output_tokens: 10, cache_read_input_tokens: 5, cache_creation_input_tokens: 7}
+          - tools: [{name: Bash, input: {command: touch denied}}]
+          - text: Done.
+"""
+
+
+def observed(who: Who, *data: EventData, **options: Any) -> Kept:
+    """Return what a session's events come to."""
+    kept = Kept()
+    metrics = Metrics([kept], **options)
+    metrics.begin(who)
+    for each in data:
+        metrics.observe(event(each), who)
+    return kept
+
+
+def start(model: str = "m") -> p.StartData:
+    return p.StartData(
+        session_id="c", model=model, tools=[], cwd="", permission_mode="", resumed=False, runner_version=""
+    )
+
+
+def call(name: str, tool_id: str = "t") -> p.ToolUseData:
+    return p.ToolUseData(id=tool_id, name=name, input={})
+
+
+def called(tool_id: str = "t", ms: float = 5.0, error: p.ErrorType | None = None) -> p.ToolResultData:
+    return p.ToolResultData(
+        tool_use_id=tool_id, content="", is_error=error is not None, duration_ms=ms, bytes=0, error_type=error
+    )
+
+
+async def worked(kept: Kept) -> tuple[AgentResult, list[AnyEvent]]:
+    """Run an agent whose first call is allowed, whose second fails and whose third is denied."""
+    telemetry = Telemetry(observers=[Metrics([kept])])
+    events: list[AnyEvent] = []
+
+    async def decide(request: p.ApprovalRequest) -> bool:
+        return "denied" not in str(request.data.input)
+
+    with host_lab(WORK) as lab:
+        who = AgentOptions(user_id="ada", tenant_id="acme", user_tier="pro", model="scripted")
+        ended = await run_agent(
+            "go", who, approvals=decide, telemetry=telemetry, environ=lab.environ, on_event=events.append
+        )
+    assert telemetry.shutdown()
+    return ended, events
+
+
+@pytest.mark.anyio
+async def test_a_run_is_measured_as_it_went() -> None:
+    kept = Kept()
+    ended, events = await worked(kept)
+    assert not ended.is_error
+    of_model = labels(**HERS, model="scripted")
+    assert kept.points("claude.agent.cost.usd") == {
+        of_model | labels(user="ada"): (pytest.approx(ended.cost_usd, abs=1e-9), 1)
+    }
+    assert kept.points("claude.agent.duration.ms") == {of_model: (ended.duration_ms, 1)}
+    kinds = {kind: kept.points("claude.agent.tokens")[of_model | labels(kind=kind)].sum for kind in ("input", "output")}
+    assert kinds == {"input": 140, "output": 30}
+    calls = [each.data for each in events if isinstance(each, p.ToolResult)]
+    bash = labels(**HERS, tool="Bash")
+    assert kept.points("claude.agent.tool.duration.ms") == {
+        bash: (pytest.approx(sum(each.duration_ms for each in calls)), 3)
+    }
+    assert kept.points("claude.agent.tool.errors") == {
+        bash | labels(error__type="tool_error"): (1, 1),
+        bash | labels(error__type="permission_denied"): (1, 1),
+    }
+    assert {point: value.sum for point, value in kept.points("claude.agent.approvals").items()} == {
+        bash | labels(decision="allow"): 2,
+        bash | labels(decision="deny"): 1,
+    }
+    waits = kept.points("claude.agent.approval.wait")
+    assert {point: value.recorded for point, value in waits.items()} == {
+        labels(**HERS, decision="allow"): 2,
+        labels(**HERS, decision="deny"): 1,
+    }
+    told = [each.type for each in events]
+    assert {point: value.sum for point, value in kept.points("claude.agent.events").items()} == {
+        labels(**HERS, type=kind): told.count(kind) for kind in set(told)
+    }
+    assert kept.points("claude.agent.sessions.active") == {labels(**HERS): (0, 1)}
+    assert [point.recorded for point in kept.points("claude.agent.sandbox.creation.duration").values()] == [1]
+
+
+@pytest.mark.anyio
+async def test_model_requests_are_measured_from_their_spans() -> None:
+    kept = Kept()
+    await worked(kept)
+    request = labels(
+        **HERS,
+        gen_ai__operation__name="chat",
+        gen_ai__provider__name="anthropic",
+        gen_ai__request__model="scripted",
+        gen_ai__response__model="scripted",
+    )
+    assert {point: value.recorded for point, value in kept.points("gen_ai.client.operation.duration").items()} == {
+        request: 3
+    }
+    first = kept.points("gen_ai.client.operation.time_to_first_chunk")
+    assert {point: value.recorded for point, value in first.items()} == {request: 3}
+    of_kind = {kind: request | {("gen_ai.token.type", kind)} for kind in ("input", "output")}
+    # The conventions count cached tokens in.
+    assert kept.points("gen_ai.client.token.usage") == {of_kind["input"]: (152, 3), of_kind["output"]: (30, 3)}
+
+
+@pytest.mark.anyio
+async def test_names_units_buckets_and_labels_are_the_documented_ones() -> None:
+    kept = Kept()
+    await worked(kept)
+    documented = {metric.name: metric for metric in METRICS}
+    for name, metric in kept.metrics.items():
+        row = documented[name]
+        assert (metric.unit, metric.description) == (row.unit, row.what)
+        for point in metric.data.data_points:
+            assert set(point.attributes or {}) <= set(row.labels), name
+        if isinstance(metric.data, Histogram):
+            assert {tuple(point.explicit_bounds) for point in metric.data.data_points} == {row.buckets}
+
+
+@pytest.mark.anyio
+async def test_no_label_has_the_sessions_id() -> None:
+    kept = Kept()
+    ended, _ = await worked(kept)
+    own = {str(span.attributes["session.id"]) for span in views(ended.spans)}
+    recorded = [str(metric.data) for metric in kept.metrics.values()]
+    assert any("acme" in each for each in recorded)
+    for session_id in (*own, str(ended.session_id)):
+        assert [each for each in recorded if session_id in each] == []
+
+
+def test_two_sets_of_metrics_in_one_process_do_not_mix() -> None:
+    first, second = observed(ADA, result(0.25)), observed(ADA, result(0.5))
+    assert (first.total("claude.agent.cost.usd"), second.total("claude.agent.cost.usd")) == (0.25, 0.5)
+
+
+def test_a_turns_cost_goes_to_the_models_that_it_was_spent_on() -> None:
+    used = {"dear": {"costUSD": 0.03, "inputTokens": 7}, "cheap": {"costUSD": 0.01, "cacheReadInputTokens": 9}}
+    kept = observed(ADA, start("dear"), result(0.04, turn_model_usage=used))
+    of_user = labels(**HERS, user="ada")
+    assert kept.points("claude.agent.cost.usd") == {
+        of_user | labels(model="dear"): (0.03, 1),
+        of_user | labels(model="cheap"): (0.01, 1),
+    }
+    assert kept.points("claude.agent.tokens") == {
+        labels(**HERS, model="dear", kind="input"): (7, 1),
+        labels(**HERS, model="cheap", kind="cache_read"): (9, 1),
+    }
+
+
+def test_errors_are_counted_by_their_type() -> None:
+    failure = p.ErrorData(error_type="overloaded", message="x" * 100)
+    kept = observed(ADA, start(), failure, failure, result(is_error=True, error_type="overloaded"))
+    failed = labels(**HERS, model="m", error__type="overloaded")
+    assert kept.points("claude.agent.errors.total") == {failed: (2, 1)}
+    assert kept.points("claude.agent.duration.ms") == {failed: (1200.0, 1)}
+
+
+def test_answers_to_questions_are_waited_for_too() -> None:
+    kept = observed(ADA, p.QuestionResolvedData(question_id="q", answers={}, decision="answered", wait_ms=2000.0))
+    tool = labels(**HERS, tool="AskUserQuestion", decision="answered")
+    assert kept.points("claude.agent.approvals") == {tool: (1, 1)}
+    assert kept.points("claude.agent.approval.wait") == {labels(**HERS, decision="answered"): (2000.0, 1)}
+
+
+def test_sessions_under_way_are_those_that_began_and_did_not_end() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    other = Who(session_id="s-2", tenant_id="acme", tier="pro")
+    for who in (ADA, other, ADA):
+        metrics.begin(who)
+    metrics.end(ADA)
+    metrics.end(ADA)
+    assert kept.points("claude.agent.sessions.active") == {labels(**HERS): (1, 1)}
+
+
+# -- bounds ---------------------------------------------------------------------------------------
+
+
+def users(count: int, **options: Any) -> Kept:
+    """Return what turns of so many users come to."""
+    kept = Kept()
+    metrics = Metrics([kept], **options)
+    for number in range(count):
+        metrics.observe(event(result(0.5)), Who(session_id=f"s-{number}", user_id=f"u-{number}"))
+    return kept
+
+
+def test_users_beyond_the_limit_are_one_and_no_cost_is_lost() -> None:
+    kept = users(1200)
+    costs = {dict(point)["user"]: value.sum for point, value in kept.points("claude.agent.cost.usd").items()}
+    assert len(costs) == 1001
+    assert (costs["u-999"], costs[OTHER]) == (0.5, 100.0)
+
+
+def test_a_limit_of_no_users_leaves_them_out() -> None:
+    kept = users(3, user_label_limit=0)
+    assert kept.points("claude.agent.cost.usd") == {labels(model="unknown"): (1.5, 1)}
+
+
+def test_users_with_several_models_each_are_all_told_apart() -> None:
+    # OpenTelemetry's own limit of 2,000 series would fold them into one.
+    kept = Kept()
+    metrics = Metrics([kept])
+    used = {name: {"costUSD": 0.5} for name in ("a", "b", "c")}
+    for number in range(1000):
+        metrics.observe(event(result(1.5, turn_model_usage=used)), Who(session_id="s", user_id=f"u-{number}"))
+    assert len(kept.points("claude.agent.cost.usd")) == 3000
+
+
+def test_user_is_a_label_of_cost_alone() -> None:
+    assert [metric.name for metric in METRICS if "user" in metric.labels] == ["claude.agent.cost.usd"]
+
+
+def tenants(number: int) -> tuple[Who, Sequence[EventData]]:
+    return Who(session_id="s", tenant_id=f"t-{number}"), [result()]
+
+
+def models(number: int) -> tuple[Who, Sequence[EventData]]:
+    return ADA, [result(0.5, turn_model_usage={f"m-{number}": {"costUSD": 0.5}})]
+
+
+def tools(number: int) -> tuple[Who, Sequence[EventData]]:
+    return ADA, [call(f"mcp__x__{number}"), called()]
+
+
+@pytest.mark.parametrize(
+    ("made", "label", "limit"),
+    [(tenants, "tenant", MAX_TENANTS), (models, "model", MAX_MODELS), (tools, "tool", MAX_TOOLS)],
+)
+def test_a_label_has_so_many_values_and_one_for_the_rest(
+    made: Callable[[int], tuple[Who, Sequence[EventData]]], label: str, limit: int
+) -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    metrics.begin(ADA)
+    for number in range(limit + 50):
+        who, data = made(number)
+        for each in data:
+            metrics.observe(event(each), who)
+    values = kept.values_of(label) - {"acme"}
+    assert OTHER in values
+    assert limit <= len(values) <= limit + 1
+
+
+def test_what_labels_hold_is_one_line_that_every_encoding_takes() -> None:
+    evil = "a\r\nclaude_agent_cost_usd_total 9\x00\u2028\ud800" + "x" * 1000
+    who = Who(session_id="s", user_id=evil, tenant_id=evil, tier=evil)
+    kept = observed(who, start(evil), call(evil), called(error="tool_error"), result())
+    for label in ("user", "tenant", "tier", "model", "tool"):
+        (value,) = kept.values_of(label)
+        assert len(value) <= MAX_LENGTH
+        assert value.isprintable()
+        assert value.encode()
+
+
+def test_a_tier_of_the_configuration_is_that_of_users_without_one() -> None:
+    kept = observed(Who(session_id="s"), result(), tier="free")
+    assert kept.values_of("tier") == {"free"}
+
+
+# -- a sandbox is not trusted ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cost", [-1.0, 1e300])
+def test_a_cost_that_is_none_spoils_no_sum(cost: float, caplog: pytest.LogCaptureFixture) -> None:
+    kept = observed(ADA, result(0.5), result(cost))
+    assert kept.total("claude.agent.cost.usd") == 0.5
+    assert "cost" in caplog.text
+
+
+@pytest.mark.parametrize("ms", [-1.0, 1e300])
+def test_a_duration_that_is_none_spoils_no_sum(ms: float) -> None:
+    late = p.ApprovalResolvedData(approval_id="a", tool_use_id="t", decision="allow", wait_ms=ms)
+    kept = observed(ADA, call("Bash"), late, called(ms=ms), result(duration_ms=ms))
+    names = ("claude.agent.duration.ms", "claude.agent.tool.duration.ms", "claude.agent.approval.wait")
+    assert [kept.points(name) for name in names] == [{}, {}, {}]
+    assert kept.total("claude.agent.approvals") == 1
+
+
+def test_a_span_with_odd_attributes_is_measured_by_what_can_be_read() -> None:
+    kept = Kept()
+    odd: dict[str, Any] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": 7,
+        "gen_ai.usage.input_tokens": -5,
+        "gen_ai.usage.output_tokens": "many",
+        "gen_ai.response.time_to_first_chunk": True,
+        "error.type": "no type of ours",
+    }
+    metrics = Metrics([kept])
+    metrics.observe_span(ReadableSpan("chat", attributes=odd, start_time=10**18, end_time=1))
+    metrics.observe_span(ReadableSpan("chat", attributes=odd, start_time=0, end_time=2 * 10**9))
+    ((found, point),) = kept.points("gen_ai.client.operation.duration").items()
+    assert (dict(found)["error.type"], point) == (OTHER, (2.0, 1))
+    assert kept.points("gen_ai.client.token.usage") == {}
+    assert kept.points("gen_ai.client.operation.time_to_first_chunk") == {}
+
+
+# -- spans, by what became of them ------------------------------------------------------------------
+
+
+def test_spans_are_counted_by_exporter_outcome_and_reason() -> None:
+    kept = Kept()
+    Metrics([kept]).watch(lambda: {"langfuse": {"exported": 5, "waiting": 3, "dropped: refused": 2}})
+    assert kept.points("claude.agent.telemetry.spans") == {
+        labels(exporter="langfuse", outcome="exported"): (5, 1),
+        labels(exporter="langfuse", outcome="dropped", reason="refused"): (2, 1),
+    }
+
+
+# -- OTLP ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sent_to(
+    url: str, protocol: Protocol, interval: float = 3600.0, timeout: float = 5.0
+) -> Generator[tuple[Metrics, OtlpPart]]:
+    """Metrics with one cost in them, on their way to a receiver."""
+    url = url if protocol == "grpc" else url + METRICS_PATH
+    part = OtlpPart(otlp_metrics("otlp", Endpoint(url=url, protocol=protocol, timeout=timeout)), interval)
+    metrics = Metrics([part])
+    metrics.observe(event(result()), ADA)
+    yield metrics, part
+
+
+RECEIVERS: list[Any] = [
+    pytest.param(http_receiver, "http/protobuf", id="http"),
+    pytest.param(grpc_receiver, "grpc", id="grpc"),
+]
+
+
+@pytest.mark.parametrize(("receiver", "protocol"), RECEIVERS)
+def test_the_last_metrics_of_a_process_arrive(receiver: Any, protocol: Protocol) -> None:
+    with receiver() as there, sent_to(there.url, protocol) as (metrics, _):
+        assert metrics.close(10.0)
+        assert "claude.agent.cost.usd" in there.requests[-1].metrics
+
+
+def test_metrics_are_sent_once_an_interval() -> None:
+    with http_receiver() as there, sent_to(there.url, "http/protobuf", interval=0.05) as (metrics, _):
+        there.wait_for(lambda: len(there.requests) >= 3)
+        assert metrics.close(10.0)
+
+
+@pytest.mark.parametrize("status", [302, 400, 500])
+def test_a_receiver_that_refuses_is_counted_told_once_and_tried_again_at_the_end(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with http_receiver() as there, sent_to(there.url, "http/protobuf") as (metrics, part):
+        there.script.extend([Answer(status, {"location": "http://127.0.0.1:1/"})] * 2)
+        assert metrics.close(20.0)
+        assert (part.exporter.failures, len(there.requests)) == (2, 3)
+    told = [record.getMessage() for record in caplog.records if record.name == "host_client.telemetry.otlp_metrics"]
+    assert len(told) == 1
+    assert "metrics to otlp were not taken" in told[0]
+
+
+def test_a_receiver_that_hangs_holds_nobody_up_and_the_loss_is_told() -> None:
+    with http_receiver() as slow, http_receiver() as quick:
+        slow.behave = lambda _: Hang()
+        parts = [
+            OtlpPart(otlp_metrics(name, Endpoint(url=there.url + METRICS_PATH, timeout=30.0)), 3600.0)
+            for name, there in (("signoz", slow), ("otlp", quick))
+        ]
+        metrics = Metrics(parts)
+        metrics.observe(event(result()), ADA)
+        closed = threading.Event()
+        answers: list[bool] = []
+
+        def close() -> None:
+            answers.append(metrics.close(0.5))
+            closed.set()
+
+        threading.Thread(target=close, daemon=True).start()
+        quick.wait_for(lambda: len(quick.requests) == 1)
+        assert closed.wait(20.0), "it waits for the one that hangs"
+        assert answers == [False]
+
+
+def test_where_nobody_listens_the_end_comes_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    with nobody() as port, sent_to(f"http://127.0.0.1:{port}", "http/protobuf") as (metrics, part):
+        assert not metrics.close(0.2)
+        assert part.exporter.failures >= 1
+    assert "the next export has them" in caplog.text
