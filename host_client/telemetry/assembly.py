@@ -17,6 +17,7 @@ from .destinations.langfuse import langfuse
 from .destinations.otlp import otlp
 from .encoding import Batch
 from .endpoints import Endpoint
+from .ledger import Ledger
 from .metrics import metrics_of
 from .pipeline import Observer, Telemetry
 from .sampling import SamplingConfig
@@ -32,6 +33,8 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
         observers.append(metrics)
         if outbox is not None:
             metrics.watch(outbox.counts)
+    if config.ledger is not None:
+        observers.append(Ledger(config.ledger))
     sanitize = ContentFilter(config.sanitize_prompt).span if config.sanitize_prompt is not None else None
     return Telemetry(outbox, observers, sampling=_sampling(config), sanitize=sanitize), problems
 
