@@ -63,3 +63,12 @@ def test_host_role_imports_all_of_the_host_without_the_claude_sdk(host: Environm
 def test_importing_the_host_imports_no_e2b(host: Environment) -> None:
     # It takes 0.3 s, and a local session needs none of it.
     assert host.python("import sys, host_client; print('e2b' in sys.modules)") == "False"
+
+
+def test_host_role_brings_the_dashboards(host: Environment) -> None:
+    listed = host.run("host_client", "dashboards", "list")
+    assert listed.returncode == 0, listed.stderr
+    assert {"grafana/overview.json", "langfuse/cost.json", "prometheus/alerts.yml"} <= set(listed.stdout.split())
+    provisioned = host.run("host_client", "dashboards", "provision", "langfuse")
+    assert (provisioned.returncode, provisioned.stdout) == (2, "")
+    assert "set LANGFUSE_PUBLIC_KEY" in provisioned.stderr

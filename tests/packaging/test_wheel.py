@@ -20,6 +20,12 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Wheel) -> None:
     assert wanted - set(wheel.names) == set()
 
 
+def test_wheel_holds_every_dashboard_file(wheel: Wheel) -> None:
+    files = [file for kind in ("json", "yml") for file in (REPOSITORY / "dashboards").rglob(f"*/*.{kind}")]
+    assert len(files) > 10
+    assert {f"host_client/{file.relative_to(REPOSITORY)}" for file in files} - set(wheel.names) == set()
+
+
 def test_wheel_has_the_version_of_the_runner_and_the_licence(wheel: Wheel) -> None:
     assert wheel.metadata["Version"] == agent_runner.__version__
     assert wheel.metadata["License-Expression"] == "Apache-2.0"
