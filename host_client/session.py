@@ -48,7 +48,6 @@ from agent_runner.protocol import (
     Stop,
     encode,
 )
-from agent_runner.sanitize import preview
 from agent_runner.trace_context import InvalidTraceParentError, TraceContext, parse_traceparent
 
 from .config import AgentOptions, ApprovalPolicy, baggage, runner_environment
@@ -170,6 +169,7 @@ class Session:
         self._sandbox = sandbox
         self._approvals = approvals
         self._environ = environ
+        self._preview = telemetry.preview
         self._stop_timeout = stop_timeout
         ids = {
             "session.id": self.id,
@@ -231,7 +231,7 @@ class Session:
             "tenant.id": self.options.tenant_id,
             "trace_id": self.trace_id,
             "traceparent": self.trace.context.traceparent,
-            "prompt": preview(prompt) if prompt else None,
+            "prompt": self._preview(prompt) if prompt else None,
         }
         return {name: value for name, value in noted.items() if value}
 

@@ -27,7 +27,8 @@ from .spool import Spool
 def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     """Return the telemetry of a configuration that was checked, and a sentence for each part that is missing."""
     metrics, problems = metrics_of(config)
-    outbox = _outbox(config)
+    content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
+    outbox = _outbox(config, content)
     observers: list[Observer] = []
     if metrics is not None:
         observers.append(metrics)
@@ -35,8 +36,10 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
             metrics.watch(outbox.counts)
     if config.ledger is not None:
         observers.append(Ledger(config.ledger))
-    sanitize = ContentFilter(config.sanitize_prompt).span if config.sanitize_prompt is not None else None
-    return Telemetry(outbox, observers, sampling=_sampling(config), sanitize=sanitize), problems
+    sampling = _sampling(config)
+    if content is None:
+        return Telemetry(outbox, observers, sampling=sampling), problems
+    return Telemetry(outbox, observers, sampling=sampling, sanitize=content.span, preview=content.preview), problems
 
 
 def _sampling(config: TelemetryConfig) -> SamplingConfig:
@@ -75,18 +78,20 @@ def _console() -> Destination:
     return Custom(TreeExporter(), "console", durable=False)
 
 
-def _outbox(config: TelemetryConfig) -> SpooledOutbox | None:
+def _outbox(config: TelemetryConfig, content: ContentFilter | None) -> SpooledOutbox | None:
     receivers = list(_destinations(config))
     if not receivers:
         return None
-    return SpooledOutbox(Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes)))
+    delivery = Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes))
+    return SpooledOutbox(delivery, content)
 
 
 class SpooledOutbox:
-    """A `Delivery` as the pipeline's outbox."""
+    """A `Delivery` as the pipeline's outbox; its counts have those of ``content`` too."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, content: ContentFilter | None) -> None:
         self._delivery = delivery
+        self._content = content
         self.release = delivery.release
         self.discard = delivery.discard
         self.flush = delivery.flush
@@ -102,6 +107,10 @@ class SpooledOutbox:
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Return the counters, by destination; drops with their reason."""
+        withheld = self._content.withheld if self._content is not None else 0
+        return self._delivered() | ({"sanitize_prompt": {"withheld": withheld}} if withheld else {})
+
+    def _delivered(self) -> dict[str, Mapping[str, int]]:
         return {
             name: {
                 "exported": of.exported,

@@ -14,7 +14,7 @@ from typing import Any
 from opentelemetry.sdk.trace import Event, ReadableSpan
 
 from agent_runner.genai import CONTENT, MESSAGES, message
-from agent_runner.sanitize import FULL_LENGTH, Sanitizer, replace_lone_surrogates
+from agent_runner.sanitize import FULL_LENGTH, Sanitizer, preview, replace_lone_surrogates
 
 WITHHELD = "[withheld]"
 
@@ -31,6 +31,10 @@ class ContentFilter:
     def span(self, span: ReadableSpan) -> ReadableSpan:
         """Return the span with its content sanitized; one that holds none is returned as it is."""
         return self._clean(span) if _holds_content(span) else span
+
+    def preview(self, text: str) -> str:
+        """Return what of a prompt may be noted outside of spans: a line of at most 100 characters."""
+        return preview(self.text(text))
 
     def text(self, text: str) -> str:
         """Return what of a text may be shown."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
+from agent_runner.sanitize import preview
+
 from .sampling import Sampler, SamplingConfig, Verdict
 
 if TYPE_CHECKING:
@@ -113,9 +115,12 @@ class Telemetry:
         *,
         sampling: SamplingConfig | None = None,
         sanitize: Callable[[ReadableSpan], ReadableSpan] | None = None,
+        preview: Callable[[str], str] = preview,
         enabled: bool = True,
     ) -> None:
         self.enabled = enabled
+        self.preview = preview
+        """What of a prompt may be noted on a sandbox."""
         self.lost: Counter[str] = Counter()
         """Spans and events that got no further than here, by reason."""
         self._outbox = outbox

@@ -20,10 +20,14 @@ from agent_runner.spans import Span
 
 from .assembly import remote_destinations
 from .config import TelemetryConfig
-from .destinations import Delivered, Destination, Refused, Retry
+from .destinations import Delivered, Destination, Outcome, Refused, Retry, TooLarge
+from .destinations.otlp import otlp_metrics
 from .endpoints import Endpoint, shown
 
 SPAN_NAME = "sandspan.doctor"
+NO_METRICS = b""
+"""A serialized ``ExportMetricsServiceRequest`` with nothing in it."""
+
 FREE_BYTES = 64 * 1024 * 1024
 """Less than this on the spool's disk is told."""
 
@@ -39,6 +43,11 @@ def examine(config: TelemetryConfig) -> Iterator[Finding]:
     for destination, endpoint in remote_destinations(config):
         yield check_destination(destination, endpoint)
         destination.close()
+    for name, endpoint in (("signoz", config.signoz_metrics), ("otlp", config.otlp_metrics)):
+        if endpoint is not None:
+            destination = otlp_metrics(name, endpoint)
+            yield _told(f"Metrics to {name}", name, endpoint, destination.send(NO_METRICS), "an empty export")
+            destination.close()
     if "prometheus" in config.exporters:
         yield check_port(config.prometheus_host, config.prometheus_port)
     yield check_spool(config.spool_directory)
@@ -47,18 +56,22 @@ def examine(config: TelemetryConfig) -> Iterator[Finding]:
 
 def check_destination(destination: Destination, endpoint: Endpoint) -> Finding:
     """Send one span and say what became of it."""
-    trace_id = f"{random.getrandbits(128):032x}"
-    where = shown(endpoint.url)
-    name = f"Exporter {destination.name}"
-    match destination.send(_probe(trace_id)):
+    trace_id = f"{random.getrandbits(128) or 1:032x}"
+    outcome = destination.send(_probe(trace_id))
+    return _told(f"Exporter {destination.name}", destination.name, endpoint, outcome, f"a probe, trace {trace_id}")
+
+
+def _told(title: str, exporter: str, endpoint: Endpoint, outcome: Outcome, what: str) -> Finding:
+    where, mend = shown(endpoint.url), MENDS.get(exporter, "")
+    match outcome:
         case Delivered(rejected=0):
-            return Finding(name, True, f"{where} took a probe, trace {trace_id}")
+            return Finding(title, True, f"{where} took {what}")
         case Delivered(why=why) | Refused(why=why):
-            return Finding(name, False, f"{where} refused a probe: {why}", MENDS.get(destination.name, ""))
+            return Finding(title, False, f"{where} refused {what}: {why}", mend)
         case Retry(why=why):
-            return Finding(name, False, f"{where}: {why}", MENDS.get(destination.name, ""))
-        case _:
-            return Finding(name, False, f"{where} finds one span too large", MENDS.get(destination.name, ""))
+            return Finding(title, False, f"{where}: {why}", mend)
+        case TooLarge():
+            return Finding(title, False, f"{where} finds one span too large", mend)
 
 
 def _probe(trace_id: str) -> bytes:

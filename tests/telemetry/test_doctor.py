@@ -43,6 +43,8 @@ def test_each_exporter_gets_a_probe_of_its_own(doctor: Doctor) -> None:
     assert finding(done, "Telemetry") == "✓development, 1 of the traces to langfuse, signoz, otlp, console"
     for name, path in (("langfuse", "/api/public/otel"), ("signoz", "/signoz"), ("otlp", "/otlp")):
         assert finding(done, f"Exporter {name}").startswith(f"✓{url}{path}/v1/traces took a probe, trace ")
+    for name, path in (("signoz", "/signoz"), ("otlp", "/otlp")):
+        assert finding(done, f"Metrics to {name}") == f"✓{url}{path}/v1/metrics took an empty export"
     probes = collector.named(SPAN_NAME)
     assert len(probes) == len(collector.spans) == 3
     assert all(f"trace {probe.trace_id}" in done.stdout for probe in probes)

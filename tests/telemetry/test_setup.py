@@ -18,7 +18,7 @@ from host_client.telemetry.endpoints import langfuse, otlp, signoz
 from host_client.telemetry.sampling import SamplingConfig
 from host_client.telemetry.setup import initialize_telemetry
 from tests.support.collector import Collector
-from tests.support.hosts import host_lab
+from tests.support.hosts import e2b_lab, host_lab
 from tests.support.runs import tree
 
 SCRIPT = """
@@ -150,3 +150,28 @@ def test_users_without_a_tier_have_the_configured_ones_rate(tmp_path: Path) -> N
             trace.close(None, "")
         assert telemetry.shutdown(timeout=30.0)
     assert {span.attributes["session.id"] for span in collector.spans} == {"mine", "gold"}
+
+
+@pytest.mark.anyio
+async def test_a_sanitizer_goes_over_what_is_exported_and_noted_and_its_failures_are_counted(tmp_path: Path) -> None:
+    def mask(text: str) -> str:
+        if "Done" in text:
+            raise ValueError(text)
+        return text.replace("Ada", "[name]")
+
+    with Collector() as collector, e2b_lab(SCRIPT) as lab:
+        config = TelemetryConfig(
+            exporters=("otlp",), otlp=otlp("traces", collector.url), sanitize_prompt=mask, spool_directory=tmp_path
+        )
+        telemetry = initialize_telemetry(config)
+        await run_agent("Ask Ada", approvals="auto", telemetry=telemetry, environ=lab.environ, sandbox=lab.sandbox())
+        (sandbox,) = lab.e2b.sandboxes
+        assert sandbox.metadata["prompt"] == "Ask [name]"
+        assert telemetry.shutdown(timeout=30.0)
+        assert telemetry.counts()["sanitize_prompt"]["withheld"] >= 1
+    (turn,) = collector.named("agent.execute")
+    assert "Ask [name]" in turn.attributes["gen_ai.input.messages"]
+    bodies = b"".join(request.body for request in collector.requests)
+    assert b"Ada" not in bodies
+    assert b"[withheld]" in bodies
+    assert b"Done" not in bodies
