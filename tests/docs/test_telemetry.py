@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from host_client import AgentOptions, run_agent
+from host_client.cli.app import app
 from host_client.telemetry.config import telemetry_config
+from host_client.telemetry.console import JsonExporter
 from host_client.telemetry.settings import SDK_VARIABLES, SETTINGS
 from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
@@ -78,3 +84,42 @@ def test_the_example_of_an_environment_is_right_and_names_no_other_variables() -
     config, problems = telemetry_config({**dict(settings), "OTEL_EXPORTERS": "langfuse,signoz,prometheus,console,otlp"})
     assert problems == ()
     assert len(config.exporters) == 5
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def test_the_examples_in_code_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short, long = examples("python")
+    with host_lab("conversations: {main: {replies: [{text: Done.}]}}") as lab:
+        for name, value in {**lab.environ, "HOME": str(tmp_path), "OTEL_EXPORTERS": "none"}.items():
+            monkeypatch.setenv(name, value)
+        names: dict[str, Any] = {}
+        run = eval(compile(short, "short", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+        asyncio.run(run)
+        assert names["result"].text == "Done."
+    given = {"public_key": "pk", "secret_key": "sk", "MyExporter": JsonExporter, "mask": str.upper}
+    with socket.create_server(("localhost", 0)) as server:  # the default port may be another's on this machine
+        free = server.getsockname()[1]
+    long = long.replace(
+        'exporters=("langfuse", "prometheus"),', f"exporters=('langfuse', 'prometheus'), prometheus_port={free},"
+    )
+    names = dict(given)
+    exec(compile(long, "long", "exec"), names)
+    assert set(names["telemetry"].counts()) == {"langfuse", "JsonExporter"}
+    assert names["telemetry"].shutdown()
+
+
+def test_every_command_it_names_is_one() -> None:
+    named = set(
+        re.findall(r"host_client((?: [a-z]+)+)", "\n".join([*examples("sh"), *re.findall("`(.*?)`", DOCUMENT)]))
+    )
+    assert len(named) >= 5
+    for words in named:
+        command: Any = typer.main.get_command(app)
+        for word in words.split():
+            if not hasattr(command, "commands"):
+                break
+            assert word in command.commands, f"host_client{words}"
+            command = command.commands[word]
