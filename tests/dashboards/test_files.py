@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from jsonschema import Draft202012Validator
 from dashboards.generator.files import contents
 from host_client.dashboards import files, langfuse
 from host_client.telemetry.instruments import BY_NAME, METRICS, OUTCOMES, TOKEN_KINDS
+from tests.support.prometheus import program
 
 ROOT = Path(__file__).resolve().parents[2] / "dashboards"
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -177,7 +177,6 @@ def test_files_of_langfuse_are_what_its_import_takes() -> None:
         assert all(placed.widget.name.startswith(f"{page.name}: ") for placed in page.widgets)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_takes_the_alert_rules() -> None:
-    command = ["promtool", "check", "rules", "--lint-fatal", str(ROOT / "prometheus/alerts.yml")]
+    command = [program("promtool"), "check", "rules", "--lint-fatal", str(ROOT / "prometheus/alerts.yml")]
     subprocess.run(command, check=True, timeout=60, capture_output=True)

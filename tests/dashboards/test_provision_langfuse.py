@@ -64,8 +64,7 @@ def test_a_second_run_changes_nothing(langfuse: LangfuseStandIn) -> None:
 def test_what_differs_is_updated_and_what_somebody_added_stays(langfuse: LangfuseStandIn) -> None:
     provision(langfuse)
     board = langfuse.dashboards[0]
-    added = {"id": "c-mine", **langfuse.widgets[0], "name": "mine"} | {"id": "c-mine"}
-    langfuse.widgets.append(added)
+    langfuse.widgets.append({**langfuse.widgets[0], "id": "c-mine", "name": "mine"})
     tile = {"type": "widget", "id": "t-mine", "widgetId": "c-mine", "x": 0, "y": 90, "width": 6, "height": 6}
     tiles(board).append(tile)
     tiles(board)[0]["x"] = 7

@@ -10,7 +10,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
-from opentelemetry.sdk.metrics.export import MetricReader
 
 from agent_runner.protocol import AnyEvent, ApprovalRequest, ApprovalResolved
 from dashboards.generator.alerts import ALERTS, Alert
@@ -25,7 +24,7 @@ from host_client.telemetry.metrics import Metrics
 from host_client.telemetry.prometheus import PrometheusServer
 from host_client.telemetry.spool import Spool
 from tests.support.hosts import host_lab
-from tests.support.prometheus import PROMETHEUS, Labels, Prometheus, prometheus
+from tests.support.prometheus import Labels, Prometheus, program, prometheus
 
 WINDOW = "10m"
 RANGE = Range(WINDOW, None, "acme|", "scripted|")
@@ -74,21 +73,6 @@ class Receiver:
 
     def close(self) -> None:
         """There is nothing to close."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A scraped server as a part of `Metrics`."""
-
-    server: PrometheusServer
-
-    @property
-    def reader(self) -> MetricReader:
-        return self.server.reader
-
-    def close(self, timeout: float) -> bool:
-        self.server.close(timeout)
-        return True
 
 
 @dataclass(frozen=True)
@@ -142,21 +126,20 @@ async def everything(environ: Mapping[str, str], telemetry: Telemetry, user: str
     )
 
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian: prometheus)")
-
-
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[Watched]:
     """Runs before and after Prometheus' first look: a rate needs two values."""
+    program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     server = PrometheusServer("127.0.0.1", 0)
-    metrics = Metrics([Part(server)])
+    metrics = Metrics([server])
     receivers = (
         Receiver("takes", Delivered()),
         Receiver("is down", Retry(0.01, "down")),
         Receiver("refuses", Refused("no")),
     )
-    telemetry = Telemetry(SpooledOutbox(Delivery(receivers, Spool(folder / "spool"))), [metrics])
+    outbox = SpooledOutbox(Delivery(receivers, Spool(folder / "spool")), None)
+    telemetry = Telemetry(outbox, [metrics])
     metrics.watch(telemetry.counts)
     with host_lab(SCRIPT) as lab, prometheus(server.port, folder) as real:
         results = asyncio.run(everything(lab.environ, telemetry, "ada"))
