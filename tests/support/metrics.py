@@ -57,7 +57,7 @@ def event(data: EventData, span_id: str = "a" * 16) -> AnyEvent:
     return p.event_of(data, seq=1, ts=1_800_000_000.0, trace_id="1" * 32, span_id=span_id)
 
 
-def result(cost: float = 0.01, turn: int = 1, **more: object) -> p.ResultData:
+def result(cost: float = 0.01, turn: int = 1, **more: Any) -> p.ResultData:
     """Return what a turn came to, at a cost in US dollars."""
     about: dict[str, Any] = {
         "turn": turn,
