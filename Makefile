@@ -33,7 +33,7 @@ bench: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
-	find agent_runner host_client tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find agent_runner host_client dashboards tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The build backend (editables is its part) comes first and from the same pins: pip would fetch its newest into an isolated
 # build, and how that can be pinned changes from one pip to the next.
