@@ -169,6 +169,8 @@ def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:
         yield Finding("Telemetry setting", False, problem, "All of them: docs/OPENTELEMETRY_INTEGRATION.md")
     share = f"{config.sampling.rate:.4g} of the traces to {', '.join(config.exporters) or 'nowhere'}"
     yield Finding("Telemetry", True, f"{config.environment}, {share}")
+    if circumstances.environ.get("LANGFUSE_SECRET_KEY") and "langfuse" not in config.exporters and not problems:
+        yield Finding("Exporter langfuse", None, "its keys are set, but not OTEL_EXPORTERS=langfuse")
     if find_spec("opentelemetry") is None:
         yield Finding("OpenTelemetry", False, "its SDK is not installed", "pip install 'sandspan[host]'")
         return

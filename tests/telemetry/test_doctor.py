@@ -78,6 +78,10 @@ def test_a_bad_setting_is_a_finding(doctor: Doctor) -> None:
     assert finding(done, "Telemetry setting").startswith("✗OTEL_SAMPLING_RATE='7' takes a number from 0 to 1")
 
 
+def test_keys_that_nobody_asks_for_are_told(doctor: Doctor) -> None:
+    assert finding(doctor(**KEYS), "Exporter langfuse") == f"{NEITHER}its keys are set, but not OTEL_EXPORTERS=langfuse"
+
+
 def test_telemetry_that_is_off_is_neither_good_nor_bad(doctor: Doctor) -> None:
     done = doctor(OTEL_ENABLED="false", OTEL_EXPORTERS="kafka")
     assert finding(done, "Telemetry").startswith(f"{NEITHER}off")
