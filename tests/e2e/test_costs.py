@@ -1,0 +1,160 @@
+"""What runs cost: in their results, in the ledger and in ``host_client costs``, to the billionth of a dollar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_runner import protocol as p
+from host_client import AgentOptions, AgentResult, LocalSandbox, open_session, run_agent
+from host_client.scripted_model import ScriptedModel, parse_script
+from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
+from tests.e2e.test_commands import piped
+from tests.support.hosts import HostLab, host_lab
+
+# The subagent works on another model, with prices of its own.
+SCRIPT = """
+    conversations:
+      main:
+        replies:
+          - {text: One., usage: {input_tokens: 1001, output_tokens: 103}}
+          - tools:
+              - name: Agent
+                input: {description: d, prompt: Say hello, model: haiku, subagent_type: general-purpose,
+                        run_in_background: false}
+          - {text: Two., usage: {input_tokens: 207, cache_read_input_tokens: 5003, cache_creation_input_tokens: 71}}
+          - {text: Three., usage: {input_tokens: 409, output_tokens: 47}}
+          - {text: Four., usage: {input_tokens: 811, output_tokens: 83}}
+      helper:
+        when: Say hello
+        replies:
+          - tools: [{name: Bash, input: {command: echo hello}}]
+            usage: {input_tokens: 513, cache_read_input_tokens: 17, output_tokens: 31}
+          - text: hello was said
+      fails:
+        when: Fail
+        replies:
+          - {tools: [{name: Bash, input: {command: "true"}}], usage: {input_tokens: 3007}}
+          - {fail: [{status: 400, times: 20}], text: Never.}
+"""
+
+MODEL = "claude-sonnet-4-5"
+HELPER = "claude-haiku-5-5"
+
+
+def nano(results: Sequence[p.ResultData]) -> int:
+    return sum(round(Decimal(repr(result.cost_usd)) * 10**9) for result in results)
+
+
+def costs(home: Path, *options: str) -> dict[str, Any]:
+    """Return what ``host_client costs --json`` says."""
+    done = piped(home, "costs", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def by(home: Path, key: str) -> dict[str | None, int]:
+    told = costs(home, "--by", key)
+    assert sum(row["cost_nano_usd"] for row in told["rows"]) == told["total"]["cost_nano_usd"]
+    return {row[key]: row["cost_nano_usd"] for row in told["rows"]}
+
+
+async def conversation(lab: HostLab, home: Path, telemetry: Any) -> tuple[list[p.ResultData], list[p.ResultData]]:
+    """Run three turns and, resumed, a fourth for ada; then one that fails for bob."""
+    ada = AgentOptions(user_id="ada", tenant_id="acme", model=MODEL)
+    results: list[p.ResultData] = []
+    kept = home / "kept"
+    async with open_session(
+        "first", ada, sandbox=LocalSandbox(keep=kept), approvals="auto", telemetry=telemetry, environ=lab.environ
+    ) as session:
+        async for event in session:
+            if isinstance(event, p.Result):
+                results.append(event.data)
+                await (session.send("next") if len(results) < 3 else session.finish())
+
+    def note(event: p.AnyEvent) -> None:
+        if isinstance(event, p.Result):
+            target.append(event.data)
+
+    target = results
+    again = AgentOptions(user_id="ada", tenant_id="acme", model=MODEL, resume=results[0].session_id)
+    sandbox = LocalSandbox(keep=kept)
+    await run_agent("on", again, sandbox=sandbox, telemetry=telemetry, environ=lab.environ, on_event=note)
+    target = failed = list[p.ResultData]()
+    bob = AgentOptions(user_id="bob", tenant_id="acme", model=MODEL)
+    await run_agent("Fail", bob, approvals="auto", telemetry=telemetry, environ=lab.environ, on_event=note)
+    return results, failed
+
+
+@pytest.mark.anyio
+async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: Path) -> None:
+    ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
+    # None of it is sampled.
+    config = TelemetryConfig(exporters=(), sampling=SamplingConfig(rate=0.0), ledger=ledger)
+    telemetry = initialize_telemetry(config)
+    with host_lab(SCRIPT) as lab:
+        adas, bobs = await conversation(lab, tmp_path, telemetry)
+    assert telemetry.shutdown()
+    assert [result.result for result in adas] == ["One.", "Two.", "Three.", "Four."]
+    assert [result.is_error for result in bobs] == [True]
+    total = nano(adas) + nano(bobs)
+    assert by(tmp_path, "user") == {"ada": nano(adas), "bob": nano(bobs)}
+    assert by(tmp_path, "tenant") == {"acme": total}
+    assert sum(by(tmp_path, "day").values()) == total
+    # The conversation's last total is the SDK's own sum of ada's turns.
+    assert nano(adas) == round(adas[-1].total_cost_usd * 1e9)
+    assert costs(tmp_path)["total"]["turns"] == 5
+    of_helper = round(adas[-1].model_usage[HELPER]["costUSD"] * 1e9)
+    assert by(tmp_path, "model") == {MODEL: total - of_helper, HELPER: of_helper}
+
+
+@pytest.mark.anyio
+async def test_the_callback_of_old_is_told_what_the_ledger_has(tmp_path: Path) -> None:
+    ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
+    told: list[tuple[float, float]] = []
+
+    def on_result(result: AgentResult) -> None:
+        told.append((result.cost_usd, result.duration_ms))
+
+    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), ledger=ledger))
+    with host_lab(SCRIPT) as lab:
+        options = AgentOptions(user_id="ada", model=MODEL)
+        ended = await run_agent("go", options, telemetry=telemetry, environ=lab.environ, on_result=on_result)
+    assert telemetry.shutdown()
+    ((cost, duration_ms),) = told
+    assert (cost, duration_ms) == (ended.cost_usd, ended.duration_ms)
+    assert cost > 0 < duration_ms
+    assert by(tmp_path, "user") == {"ada": round(cost * 1e9)}
+
+
+def test_runs_of_the_command_are_in_the_ledger_of_their_user(tmp_path: Path) -> None:
+    script = "{conversations: {main: {replies: [{text: One., usage: {input_tokens: 4000}}]}}}"
+    with ScriptedModel(parse_script(script)) as model:
+        for user in ("ada", "bob"):
+            done = piped(tmp_path, "run", "go", "--user-id", user, model=model, ENVIRONMENT="production")
+            assert done.returncode == 0, done.stderr
+    shared = by(tmp_path, "user")
+    assert set(shared) == {"ada", "bob"}
+    assert shared["ada"] == shared["bob"] > 0
+    table = piped(tmp_path, "costs", "--by", "user").stdout.decode()
+    (total,) = [line.split() for line in table.split("\n") if line.split()[:1] == ["total"]]
+    assert total[:2] == ["total", "2"]
+    assert Decimal(total[2].lstrip("$")) == Decimal(sum(shared.values())).scaleb(-9)
+    assert costs(tmp_path, "--since", "2000-01-01")["total"]["turns"] == 2
+    assert costs(tmp_path, "--since", "2999-01-01")["rows"] == []
+
+
+def test_without_a_ledger_or_with_a_bad_moment_it_says_what_to_do(tmp_path: Path) -> None:
+    off = piped(tmp_path, "costs", SANDSPAN_LEDGER="off")
+    assert (off.returncode, off.stdout) == (2, b"")
+    assert b"SANDSPAN_LEDGER" in off.stderr
+    bad = piped(tmp_path, "costs", "--since", "yesterday")
+    assert bad.returncode == 2
+    assert b"takes a day" in bad.stderr
+    none = piped(tmp_path, "costs")
+    assert (none.returncode, none.stdout) == (0, b"no costs were noted\n")
