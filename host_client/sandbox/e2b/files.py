@@ -46,7 +46,9 @@ async def upload(sandbox: AsyncSandbox, source: Path, work: str, user: str) -> N
         with Translated():
             await write(archive, packed, user=user, request_timeout=_PACK_SECONDS)
     unpack = f"tar -xf {archive} -C {shlex.quote(work)} --no-same-owner; code=$?; rm -f {archive}; exit $code"
-    await _run(sandbox, unpack, user, f"cannot unpack {source} in the sandbox")
+    await _run(
+        sandbox, unpack, user, f"cannot unpack {source} in the sandbox, whose template may not be one of Sandspan's"
+    )
 
 
 def _pack(source: Path, into: IO[bytes]) -> None:

@@ -107,8 +107,9 @@ async def sandboxes(environ: Mapping[str, str], metadata: Mapping[str, str]) -> 
 
 async def find_session(environ: Mapping[str, str], session_id: str) -> Listed:
     """Return the sandbox of a session; raise `ConfigurationError` where there is none."""
-    found = await sandboxes(environ, {"session.id": session_id})
-    if not found:
+    # Asked again here: what E2B makes of a strange value is not ours to know.
+    found = [each for each in await sandboxes(environ, {"session.id": session_id}) if each.session_id == session_id]
+    if not found or not session_id:
         raise ConfigurationError(
             f"no sandbox has session {session_id}: `host_client sandboxes list` shows those that can be resumed"
         )

@@ -72,7 +72,7 @@ class E2BProcess:
             try:
                 self._exit = await _exit_code(handle)
             except Exception as error:  # the SDK's, the HTTP libraries', or a bare one: there is no end event
-                self._lost = failure_of(error)
+                self._lost = _cut() if type(error) is Exception else failure_of(error)
             await self._chunks.put(None)
         except asyncio.CancelledError:
             while not self._chunks.empty():  # nobody reads on
@@ -150,6 +150,10 @@ class E2BProcess:
         if self._following is not None and not self._following.done():
             self._following.cancel()
             await asyncio.wait((self._following,))
+
+
+def _cut() -> StreamLostError:
+    return StreamLostError("the stream from the sandbox ended without an end")
 
 
 def _count_in(line: str) -> int:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from e2b import AsyncSandbox, SandboxNotFoundException
+from e2b import AsyncSandbox, SandboxException, SandboxNotFoundException
 
 from agent_runner.protocol import ProtocolError, Start, decode_event
-from host_client.errors import ConfigurationError, SandboxError, SandboxGoneError
+from host_client.errors import ConfigurationError, SandboxError, SandboxGoneError, SandboxStartError
 from host_client.sandbox.base import SandboxInfo
 
 from . import files
 from .connection import api_params
-from .failures import Translated, failure_of
+from .failures import NO_TEMPLATE, Translated, failure_of
 from .inventory import owner
 from .keys import KeyMode, key_environment, model_host, network_options
 from .process import E2BProcess
@@ -119,17 +119,22 @@ class E2BSandbox:
     async def _make(self, metadata: Mapping[str, str]) -> AsyncSandbox:
         options = self._options
         secret = options.secret_name if options.keys == "e2b-secrets" else None
-        return await AsyncSandbox.create(
-            options.template,
-            timeout=options.timeout,
-            metadata={**options.metadata, **metadata, **owner(), "sandspan.timeout": str(options.timeout)},
-            envs=dict(options.envs),
-            network=cast("SandboxNetworkOpts | None", network_options(options.allow_out, secret, self._host)),
-            # A killed host leaves a session that is to be kept to be paused, not ended.
-            lifecycle={"on_timeout": "pause" if options.pause else "kill", "auto_resume": False},
-            idempotency_key=metadata["sandspan.run_id"],
-            **self._connection,
-        )
+        try:
+            return await AsyncSandbox.create(
+                options.template,
+                timeout=options.timeout,
+                metadata={**options.metadata, **metadata, **owner(), "sandspan.timeout": str(options.timeout)},
+                envs=dict(options.envs),
+                network=cast("SandboxNetworkOpts | None", network_options(options.allow_out, secret, self._host)),
+                # A killed host leaves a session that is to be kept to be paused, not ended.
+                lifecycle={"on_timeout": "pause" if options.pause else "kill", "auto_resume": False},
+                idempotency_key=metadata["sandspan.run_id"],
+                **self._connection,
+            )
+        except SandboxException as error:
+            if error.status_code != 404:
+                raise
+            raise SandboxStartError(f"{NO_TEMPLATE} ({error})", "invalid_request") from error
 
     async def _wake(self, sandbox_id: str) -> AsyncSandbox:
         return await AsyncSandbox.connect(sandbox_id, timeout=self._options.timeout, **self._connection)
