@@ -115,8 +115,9 @@ def test_a_template_without_the_agents_account_is_told_as_such(
     (tmp_path / "file").write_text("")
     with e2b_lab(REPLY) as lab:
         told = run(lab, capfd, layout=Layout(user="no-such-user"), upload=tmp_path)
-    assert (told.code, told.error_type) == (3, "invalid_request")
-    assert "the template has no such account" in told.text
+    assert (told.code, told.error_type) == (3, "sandbox")
+    assert "is the template one of Sandspan's? /usr/bin/id: " in told.text
+    assert "no-such-user" in told.text
 
 
 def test_a_runner_that_cannot_be_started_leaves_no_sandbox(capfd: pytest.CaptureFixture[str]) -> None:

@@ -67,9 +67,6 @@ _BY_STATUS: dict[int, Cause] = {
     500: Cause(SandboxStartError, "sandbox", "E2B failed: try again later"),
 }
 
-_NO_ACCOUNT = Cause(
-    SandboxStartError, "invalid_request", "the template has no such account: it is not one made for Sandspan"
-)
 NO_TEMPLATE = "E2B has no such template: build it with `host_client template build`, or name another with --template"
 _LOST = Cause(StreamLostError, "network", f"E2B cannot be reached: {_WHERE}")
 _NO_E2B = Cause(StreamLostError, "network", f"what answers is no E2B: {_WHERE}")
@@ -92,8 +89,6 @@ def failure_of(error: Exception) -> SandboxError:
 
 
 def _cause_of(error: Exception) -> Cause:
-    if isinstance(error, AuthenticationException) and "user" in str(error).lower().replace("unauthorized", ""):
-        return _NO_ACCOUNT  # envd answers a bad account as if the key were wrong
     for kind, cause in _BY_CLASS:
         if isinstance(error, kind):
             return cause

@@ -89,6 +89,11 @@ class E2BProcess:
         if chunk:
             self._stderr.append(chunk)
 
+    @property
+    def followed(self) -> bool:
+        """Whether its stream is still being read."""
+        return self._following is not None and not self._following.done()
+
     async def output(self) -> AsyncIterator[bytes]:
         """Yield stdout; raise `StreamLostError` for a stream that was cut, `SandboxGoneError` if the sandbox ended."""
         while (chunk := await self._chunks.get()) is not None:
