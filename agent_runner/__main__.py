@@ -32,8 +32,8 @@ EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent
        agent_runner attach [--after SEQ]   print a run's journal from SEQ on
-       agent_runner doctor [--image USER]  check that all is here that a run needs
-       agent_runner schema                 print the events' and commands' schema
+       agent_runner doctor [--image USER]  check that a run has all it needs
+       agent_runner schema                 print the schema of what it says
        agent_runner --version
 
 Each of them takes --help.
