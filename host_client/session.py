@@ -189,6 +189,7 @@ class Session:
         self.left_behind: str | None = None
         """Why the sandbox may still be there although the session is closed."""
         self._answering: set[str] = set()
+        self._left: set[asyncio.Future[None]] = set()
         self._writing = asyncio.Lock()
         self._last_result: Result | None = None
         self.cost_usd = 0.0
@@ -316,10 +317,14 @@ class Session:
         asked = asyncio.ensure_future(asking)
         hurried = asyncio.ensure_future(self._hurried.wait())
         await asyncio.wait((asked, hurried), timeout=self._stop_timeout, return_when=asyncio.FIRST_COMPLETED)
-        for task in (asked, hurried):
-            task.cancel()
-        with contextlib.suppress(SandboxError, asyncio.CancelledError):
-            await asked
+        hurried.cancel()
+        if asked.done():
+            with contextlib.suppress(SandboxError):
+                asked.result()
+        else:
+            # Left to itself and not cancelled, which the E2B SDK does not take well; it ends with the sandbox.
+            self._left.add(asked)
+            asked.add_done_callback(_forget)
 
     async def _pump_ends(self) -> None:
         """Wait for the stream's end, for the stop timeout or until hurried."""
@@ -447,8 +452,12 @@ class Session:
 
     async def _decided(self, event: ApprovalRequest, allowed: bool, by: str) -> None:
         key = event.data.approval_id
-        with contextlib.suppress(NotWaitingError, SessionClosedError):
+        try:
             await (self.approve(key, decided_by=by) if allowed else self.deny(key, "Denied by policy.", decided_by=by))
+        except (NotWaitingError, SessionClosedError):
+            return  # somebody else was quicker, or it is over
+        except StreamLostError as error:
+            await self._tell("network", f"the approval could not be delivered, and waits on: {error}")
 
     def _reply(self, event: QuestionRequest) -> None:
         if self._approvals in ("auto", "deny"):
@@ -550,14 +559,20 @@ class Session:
                 try:
                     with self.trace.current():
                         await self._process.write(line)
-                except StreamLostError as error:
+                except StreamLostError:
                     if attempt + 1 == WRITE_ATTEMPTS:
-                        raise SessionClosedError(f"the runner takes no more commands: {error}") from error
+                        raise
                     with contextlib.suppress(TimeoutError):  # a runner that has ended says so in the meantime
                         async with asyncio.timeout(0.05 * 2**attempt):
                             await self.ended.wait()
                 else:
                     return
+
+
+def _forget(asked: asyncio.Future[None]) -> None:
+    """Take note that an answer came when nobody waited for it any more."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _default_answer(question: Mapping[str, Any], first_option: bool) -> str:
