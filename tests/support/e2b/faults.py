@@ -98,16 +98,19 @@ class CutAfterBytes:
     ending: Ending = Ending.RESET
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.cut(app, scope, receive, send)
+
+    async def cut(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer; return whether there was as much as to be cut."""
         left = self.count
 
         def keep(body: bytes) -> bytes | None:
             nonlocal left
             kept, left = body[:left], left - len(body)
-            if left > 0:
-                return None
-            return body if self.ending is Ending.LOST else kept
+            return kept if left <= 0 else None
 
         await app(scope, receive, _cutting(keep, self.ending, scope, receive, send))
+        return left <= 0
 
 
 @dataclass(frozen=True)
@@ -137,10 +140,12 @@ class CutAtRandom:
         self, seed: int, most_bytes: int, endings: tuple[Ending, ...] = (Ending.RESET, Ending.EOF, Ending.LOST)
     ) -> None:
         self._random, self._most, self._endings = random.Random(seed), most_bytes, endings
+        self.cuts = 0
+        """How many streams were long enough to be cut."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        cut = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings))
-        await cut(app, scope, receive, send)
+        at = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings))
+        self.cuts += await at.cut(app, scope, receive, send)
 
 
 def _cutting(keep: Callable[[bytes], bytes | None], ending: Ending, scope: Scope, receive: Receive, send: Send) -> Send:
