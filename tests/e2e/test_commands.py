@@ -367,6 +367,17 @@ def test_a_key_that_the_model_refuses_is_told_once_and_ends_with_1(tmp_path: Pat
     assert "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN" in text
 
 
+def test_a_killed_runner_ends_with_137(tmp_path: Path) -> None:
+    script = """
+        conversations:
+          main: {replies: [{tools: [{name: Bash, input: {command: "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"}}]}]}
+    """
+    with ScriptedModel(parse_script(script)) as model:
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", model=model)
+    assert done.returncode == 137, done.stdout
+    assert "the runner was killed by signal 9" in done.stdout.decode()
+
+
 def test_with_json_the_end_line_says_why(tmp_path: Path) -> None:
     with ScriptedModel(parse_script(REFUSING)) as model:
         done = piped(tmp_path, "run", "go", "--json", model=model, CLAUDE_CODE_MAX_RETRIES="0")
@@ -428,6 +439,66 @@ def test_at_80_columns_each_request_shows_when_its_first_token_came(tmp_path: Pa
     lines = [line for line in run.text.split("\n") if "chat claude-sonnet" in line]
     assert len(lines) == 1
     assert re.search(r"123456→1234 tokens, first after [0-9.]+ m?s\s*$", lines[0]), lines
+
+
+def scripted(tmp_path: Path, script: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose model is a script."""
+    (tmp_path / "my.yaml").write_text(script)
+    return subprocess.run(
+        [sys.executable, "-m", "host_client.scripted_model", str(tmp_path / "my.yaml"), *command],
+        env=clean_environment(
+            tmp_path, ANTHROPIC_AUTH_TOKEN="sk-real", CLAUDE_CODE_MAX_RETRIES="0", PYTHONPATH=str(ROOT)
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def test_a_run_against_a_script_is_one_command(tmp_path: Path) -> None:
+    run = (sys.executable, "-m", "host_client", "run", "go", "--approvals", "auto")
+    done = scripted(tmp_path, ONE_TOOL, *run)
+    assert done.returncode == 0, done.stderr
+    assert "✓ done" in done.stdout
+
+
+@pytest.mark.parametrize(("script", "says"), [(ONE_TOOL, "Done.\n"), (REFUSING, "failed: authentication\n")])
+def test_the_readmes_example_runs_against_a_script_and_tells_of_an_error(
+    tmp_path: Path, script: str, says: str
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(example)
+    done = scripted(tmp_path, script, sys.executable, "example.py")
+    assert (done.returncode, done.stdout) == (0, says), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (("sh", "-c", "exit 7"), 7, ""),
+        (("sh", "-c", "kill -TERM $$"), 143, ""),
+        (("sh", "-c", 'test -z "$ANTHROPIC_AUTH_TOKEN" && test "$ANTHROPIC_API_KEY" = any'), 0, ""),
+        (("no-such-command",), 127, "no-such-command: No such file or directory"),
+        ((sys.executable, "-m", "host_client", "run", "go"), 1, "the script has no reply for a request"),
+    ],
+)
+def test_a_command_against_a_script_ends_as_it_ends(
+    tmp_path: Path, command: tuple[str, ...], code: int, says: str
+) -> None:
+    script = "{conversations: {main: {replies: [{tools: [{name: Bash, input: {command: ls}}]}]}}}"
+    done = scripted(tmp_path, script, *command)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+
+
+def test_a_script_that_is_none_is_told(tmp_path: Path) -> None:
+    done = scripted(tmp_path, "{conversations: 3}", "true")
+    assert done.returncode == 2
+    assert "my.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
