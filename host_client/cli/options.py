@@ -29,7 +29,9 @@ Keys = Annotated[
 ]
 KeysAgain = Annotated[
     str | None,
-    typer.Option(help="Where the model's key is: gateway, env, or e2b-secrets if the session began with it."),
+    typer.Option(
+        help="Where the model's key is: gateway, env; e2b-secrets if the session began so. Default: as it began."
+    ),
 ]
 SecretName = Annotated[
     str | None,

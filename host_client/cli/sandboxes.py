@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,8 @@ def list_sandboxes(
 def _host(each: Listed, now: datetime) -> str | None:
     if each.state == "paused":
         return None
-    return "gone" if each.is_abandoned(now) else "alive"
+    # A session that is to be kept is not abandoned, and its host may be gone all the same.
+    return "gone" if replace(each, keep="").is_abandoned(now) else "alive"
 
 
 def _fields(each: Listed, now: datetime) -> dict[str, str | None]:
@@ -70,6 +72,7 @@ def _fields(each: Listed, now: datetime) -> dict[str, str | None]:
         "started_at": each.started_at.isoformat(),
         "ends_at": None if each.state == "paused" else each.end_at.isoformat(),
         "host": _host(each, now),
+        "keep": each.keep or None,
         "prompt": each.prompt or None,
     }
 

@@ -160,7 +160,7 @@ def resume(
             approval_timeout=approval_timeout,
         )
         keep = None if end else PAUSE
-        wish = Wish(kind="e2b", keep=keep, timeout=timeout, keys=keys, resume=paused.sandbox_id)
+        wish = Wish(kind="e2b", keep=keep, timeout=timeout, keys=_keys(keys, paused), resume=paused.sandbox_id)
         job = Job(
             prompt=prompt,
             options=options,
@@ -197,6 +197,15 @@ async def _find(session: str) -> Listed:
             raise ConfigurationError(f"the ids of {len(known)} sessions begin with {session}: give more of it")
         session = known.pop() if len(known) == 1 else session
     return await find_session(os.environ, session)
+
+
+def _keys(wanted: str | None, paused: Listed) -> str | None:
+    """Return where the key is to be: where it was, unless told otherwise."""
+    if wanted == "e2b-secrets" and paused.keys not in ("", "e2b-secrets"):
+        raise ConfigurationError(
+            f"--keys e2b-secrets: this session began with --keys {paused.keys}, so E2B's proxy adds no key for it"
+        )
+    return wanted or paused.keys or None
 
 
 def _go_on(wish: Wish) -> Callable[[Session], str | None] | None:

@@ -209,6 +209,29 @@ def test_without_a_key_for_the_model_no_sandbox_is_made(tmp_path: Path, keys: st
     assert "host_client run: no key for the model" in done.stderr
 
 
+def test_a_session_is_resumed_with_its_key_where_it_was(tmp_path: Path) -> None:
+    script = "conversations: {main: {replies: [{text: First.}, {text: Second.}]}}"
+    with e2b_lab(script) as lab:
+        first = host_client(lab, tmp_path, "run", "one", "--keep", "pause", "--keys", "env")
+        session = re.findall(r"host_client resume (\S+)", first.stdout)[0]
+        refused = host_client(lab, tmp_path, "resume", session, "two", "--keys", "e2b-secrets")
+        second = host_client(lab, tmp_path, "resume", session, "two", "--end")
+    assert refused.returncode == 2
+    assert "this session began with --keys env, so E2B's proxy adds no key for it" in refused.stderr
+    assert second.returncode == 0, second.stdout + second.stderr
+    for done in (first, second):
+        assert "the model's key is in the agent's environment" in done.stdout
+
+
+def test_a_session_to_be_kept_is_listed_with_a_host_that_is_gone(tmp_path: Path) -> None:
+    with e2b_lab(LONG_TOOL) as lab, started(lab, tmp_path, "run", "go", "--keep", "pause") as killed:
+        killed.kill()
+        killed.wait(LIMIT)
+        (listed,) = map(json.loads, host_client(lab, tmp_path, "sandboxes", "list", "--json").stdout.splitlines())
+        swept = host_client(lab, tmp_path, "sandboxes", "sweep", "--all")
+    assert (listed["host"], listed["keep"], swept.returncode) == ("gone", "pause", 0)
+
+
 def test_an_unknown_session_is_told_with_where_to_look(tmp_path: Path) -> None:
     with e2b_lab(ONE_TOOL) as lab:
         done = host_client(lab, tmp_path, "resume", "no-such-session", "go")
