@@ -41,7 +41,7 @@ async def one_run(seed: int) -> int:
         )
         [journal] = lab.state.iterdir()
         kept = [decode_event(line) for line in journal.read_bytes().split(b"\n") if line]
-    assert (result.text, result.error_type, result.exit_code) == ("Done.", None, 0), seed
+    assert (result.text, result.error_type, result.exit_code) == ("Done.", None, 0), (seed, result.error_message)
     assert [event for event in seen if event.seq is not None] == kept, seed
     assert numbered(seen) == list(range(1, len(kept) + 1)), seed
     assert tree(views(result.spans)) == WHOLE_TRACE, seed

@@ -72,7 +72,7 @@ class E2BProcess:
             try:
                 self._exit = await _exit_code(handle)
             except Exception as error:  # the SDK's, the HTTP libraries', or a bare one: there is no end event
-                self._lost = _cut() if type(error) is Exception else failure_of(error)
+                self._lost = _lost(error)
             await self._chunks.put(None)
         except asyncio.CancelledError:
             while not self._chunks.empty():  # nobody reads on
@@ -157,8 +157,10 @@ class E2BProcess:
             await asyncio.wait((self._following,))
 
 
-def _cut() -> StreamLostError:
-    return StreamLostError("the stream from the sandbox ended without an end")
+def _lost(error: Exception) -> SandboxError:
+    """Return why a stream ended: whatever it was, the process may live on, unless its sandbox is gone."""
+    failure = failure_of(error)
+    return failure if isinstance(failure, SandboxGoneError) else StreamLostError(str(failure), failure.error_type)
 
 
 def _count_in(line: str) -> int:

@@ -96,21 +96,20 @@ class CutAfterBytes:
 
     count: int
     ending: Ending = Ending.RESET
+    on_cut: Callable[[], None] = lambda: None
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.cut(app, scope, receive, send)
-
-    async def cut(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer; return whether there was as much as to be cut."""
         left = self.count
 
         def keep(body: bytes) -> bytes | None:
             nonlocal left
             kept, left = body[:left], left - len(body)
-            return kept if left <= 0 else None
+            if left > 0:
+                return None
+            self.on_cut()
+            return kept
 
         await app(scope, receive, _cutting(keep, self.ending, scope, receive, send))
-        return left <= 0
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,11 @@ class CutAtRandom:
         """How many streams were long enough to be cut."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        at = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings))
-        self.cuts += await at.cut(app, scope, receive, send)
+        cut = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings), self._count)
+        await cut(app, scope, receive, send)
+
+    def _count(self) -> None:
+        self.cuts += 1
 
 
 def _cutting(keep: Callable[[bytes], bytes | None], ending: Ending, scope: Scope, receive: Receive, send: Send) -> Send:
