@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 USAGE = """\
-usage: agent_runner run [OPTIONS]          run one Claude agent; see agent_runner run --help
-       agent_runner attach [--after SEQ]   print the journal's events after SEQ, to the end of the run
-       agent_runner doctor [--image USER]  check that everything is here that a run needs
-       agent_runner schema                 print the JSON Schema of events and commands
+usage: agent_runner run [OPTIONS]          run one Claude agent
+       agent_runner attach [--after SEQ]   print a run's journal from SEQ on
+       agent_runner doctor [--image USER]  check that a run has all it needs
+       agent_runner schema                 print the schema of what it says
        agent_runner --version
+
+Each of them takes --help.
 """
 
 
@@ -50,16 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .doctor import doctor  # what it looks at is no business of a run
 
             return doctor(rest)
-        case ["schema"]:
-            schema = {"events": event_schema(), "commands": command_schema()}
-            sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
-            return 0
+        case ["schema", *rest]:
+            return schema(rest)
         case ["--version"]:
             sys.stdout.write(f"agent_runner {__version__}\n")
             return 0
         case ["-h" | "--help"]:
             sys.stdout.write(USAGE)
             return 0
+        case [unknown, *_]:
+            sys.stderr.write(f"{USAGE}\nagent_runner: unknown command {unknown!r}\n")
+            return 2
         case _:
             sys.stderr.write(USAGE)
             return 2
@@ -238,6 +241,17 @@ def attach(argv: Sequence[str]) -> int:
         return 3
     except BrokenPipeError:
         return 0
+    return 0
+
+
+def schema(argv: Sequence[str]) -> int:
+    """``agent_runner schema``: the contract, for a machine."""
+    import argparse
+
+    about = "Print the JSON Schema of events and commands, as one object with these two keys."
+    argparse.ArgumentParser(prog="agent_runner schema", description=about).parse_args(argv)
+    both = {"events": event_schema(), "commands": command_schema()}
+    sys.stdout.write(json.dumps(both, indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

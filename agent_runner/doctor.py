@@ -36,6 +36,9 @@ PACKAGES = {
 STATE = Path("/var/lib/sandspan")
 """Journals lie here in the image; nobody but root may look."""
 
+_MAKE_STATE = f"install -d -o root -m 0700 {STATE}"
+_MOVE = "Install into a directory that only root writes to, such as /opt: this one is everybody's"
+
 CLI_TIMEOUT = 60.0
 """Seconds for ``claude --version``: the first start reads 250 MB from a cold disk."""
 
@@ -60,7 +63,12 @@ Check = Callable[[], Finding]
 
 def doctor(argv: Sequence[str]) -> int:
     """Print a line for each check; return 0 if none failed, else 1."""
-    parser = argparse.ArgumentParser(prog="agent_runner doctor", description=__doc__)
+    about = (
+        "Check that everything is here that a run needs, one line a check. Asks no network. With --image it also "
+        "checks what only an image can promise: that the account the agent runs as can change nothing that root "
+        "runs, and can become nobody else."
+    )
+    parser = argparse.ArgumentParser(prog="agent_runner doctor", description=about)
     parser.add_argument("--image", metavar="ACCOUNT", help="also check the image; the agent runs as ACCOUNT")
     account: str | None = parser.parse_args(argv).image
     checks = [*run_checks(account), *(image_checks(account) if account is not None else ())]
@@ -131,7 +139,12 @@ def check_cli(account: str | None) -> Finding:
         return Finding("Claude CLI", False, "comes with claude-agent-sdk, which is not installed")
     if not path.is_file():
         return Finding("Claude CLI", False, f"not at {path}", mend)
-    entry = pwd.getpwnam(account) if account is not None else None
+    try:
+        entry = pwd.getpwnam(account) if account is not None else None
+    except KeyError:
+        return Finding("Claude CLI", None, f"not started: there is no account {account} to start it as")
+    if entry is not None and os.geteuid() not in (0, entry.pw_uid):
+        return Finding("Claude CLI", None, f"not started: only root can start it as {account}")
     with tempfile.TemporaryDirectory() as home:
         if entry is not None:
             os.chown(home, entry.pw_uid, entry.pw_gid)
@@ -157,11 +170,12 @@ def check_cli(account: str | None) -> Finding:
 def check_state(folder: Path | None) -> Finding:
     """A journal can be written: in the image's state directory, else in the temporary one."""
     where = folder or Path(tempfile.gettempdir())
+    mend = "Make it writable, or set TMPDIR" if folder is None else f"As root: {_MAKE_STATE}"
     try:
         with tempfile.TemporaryFile(dir=where):
             pass
     except OSError as error:
-        return Finding("Journals", False, f"{where}: {error.strerror}", "Make it writable, or set TMPDIR")
+        return Finding("Journals", False, f"{where}: {error.strerror}", mend)
     return Finding("Journals", True, f"{where} is writable")
 
 
@@ -180,14 +194,16 @@ def check_files() -> Finding:
     """Nobody but root can change a file that root runs: interpreter, libraries, runner."""
     roots = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")}
     roots |= {Path(sys.prefix), Path(sys.executable).resolve(), Path(__file__).resolve().parent}
-    count, open_to_others = 0, list[str]()
+    count, open_to_others, shared = 0, list[Path](), False
     for path, status in _statuses(set(_all_files(roots))):
         count += 1
         if _can_be_changed(status):
-            open_to_others.append(str(path))
+            open_to_others.append(path)
+            shared = shared or bool(status.st_mode & stat.S_ISVTX)
     if open_to_others:
-        detail = f"{len(open_to_others)} can be changed by others than root, such as {open_to_others[0]}"
-        return Finding("Files", False, detail, "They need root as owner, and no write permission for others")
+        detail = f"{len(open_to_others)} can be changed by others than root, such as {min(open_to_others)}"
+        mend = "They need root as owner, and no write permission for others"
+        return Finding("Files", False, detail, _MOVE if shared else mend)
     return Finding("Files", True, f"{count} of them, and only root can change them")
 
 
@@ -214,7 +230,10 @@ def _can_be_changed(status: os.stat_result) -> bool:
 
 def check_cli_mode() -> Finding:
     """The CLI can be run and not read: the kernel then guards its memory and its environment."""
-    status = bundled_cli().stat()
+    try:
+        status = bundled_cli().stat()
+    except (metadata.PackageNotFoundError, FileNotFoundError):
+        return Finding("CLI mode", None, "not looked at: the CLI is not installed")
     mode = stat.S_IMODE(status.st_mode)
     detail = f"mode {mode:04o}, owner {status.st_uid}"
     return Finding("CLI mode", mode == 0o711 and status.st_uid == 0, detail, f"chown root, chmod 0711 {bundled_cli()}")
@@ -222,10 +241,13 @@ def check_cli_mode() -> Finding:
 
 def check_state_mode() -> Finding:
     """Only root can look at journals."""
-    status = STATE.stat()
+    try:
+        status = STATE.stat()
+    except FileNotFoundError:
+        return Finding("State mode", None, f"not looked at: there is no {STATE}")
     mode = stat.S_IMODE(status.st_mode)
     detail = f"mode {mode:04o}, owner {status.st_uid}"
-    return Finding("State mode", mode == 0o700 and status.st_uid == 0, detail, f"install -d -o root -m 0700 {STATE}")
+    return Finding("State mode", mode == 0o700 and status.st_uid == 0, detail, _MAKE_STATE)
 
 
 def check_lent_rights() -> Finding:

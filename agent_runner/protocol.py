@@ -342,9 +342,14 @@ _EVENT_OF: dict[type[EventData], type[AnyEvent]] = {get_type_hints(kind)["data"]
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """What a host may write to the runner's stdin."""
+    """What a host may write to the runner's stdin.
+
+    A second command with the same ``command_id`` is ignored: one whose delivery is unsure can be sent again.
+    """
 
     MAX_BYTES: ClassVar[int] = MAX_LINE_BYTES
+
+    command_id: str | None = None
 
 
 class Prompt(Command, frozen=True, kw_only=True, tag="prompt"):

@@ -58,6 +58,9 @@ FLUSH_AT_SPANS = 64
 
 NO_PROMPT = "no prompt: set AGENT_PROMPT, give --prompt, or send a prompt command"
 
+_MAX_REMEMBERED = 1000
+"""Ids of commands, by which a second delivery of the same is known."""
+
 _MAX_STDERR_LINES = 200
 _MAX_STDERR_LINE = 2000
 _SIGNALLED: dict[int, EndReason] = {130: "interrupted", 143: "terminated"}
@@ -102,6 +105,7 @@ class Run:
         self._first_span_id = self.spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()
+        self._taken: deque[str] = deque(maxlen=_MAX_REMEMBERED)
         if config.prompt is not None:
             self._prompts.append(Prompt(text=config.prompt))
         self._prompted = bool(self._prompts)
@@ -121,7 +125,11 @@ class Run:
     # -- from outside -----------------------------------------------------------------------------
 
     def command(self, command: AnyCommand) -> None:
-        """Take one command."""
+        """Take one command, unless it has come before."""
+        if command.command_id is not None:
+            if command.command_id in self._taken:
+                return
+            self._taken.append(command.command_id)
         match command:
             case Prompt():
                 self._prompted = True

@@ -257,7 +257,13 @@ class Translator:
         if lane is not None and lane.chat is not None:
             status = data.get("error_status")
             failure = classify(status=status, label=data.get("error"), no_response=status is None or None)
-            lane.chat.add_event("api_retry", self.spans.clock(), genai.retry(data, failure.error_type))
+            about = genai.retry(data, failure.error_type)
+            lane.chat.add_event("api_retry", self.spans.clock(), about)
+            answered = f"answered {status}" if status else "did not answer"
+            delay = about.get("retry.delay_ms")
+            again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) else ""
+            text = f"the model {answered} ({failure.error_type}), attempt {about.get('retry.attempt', '?')}{again}"
+            self.events.emit(LogData(stream="runner", text=text), lane.chat)
 
     def _stream_event(self, message: StreamEvent) -> None:
         lane = self._lane(message.parent_tool_use_id)

@@ -14,10 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
 from agent_runner.protocol import decode_event
 from host_client import open_session
 from host_client.sandbox.local import LocalProcess, LocalSandbox
-from host_client.telemetry import Telemetry
+from host_client.telemetry import TelemetryConfig, initialize_telemetry
 
 from .support import Row, added, interleaved
 from .turn import CONTEXT, recorded
@@ -41,14 +44,15 @@ class Recording(LocalSandbox):
         return LocalProcess(cat, 0)
 
 
-class Nowhere:
+class Nowhere(SpanExporter):
     """An exporter that counts."""
 
     def __init__(self) -> None:
         self.spans = 0
 
-    def export(self, spans: Sequence[object]) -> None:
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.spans += len(spans)
+        return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
         pass
@@ -57,15 +61,15 @@ class Nowhere:
 async def read_session(stream: Path) -> tuple[int, float, float]:
     """Return how many events came, and the wall and CPU seconds that took."""
     exporter = Nowhere()
-    session = open_session(
-        sandbox=Recording(stream), telemetry=Telemetry((exporter,)), traceparent=CONTEXT.traceparent, environ={}
-    )
+    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[exporter]))
+    session = open_session(sandbox=Recording(stream), telemetry=telemetry, traceparent=CONTEXT.traceparent, environ={})
     count = 0
     async with session as events:
         wall, cpu = time.perf_counter(), time.process_time()
         async for _ in events:
             count += 1
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    assert telemetry.shutdown(30.0)
     assert exporter.spans > 2 * CALLS, "a chat and a tool call's span for each"
     return count, wall, cpu
 

@@ -23,6 +23,9 @@ MODEL_VARIABLES = (
 )
 """Of the host's own environment only these go into a sandbox."""
 
+CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+"""Those of them that the model's API takes for a key."""
+
 ApprovalPolicy = Literal["ask", "auto", "deny"]
 APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
 

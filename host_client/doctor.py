@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from agent_runner.doctor import Finding, check_python, examine, run_checks
 
+from .config import CREDENTIALS
 from .errors import ConfigurationError, SandboxError
 from .telemetry.config import telemetry_config
 
@@ -24,7 +25,6 @@ __all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
 
 Kind = Literal["e2b", "local"]
 
-CREDENTIALS = ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_AUTH_TOKEN")
 CLI_TIMEOUT = 30.0
 """Seconds for ``e2b --version``."""
 

@@ -18,11 +18,11 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec.structs
 
@@ -69,6 +69,11 @@ _logger = logging.getLogger(__name__)
 
 Approver = Callable[[ApprovalRequest], Awaitable[bool | Approval]]
 """Decides an approval: True, False, or a whole `Approval`."""
+
+Request = TypeVar("Request", ApprovalRequest, QuestionRequest)
+
+WRITE_ATTEMPTS = 9
+"""How often a command is tried, over 13 seconds, where its delivery is unsure."""
 
 MAX_FAULTS_TOLD = 100
 MAX_WAITING = 1000
@@ -186,7 +191,12 @@ class Session:
         self._requests: dict[str, tuple[ApprovalRequest | QuestionRequest, int]] = {}
         self._pump: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self.left_behind: str | None = None
+        """Why the sandbox may still be there although the session is closed."""
+        self._answering: set[str] = set()
+        self._left: set[asyncio.Future[None]] = set()
+        self._writing = asyncio.Lock()
         self._last_result: Result | None = None
         self.cost_usd = 0.0
         """What the turns of this session cost so far, in US dollars."""
@@ -260,16 +270,30 @@ class Session:
         self.failure = self.failure or Failure(error_type, message[:1000])
 
     async def close(self) -> None:
-        """Stop the runner, take its last words, remove the sandbox, end the trace. Again is no error."""
-        if self._closed:
-            return
-        self._closed = True
+        """Stop the runner, take its last words, remove the sandbox, end the trace. Again is no error.
+
+        It goes to its end also when its caller is cancelled, which hurries it: nothing may be left behind.
+        """
+        self._closing = self._closing or asyncio.ensure_future(self._close())
+        cancelled = False
+        while not self._closing.done():
+            try:
+                await asyncio.shield(self._closing)
+            except asyncio.CancelledError:
+                cancelled = True
+                self.hurry()
+        self._closing.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _close(self) -> None:
         await self._mailbox.close()
         try:
             with self.trace.span("sandbox.cleanup"):
                 await self._stop_runner()
                 await self._sandbox.close()
         except SandboxError as error:  # the run is over, and its result is worth more than the room it took
+            self.left_behind = str(error)
             _logger.warning("sandbox %s may be left behind: %s", self.info.id if self.info else "", error)
         finally:
             for task in self._tasks:
@@ -284,16 +308,32 @@ class Session:
         if self._process is None or self._pump is None:
             return
         if not self.ended.is_set():
-            with contextlib.suppress(StreamLostError):
-                await self._process.write(encode(Stop()))
-        for force in (self._process.close_input, self._process.terminate, self._process.kill):
-            with contextlib.suppress(StreamLostError):
-                await force()
+            await self._unless_hurried(self._process.write(encode(Stop())))
+        for ask in (self._process.close_input, self._process.terminate):
+            await self._unless_hurried(ask())
             await self._pump_ends()
             if self._pump.done():
-                break
+                return
+        with contextlib.suppress(SandboxError):
+            async with asyncio.timeout(self._stop_timeout):
+                await self._process.kill()
+        await self._pump_ends()
         self._pump.cancel()
         await asyncio.wait((self._pump,))
+
+    async def _unless_hurried(self, asking: Awaitable[None]) -> None:
+        """Ask the runner for something, until hurried or for the stop timeout; that it cannot be heard is no error."""
+        asked = asyncio.ensure_future(asking)
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait((asked, hurried), timeout=self._stop_timeout, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if asked.done():
+            with contextlib.suppress(SandboxError):
+                asked.result()
+        else:
+            # Left to itself and not cancelled, which the E2B SDK does not take well; it ends with the sandbox.
+            self._left.add(asked)
+            asked.add_done_callback(_forget)
 
     async def _pump_ends(self) -> None:
         """Wait for the stream's end, for the stop timeout or until hurried."""
@@ -425,8 +465,12 @@ class Session:
 
     async def _decided(self, event: ApprovalRequest, allowed: bool, by: str) -> None:
         key = event.data.approval_id
-        with contextlib.suppress(NotWaitingError, SessionClosedError):
+        try:
             await (self.approve(key, decided_by=by) if allowed else self.deny(key, "Denied by policy.", decided_by=by))
+        except (NotWaitingError, SessionClosedError):
+            return  # somebody else was quicker, or it is over
+        except StreamLostError as error:
+            await self._tell("network", f"the approval could not be delivered, and waits on: {error}")
 
     def _reply(self, event: QuestionRequest) -> None:
         if self._approvals in ("auto", "deny"):
@@ -475,19 +519,31 @@ class Session:
         await self._resolve(Approval(approval_id=approval_id, decision="deny", message=message, decided_by=by))
 
     async def _resolve(self, approval: Approval) -> None:
-        request = self._taken(approval.approval_id)
-        if not isinstance(request, ApprovalRequest):
-            raise NotWaitingError(f"approval {approval.approval_id!r} is unknown or was resolved already")
-        # Bound to what was shown: an approval of anything else is refused by the runner.
-        bound = {"input_sha256": request.data.input_sha256, "decided_by": approval.decided_by or self.options.user_id}
-        await self._command(msgspec.structs.replace(approval, **bound))
+        with self._answers(approval.approval_id, ApprovalRequest) as request:
+            # Bound to what was shown: an approval of anything else is refused by the runner.
+            by = approval.decided_by or self.options.user_id
+            bound = {"input_sha256": request.data.input_sha256, "decided_by": by}
+            await self._command(msgspec.structs.replace(approval, **bound))
 
     async def answer(self, question_id: str, answers: Mapping[str, Any], *, decided_by: str | None = None) -> None:
         """Answer a question, by its text. Raise `NotWaitingError`."""
-        if not isinstance(self._taken(question_id), QuestionRequest):
-            raise NotWaitingError(f"question {question_id!r} is unknown or was resolved already")
-        by = decided_by or self.options.user_id
-        await self._command(Answer(question_id=question_id, answers=dict(answers), decided_by=by))
+        with self._answers(question_id, QuestionRequest):
+            by = decided_by or self.options.user_id
+            await self._command(Answer(question_id=question_id, answers=dict(answers), decided_by=by))
+
+    @contextlib.contextmanager
+    def _answers(self, key: str, kind: type[Request]) -> Generator[Request]:
+        """Answer a request that waits, once; if the answer cannot be delivered, it waits on."""
+        request, _ = self._requests.get(key, (None, 0))
+        if not isinstance(request, kind) or key in self._answering:
+            what = "approval" if kind is ApprovalRequest else "question"
+            raise NotWaitingError(f"{what} {key!r} is unknown or was resolved already")
+        self._answering.add(key)
+        try:
+            yield request
+            self._taken(key)
+        finally:
+            self._answering.discard(key)
 
     async def interrupt(self) -> None:
         """End the current turn; the conversation goes on."""
@@ -504,13 +560,32 @@ class Session:
             await self._sandbox.download(target)
 
     async def _command(self, command: AnyCommand) -> None:
-        if self._process is None or self._closed or self.ended.is_set():
-            raise SessionClosedError("the session has ended")
-        try:
-            with self.trace.current():
-                await self._process.write(encode(command))
-        except StreamLostError as error:
-            raise SessionClosedError("the runner takes no more commands") from error
+        """Write a command, and again while it is unsure whether the runner has it: it takes each only once.
+
+        One after the other, so that they arrive in this order.
+        """
+        line = encode(msgspec.structs.replace(command, command_id=uuid.uuid4().hex))
+        async with self._writing:
+            for attempt in range(WRITE_ATTEMPTS):
+                if self._process is None or self._closing is not None or self.ended.is_set():
+                    raise SessionClosedError("the session has ended")
+                try:
+                    with self.trace.current():
+                        await self._process.write(line)
+                except StreamLostError:
+                    if attempt + 1 == WRITE_ATTEMPTS:
+                        raise
+                    with contextlib.suppress(TimeoutError):  # a runner that has ended says so in the meantime
+                        async with asyncio.timeout(0.05 * 2**attempt):
+                            await self.ended.wait()
+                else:
+                    return
+
+
+def _forget(asked: asyncio.Future[None]) -> None:
+    """Take note that an answer came when nobody waited for it any more."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _default_answer(question: Mapping[str, Any], first_option: bool) -> str:

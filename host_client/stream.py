@@ -10,15 +10,24 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from agent_runner.classify import classify
-from agent_runner.protocol import AnyEvent
+from agent_runner.protocol import AnyEvent, ErrorType
 
-from .errors import RunnerDiedError, StreamLostError
+from .errors import RunnerDiedError, SandboxError, SandboxGoneError, StreamLostError
 from .reader import EventReader, Fault, Gap
 from .sandbox import Exit, Process, Sandbox
 
 MAX_ATTACHES = 30
 MAX_PAUSE_SECONDS = 5.0
 """Attempts to attach that bring nothing before it is given up, and the longest pause between two: 2 minutes in all."""
+
+_PASSING: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
+"""What may go by while the runner goes on."""
+
+_NOT_STARTED = (126, 127)
+"""How a shell says that a program cannot be run, or is not there."""
+
+_FAILED = 3
+"""The runner's own exit code for a CLI or SDK that failed."""
 
 
 class RunnerStream:
@@ -72,7 +81,9 @@ class RunnerStream:
             await _pause(barren)
             try:
                 process = await self._sandbox.run(args, {})
-            except StreamLostError:
+            except SandboxError as error:
+                if isinstance(error, SandboxGoneError) or error.error_type not in _PASSING:
+                    raise
                 barren += 1
             else:
                 self._reader.begin_stream()
@@ -96,6 +107,10 @@ class RunnerStream:
 
 def died(ended: Exit) -> RunnerDiedError:
     """Return why a runner ended without saying so."""
+    if ended.code in _NOT_STARTED:
+        said = ended.stderr.strip()[-500:]
+        message = f"there is no runner in this sandbox: is its template one of Sandspan's (docs/TEMPLATE.md)? {said}"
+        return RunnerDiedError(message.strip(), "sandbox", _FAILED)
     failure = classify(oom_killed=ended.out_of_memory or None, process="runner")
     how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with exit code {ended.code}"
     why = "the sandbox ran out of memory" if ended.out_of_memory else f"the runner {how}"

@@ -11,12 +11,15 @@ from agent_runner import __version__
 from host_client.errors import ConfigurationError
 
 from . import costs, dashboards, doctor, sandboxes, start, template
+from .checks import check_files, check_prompt
+from .failures import told
+from .help import Command, Group
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(start.run)
-app.command()(start.resume)
-app.command()(doctor.doctor)
-app.command()(costs.costs)
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command(cls=Command)(start.run)
+app.command(cls=Command)(start.resume)
+app.command(cls=Command)(doctor.doctor)
+app.command(cls=Command)(costs.costs)
 app.add_typer(dashboards.app, name="dashboards")
 app.add_typer(sandboxes.app, name="sandboxes")
 app.add_typer(template.app, name="template")
@@ -30,27 +33,32 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Run Claude agents in sandboxes, approve what they do, see it all in one trace."""
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     script: Annotated[Path | None, typer.Option(help="A script for the model, in place of the demo's own.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The prompt; with a script of your own.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt; with a script of your own only.")] = None,
     approvals: Annotated[str | None, typer.Option(help="ask, auto or deny. Default: ask at a terminal.")] = None,
-    json_events: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
+    json_events: Annotated[bool, typer.Option("--json", metavar="", help="Events as JSON lines on stdout.")] = False,
     trace_out: Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")] = None,
 ) -> None:
     """Run a real agent against a scripted model: no account, no key, no network."""
     from host_client.demo import run_demo  # the scripted model's server is not needed for --help
     from host_client.scripted_model import ScriptError
 
-    try:
-        decided = start.policy(approvals) if approvals else None
-        code = run_demo(script, prompt, decided, json_events=json_events, trace_out=trace_out)
-    except (ConfigurationError, ScriptError) as error:
-        typer.echo(f"host_client demo: {error}", err=True)
-        raise typer.Exit(2) from None
+    with told("host_client demo"):
+        check_files(None, None, trace_out)
+        if prompt is not None:
+            check_prompt(prompt)
+        decided = start.policy(approvals) if approvals is not None else None
+        try:
+            code = run_demo(script, prompt, decided, json_events=json_events, trace_out=trace_out)
+        except ScriptError as error:
+            raise ConfigurationError(str(error)) from None
     raise typer.Exit(code)

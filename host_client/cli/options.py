@@ -20,9 +20,20 @@ MaxBudgetUsd = Annotated[float | None, typer.Option(help="Most it may cost, in U
 MaxTurns = Annotated[int | None, typer.Option(help="Most model requests that may follow tool calls.")]
 Approvals = Annotated[str, typer.Option(help="ask, auto or deny.")]
 ApprovalTimeout = Annotated[float, typer.Option(help="Seconds a person has to answer.")]
-JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]
+JsonEvents = Annotated[bool, typer.Option("--json", metavar="", help="Events as JSON lines on stdout.")]
 TraceOut = Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")]
 
 Timeout = Annotated[int | None, typer.Option(help="Seconds it lives in E2B when its host is gone. Default: 300.")]
-Keys = Annotated[str | None, typer.Option(help="Where the model's key is, in E2B: gateway, e2b-secrets, env.")]
-SecretName = Annotated[str | None, typer.Option(help="The E2B secret with the model's key, for --keys e2b-secrets.")]
+Keys = Annotated[
+    str | None, typer.Option(help="Where the model's key is, in E2B: gateway (default), e2b-secrets, env.")
+]
+KeysAgain = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the model's key is: gateway, env; e2b-secrets if the session began so. Default: as it began."
+    ),
+]
+SecretName = Annotated[
+    str | None,
+    typer.Option(help="The E2B secret with the model's key, for --keys e2b-secrets. Default: anthropic."),
+]

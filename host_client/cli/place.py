@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
 
+from .checks import check_credential, check_destinations
+
 if TYPE_CHECKING:
     from host_client.sandbox.e2b.keys import KeyMode
 
 KINDS = ("auto", "e2b", "local")
 PAUSE = "pause"
+_LOGIN = Path("home/.claude/.credentials.json")
+"""Where somebody may have logged in, in a directory that is kept."""
 LOCAL_WARNING = "local sandbox: the agent runs on this machine as you, isolated from nothing"
 
 
@@ -32,6 +36,7 @@ class Wish:
 
     kind: str = "auto"
     cwd: Path | None = None
+    upload: Path | None = None
     keep: str | None = None
     template: str | None = None
     timeout: int | None = None
@@ -51,10 +56,10 @@ def place_of(wish: Wish, environ: Mapping[str, str]) -> Place:
     if wish.kind == "e2b" or (wish.kind == "auto" and environ.get("E2B_API_KEY")):
         chosen = " (E2B_API_KEY is set; --sandbox local runs it here)" if wish.kind == "auto" else ""
         return _e2b(wish, environ, chosen)
-    return _local(wish)
+    return _local(wish, environ)
 
 
-def _local(wish: Wish) -> Place:
+def _local(wish: Wish, environ: Mapping[str, str]) -> Place:
     given = {
         "--keep pause": wish.keep == PAUSE,
         "--template": wish.template,
@@ -62,16 +67,21 @@ def _local(wish: Wish) -> Place:
         "--allow-out": wish.allow_out,
         "--metadata": wish.metadata,
         "--env": wish.envs,
-        "--keys": wish.keys not in (None, "env"),
+        "--keys": wish.keys,
+        "--secret-name": wish.secret_name,
     }
     for option, value in given.items():
-        if value:
+        if value not in (None, False, (), {}):
             raise ConfigurationError(f"{option} is for a sandbox in E2B: set E2B_API_KEY, or give --sandbox e2b")
     if importlib.util.find_spec("claude_agent_sdk") is None:
         raise ConfigurationError(
             "the local sandbox needs the Claude Agent SDK: pip install 'sandspan[local]', or set E2B_API_KEY"
         )
+    if wish.cwd is not None and wish.upload is not None:
+        raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
     keep = Path(wish.keep) if wish.keep is not None else None
+    if keep is None or not (keep / _LOGIN).is_file():
+        check_credential(environ)
     return Place(LocalSandbox(work=wish.cwd, keep=keep), (LOCAL_WARNING,))
 
 
@@ -85,12 +95,19 @@ def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
     from host_client.sandbox.e2b import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, E2BOptions, E2BSandbox  # takes 0.3 s
     from host_client.sandbox.e2b.keys import ENV_WARNING, KEY_MODES
 
-    keys = wish.keys or "gateway"
+    keys = "gateway" if wish.keys is None else wish.keys
     if keys not in KEY_MODES:
         raise ConfigurationError(f"--keys takes one of {', '.join(KEY_MODES)}")
+    if wish.secret_name is not None and keys != "e2b-secrets":
+        raise ConfigurationError("--secret-name goes with --keys e2b-secrets: other modes take the key from here")
+    if wish.secret_name == "":
+        raise ConfigurationError("--secret-name takes the name of a secret in E2B")
+    if keys != "e2b-secrets":
+        check_credential({**wish.envs, **environ} if keys == "env" else environ)
+    check_destinations(wish.allow_out)
     options = E2BOptions(
         template=wish.template or DEFAULT_TEMPLATE,
-        timeout=wish.timeout or DEFAULT_TIMEOUT,
+        timeout=DEFAULT_TIMEOUT if wish.timeout is None else wish.timeout,
         allow_out=wish.allow_out,
         metadata=wish.metadata,
         envs=wish.envs,

@@ -205,7 +205,8 @@ def summary_line(summary: Summary, input_tokens: int | None = None, output_token
         ("model", summary.model, "blue"),
         ("tools", summary.tools, "green"),
         ("waiting for a person", summary.waiting, "yellow"),
-        ("other", summary.other, "dim"),
+        # Under no request and no call: the sandbox, the runner and the CLI as they start, and as they end.
+        ("start-up and other", summary.other, "dim"),
     )
     line = Text(f"{summary.total:.1f} s: ")
     for n, (name, seconds, style) in enumerate(shares):

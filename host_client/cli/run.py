@@ -12,12 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import NamedTuple, cast
 
 from rich.console import Console
 from rich.text import Text
 
-from agent_runner.protocol import AnyEvent, Result, encode
+from agent_runner.protocol import AnyEvent, Error, Result, encode
 from agent_runner.trace_context import InvalidTraceParentError, parse_traceparent
 from host_client.agent import AgentResult, result_of
 from host_client.config import AgentOptions, ApprovalPolicy
@@ -48,7 +48,17 @@ class Job:
     show_trace: bool = True
     session_id: str | None = None
     """That of a session to go on with."""
-    resumable: bool = False
+    go_on: Callable[[Session], str | None] | None = None
+    """Makes of a session that was kept the command that goes on with it."""
+
+
+class Outcome(NamedTuple):
+    """What a run came to: whether a signal ended it, what its last error said as it was shown, how to go on."""
+
+    result: AgentResult
+    stopped: bool
+    shown: str | None
+    go_on: str | None
 
 
 def run_job(job: Job) -> tuple[int, AgentResult | None]:
@@ -71,14 +81,13 @@ def run_job(job: Job) -> tuple[int, AgentResult | None]:
 
 
 async def _run(job: Job, console: Console) -> tuple[int, AgentResult | None]:
-    _check_writable(job.trace_out)
     with Interrupts(console) as interrupts:
         try:
-            result = await _converse(job, console, interrupts)
+            outcome = await _converse(job, console, interrupts)
         except asyncio.CancelledError:  # stopped before there was a session
             return 128 + (interrupts.stopped_by or signal.SIGINT), None
-        _finish(job, console, result)
-    return _exit_code(result, interrupts.stopped_by), result
+        _finish(job, console, outcome)
+    return _exit_code(outcome.result, interrupts.stopped_by), outcome.result
 
 
 def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
@@ -92,12 +101,12 @@ def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
     return result.exit_code or int(result.is_error)
 
 
-async def _converse(job: Job, console: Console, interrupts: Interrupts) -> AgentResult:
+async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Outcome:
     policy = _effective_policy(job, console)
     for remark in job.place.remarks:
         console.print(Text(remark, style="dim"))
     console.print(Text("starting the sandbox …", style="dim"))
-    last: Result | None = None
+    seen = Seen()
     session: Session | None = None
     telemetry = _telemetry(job)
     try:
@@ -105,7 +114,7 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Agent
             interrupts.session = session
             where = session.info.id if session.info else ""
             console.print(Text(f"sandbox {where}, trace {session.trace_id}", style="dim"))
-            last = await _follow(job, session, console, asking=policy == "ask")
+            await _follow(job, session, console, seen, asking=policy == "ask")
             if job.download is not None:
                 await _download(session, job.download, console)
     except asyncio.CancelledError:
@@ -113,15 +122,18 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Agent
             raise
     finally:
         await _deliver(telemetry, console)
-    if job.resumable:
-        console.print(Text(f'go on with: host_client resume {session.id} "what to do next"', style="dim"))
-    return result_of(session, last)
+    return Outcome(
+        result_of(session, seen.result),
+        interrupts.stopped_by is not None,
+        seen.error if not job.json_events else None,
+        job.go_on(session) if job.go_on is not None and session.left_behind is None else None,
+    )
 
 
 async def _download(session: Session, target: Path, console: Console) -> None:
     try:
         await session.download(target)
-    except ConfigurationError as error:  # the run is over and its result is worth more than the copy
+    except SandspanError as error:  # the run is over and its result is worth more than the copy
         console.print(Text(f"nothing was downloaded: {error}", style="bold red"))
 
 
@@ -133,9 +145,26 @@ def _effective_policy(job: Job, console: Console) -> ApprovalPolicy:
     return job.approvals
 
 
-async def _follow(job: Job, session: Session, console: Console, *, asking: bool) -> Result | None:
+@dataclass
+class Seen:
+    """The last result, and the words of the last error, among the events so far."""
+
+    result: Result | None = None
+    error: str | None = None
+
+    def note(self, event: AnyEvent) -> None:
+        """Take an event into account."""
+        match event:
+            case Result():
+                self.result = event
+            case Error():
+                self.error = event.data.message
+            case _:
+                pass
+
+
+async def _follow(job: Job, session: Session, console: Console, seen: Seen, *, asking: bool) -> None:
     """Show every event, and ask the person where asked."""
-    last: Result | None = None
     person = Person(session, console) if asking else None
     show = _writer(job, console)
     await session.finish()
@@ -144,11 +173,10 @@ async def _follow(job: Job, session: Session, console: Console, *, asking: bool)
             show(event)
             if person is not None:
                 person.observe(event)
-            last = event if isinstance(event, Result) else last
+            seen.note(event)
     finally:
         if person is not None:
             person.close()
-    return last
 
 
 def _caller(job: Job, console: Console) -> tuple[str | None, str]:
@@ -255,7 +283,8 @@ class Interrupts:
             await session.interrupt()
 
 
-def _finish(job: Job, console: Console, result: AgentResult) -> None:
+def _finish(job: Job, console: Console, outcome: Outcome) -> None:
+    result = outcome.result
     if result.spans:
         from host_client.telemetry.console import otlp_json, trace_tree  # OpenTelemetry: not when it is off
         from host_client.telemetry.summary import summarize
@@ -268,28 +297,45 @@ def _finish(job: Job, console: Console, result: AgentResult) -> None:
         console.print(summary_line(summarize(result.spans), *_tokens(job, result)))
     elif job.trace_out is not None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")
-    state = f"✗ {result.error_type}: {visible(result.error_message or '')}" if result.is_error else "✓ done"
+    state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"
     console.print(Text(f"{state}  trace {result.trace_id}", style="bold red" if result.is_error else "bold green"))
     if result.error_type == "authentication":
         console.print("set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or try `host_client demo`", style="yellow")
-    if result.session_id:
-        console.print(Text(f"Claude session {visible(result.session_id)}", style="dim"))
+    if outcome.go_on is not None:
+        console.print(Text(f"go on with: {visible(outcome.go_on)}", style="dim"), soft_wrap=True)
+
+
+def _why(options: AgentOptions, outcome: Outcome) -> str:
+    """Return why a run failed: what an option brought about in its words, what was just shown without repeating it."""
+    result = outcome.result
+    match result.error_type:
+        case "budget_exceeded" if options.max_budget_usd is not None:
+            return f"budget_exceeded: the budget of {_dollars(options.max_budget_usd)} is spent (--max-budget-usd)"
+        case "max_turns" if options.max_turns is not None:
+            return f"max_turns: the limit of {options.max_turns} is reached (--max-turns)"
+        case "cancelled":
+            return f"cancelled: {'stopped' if outcome.stopped else 'interrupted'}"
+        case error_type if result.error_message == outcome.shown:
+            return f"failed: {error_type}"
+        case error_type:
+            return f"{error_type}: {visible(result.error_message or '')}"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:.2f}" if round(amount, 2) == amount else f"${amount:g}"
 
 
 def _tokens(job: Job, result: AgentResult) -> tuple[int, int] | tuple[()]:
-    """Return what the CLI billed, its own requests and subagents included; it goes on counting over a resume."""
-    if job.options.resume is not None or not result.model_usage:
+    """Return what the CLI billed, its own requests and subagents included; nothing where the spans must tell.
+
+    The CLI goes on counting over a resume, while all else that is summed up is of this run.
+    """
+    if job.options.resume is not None or job.session_id is not None or not result.model_usage:
         return ()
     usages = [cast("dict[str, int]", usage) for usage in result.model_usage.values()]
     kinds = ("inputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
     read = sum(usage.get(kind, 0) for usage in usages for kind in kinds)
     return read, sum(usage.get("outputTokens", 0) for usage in usages)
-
-
-def _check_writable(path: Path | None) -> None:
-    """What cannot be written at the end is told before anything is paid for."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise ConfigurationError(f"--trace-out {path}: takes a file in a directory that exists")
 
 
 def _write_trace(path: Path, text: str, console: Console) -> None:

@@ -12,10 +12,13 @@ import typer
 
 from host_client.errors import SandspanError
 
+from .failures import as_typed
+from .help import Command, Group
+
 if TYPE_CHECKING:
     from host_client.sandbox.e2b.template import LogLine
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=Group, no_args_is_help=True)
 
 STYLES = {"error": "bold red", "warn": "yellow", "debug": "dim"}
 
@@ -25,20 +28,19 @@ def template() -> None:
     """The template that E2B sandboxes start from."""
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     name: Annotated[str | None, typer.Option(help="What to call it. Default: sandspan.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for this build; repeatable.")] = None,
     cpu_count: Annotated[int | None, typer.Option(min=1, help="CPUs of a sandbox. Default: 2.")] = None,
     memory_mb: Annotated[int | None, typer.Option(min=128, help="Megabytes of a sandbox, even. Default: 2048.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step anew.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", metavar="", help="Run every step anew.")] = False,
 ) -> None:
     """Build this version's image with E2B; needs E2B_API_KEY, and neither Node nor Docker."""
     from host_client.sandbox.e2b import DEFAULT_TEMPLATE  # the SDK is not needed for --help
     from host_client.sandbox.e2b.template import (
         CPU_COUNT,
         MEMORY_MB,
-        TemplateBuildError,
         TemplateOptions,
         build_template,
     )
@@ -53,11 +55,8 @@ def build(
         )
         with Progress(options.name) as progress:
             built = asyncio.run(build_template(options, os.environ, progress.show))
-    except TemplateBuildError as error:
-        typer.echo("\n".join(("The last it said:", *(f"  {line}" for line in error.log), "")), err=True)
-        _fail(str(error), 1)
     except SandspanError as error:
-        _fail(str(error), 2 if error.error_type == "invalid_request" else 1)
+        _fail(as_typed(str(error)), 2 if error.error_type == "invalid_request" else 1)
     except KeyboardInterrupt:
         _fail("interrupted; what E2B has begun it may finish", 130)
     else:

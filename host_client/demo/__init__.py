@@ -28,6 +28,8 @@ def run_demo(
     out = sys.stderr if json_events else sys.stdout
     if script is not None and prompt is None:
         raise ConfigurationError("--script needs --prompt: what the scripted model is asked")
+    if prompt is not None and script is None:
+        raise ConfigurationError("--prompt needs --script: the demo's own script answers its own prompt alone")
     if approvals is None and not sys.stdin.isatty():
         print("stdin is no terminal: the demo approves by itself what the agent asks for", file=out, flush=True)
         approvals = "auto"

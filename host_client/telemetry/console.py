@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from google.protobuf.json_format import MessageToDict
@@ -13,7 +14,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import StatusCode
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from rich.tree import Tree
 
@@ -22,6 +23,10 @@ from agent_runner.sanitize import single_line
 _ROOT = "agent.session"
 _HELD = 20_000
 _NAME_WIDTH = 44
+_NARROWEST_NAME = 24
+_NOTE_WIDTH = 40
+"""Cells that a note may take from the names."""
+_DURATION_WIDTH = 9
 _MAX_DEPTH = 40
 
 _STYLES = (("chat", "blue"), ("execute_tool", "green"), ("agent.approval", "yellow"))
@@ -83,8 +88,25 @@ def _hex_ids(span: dict[str, Any]) -> None:
             span[key] = base64.b64decode(span[key]).hex()
 
 
-def trace_tree(spans: Sequence[ReadableSpan]) -> Tree:
-    """Return a trace as a tree with durations; spans whose parent is elsewhere stand at the top."""
+@dataclass(frozen=True)
+class TraceTree:
+    """Prints a trace as a tree with durations; where room is short, names give way to what is said of them."""
+
+    spans: Sequence[ReadableSpan]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the tree, for the console's width."""
+        notes = max((min(_NOTE_WIDTH, len(_note(span)) + len(_failure(span))) for span in self.spans), default=0)
+        room = options.max_width - _DURATION_WIDTH - notes
+        yield _tree(self.spans, max(_NARROWEST_NAME, min(_NAME_WIDTH, room)))
+
+
+def trace_tree(spans: Sequence[ReadableSpan]) -> TraceTree:
+    """Return a trace as something to print; spans whose parent is elsewhere stand at the top."""
+    return TraceTree(spans)
+
+
+def _tree(spans: Sequence[ReadableSpan], name_width: int) -> Tree:
     children: dict[int | None, list[ReadableSpan]] = {}
     known = {_span_id(span) for span in spans}
     for span in sorted(spans, key=lambda s: s.start_time or 0):
@@ -92,33 +114,35 @@ def trace_tree(spans: Sequence[ReadableSpan]) -> Tree:
         children.setdefault(parent, []).append(span)
     trace_id = f"{_trace_id(spans[0]):032x}" if spans else "empty"
     top = Tree(Text(f"trace {trace_id}", style="bold"), guide_style="dim")
-    _grow(top, None, children)
+    _grow(top, None, children, name_width)
     while children:
         # What hangs on itself, as only a forged trace does, or deeper than anybody reads, is shown at the top.
-        _grow(top, next(iter(children)), children)
+        _grow(top, next(iter(children)), children, name_width)
     return top
 
 
-def _grow(top: Tree, root: int | None, children: dict[int | None, list[ReadableSpan]]) -> None:
+def _grow(top: Tree, root: int | None, children: dict[int | None, list[ReadableSpan]], name_width: int) -> None:
     todo = [(top, span, 1) for span in reversed(children.pop(root, []))]
     while todo:
         branch, span, depth = todo.pop()
-        grown = branch.add(_line(span, depth))
+        grown = branch.add(_line(span, max(10, name_width - 4 * depth)))
         if depth < _MAX_DEPTH:
             todo += [(grown, child, depth + 1) for child in reversed(children.pop(_span_id(span), []))]
 
 
-def _line(span: ReadableSpan, depth: int) -> Text:
+def _line(span: ReadableSpan, width: int) -> Text:
     style = next((style for prefix, style in _STYLES if span.name.startswith(prefix)), "")
-    width = max(10, _NAME_WIDTH - 4 * depth)
     line = Text(f"{single_line(span.name, width):<{width}}", style=style, no_wrap=True, overflow="ellipsis")
-    line.append(f"{duration(((span.end_time or 0) - (span.start_time or 0)) / 1e9):>9}", style="bold")
-    if note := _note(span):
-        line.append(f"  {note}", style="dim")
-    if span.status.status_code is StatusCode.ERROR:
-        why = single_line(str((span.attributes or {}).get("error.type", "error")), 40)
-        line.append(f"  ✗ {why}", style="red")
+    line.append(f"{duration(((span.end_time or 0) - (span.start_time or 0)) / 1e9):>{_DURATION_WIDTH}}", style="bold")
+    line.append(_note(span), style="dim")
+    line.append(_failure(span), style="red")
     return line
+
+
+def _failure(span: ReadableSpan) -> str:
+    if span.status.status_code is not StatusCode.ERROR:
+        return ""
+    return f"  ✗ {single_line(str((span.attributes or {}).get('error.type', 'error')), 40)}"
 
 
 def _note(span: ReadableSpan) -> str:
@@ -143,7 +167,7 @@ def _note(span: ReadableSpan) -> str:
     if any(event.name == "api_retry" for event in span.events):
         retries = sum(event.name == "api_retry" for event in span.events)
         notes.append(f"{retries} {'retry' if retries == 1 else 'retries'}")
-    return single_line(", ".join(notes), 120)
+    return f"  {single_line(', '.join(notes), 120)}" if notes else ""
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from agent_runner.protocol import decode_event
+from host_client.sandbox.e2b import E2BOptions
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
 from tests.support.runs import clean_environment
@@ -230,7 +232,7 @@ def test_ctrl_c_once_interrupts_the_turn(tmp_path: Path) -> None:
         run.process.send_signal(signal.SIGINT)
         run.until("interrupting the turn")
         assert run.finish() == 130
-    assert "✗ cancelled" in run.text
+    assert "✗ cancelled: interrupted  trace" in run.text
     assert "execute_tool Bash" in run.text
 
 
@@ -296,11 +298,26 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
     [
         (("run", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
         (("run", "go", "--attribute", "novalue"), "takes name=value"),
-        (("run", "go", "--permission-mode", "yolo"), "permission_mode takes one of"),
-        (("run", "go", "--max-budget-usd", "0"), "max_budget_usd takes a number above 0"),
+        (("run", "go", "--permission-mode", "yolo"), "host_client run: --permission-mode takes one of"),
+        (("run", "go", "--max-budget-usd", "0"), "host_client run: --max-budget-usd takes a number above 0"),
         (("run", "go", "--cwd", "/nowhere"), "is not a directory"),
         (("run", "go", "--resume", "x"), "needs --keep"),
-        (("run", "go", "--trace-out", "/nowhere/trace.json"), "takes a file in a directory that exists"),
+        (
+            ("run", "go", "--trace-out", "/nowhere/t.json"),
+            "host_client run: --trace-out /nowhere/t.json: there is no dir",
+        ),
+        (("run", "go", "--trace-out", "/usr"), "--trace-out /usr: takes a file, and this is a directory"),
+        (("demo", "--trace-out", "/usr"), "host_client demo: --trace-out /usr: takes a file, and this is a directory"),
+        (("run", "go", "--upload", "/nowhere"), "--upload /nowhere: there is no such file or folder"),
+        (("run", "go", "--download", "/etc/hosts"), "--download /etc/hosts: takes a folder, and this is a file"),
+        (("run", "go", "--upload", ".", "--cwd", "."), "--upload and --cwd exclude each other"),
+        (("run", "go", "--attribute", "org=a,b"), "--attribute 'org=a,b': takes name=value, without a comma"),
+        (("run", ""), "host_client run: the prompt is empty"),
+        (("run", " "), "host_client run: the prompt is empty"),
+        (("resume", "0123456789", ""), "host_client resume: the prompt is empty"),
+        (("resume", "", "go"), "host_client resume: session '': takes its id, or the first 8 characters"),
+        (("resume", "0123456", "go"), "session '0123456': takes its id, or the first 8 characters"),
+        (("demo", "--prompt", "x"), "host_client demo: --prompt needs --script"),
         (("demo", "--script", "/nowhere.yaml", "--prompt", "x"), "cannot read the script /nowhere.yaml"),
     ],
 )
@@ -310,6 +327,193 @@ def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tupl
     message = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]", " ", done.stderr.decode()))
     assert told in message
     assert "Traceback" not in message
+
+
+def test_without_a_key_for_the_model_nothing_is_started(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        gateway = piped(tmp_path, "run", "go", model=model, ANTHROPIC_API_KEY="")
+        assert model.requests == []
+    bare = piped(tmp_path, "run", "go", ANTHROPIC_API_KEY="")
+    for done in (gateway, bare):
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"host_client run: no key for the model: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN" in done.stderr
+    told = f"if {model.url} needs none, set ANTHROPIC_AUTH_TOKEN to any word"
+    assert told in gateway.stderr.decode()
+    assert b"ANTHROPIC_AUTH_TOKEN" not in bare.stderr
+
+
+def test_any_word_is_key_enough_for_a_gateway_that_needs_none(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        environ = {"ANTHROPIC_API_KEY": "", "ANTHROPIC_AUTH_TOKEN": "any"}
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", model=model, **environ)
+    assert done.returncode == 0, done.stdout
+
+
+REFUSING = """
+    conversations:
+      main:
+        replies:
+          - {fail: [{status: 401, message: that is no key, times: 9}], text: Never said.}
+"""
+
+
+def test_a_key_that_the_model_refuses_is_told_once_and_ends_with_1(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(REFUSING)) as model:
+        done = piped(tmp_path, "run", "go", model=model, CLAUDE_CODE_MAX_RETRIES="0")
+    text = done.stdout.decode()
+    assert done.returncode == 1
+    assert text.count("that is no key") == 1
+    assert "✗ failed: authentication  trace" in text
+    assert "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN" in text
+
+
+def test_a_killed_runner_ends_with_137(tmp_path: Path) -> None:
+    script = """
+        conversations:
+          main: {replies: [{tools: [{name: Bash, input: {command: "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"}}]}]}
+    """
+    with ScriptedModel(parse_script(script)) as model:
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", model=model)
+    assert done.returncode == 137, done.stdout
+    assert "the runner was killed by signal 9" in done.stdout.decode()
+
+
+def test_with_json_the_end_line_says_why(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(REFUSING)) as model:
+        done = piped(tmp_path, "run", "go", "--json", model=model, CLAUDE_CODE_MAX_RETRIES="0")
+    (line,) = [line for line in done.stderr.decode().split("\n") if line.startswith("✗")]
+    assert line.startswith("✗ authentication: ")
+    assert "that is no key" in line
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        (("--max-turns", "1"), "✗ max_turns: the limit of 1 is reached (--max-turns)  trace"),
+        (
+            ("--max-budget-usd", "0.0001"),
+            "✗ budget_exceeded: the budget of $0.0001 is spent (--max-budget-usd)  trace",
+        ),
+    ],
+)
+def test_a_limit_that_ends_a_run_is_named_by_its_option(tmp_path: Path, limit: tuple[str, ...], says: str) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        done = piped(tmp_path, "run", "go", "--approvals", "auto", *limit, model=model)
+    assert done.returncode == 1
+    assert says in done.stdout.decode()
+
+
+def test_a_kept_directory_ends_with_the_command_that_goes_on_and_counts_each_run_by_itself(tmp_path: Path) -> None:
+    script = """
+        conversations:
+          main:
+            replies:
+              - {text: First., usage: {input_tokens: 1000, output_tokens: 100}}
+              - {text: Second., usage: {input_tokens: 30, output_tokens: 7}}
+    """
+    with ScriptedModel(parse_script(script)) as model:
+        first = piped(tmp_path, "run", "one", "--keep", str(tmp_path / "kept"), model=model)
+        (line,) = re.findall(r"go on with: host_client (.*)", first.stdout.decode())
+        second = piped(tmp_path, *shlex.split(line), model=model)
+        third = piped(tmp_path, "run", "one", model=model)
+    for done in (first, second):
+        assert done.returncode == 0, done.stdout
+    assert "1000 tokens in, 100 out" in first.stdout.decode()
+    assert "Second." in second.stdout.decode()
+    assert "30 tokens in, 7 out" in second.stdout.decode()
+    assert "go on with" not in third.stdout.decode()
+
+
+def test_at_80_columns_each_request_shows_when_its_first_token_came(tmp_path: Path) -> None:
+    script = """
+        model: claude-sonnet-4-5-20250929
+        conversations:
+          main: {replies: [{text: Done., usage: {input_tokens: 123456, output_tokens: 1234}}]}
+    """
+    args = ("run", "go", "--approvals", "auto", "--model", "claude-sonnet-4-5-20250929")
+    with (
+        ScriptedModel(parse_script(script)) as model,
+        terminal(tmp_path, *args, model=model, COLUMNS="80") as run,
+    ):
+        assert run.finish() == 0
+    lines = [line for line in run.text.split("\n") if "chat claude-sonnet" in line]
+    assert len(lines) == 1
+    assert re.search(r"123456→1234 tokens, first after [0-9.]+ m?s\s*$", lines[0]), lines
+
+
+def scripted(tmp_path: Path, script: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose model is a script."""
+    (tmp_path / "my.yaml").write_text(script)
+    return subprocess.run(
+        [sys.executable, "-m", "host_client.scripted_model", str(tmp_path / "my.yaml"), *command],
+        env=clean_environment(
+            tmp_path, ANTHROPIC_AUTH_TOKEN="sk-real", CLAUDE_CODE_MAX_RETRIES="0", PYTHONPATH=str(ROOT)
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def test_a_run_against_a_script_is_one_command(tmp_path: Path) -> None:
+    run = (sys.executable, "-m", "host_client", "run", "go", "--approvals", "auto")
+    done = scripted(tmp_path, ONE_TOOL, *run)
+    assert done.returncode == 0, done.stderr
+    assert "✓ done" in done.stdout
+
+
+@pytest.mark.parametrize(("script", "says"), [(ONE_TOOL, "Done.\n"), (REFUSING, "failed: authentication\n")])
+def test_the_readmes_example_runs_against_a_script_and_tells_of_an_error(
+    tmp_path: Path, script: str, says: str
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(example)
+    done = scripted(tmp_path, script, sys.executable, "example.py")
+    assert (done.returncode, done.stdout) == (0, says), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (("sh", "-c", "exit 7"), 7, ""),
+        (("sh", "-c", "kill -TERM $$"), 143, ""),
+        (("sh", "-c", 'test -z "$ANTHROPIC_AUTH_TOKEN" && test "$ANTHROPIC_API_KEY" = any'), 0, ""),
+        (("no-such-command",), 127, "no-such-command: No such file or directory"),
+        ((sys.executable, "-m", "host_client", "run", "go"), 1, "the script has no reply for a request"),
+    ],
+)
+def test_a_command_against_a_script_ends_as_it_ends(
+    tmp_path: Path, command: tuple[str, ...], code: int, says: str
+) -> None:
+    script = "{conversations: {main: {replies: [{tools: [{name: Bash, input: {command: ls}}]}]}}}"
+    done = scripted(tmp_path, script, *command)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+
+
+def test_a_script_that_is_none_is_told(tmp_path: Path) -> None:
+    done = scripted(tmp_path, "{conversations: 3}", "true")
+    assert done.returncode == 2
+    assert "my.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("resume",), ("demo",), ("template", "build"), ("sandboxes", "sweep")]
+)
+def test_flags_show_no_type_in_the_help(tmp_path: Path, command: tuple[str, ...]) -> None:
+    done = piped(tmp_path, *command, "--help")
+    assert done.returncode == 0
+    assert b"--help " in done.stdout
+    assert b"bool" not in done.stdout
+
+
+def test_the_help_names_the_default_of_the_secret(tmp_path: Path) -> None:
+    shown = " ".join(piped(tmp_path, "run", "--help", COLUMNS="300").stdout.decode().split())
+    assert f"Default: {E2BOptions().secret_name}." in shown
 
 
 def test_a_scripts_missing_reply_fails_the_demo(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ MOST_BYTES = 12_000
 async def one_run(seed: int) -> int:
     """Run once; return how many of its streams were cut."""
     with e2b_lab(ONE_TOOL) as lab:
-        rules = [
-            lab.e2b.fail("POST /process.Process/Start", CutAtRandom(seed * CUTS + n, MOST_BYTES)) for n in range(CUTS)
-        ]
+        faults = [CutAtRandom(seed * CUTS + n, MOST_BYTES) for n in range(CUTS)]
+        for fault in faults:
+            lab.e2b.fail("POST /process.Process/Start", fault)
         lab.e2b.rechunk(random_chunks(seed, 400))
         seen: list[p.AnyEvent] = []
         result = await run_agent(
@@ -41,11 +41,11 @@ async def one_run(seed: int) -> int:
         )
         [journal] = lab.state.iterdir()
         kept = [decode_event(line) for line in journal.read_bytes().split(b"\n") if line]
-    assert (result.text, result.error_type, result.exit_code) == ("Done.", None, 0), seed
+    assert (result.text, result.error_type, result.exit_code) == ("Done.", None, 0), (seed, result.error_message)
     assert [event for event in seen if event.seq is not None] == kept, seed
     assert numbered(seen) == list(range(1, len(kept) + 1)), seed
     assert tree(views(result.spans)) == WHOLE_TRACE, seed
-    return sum(rule.met for rule in rules)
+    return sum(fault.cuts for fault in faults)
 
 
 @pytest.mark.timeout(600)
@@ -58,4 +58,4 @@ async def test_a_hundred_runs_with_streams_cut_at_random_lose_and_double_nothing
             return await one_run(seed)
 
     cuts = await asyncio.gather(*(bounded(seed) for seed in range(RUNS)))
-    assert sum(cuts) > 2 * RUNS
+    assert sum(cuts) > 1.5 * RUNS

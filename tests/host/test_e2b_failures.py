@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import pytest
 from e2b import TimeoutException
+from starlette.responses import HTMLResponse
 
 from agent_runner import protocol as p
 from host_client import AgentOptions, open_session, run_agent, stream
 from host_client.cli.place import Place
 from host_client.cli.run import Job, run_job
-from host_client.errors import SandboxError, SessionClosedError, StreamLostError
+from host_client.errors import ConfigurationError, SandboxError, SessionClosedError, StreamLostError
 from host_client.sandbox.e2b import Layout
 from host_client.sandbox.e2b.failures import failure_of
+from host_client.sandbox.e2b.inventory import find_session
 from tests.host.test_e2b_sessions import REPLY
 from tests.host.test_session import LONG_TOOL
 from tests.support.e2b import Answer, Reset
@@ -96,14 +98,14 @@ def test_an_api_that_cannot_be_reached_is_the_networks_failure(capfd: pytest.Cap
     with e2b_lab(REPLY) as lab, lab.e2b.unreachable():
         told = run(lab, capfd)
     assert (told.code, told.error_type) == (3, "network")
-    assert "the connection to E2B failed" in told.text
+    assert "E2B cannot be reached: look at E2B_API_URL" in told.text
 
 
 def test_a_template_without_the_runner_is_told_by_what_its_shell_said(capfd: pytest.CaptureFixture[str]) -> None:
     with e2b_lab(REPLY) as lab:
         told = run(lab, capfd, layout=Layout(python="/no/such/python"))
-    assert (told.code, told.error_type) == (127, "sandbox")
-    assert "exit code 127 without an end event" in told.text
+    assert (told.code, told.error_type) == (3, "sandbox")
+    assert "there is no runner in this sandbox: is its template one of Sandspan's" in told.text
     assert "/no/such/python" in told.text
 
 
@@ -113,8 +115,9 @@ def test_a_template_without_the_agents_account_is_told_as_such(
     (tmp_path / "file").write_text("")
     with e2b_lab(REPLY) as lab:
         told = run(lab, capfd, layout=Layout(user="no-such-user"), upload=tmp_path)
-    assert (told.code, told.error_type) == (3, "invalid_request")
-    assert "the template has no such account" in told.text
+    assert (told.code, told.error_type) == (3, "sandbox")
+    assert "is the template one of Sandspan's? /usr/bin/id: " in told.text
+    assert "no-such-user" in told.text
 
 
 def test_a_runner_that_cannot_be_started_leaves_no_sandbox(capfd: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +202,29 @@ async def test_a_sandbox_that_is_not_there_cannot_be_resumed() -> None:
         await run_agent("go", sandbox=lab.sandbox(resume="no-such-sandbox"), environ=lab.environ)
     assert caught.value.error_type == "sandbox"
     assert "the sandbox is gone" in str(caught.value)
+
+
+def test_what_is_no_e2b_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
+    async def page(app: Any, scope: Any, receive: Any, send: Any) -> None:
+        await HTMLResponse("<html>Please log in</html>")(scope, receive, send)
+
+    with e2b_lab(REPLY) as lab:
+        lab.e2b.fail(CREATE, page, times=None)
+        told = run(lab, capfd)
+    assert (told.code, told.error_type) == (3, "network")
+    assert "what answers is no E2B: look at E2B_API_URL" in told.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("session_id", ["", "no-such-session"])
+async def test_a_session_nobody_has_is_not_somebody_elses(session_id: str) -> None:
+    with e2b_lab(REPLY) as lab:
+        sandbox = lab.sandbox()
+        await sandbox.create({"sandspan": "1", "sandspan.run_id": "run-1", "session.id": "somebody-elses"})
+        with pytest.raises(ConfigurationError, match="no sandbox has session"):
+            await find_session(lab.environ, session_id)
+        assert (await find_session(lab.environ, "somebody-elses")).session_id == "somebody-elses"
+        await sandbox.close()
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -71,13 +72,36 @@ async def test_links_that_lead_out_and_pipes_stay_behind_and_are_told(
 
 
 @pytest.mark.anyio
+async def test_what_the_agent_plants_in_its_login_files_does_not_run_when_files_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with e2b_lab(REPLY_AFTER.format(command="true")) as lab:
+        sandbox = lab.sandbox()
+        await sandbox.create({"sandspan.run_id": "run-1"})
+        home = lab.e2b.sandboxes[0].accounts.find("user").home
+        for name in (".profile", ".bash_profile", ".bashrc"):
+            (home / name).write_text(f"touch {lab.work}/planted\n")
+        await sandbox.upload(tmp_path / "in")
+        await sandbox.download(tmp_path / "out")
+        await sandbox.close()
+        assert list(lab.work.iterdir()) == []
+        assert list(lab.state.iterdir()) == [], "the archives are gone"
+
+
+@pytest.mark.anyio
+async def test_a_file_that_cannot_be_read_costs_that_file_only(tmp_path: Path) -> None:
+    await session_that("echo 1 > fine; echo 2 > closed; mkdir shut; chmod 0 closed shut", None, tmp_path / "out")
+    assert (tmp_path / "out" / "fine").exists()
+
+
+@pytest.mark.anyio
 async def test_too_much_to_upload_is_told_before_a_byte_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "MAX_BYTES", 100_000)
-    (tmp_path / "big").write_bytes(b"x" * 200_000)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "big").write_bytes(b"x" * 200_000)
     with pytest.raises(ConfigurationError, match="upload less"):
-        await session_that("true", tmp_path / "big", tmp_path / "out")
+        await session_that("true", tmp_path, tmp_path / "out")
 
 
 @pytest.mark.anyio
@@ -153,6 +177,27 @@ def test_an_absolute_name_lands_in_the_target(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match="is no archive"):
         files.unpack(io.BytesIO(b"x" * 4096), tmp_path / "target")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GNU.sparse.map", "a,b"),
+        ("GNU.sparse.size", "x"),
+        ("GNU.sparse.realsize", "x"),
+        ("mtime", "nan"),
+        ("mtime", "inf"),
+        ("mtime", "1e400"),
+        ("path", "nul\0inside"),
+    ],
+)
+def test_headers_that_are_nonsense_are_told_and_no_crash(tmp_path: Path, name: str, value: str) -> None:
+    def odd(member: tarfile.TarInfo) -> None:
+        member.size, member.pax_headers = 1, {name: value}
+
+    with contextlib.suppress(SandboxError):
+        files.unpack(archive(("odd", odd)), tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] in (["target"], [])
 
 
 def test_endless_small_files_are_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

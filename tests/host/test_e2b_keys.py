@@ -13,6 +13,7 @@ from host_client import AgentOptions, run_agent
 from host_client.errors import ConfigurationError
 from host_client.sandbox.e2b import E2BOptions
 from host_client.sandbox.e2b.keys import KEY_MODES, PLACEHOLDER, key_environment, model_host, network_options
+from tests.e2e.test_commands import ROOT
 from tests.support.hosts import E2BLab, e2b_lab
 
 KEY = "sk-ant-the-real-key-of-the-model"
@@ -133,4 +134,6 @@ def test_the_placeholder_is_the_one_that_the_sdk_makes() -> None:
 
 def test_every_way_is_documented() -> None:
     assert E2BOptions().keys == "gateway"
-    assert set(KEY_MODES) == {"gateway", "e2b-secrets", "env"}
+    for document in ("README.md", "docs/SECURITY.md"):
+        text = (ROOT / document).read_text()
+        assert [mode for mode in KEY_MODES if f"`--keys {mode}`" not in text] == [], document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 
@@ -39,7 +40,9 @@ def test_a_status_of_the_api_ends_the_turn_with_its_error_type(
     """)
     done = lab.run("--prompt", "go", env=ONE_RETRY)
     assert done.exit_code == 1
-    assert done.types == ["start", "turn_start", "error", "result", "end"]
+    assert done.types == ["start", "turn_start", *["log"] * retries, "error", "result", "end"]
+    for log in done.of(protocol.Log):
+        assert re.fullmatch(rf"the model answered {status} \({error_type}\), attempt 1; again in \d+ s", log.data.text)
     assert done.tree == [[f"agent.execute !{error_type}", [f"{CHAT} !{error_type}"]]]
     error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
     assert (error.error_type, error.retryable) == (error_type, retryable)
@@ -65,7 +68,7 @@ def test_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> 
     """)
     done = lab.run("--prompt", "go", env=ONE_RETRY)
     assert done.exit_code == 0
-    assert done.types == ["start", "turn_start", "text", "result", "end"]
+    assert done.types == ["start", "turn_start", "log", "text", "result", "end"]
     assert done.tree == [["agent.execute", [CHAT]]]
     chat = done.span(CHAT)
     assert chat.status == OK
@@ -102,7 +105,8 @@ def test_a_refused_connection_is_a_network_error(make_lab: MakeLab) -> None:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         done = lab.run("--prompt", "go", env={**ONE_RETRY, "ANTHROPIC_BASE_URL": url})
     assert done.exit_code == 1
-    assert done.types == ["start", "turn_start", "error", "result", "end"]
+    assert done.types == ["start", "turn_start", "log", "error", "result", "end"]
+    assert done.one(protocol.Log).data.text.startswith("the model did not answer (network), attempt 1")
     assert done.tree == [["agent.execute !network", [f"{CHAT} !network"]]]
     assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("network", True)
     assert [attributes["error.type"] for _, attributes in done.span(CHAT).events] == ["network"]

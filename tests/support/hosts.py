@@ -77,6 +77,7 @@ def e2b_lab(script: str) -> Generator[E2BLab]:
             shutil.chown(root / name, ACCOUNT)
         layout = Layout()
         paths = {layout.python: sys.executable, layout.state: f"{root}/state", layout.work: f"{root}/work"}
+        paths["u=user;"] = f"u={ACCOUNT};"
         image = Image(paths, {layout.user: ACCOUNT}, {"CLAUDE_CONFIG_DIR": f"{root}/claude"})
         with (
             ScriptedModel(parse_script(script)) as model,

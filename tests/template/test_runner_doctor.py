@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
+import agent_runner as agent_runner_package
+from agent_runner.doctor import STATE
 from tests.packaging.environments import Wheel, closure, new_environment
 
 from .tools import agent_runner, clean
@@ -35,10 +40,42 @@ def test_a_machine_that_is_no_image_fails_as_an_image(tmp_path: Path) -> None:
     assert done.returncode == 1
     failed = {line[2:].partition(":")[0] for line in done.stdout.splitlines() if line.startswith("✗")}
     assert {"Account", "CLI mode", "Rights"} <= failed
+    assert "Claude CLI: not started: there is no account no-such-account" in done.stdout
+    assert "Error" not in done.stdout
+    if not STATE.exists():
+        assert f"As root: install -d -o root -m 0700 {STATE}\n" in done.stdout
+        assert "TMPDIR" not in done.stdout
     assert "✗ Account: there is no no-such-account. useradd --create-home no-such-account" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_the_runners_usage_names_it(tmp_path: Path) -> None:
+def test_what_is_installed_below_everybodys_directory_is_told_to_move(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    package = shared / "agent_runner"
+    shutil.copytree(Path(agent_runner_package.__file__).parent, package)
+    shared.chmod(0o1777)
+    environ = {**clean(tmp_path, {}), "PYTHONPATH": str(shared)}
+    done = agent_runner("doctor", "--image", "no-such-account", environ=environ, cwd=tmp_path)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("✗ Files: ")]
+    assert "Install into a directory that only root writes to, such as /opt" in line
+    assert "no write permission" not in line
+
+
+def test_the_runners_usage_names_it_within_80_columns(tmp_path: Path) -> None:
     done = agent_runner("--help", environ=clean(tmp_path, {}), cwd=tmp_path)
     assert "agent_runner doctor [--image USER]" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["run", "attach", "doctor", "schema"])
+def test_each_command_of_the_runner_has_a_help_without_markup(tmp_path: Path, command: str) -> None:
+    done = agent_runner(command, "--help", environ=clean(tmp_path, {}), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: agent_runner {command} [-h]")
+    assert "``" not in done.stdout
+
+
+def test_an_unknown_command_of_the_runner_is_named(tmp_path: Path) -> None:
+    done = agent_runner("foo", environ=clean(tmp_path, {}), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("agent_runner: unknown command 'foo'\n")

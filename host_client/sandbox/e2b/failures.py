@@ -7,6 +7,7 @@ a busy service are no ``SandboxException``, and a lost connection is whatever th
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 import httpx
@@ -37,6 +38,7 @@ class Cause(NamedTuple):
     advice: str
 
 
+_WHERE = "look at E2B_API_URL, E2B_DOMAIN, the proxy variables and the network"
 _GONE = "the sandbox is gone: its time was up (--timeout), or somebody ended it"
 
 _BY_CLASS: tuple[tuple[type[Exception], Cause], ...] = (
@@ -61,44 +63,40 @@ _BY_CLASS: tuple[tuple[type[Exception], Cause], ...] = (
 _BY_STATUS: dict[int, Cause] = {
     400: Cause(SandboxStartError, "invalid_request", "E2B refused the request"),
     403: Cause(SandboxStartError, "permission_denied", "the E2B key may not do this"),
-    404: Cause(
-        SandboxStartError,
-        "invalid_request",
-        "E2B has no such template: build it with `host_client template build`, or name another with --template",
-    ),
+    404: Cause(SandboxStartError, "invalid_request", f"E2B does not know this, or it is no E2B: {_WHERE}"),
     500: Cause(SandboxStartError, "sandbox", "E2B failed: try again later"),
 }
 
-_NO_ACCOUNT = Cause(
-    SandboxStartError, "invalid_request", "the template has no such account: it is not one made for Sandspan"
-)
-_LOST = Cause(StreamLostError, "network", "the connection to E2B failed")
+NO_TEMPLATE = "E2B has no such template: build it with `host_client template build`, or name another with --template"
+_LOST = Cause(StreamLostError, "network", f"E2B cannot be reached: {_WHERE}")
+_NO_E2B = Cause(StreamLostError, "network", f"what answers is no E2B: {_WHERE}")
 
+
+# A URL's query says nothing to a person, and may hold ids.
+_QUERY = re.compile(r"\?[^\s)]+")
 
 _THEIRS = (
     *(SandboxException, AuthenticationException, ServiceBusyException, ConnectError, httpx.HTTPError, OSError),
-    json.JSONDecodeError,  # what answered is no E2B: a proxy's page
+    json.JSONDecodeError,  # a proxy's page
 )
 
 
 def failure_of(error: Exception) -> SandboxError:
     """Return our error for one of the SDK's; the SDK's own words follow what to do."""
     cause = _cause_of(error)
-    said = " ".join(str(error).split())[:500]
+    said = _QUERY.sub("", " ".join(str(error).split()))[:500]
     return cause.raises(f"{cause.advice} ({said})" if said else cause.advice, cause.error_type)
 
 
 def _cause_of(error: Exception) -> Cause:
-    if isinstance(error, AuthenticationException) and "user" in str(error).lower().replace("unauthorized", ""):
-        return _NO_ACCOUNT  # envd answers a bad account as if the key were wrong
     for kind, cause in _BY_CLASS:
         if isinstance(error, kind):
             return cause
     if isinstance(error, SandboxException):
         unknown = Cause(SandboxError, "sandbox", "E2B failed")
         return _BY_STATUS.get(error.status_code or 0, unknown)
-    # A stream that ends without an end event is a bare Exception; the rest is of the HTTP libraries.
-    return _LOST
+    # A body that cannot be read, or none where there should be one, is a bare Exception; the rest is HTTP's.
+    return _NO_E2B if isinstance(error, json.JSONDecodeError) or type(error) is Exception else _LOST
 
 
 class Translated:
@@ -109,5 +107,5 @@ class Translated:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Raise ours for theirs; let everything else pass."""
-        if isinstance(error, _THEIRS):
+        if isinstance(error, _THEIRS) or type(error) is Exception:
             raise failure_of(error) from error

@@ -11,7 +11,7 @@ import logging
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -20,6 +20,7 @@ from e2b import CommandExitException
 from host_client.errors import ConfigurationError, SandboxError
 
 from .failures import Translated
+from .layout import Layout
 
 if TYPE_CHECKING:
     from e2b import AsyncSandbox
@@ -37,83 +38,117 @@ _PACK_SECONDS = 600
 _logger = logging.getLogger(__name__)
 
 
-async def upload(sandbox: AsyncSandbox, source: Path, work: str, user: str) -> None:
-    """Copy a file, or a folder's contents, into ``work``, owned by ``user``; symbolic links stay links."""
-    archive = f"/tmp/.sandspan-upload-{sandbox.sandbox_id}.tar"  # noqa: S108 - in the sandbox, not here
+async def upload(sandbox: AsyncSandbox, source: Path, layout: Layout) -> None:
+    """Copy a file, or a folder's contents, into the working directory; symbolic links stay links."""
+    archive = f"{layout.state}/upload.tar"
+    write = cast("Write", sandbox.files.write)  # pyright: ignore[reportUnknownMemberType] - its IO has no parameter
     with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
         await asyncio.to_thread(_pack, source, packed)
-        write = cast("Write", sandbox.files.write)  # pyright: ignore[reportUnknownMemberType] - its IO has no parameter
         with Translated():
-            await write(archive, packed, user=user, request_timeout=_PACK_SECONDS)
-    unpack = f"tar -xf {archive} -C {shlex.quote(work)} --no-same-owner; code=$?; rm -f {archive}; exit $code"
-    await _run(sandbox, unpack, user, f"cannot unpack {source} in the sandbox")
+            await write(archive, packed, user="root", request_timeout=_PACK_SECONDS)
+    command = f"{_as_agent(layout)} /bin/tar -xf - -C {shlex.quote(layout.work)} --no-same-owner < {archive}"
+    failed = f"cannot unpack {source} there: is the template one of Sandspan's?"
+    await _run(sandbox, f"{command}; code=$?; /bin/rm -f {archive}; exit $code", failed)
+
+
+def _as_agent(layout: Layout) -> str:
+    """Return the start of a command line that runs as the agent's account, with nothing of the agent's making.
+
+    A login shell of that account would run its own files first, and outside of what the runner ends.
+    """
+    user = f"u={shlex.quote(layout.user)}"
+    ids = '--reuid "$u" --regid "$(/usr/bin/id -g "$u")" --init-groups'
+    return f"{user}; /usr/bin/setpriv {ids} --no-new-privs --reset-env"
 
 
 def _pack(source: Path, into: IO[bytes]) -> None:
+    limits = _Limits(ConfigurationError(f"{source} has more than {MAX_FILES} files or {MAX_BYTES} bytes: upload less"))
+
+    def within(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        limits.count(member)
+        return member
+
     try:
         with tarfile.open(fileobj=into, mode="w") as tar:
             for path in sorted(source.iterdir()) if source.is_dir() else (source,):
-                tar.add(path, arcname=path.name)
-                if into.tell() > MAX_BYTES:
-                    raise ConfigurationError(f"{source} is larger than {MAX_BYTES} bytes: upload less")
+                tar.add(path, arcname=path.name, filter=within)
     except OSError as error:
         raise ConfigurationError(f"cannot read {source}: {error}") from error
     into.seek(0)
 
 
-async def download(sandbox: AsyncSandbox, work: str, user: str, target: Path) -> None:
-    """Copy the contents of ``work`` into a folder here; raise `SandboxError` where it is too much.
+class _Limits:
+    """Counts what an archive has, and raises for too much of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._files = self._size = 0
+
+    def count(self, member: tarfile.TarInfo) -> None:
+        self._files += 1
+        self._size += member.size
+        if self._files > MAX_FILES or self._size > MAX_BYTES:
+            raise self._error
+
+
+async def download(sandbox: AsyncSandbox, layout: Layout, target: Path) -> None:
+    """Copy the contents of the working directory into a folder here; raise `SandboxError` where it is too much.
 
     What is refused is logged, and the rest is copied.
     """
-    archive = f"/tmp/.sandspan-download-{sandbox.sandbox_id}.tar"  # noqa: S108 - in the sandbox, not here
+    archive = f"{layout.state}/download.tar"
     # Packed as the agent's account: a link to what it cannot read gives it nothing.
-    await _run(sandbox, f"tar -cf {archive} -C {shlex.quote(work)} .", user, "cannot pack the sandbox's files")
-    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
-        with Translated():
-            size = 0
-            async for chunk in await sandbox.files.read(archive, format="stream", user=user):
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    raise SandboxError(f"the sandbox's files are larger than {MAX_BYTES} bytes")
-                packed.write(chunk)
-        packed.seek(0)
-        refused = await asyncio.to_thread(unpack, packed, target)
+    pack = f"{_as_agent(layout)} /bin/tar -cf - -C {shlex.quote(layout.work)} --ignore-failed-read . > {archive}"
+    # Exit code 1 is a file that changed meanwhile.
+    await _run(sandbox, f"{pack}; code=$?; [ $code -le 1 ]", "cannot pack the sandbox's files")
+    try:
+        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
+            await _fetch(sandbox, archive, packed)
+            refused = await asyncio.to_thread(unpack, packed, target)
+    finally:
+        await _run(sandbox, f"/bin/rm -f {archive}", "cannot tidy up in the sandbox")
     if refused:
         _logger.warning("%d entries from the sandbox were refused: %s", len(refused), "; ".join(refused[:5]))
 
 
+async def _fetch(sandbox: AsyncSandbox, archive: str, into: IO[bytes]) -> None:
+    size = 0
+    with Translated():
+        async for chunk in await sandbox.files.read(archive, format="stream", user="root"):
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise SandboxError(f"the sandbox's files are larger than {MAX_BYTES} bytes")
+            into.write(chunk)
+    into.seek(0)
+
+
 def unpack(packed: IO[bytes], target: Path) -> list[str]:
     """Unpack an archive nobody vouches for; return what was refused and why. Raise `SandboxError`."""
+    if not hasattr(tarfile, "data_filter"):
+        raise ConfigurationError("a download needs Python 3.11.4 or later, whose tarfile refuses what leads out")
     refused: list[str] = []
+    limits = _Limits(SandboxError(f"the sandbox's files are more than {MAX_FILES} or larger than {MAX_BYTES} bytes"))
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=packed, mode="r:") as tar:
-            for member in _within_limits(tar):
+            for member in tar:
+                limits.count(member)
                 try:
                     # The filter refuses absolute paths, `..`, links that lead out, and devices.
                     tar.extract(member, target, filter="data")
                 except tarfile.FilterError as error:
                     refused.append(str(error)[:200])
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two for numbers that are none
         raise SandboxError(f"what the sandbox sent is no archive: {error}") from error
     except OSError as error:
         raise ConfigurationError(f"cannot write to {target}: {error}") from error
     return refused
 
 
-def _within_limits(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    size = 0
-    for count, member in enumerate(tar, 1):
-        size += member.size
-        if count > MAX_FILES or size > MAX_BYTES:
-            raise SandboxError(f"the sandbox's files are more than {MAX_FILES} or larger than {MAX_BYTES} bytes")
-        yield member
-
-
-async def _run(sandbox: AsyncSandbox, command: str, user: str, failed: str) -> None:
+async def _run(sandbox: AsyncSandbox, command: str, failed: str) -> None:
+    """Run a command line as root."""
     with Translated():
         try:
-            await sandbox.commands.run(command, user=user, timeout=_PACK_SECONDS)
+            await sandbox.commands.run(command, user="root", timeout=_PACK_SECONDS)
         except CommandExitException as error:
-            raise SandboxError(f"{failed}: {error.stderr.strip()[-300:]}") from error
+            raise SandboxError(f"{failed} {error.stderr.strip()[-300:]}") from error

@@ -62,14 +62,20 @@ class Listed:
     prompt: str
     host: str
     pid: str
+    keep: str
+    """``pause`` where a killed host leaves a session that can be resumed."""
+    keys: str
 
     def is_abandoned(self, now: datetime) -> bool:
-        """Whether its host is gone: the process, or, seen from elsewhere, its renewals at a third of the timeout."""
-        if self.state != "running":
+        """Whether its host is gone: the process, or, seen from elsewhere, its renewals at a third of the timeout.
+
+        One that is to be kept is not: E2B pauses it, and it can be resumed, from then on by another host.
+        """
+        if self.state != "running" or self.keep:
             return False
         if self.host == _host():
             return not _lives(self.pid)
-        return (self.end_at - now).total_seconds() < self.timeout / 2
+        return (self.end_at - now).total_seconds() < self.timeout / 3
 
 
 def _listed(info: SandboxInfo) -> Listed:
@@ -88,6 +94,8 @@ def _listed(info: SandboxInfo) -> Listed:
         prompt=noted.get("prompt", ""),
         host=noted.get("sandspan.host", ""),
         pid=noted.get("sandspan.pid", ""),
+        keep=noted.get("sandspan.keep", ""),
+        keys=noted.get("sandspan.keys", ""),
     )
 
 
@@ -107,8 +115,9 @@ async def sandboxes(environ: Mapping[str, str], metadata: Mapping[str, str]) -> 
 
 async def find_session(environ: Mapping[str, str], session_id: str) -> Listed:
     """Return the sandbox of a session; raise `ConfigurationError` where there is none."""
-    found = await sandboxes(environ, {"session.id": session_id})
-    if not found:
+    # Asked again here: what E2B makes of a strange value is not ours to know.
+    found = [each for each in await sandboxes(environ, {"session.id": session_id}) if each.session_id == session_id]
+    if not found or not session_id:
         raise ConfigurationError(
             f"no sandbox has session {session_id}: `host_client sandboxes list` shows those that can be resumed"
         )

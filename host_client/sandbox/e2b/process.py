@@ -72,7 +72,7 @@ class E2BProcess:
             try:
                 self._exit = await _exit_code(handle)
             except Exception as error:  # the SDK's, the HTTP libraries', or a bare one: there is no end event
-                self._lost = failure_of(error)
+                self._lost = _lost(error)
             await self._chunks.put(None)
         except asyncio.CancelledError:
             while not self._chunks.empty():  # nobody reads on
@@ -88,6 +88,11 @@ class E2BProcess:
             _, _, chunk = self._counted.partition("\n")
         if chunk:
             self._stderr.append(chunk)
+
+    @property
+    def followed(self) -> bool:
+        """Whether its stream is still being read."""
+        return self._following is not None and not self._following.done()
 
     async def output(self) -> AsyncIterator[bytes]:
         """Yield stdout; raise `StreamLostError` for a stream that was cut, `SandboxGoneError` if the sandbox ended."""
@@ -150,6 +155,12 @@ class E2BProcess:
         if self._following is not None and not self._following.done():
             self._following.cancel()
             await asyncio.wait((self._following,))
+
+
+def _lost(error: Exception) -> SandboxError:
+    """Return why a stream ended: whatever it was, the process may live on, unless its sandbox is gone."""
+    failure = failure_of(error)
+    return failure if isinstance(failure, SandboxGoneError) else StreamLostError(str(failure), failure.error_type)
 
 
 def _count_in(line: str) -> int:

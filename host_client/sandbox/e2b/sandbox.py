@@ -10,41 +10,26 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from e2b import AsyncSandbox, SandboxNotFoundException
 
 from agent_runner.protocol import ProtocolError, Start, decode_event
-from host_client.errors import ConfigurationError, SandboxError, SandboxGoneError
+from host_client.errors import ConfigurationError, SandboxError
 from host_client.sandbox.base import SandboxInfo
 
-from . import files
+from . import files, lifecycle
 from .connection import api_params
 from .failures import Translated, failure_of
 from .inventory import owner
 from .keys import KeyMode, key_environment, model_host, network_options
+from .layout import Layout
 from .process import E2BProcess
-
-if TYPE_CHECKING:
-    from e2b import SandboxNetworkOpts
 
 DEFAULT_TEMPLATE = "sandspan"
 DEFAULT_TIMEOUT = 300
 
 _CLEAN_UP_SECONDS = 30.0
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where things are in the template (template/e2b.Dockerfile)."""
-
-    python: str = "/opt/sandspan/bin/python"
-    state: str = "/var/lib/sandspan"
-    """The runner's own directory, which the agent cannot read."""
-    user: str = "user"
-    """The account of the agent and its tools."""
-    work: str = "/home/user/work"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +51,7 @@ class E2BOptions:
     keys: KeyMode = "gateway"
     secret_name: str = "anthropic"  # noqa: S105 - its name, not the secret
     pause: bool = False
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
         if not 10 <= self.timeout <= 86_400:
@@ -86,6 +71,7 @@ class E2BSandbox:
         self._options = options or E2BOptions()
         self._resume = resume
         self._host = model_host(environ)
+        self._environ = environ
         self._connection = api_params(environ)
         self._sandbox: AsyncSandbox | None = None
         self._creating: asyncio.Task[AsyncSandbox] | None = None
@@ -100,9 +86,8 @@ class E2BSandbox:
         began = time.monotonic()
         making = self._wake(self._resume) if self._resume else self._make(metadata)
         self._creating = asyncio.ensure_future(making)
-        with Translated():
-            # Not cancelled with its caller: a request under way may make a sandbox all the same.
-            sandbox = await asyncio.shield(self._creating)
+        # Not cancelled with its caller: a request under way may make a sandbox all the same.
+        sandbox = await asyncio.shield(self._creating)
         self._sandbox = sandbox
         took = round((time.monotonic() - began) * 1000, 3)
         self._renewing = asyncio.create_task(self._renew(sandbox))
@@ -119,20 +104,27 @@ class E2BSandbox:
     async def _make(self, metadata: Mapping[str, str]) -> AsyncSandbox:
         options = self._options
         secret = options.secret_name if options.keys == "e2b-secrets" else None
-        return await AsyncSandbox.create(
-            options.template,
-            timeout=options.timeout,
-            metadata={**options.metadata, **metadata, **owner(), "sandspan.timeout": str(options.timeout)},
-            envs=dict(options.envs),
-            network=cast("SandboxNetworkOpts | None", network_options(options.allow_out, secret, self._host)),
+        noted = {"sandspan.timeout": str(options.timeout), "sandspan.keys": options.keys}
+        if options.pause:
+            noted["sandspan.keep"] = "pause"
+        request = {
+            "template": options.template,
+            "timeout": options.timeout,
+            "metadata": {**options.metadata, **metadata, **owner(), **noted},
+            "envs": dict(options.envs),
+            "network": network_options(options.allow_out, secret, self._host),
             # A killed host leaves a session that is to be kept to be paused, not ended.
-            lifecycle={"on_timeout": "pause" if options.pause else "kill", "auto_resume": False},
-            idempotency_key=metadata["sandspan.run_id"],
+            "lifecycle": {"on_timeout": "pause" if options.pause else "kill", "auto_resume": False},
             **self._connection,
-        )
+        }
+        return await lifecycle.make(request, metadata["sandspan.run_id"], self._environ)
 
     async def _wake(self, sandbox_id: str) -> AsyncSandbox:
-        return await AsyncSandbox.connect(sandbox_id, timeout=self._options.timeout, **self._connection)
+        with Translated():
+            sandbox = await AsyncSandbox.connect(sandbox_id, timeout=self._options.timeout, **self._connection)
+        self._sandbox = sandbox
+        await lifecycle.end_earlier(sandbox)
+        return sandbox
 
     async def _reported(self) -> dict[str, str | int | float]:
         """Return what E2B says of the sandbox, as attributes."""
@@ -150,7 +142,9 @@ class E2BSandbox:
     async def _conversation(self) -> str:
         """Return Claude's session id, from the newest journal that has one."""
         state = self._options.layout.state
-        search = f'for j in $(/bin/ls -t {state}/*.jsonl); do /bin/grep -m1 -F \'"type":"start"\' $j && break; done'
+        search = (
+            f'for j in $(/bin/ls -t {state}/*.jsonl); do /bin/grep -m1 -F \'"type":"start"\' $j && break; done; exit 0'
+        )
         with Translated():
             found = await self._made.commands.run(search, user="root")
         try:
@@ -184,21 +178,15 @@ class E2BSandbox:
             self._renewing.cancel()
         for process in self._processes:
             await process.leave()
-        sandbox, self._sandbox = self._sandbox or await self._late(), None
+        sandbox = self._sandbox or await self._late()
         if sandbox is None:
             return
-        with Translated():
-            # One that was woken and did not get to run goes back to sleep: it is somebody's conversation.
-            if self._options.pause if self._ran else self._resume:
-                await self._pause(sandbox)
-            else:
-                await sandbox.kill()
-
-    async def _pause(self, sandbox: AsyncSandbox) -> None:
-        try:
-            await sandbox.pause()
-        except SandboxNotFoundException as error:
-            raise SandboxGoneError(f"sandbox {sandbox.sandbox_id} was gone before it could be paused") from error
+        # One that was woken and did not get to run goes back to sleep: it is somebody's conversation.
+        if self._options.pause if self._ran else self._resume:
+            await lifecycle.set_aside(sandbox)
+        else:
+            await lifecycle.end(sandbox)
+        self._sandbox = self._creating = None
 
     async def _late(self) -> AsyncSandbox | None:
         """Return a sandbox whose creation was under way when its caller was cancelled."""
@@ -220,16 +208,16 @@ class E2BSandbox:
         # -P: a module of the agent's making must never be imported by root.
         command = shlex.join((layout.python, "-P", "-m", "agent_runner", *args))
         process = await E2BProcess.start(self._made, command, dict(env))
-        self._processes.append(process)
+        self._processes = [each for each in (*self._processes, process) if each.followed]
         return process
 
     async def upload(self, source: Path) -> None:
         """Copy into the working directory."""
-        await files.upload(self._made, source, self._options.layout.work, self._options.layout.user)
+        await files.upload(self._made, source, self._options.layout)
 
     async def download(self, target: Path) -> None:
         """Copy out of the working directory."""
-        await files.download(self._made, self._options.layout.work, self._options.layout.user, target)
+        await files.download(self._made, self._options.layout, target)
 
     @property
     def _made(self) -> AsyncSandbox:

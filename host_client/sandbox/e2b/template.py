@@ -79,7 +79,7 @@ OnLog = Callable[[LogLine], None]
 
 async def build_template(options: TemplateOptions, environ: Mapping[str, str], on_log: OnLog) -> BuiltTemplate:
     """Build the template and wait until it is ready; raise `TemplateBuildError` or another `SandboxError`."""
-    from e2b import AsyncTemplate, BuildException  # 0.5 s, and only here
+    from e2b import AsyncTemplate, BuildException, LogEntryEnd  # 0.5 s, and only here
 
     from .failures import Translated
 
@@ -87,6 +87,8 @@ async def build_template(options: TemplateOptions, environ: Mapping[str, str], o
     last: deque[str] = deque(maxlen=KEPT_LINES)
 
     def heard(entry: LogEntry) -> None:
+        if isinstance(entry, LogEntryEnd):
+            return  # the SDK's own, also of a build that failed
         last.append(entry.message)
         on_log(LogLine(entry.level, entry.message))
 

@@ -217,6 +217,13 @@ class StandIn:
         """Kill a sandbox behind the client's back."""
         self._run(self._sandboxes.kill(self.sandbox(sandbox_id)))
 
+    def pause(self, sandbox_id: str) -> None:
+        """Pause a sandbox as E2B does when its time is up."""
+        self._run(self._paused(self.sandbox(sandbox_id)))
+
+    async def _paused(self, sandbox: Sandbox) -> None:
+        self._sandboxes.pause(sandbox)
+
     def close_port(self, sandbox_id: str) -> None:
         """Make envd's port closed for new requests, while the sandbox runs on."""
         self.sandbox(sandbox_id).port_open = False

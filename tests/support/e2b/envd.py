@@ -33,7 +33,7 @@ class Envd:
     def __init__(self, sandboxes: Sandboxes, image: Image) -> None:
         self._sandboxes = sandboxes
         self._image = image
-        self._files = Files()
+        self._files = Files(image)
         self._streams: dict[EventStream, Sandbox] = {}
         self.pace = 0.0
         """Seconds to wait after each event."""

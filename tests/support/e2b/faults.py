@@ -96,6 +96,7 @@ class CutAfterBytes:
 
     count: int
     ending: Ending = Ending.RESET
+    on_cut: Callable[[], None] = lambda: None
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         left = self.count
@@ -105,7 +106,8 @@ class CutAfterBytes:
             kept, left = body[:left], left - len(body)
             if left > 0:
                 return None
-            return body if self.ending is Ending.LOST else kept
+            self.on_cut()
+            return kept
 
         await app(scope, receive, _cutting(keep, self.ending, scope, receive, send))
 
@@ -137,10 +139,15 @@ class CutAtRandom:
         self, seed: int, most_bytes: int, endings: tuple[Ending, ...] = (Ending.RESET, Ending.EOF, Ending.LOST)
     ) -> None:
         self._random, self._most, self._endings = random.Random(seed), most_bytes, endings
+        self.cuts = 0
+        """How many streams were long enough to be cut."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        cut = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings))
+        cut = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings), self._count)
         await cut(app, scope, receive, send)
+
+    def _count(self) -> None:
+        self.cuts += 1
 
 
 def _cutting(keep: Callable[[bytes], bytes | None], ending: Ending, scope: Scope, receive: Receive, send: Send) -> Send:

@@ -20,15 +20,19 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from .accounts import DEFAULT_USER, Account, basic_name
 from .answers import error_response, stamp
 from .connect_protocol import RpcError
+from .image import Image
 from .sandboxes import Sandbox
 
 
 class Files:
-    """Answers the requests for files; relative paths are in the account's home."""
+    """Answers the requests for files; relative paths are in the account's home, the image's where it says."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
 
     async def read(self, sandbox: Sandbox, request: Request) -> Response:
         """Send a file."""
-        path = resolve(_account(sandbox, request), request.query_params.get("path", ""))
+        path = resolve(_account(sandbox, request), self._image.located(request.query_params.get("path", "")))
         if not path.exists():
             return error_response(404, f"path '{path}' does not exist")
         if path.is_dir():
@@ -38,7 +42,7 @@ class Files:
     async def write(self, sandbox: Sandbox, request: Request) -> Response:
         """Write the file of an octet stream, or the files of a form."""
         account = _account(sandbox, request)
-        given = request.query_params.get("path")
+        given = self._image.located(request.query_params.get("path", ""))
         written: list[Path] = []
         if request.headers.get("content-type", "").startswith("application/octet-stream"):
             body = await request.body()
