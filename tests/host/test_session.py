@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from agent_runner import protocol as p
-from host_client import AgentOptions, AgentResult, LocalSandbox, Session, Telemetry, open_session, run_agent
+from host_client import AgentOptions, AgentResult, LocalSandbox, Session, open_session, run_agent
 from host_client.errors import ConfigurationError, NotWaitingError, SandboxStartError, StreamLostError
 from host_client.reader import EventReader, Fault, Gap
 from host_client.sandbox.local import LocalProcess
+from host_client.telemetry import TelemetryConfig, initialize_telemetry
 from tests.support.hosts import host_lab, numbered, views
 from tests.support.runs import tree
 
@@ -328,18 +330,20 @@ async def test_telemetry_off_leaves_the_events_and_no_spans() -> None:
 
 
 async def test_an_exporter_that_raises_stops_nothing_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        def export(self, spans: object) -> object:
+    class Broken(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
             raise OSError("backend down")
 
         def shutdown(self) -> None:
             """Nothing to do."""
 
-    telemetry = Telemetry([Broken()])
+    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[Broken()]))
     with host_lab(ONE_TOOL) as lab:
         result = await run_agent("go", approvals="auto", environ=lab.environ, telemetry=telemetry)
     assert result.text == "Done."
-    assert telemetry.failures["Broken"] == len(result.spans)
+    assert not await asyncio.to_thread(telemetry.shutdown)
+    counts = telemetry.counts()["Broken"]
+    assert (counts["exported"], counts["dropped: closed"]) == (0, len(result.spans))
     assert "backend down" in caplog.text
 
 
