@@ -284,9 +284,10 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
         where = f"{config.prometheus_host}:{config.prometheus_port}"
         try:
             parts.append(PrometheusServer(config.prometheus_host, config.prometheus_port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+            why = getattr(error, "strerror", None) or error
             problems.append(
-                f"prometheus cannot listen on {where} ({error.strerror or error}); nothing is there to scrape: "
+                f"prometheus cannot listen on {where} ({why}); nothing is there to scrape: "
                 "set OTEL_EXPORTER_PROMETHEUS_PORT or OTEL_EXPORTER_PROMETHEUS_HOST"
             )
     for name, endpoint in (("signoz", config.signoz_metrics), ("otlp", config.otlp_metrics)):

@@ -22,7 +22,7 @@ from agent_runner import protocol as p
 from host_client import AgentOptions, Telemetry, run_agent
 from host_client.telemetry import TelemetryConfig, Who, initialize_telemetry
 from host_client.telemetry.instruments import METRICS, Metric
-from host_client.telemetry.metrics import Metrics
+from host_client.telemetry.metrics import Metrics, metrics_of
 from host_client.telemetry.prometheus import PrometheusServer, Registry
 from tests.support.hosts import host_lab
 from tests.support.metrics import event, result
@@ -197,6 +197,14 @@ async def test_a_port_that_is_taken_is_one_clear_message_and_the_agent_runs(capl
     (told,) = [record.getMessage() for record in caplog.records]
     assert f"prometheus cannot listen on 127.0.0.1:{port} (Address already in use)" in told
     assert "set OTEL_EXPORTER_PROMETHEUS_PORT" in told
+
+
+@pytest.mark.parametrize("host", ["x" * 100 + ".com", "192.0.2.1"])
+def test_an_address_that_is_not_this_machines_is_one_clear_message(host: str) -> None:
+    metrics, problems = metrics_of(TelemetryConfig(exporters=("prometheus",), prometheus_host=host))
+    assert metrics is None
+    (told,) = problems
+    assert told.startswith(f"prometheus cannot listen on {host}:9464 (")
 
 
 def test_after_the_end_nothing_listens() -> None:
