@@ -32,14 +32,16 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     observers: list[Observer] = []
     if metrics is not None:
         observers.append(metrics)
-        if outbox is not None:
-            metrics.watch(outbox.counts)
     if config.ledger is not None:
         observers.append(Ledger(config.ledger))
     sampling = _sampling(config)
     if content is None:
-        return Telemetry(outbox, observers, sampling=sampling), problems
-    return Telemetry(outbox, observers, sampling=sampling, sanitize=content.span, preview=content.preview), problems
+        telemetry = Telemetry(outbox, observers, sampling=sampling)
+    else:
+        telemetry = Telemetry(outbox, observers, sampling=sampling, sanitize=content.span, preview=content.preview)
+    if metrics is not None:
+        metrics.watch(telemetry.counts)  # the exporters', and what got no further than the pipeline
+    return telemetry, problems
 
 
 def _sampling(config: TelemetryConfig) -> SamplingConfig:
