@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from agent_runner.protocol import AnyEvent
 
 MAX_QUEUED = 20_000
-"""Hand-overs that wait for the thread; one more is dropped and counted."""
+"""Hand-overs that wait for the thread; one more is dropped and counted. Sessions and results, which costs and
+decisions hang on, have as much room again."""
 
 TICK_SECONDS = 5.0
 """How often traces that wait too long are looked for."""
 
+_VITAL = ("session", "result")
 _logger = logging.getLogger(__name__)
 
 
@@ -128,7 +130,7 @@ class Telemetry:
         self._sanitize = sanitize
         self._sampler = Sampler(sampling or SamplingConfig())
         self._held: set[str] = set()
-        self._queue: queue.Queue[Callable[[], None]] = queue.Queue(MAX_QUEUED)
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._closed = threading.Event()
@@ -155,7 +157,8 @@ class Telemetry:
     def observe(self, event: AnyEvent, who: Who) -> None:
         """A session's runner told something."""
         if self._observers:
-            self._hand_over("event", lambda: self._each(lambda observer: observer.observe(event, who)))
+            what = "result" if event.type == "result" else "event"
+            self._hand_over(what, lambda: self._each(lambda observer: observer.observe(event, who)))
 
     def end(self, trace_ids: Sequence[str], who: Who) -> None:
         """The session has ended, and all its spans were exported."""
@@ -168,10 +171,10 @@ class Telemetry:
             self._lose(f"{what}: after shutdown", count)
             return
         self._start()
-        try:
-            self._queue.put_nowait(work)
-        except queue.Full:
+        if self._queue.qsize() >= MAX_QUEUED * (2 if what in _VITAL else 1):
             self._lose(f"{what}: queue full", count)
+        else:
+            self._queue.put(work)
 
     def _lose(self, reason: str, count: int) -> None:
         if not self.lost[reason]:
@@ -206,10 +209,7 @@ class Telemetry:
         if self._thread is None or self._closed.is_set():
             return True
         done = threading.Event()
-        try:
-            self._queue.put(done.set, timeout=max(0.0, until - time.monotonic()))
-        except queue.Full:
-            return False
+        self._queue.put(done.set)
         return done.wait(max(0.0, until - time.monotonic()))
 
     def counts(self) -> dict[str, dict[str, int]]:

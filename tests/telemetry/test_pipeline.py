@@ -182,6 +182,40 @@ def test_a_part_that_hangs_holds_nobody_up_and_what_does_not_fit_is_counted(monk
     assert len(outbox.sent) + lost == 40
 
 
+def test_a_result_has_room_where_others_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_QUEUED", 10)
+    go_on = threading.Event()
+    watcher = Watcher()
+    telemetry = Telemetry(Recorder(before=lambda: assert_set(go_on)), (watcher,))
+    telemetry.begin(LOW, ADA)
+    for _ in range(20):
+        telemetry.export([span("a", LOW)])
+    log = p.LogData(stream="runner", text="x")
+    telemetry.observe(p.Log(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=log), ADA)
+    telemetry.observe(p.Result(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=RESULT), ADA)
+    telemetry.end((LOW,), ADA)
+    go_on.set()
+    assert telemetry.shutdown(LIMIT)
+    assert watcher.seen[-2:] == [("result", ADA), ("end", ADA)]
+    assert telemetry.lost["event: queue full"] == 1
+
+
+RESULT = p.ResultData(
+    turn=1,
+    result="",
+    is_error=False,
+    subtype="success",
+    cost_usd=1.0,
+    total_cost_usd=1.0,
+    duration_ms=1.0,
+    duration_api_ms=1.0,
+    num_turns=1,
+    usage={},
+    model_usage={},
+    session_id="s",
+)
+
+
 def assert_set(event: threading.Event) -> None:
     assert event.wait(LIMIT)
 
