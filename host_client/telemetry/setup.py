@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from .config import TelemetryConfig, checked, telemetry_config
 from .pipeline import Telemetry
@@ -20,9 +21,11 @@ def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
     """Return the telemetry of a configuration; by default of this process's environment.
 
     Never raises: what is wrong is one warning each, on stderr where no logging is set up. End it with
-    `Telemetry.shutdown`.
+    `Telemetry.shutdown`; the end of the process does it otherwise.
     """
-    return start(*(telemetry_config(os.environ) if config is None else checked(config)))
+    telemetry = start(*(telemetry_config(os.environ) if config is None else checked(config)))
+    atexit.register(telemetry.shutdown)
+    return telemetry
 
 
 def start(config: TelemetryConfig, problems: Iterable[str]) -> Telemetry:
@@ -45,9 +48,13 @@ def _tell(problems: Iterable[str]) -> None:
 def telemetry_of(environ: Mapping[str, str]) -> Telemetry:
     """Return the telemetry of a session that was given none: one a process for what its environment asks for.
 
-    It ends with the process.
+    Nothing is printed, and no file is made, that the environment does not ask for. It ends with the process.
     """
     config, problems = telemetry_config(environ)
+    config = replace(config, exporters=tuple(name for name in config.exporters if name != "console"))
+    if not config.exporters and config.otlp_metrics is None:
+        _tell(problems)
+        return Telemetry(enabled=config.enabled)
     with _lock:
         for known, telemetry in _shared:
             if known == config:

@@ -107,7 +107,7 @@ class CutAfterBytes:
             if left > 0:
                 return None
             self.on_cut()
-            return kept
+            return body if self.ending is Ending.LOST else kept
 
         await app(scope, receive, _cutting(keep, self.ending, scope, receive, send))
 
