@@ -379,7 +379,7 @@ class Session:
                 await self._tell("protocol", item.message)
             return
         try:
-            problem = self.trace.observe(item)
+            problem = self.trace.observe(item, size)
         except (ValueError, OverflowError) as error:  # a forged value that nothing before has caught
             problem = f"an event that cannot be followed: {error}"
         if problem is not None:

@@ -6,6 +6,7 @@ Nothing here blocks a session or raises into it; what is lost is counted and log
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent_runner.sanitize import preview
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 MAX_QUEUED = 20_000
 """Hand-overs that wait for the thread; one more is dropped and counted. Sessions and results, which costs and
 decisions hang on, have as much room again."""
+
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+"""What they may hold; the same holds for sessions and results."""
 
 TICK_SECONDS = 5.0
 """How often traces that wait too long are looked for."""
@@ -44,6 +48,15 @@ class Who:
     user_id: str | None = None
     tenant_id: str | None = None
     tier: str | None = None
+
+
+class HandOver(NamedTuple):
+    """Something for the thread to do: what it is about, how many it is and how large in bytes."""
+
+    what: str
+    work: Callable[[], object]
+    number: int = 1
+    size: int = 0
 
 
 class Exporter(Protocol):
@@ -130,10 +143,13 @@ class Telemetry:
         self._sanitize = sanitize
         self._sampler = Sampler(sampling or SamplingConfig())
         self._held: set[str] = set()
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[HandOver] = queue.SimpleQueue()
+        self._queued_bytes = 0
+        self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._closed = threading.Event()
+        self._all_delivered = True
 
     # -- what sessions call; never blocks, never raises ------------------------------------------------
 
@@ -144,37 +160,44 @@ class Telemetry:
 
     def begin(self, trace_id: str, who: Who) -> None:
         """A session begins, in this trace."""
-        self._hand_over("session", lambda: self._begin(trace_id, who))
+        self._hand_over(HandOver("session", lambda: self._begin(trace_id, who)))
 
     def join(self, trace_id: str, who: Who) -> None:
         """The session has spans in a further trace."""
-        self._hand_over("session", lambda: self._join(trace_id, who))
+        self._hand_over(HandOver("session", lambda: self._join(trace_id, who)))
 
-    def export(self, spans: Sequence[ReadableSpan]) -> None:
-        """Spans have ended."""
-        self._hand_over("span", lambda: self._take(spans), len(spans))
+    def export(self, spans: Sequence[ReadableSpan], size: int = 0) -> None:
+        """Spans have ended; ``size`` is what they came in, in bytes."""
+        self._hand_over(HandOver("span", lambda: self._take(spans), len(spans), size))
 
-    def observe(self, event: AnyEvent, who: Who) -> None:
-        """A session's runner told something."""
+    def observe(self, event: AnyEvent, who: Who, size: int = 0) -> None:
+        """A session's runner told something, in so many bytes."""
         if self._observers:
             what = "result" if event.type == "result" else "event"
-            self._hand_over(what, lambda: self._each(lambda observer: observer.observe(event, who)))
+            work = lambda: self._each(lambda observer: observer.observe(event, who))  # noqa: E731 - done later
+            self._hand_over(HandOver(what, work, 1, size))
 
     def end(self, trace_ids: Sequence[str], who: Who) -> None:
         """The session has ended, and all its spans were exported."""
-        self._hand_over("session", lambda: self._end(trace_ids, who))
+        self._hand_over(HandOver("session", lambda: self._end(trace_ids, who)))
 
-    def _hand_over(self, what: str, work: Callable[[], None], count: int = 1) -> None:
+    def _hand_over(self, item: HandOver) -> None:
         if self.idle:
             return
         if self._closed.is_set():
-            self._lose(f"{what}: after shutdown", count)
+            self._lose(f"{item.what}: after shutdown", item.number)
             return
         self._start()
-        if self._queue.qsize() >= MAX_QUEUED * (2 if what in _VITAL else 1):
-            self._lose(f"{what}: queue full", count)
+        room = 2 if item.what in _VITAL else 1
+        if self._queue.qsize() >= MAX_QUEUED * room or self._queued_bytes + item.size > MAX_QUEUED_BYTES * room:
+            self._lose(f"{item.what}: queue full", item.number)
         else:
-            self._queue.put(work)
+            self._put(item)
+
+    def _put(self, item: HandOver) -> None:
+        with self._counting:
+            self._queued_bytes += item.size
+        self._queue.put(item)
 
     def _lose(self, reason: str, count: int) -> None:
         if not self.lost[reason]:
@@ -196,21 +219,32 @@ class Telemetry:
         What is left in a spool directory is sent by the next process that uses it.
         """
         if self._closed.is_set():
-            return True
+            return self._all_delivered
         until = time.monotonic() + timeout
+        if self._thread is not None:
+            self._put(HandOver("session", self._conclude))
         drained = self._drain(until)
         self._closed.set()
+        self._lose_what_is_queued()
         parts = (*self._observers, *([self._outbox] if self._outbox is not None else []))
         ended = [part.close(max(0.1, until - time.monotonic())) for part in parts]
-        return drained and all(ended)
+        self._all_delivered = drained and all(ended)
+        return self._all_delivered
 
     def _drain(self, until: float) -> bool:
         """Wait for the thread to have done all that was handed over."""
         if self._thread is None or self._closed.is_set():
             return True
         done = threading.Event()
-        self._queue.put(done.set)
+        self._put(HandOver("flush", done.set, 0))
         return done.wait(max(0.0, until - time.monotonic()))
+
+    def _lose_what_is_queued(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item.number:
+                    self._lose(f"{item.what}: shutdown", item.number)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return, by destination, how many spans were exported, retried, spooled, and dropped by reason."""
@@ -230,21 +264,26 @@ class Telemetry:
     def _work(self) -> None:
         checked = time.monotonic()
         while not self._closed.is_set():
-            try:
-                work = self._queue.get(timeout=TICK_SECONDS)
-            except queue.Empty:
-                work = self._decide_overdue
+            with contextlib.suppress(queue.Empty):
+                item = self._queue.get(timeout=TICK_SECONDS)
+                with self._counting:
+                    self._queued_bytes -= item.size
+                self._guarded(item)
             if time.monotonic() - checked > TICK_SECONDS:
                 checked = time.monotonic()
-                self._guarded(self._decide_overdue)
-            self._guarded(work)
+                self._guarded(HandOver("session", self._decide_overdue))
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, item: HandOver) -> None:
         try:
-            work()
+            item.work()
         except Exception:  # the thread serves every session: a fault of one hand-over ends that one only
-            self._lose("fault of the pipeline", 1)
+            self._lose("fault of the pipeline", item.number)
             _logger.exception("telemetry failed; the agent goes on")
+
+    def _conclude(self) -> None:
+        """No more will come: decide what is left."""
+        for trace_id, verdict in self._sampler.conclude():
+            self._follow(trace_id, verdict)
 
     def _begin(self, trace_id: str, who: Who) -> None:
         self._join(trace_id, who)
@@ -271,11 +310,11 @@ class Telemetry:
             self._send(trace_id, list(of_trace), self._outbox)
 
     def _send(self, trace_id: str, spans: list[ReadableSpan], outbox: Outbox) -> None:
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans  # not with telemetry off
+        from .encoding import encode  # OpenTelemetry: not with telemetry off
 
         if self._sanitize is not None:
             spans = [self._sanitize(span) for span in spans]
-        request = encode_spans(spans).SerializeToString()
+        request, _ = encode(spans)
         verdict = self._sampler.observe(trace_id, spans, len(request))
         self._follow(trace_id, verdict)
         if verdict is Verdict.KEEP:
@@ -283,6 +322,8 @@ class Telemetry:
         elif verdict is Verdict.HOLD:
             self._held.add(trace_id)
             outbox.hold(trace_id, request, len(spans))
+            if self._sampler.is_full:
+                self._decide_overdue()
 
     def _follow(self, trace_id: str, verdict: Verdict) -> None:
         """Do with what was held as was decided."""

@@ -61,7 +61,9 @@ class Limits:
     traces: int = 10_000
     spans: int = 1_000
     """Of one trace."""
+    trace_bytes: int = 8 * 1024 * 1024
     total_bytes: int = 64 * 1024 * 1024
+    """Of all traces: beyond it the largest is decided first."""
     age_seconds: float = 2 * 3600.0
 
 
@@ -117,7 +119,7 @@ class Sampler:
                 trace.work.append(interval)
         trace.size += size
         self._held_bytes += size
-        if trace.spans > self._limits.spans or self._held_bytes > self._limits.total_bytes:
+        if trace.spans > self._limits.spans or trace.size > self._limits.trace_bytes:
             return self._decide(trace_id, Verdict.KEEP, "large")
         return Verdict.HOLD
 
@@ -128,6 +130,15 @@ class Sampler:
             return self._decided.get(trace_id, Verdict.DROP)
         trace.sessions -= 1
         return self._conclude(trace_id, trace) if trace.sessions <= 0 else Verdict.HOLD
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits than may."""
+        return self._held_bytes > self._limits.total_bytes
+
+    def conclude(self) -> list[tuple[str, Verdict]]:
+        """Decide everything by what is known of it: no more will come."""
+        return [(trace_id, self._conclude(trace_id, trace)) for trace_id, trace in list(self._open.items())]
 
     def overdue(self) -> list[tuple[str, Verdict]]:
         """Decide what has waited too long, or is too many; return it."""
@@ -140,6 +151,9 @@ class Sampler:
                 decided.append((trace_id, self._conclude(trace_id, trace)))
             else:
                 break
+        while self.is_full:
+            largest = max(self._open, key=lambda trace_id: self._open[trace_id].size)
+            decided.append((largest, self._decide(largest, Verdict.KEEP, "large")))
         return decided
 
     def _trace(self, trace_id: str, tier: str | None) -> _Trace | None:
@@ -182,8 +196,8 @@ def _work(span: ReadableSpan) -> Interval | None:
             return start, max(start, end)
         case "execute_tool" if attributes.get("gen_ai.tool.name") not in _SUBAGENT_TOOLS:
             executed = attributes.get("tool.execution_ms")
-            if isinstance(executed, int | float):  # the end of it: what comes before is the wait
-                return max(start, end - int(executed * 1e6)), max(start, end)
+            if isinstance(executed, int | float) and 0 <= executed * 1e6 <= end - start:
+                start = end - int(executed * 1e6)  # what comes before is the wait
             return start, max(start, end)
         case _:
             return None

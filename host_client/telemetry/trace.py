@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 SERVICE_NAME = "host_client"
+MAX_RELAYED = 50_000
+"""Most spans that a session takes from its sandbox; an agent makes three a tool call."""
+
 MAX_KEPT = 10_000
 MAX_KEPT_BYTES = 32 * 1024 * 1024
 """Most spans, and most of what a sandbox relays, kept for the caller; the exporters get all of them."""
@@ -83,13 +86,15 @@ class SessionTrace:
             self._spans.close(span)
             self._export_own()
 
-    def observe(self, event: AnyEvent) -> str | None:
-        """Take an event in; return what is wrong with it, if something is."""
-        self._telemetry.observe(event, self._who)
+    def observe(self, event: AnyEvent, size: int = 0) -> str | None:
+        """Take an event in, of so many bytes; return what is wrong with it, if something is."""
+        self._telemetry.observe(event, self._who, size)
         if event.trace_id in self._trace_ids:
             self._orphans.observe(event)
         if not isinstance(event, TelemetryEvent) or not self._telemetry.enabled:
             return None
+        if len(self._seen) >= MAX_RELAYED:
+            return f"more than {MAX_RELAYED} spans: these are not taken"
         from .relay import decode  # OpenTelemetry: not with telemetry off
 
         try:
@@ -98,7 +103,7 @@ class SessionTrace:
             return str(error)
         new = [span for span in spans if self._is_new(span)]
         self._relayed += len(event.data.otlp)
-        self._export(new, keep=self._relayed <= MAX_KEPT_BYTES)
+        self._export(new, len(event.data.otlp), keep=self._relayed <= MAX_KEPT_BYTES)
         return None if len(new) == len(spans) else f"{len(spans) - len(new)} spans with ids that were taken"
 
     def _is_new(self, span: ReadableSpan) -> bool:
@@ -135,7 +140,7 @@ class SessionTrace:
         resource = otlp.resource(SERVICE_NAME)
         return [otlp.readable(span, resource) for span in spans]
 
-    def _export(self, spans: list[ReadableSpan], *, keep: bool = True) -> None:
+    def _export(self, spans: list[ReadableSpan], size: int = 0, *, keep: bool = True) -> None:
         if keep:
             self.kept.extend(spans[: MAX_KEPT - len(self.kept)])
-        self._telemetry.export(spans)
+        self._telemetry.export(spans, size)

@@ -182,6 +182,44 @@ def test_a_part_that_hangs_holds_nobody_up_and_what_does_not_fit_is_counted(monk
     assert len(outbox.sent) + lost == 40
 
 
+def test_what_waits_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 1000)
+    go_on = threading.Event()
+    outbox = Recorder(before=lambda: assert_set(go_on))
+    telemetry = Telemetry(outbox)
+    telemetry.begin(LOW, ADA)
+    for number in range(20):
+        telemetry.export([span(str(number), LOW)], size=300)
+    lost = telemetry.lost["span: queue full"]
+    assert 16 <= lost <= 17
+    go_on.set()
+    assert telemetry.flush(LIMIT)
+    telemetry.export([span("again", LOW)], size=900)
+    assert telemetry.shutdown(LIMIT)
+    assert len(outbox.sent) + lost == 21
+
+
+def test_what_a_shutdown_does_not_wait_for_is_counted() -> None:
+    go_on = threading.Event()
+    telemetry = Telemetry(Recorder(before=lambda: assert_set(go_on)))
+    telemetry.begin(LOW, ADA)
+    for _ in range(20):
+        telemetry.export([span("a", LOW)] * 2)
+    assert not telemetry.shutdown(0.01)
+    go_on.set()
+    assert telemetry.lost["span: shutdown"] >= 36
+    assert not telemetry.shutdown(LIMIT), "the answer stays the same"
+
+
+def test_the_end_of_all_decides_what_waits() -> None:
+    outbox = Recorder()
+    telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.0))
+    telemetry.begin(HIGH, ADA)
+    telemetry.export([span("a", HIGH)])
+    assert telemetry.shutdown(LIMIT)
+    assert (outbox.held, outbox.sent) == ({}, [])
+
+
 def test_a_result_has_room_where_others_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "MAX_QUEUED", 10)
     go_on = threading.Event()

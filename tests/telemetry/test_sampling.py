@@ -162,9 +162,32 @@ def test_a_trace_that_grows_too_large_is_kept_early() -> None:
     sampler.begin(HIGH)
     assert sampler.observe(HIGH, [span()] * 1_000) is Verdict.HOLD
     assert sampler.observe(HIGH, [span()]) is Verdict.KEEP
-    sampler = Sampler(SamplingConfig(rate=0.0), Limits(total_bytes=100))
+    sampler = Sampler(SamplingConfig(rate=0.0), Limits(trace_bytes=100))
     sampler.begin(HIGH)
     assert sampler.observe(HIGH, [span()], size=101) is Verdict.KEEP
+
+
+def test_where_all_traces_are_too_large_together_the_largest_goes_and_the_others_stay() -> None:
+    sampler = Sampler(SamplingConfig(rate=0.0), Limits(total_bytes=100))
+    ids = [f"{n:016x}{'f' * 16}" for n in range(3)]
+    for trace_id, size in zip(ids, (30, 60, 20), strict=True):
+        sampler.begin(trace_id)
+        assert sampler.observe(trace_id, [span()], size=size) is Verdict.HOLD
+    assert sampler.overdue() == [(ids[1], Verdict.KEEP)]
+    assert sampler.end(ids[0]) is Verdict.DROP
+
+
+def test_at_the_end_of_all_everything_is_decided() -> None:
+    sampler = Sampler(SamplingConfig(rate=0.0))
+    sampler.begin(HIGH)
+    sampler.observe(HIGH, [chat(9_000)])
+    assert sampler.conclude() == [(HIGH, Verdict.KEEP)]
+    assert sampler.undecided == 0
+
+
+@pytest.mark.parametrize("executed", [float("inf"), float("nan"), -1.0, 1e300])
+def test_a_nonsensical_execution_time_is_not_believed(executed: float) -> None:
+    assert decided(Sampler(SamplingConfig(rate=0.0)), HIGH, [tool(100, executed)]) is Verdict.DROP
 
 
 def test_a_trace_that_grows_too_old_is_kept_early() -> None:
