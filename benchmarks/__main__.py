@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import gateway, host_events, memory, per_call, real_cli, startup
+from . import gateway, host_events, many_agents, memory, per_call, real_cli, relay, startup, telemetry
 from .support import Row, machine, progress, table
 
 README = Path(__file__).with_name("README.md")
@@ -23,6 +23,9 @@ BENCHMARKS = {
     "real_cli": real_cli.measure,
     "host_events": host_events.measure,
     "gateway": gateway.measure,
+    "relay": relay.measure,
+    "telemetry": telemetry.measure,
+    "many_agents": many_agents.measure,
 }
 
 

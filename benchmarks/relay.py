@@ -1,0 +1,149 @@
+"""What a span costs on the host: from the line of its telemetry event to the outbox, in microseconds.
+
+Events as the runner sends them, 64 spans each, and the same with one span each. In it: decoding the line, checking the
+span, metrics, ledger, the sampler's decision, encoding, and the transaction that makes it durable for three
+destinations. Held is a trace that the ratio does not keep and that is decided when its session ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec.structs
+
+from agent_runner.protocol import Telemetry as TelemetryEvent
+from agent_runner.protocol import TelemetryData, UnknownEvent, decode_event, encode
+from host_client.telemetry import SamplingConfig, SessionTrace, Telemetry, TelemetryConfig, Who
+from host_client.telemetry.assembly import SpooledOutbox
+from host_client.telemetry.delivery import Delivery
+from host_client.telemetry.destinations import Delivered, Outcome
+from host_client.telemetry.encoding import halves
+from host_client.telemetry.ledger import Ledger
+from host_client.telemetry.metrics import metrics_of
+from host_client.telemetry.spool import Spool
+
+from .support import Row, interleaved, spread
+from .turn import CONTEXT, recorded
+
+CALLS = 450
+"""Fewer than a thousand spans: a trace of more is kept before its end."""
+
+TIMES = 15
+DESTINATIONS = 3
+GOAL_MICROSECONDS = 150.0
+LIMIT_SECONDS = 60.0
+
+
+class Nowhere:
+    """A destination that is never asked within the time that is measured."""
+
+    name = "nowhere"
+    durable = True
+
+    def send(self, request: bytes) -> Outcome:
+        return Delivered()
+
+    def close(self) -> None:
+        pass
+
+
+def relayed(data: bytes) -> list[TelemetryEvent]:
+    """Return the telemetry events of a recorded stream."""
+    events = [decode_event(line) for line in data.split(b"\n") if line]
+    return [event for event in events if not isinstance(event, UnknownEvent) and isinstance(event, TelemetryEvent)]
+
+
+def singly(events: Sequence[TelemetryEvent]) -> list[TelemetryEvent]:
+    """Return the same spans, each in an event of its own."""
+
+    def split(body: bytes, spans: int) -> list[bytes]:
+        if spans <= 1:
+            return [body]
+        return [part for half in halves(body) for part in split(*half)]
+
+    return [
+        msgspec.structs.replace(event, data=TelemetryData(otlp=base64.b64encode(body).decode()))
+        for event in events
+        for body in split(base64.b64decode(event.data.otlp), 2)
+    ]
+
+
+class Watched(SpooledOutbox):
+    """The real outbox, which tells when it has so many spans, or has forgotten those of a trace."""
+
+    def __init__(self, delivery: Delivery, expected: int) -> None:
+        super().__init__(delivery, None)
+        self.done = threading.Event()
+        self._missing = expected
+        self._forget = self.discard
+        self.discard = self._discard
+
+    def deliver(self, request: bytes, spans: int) -> None:
+        super().deliver(request, spans)
+        self._missing -= spans
+        if not self._missing:
+            self.done.set()
+
+    def _discard(self, trace_id: str) -> None:
+        self._forget(trace_id)
+        self.done.set()
+
+
+def microseconds(lines: Sequence[bytes], spans: int, rate: float) -> float:
+    """Return what each span of these lines takes, up to the decision of its trace."""
+    with tempfile.TemporaryDirectory(prefix="bench_") as folder:
+        metrics, problems = metrics_of(TelemetryConfig(exporters=("prometheus",), prometheus_port=0))
+        assert metrics is not None and not problems
+        delivery = Delivery([Nowhere() for _ in range(DESTINATIONS)], Spool(Path(folder)), linger=LIMIT_SECONDS)
+        outbox = Watched(delivery, spans + 1)
+        observers = (metrics, Ledger(Path(folder, "ledger.sqlite")))
+        telemetry = Telemetry(outbox, observers, sampling=SamplingConfig(rate=rate, slow_rate=0.0))
+        trace = SessionTrace(telemetry, {}, CONTEXT, Who(session_id="s", user_id="ada", tenant_id="acme", tier="pro"))
+        began = time.perf_counter()
+        for line in lines:
+            event = decode_event(line)
+            assert not isinstance(event, UnknownEvent)
+            problem = trace.observe(event)
+            assert problem is None, problem
+        trace.close(None, "")
+        assert outbox.done.wait(LIMIT_SECONDS)
+        taken = time.perf_counter() - began
+        assert telemetry.shutdown(LIMIT_SECONDS)
+        exported = {name: of.get("exported", 0) for name, of in telemetry.counts().items()}
+    assert list(exported.values()) == [spans + 1 if rate else 0] * DESTINATIONS, exported
+    return taken / spans * 1e6
+
+
+def measure() -> list[Row]:
+    together = relayed(asyncio.run(recorded(CALLS)))
+    alone = singly(together)
+    assert 2 * CALLS < len(alone) < 1000
+    many, one = [encode(event) for event in together], [encode(event) for event in alone]
+    variants = {
+        "64 a hand-over, kept": partial(microseconds, many, len(alone), 1.0),
+        "64 a hand-over, held and dropped": partial(microseconds, many, len(alone), 0.0),
+        "1 a hand-over, kept": partial(microseconds, one, len(alone), 1.0),
+        "1 a hand-over, held and dropped": partial(microseconds, one, len(alone), 0.0),
+    }
+    measured = interleaved(TIMES, variants)
+    return [_row(name, taken) for name, taken in measured.items()]
+
+
+def _row(what: str, taken: list[float]) -> Row:
+    middle = statistics.median(taken)
+    return Row(
+        f"host: a span to the outbox, {what}",
+        "",
+        f"{middle:.0f} us",
+        f"({spread(taken)})",
+        f"< {GOAL_MICROSECONDS:g} us",
+        middle < GOAL_MICROSECONDS,
+    )

@@ -1,0 +1,86 @@
+"""One session of the host in a process of its own; imports only what a host imports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from agent_runner.protocol import Result, ToolUse
+from host_client import open_session
+from host_client.telemetry import SessionTrace, Telemetry, Who, telemetry_of
+
+from .metered import MeteredSandbox
+
+WARM_UP_SECONDS = 2.0
+
+
+class Run(NamedTuple):
+    """What one run took; milliseconds."""
+
+    wall: float
+    per_call: float
+    """Mean of the calls without the slowest tenth."""
+    host: float
+    """CPU time, with all spans delivered."""
+    runner: float
+    """CPU time."""
+    start: float
+    """The host's CPU time to have its telemetry, and one trace sent."""
+    end: float
+    """Wall time from the session's end to the host's."""
+
+
+def main(cpu: Path, calls: int) -> None:
+    """Run a session of so many calls; print a `Run` as JSON. The runner writes its CPU time into ``cpu``."""
+    began = time.process_time()
+    telemetry = warmed_up()
+    started = time.process_time()
+    wall, per_call = asyncio.run(_session(telemetry, cpu, calls))
+    closed = time.perf_counter()
+    telemetry.shutdown()
+    run = Run(
+        wall=wall,
+        per_call=per_call,
+        host=time.process_time() - started,
+        runner=float(cpu.read_text()),
+        start=started - began,
+        end=time.perf_counter() - closed,
+    )
+    sys.stdout.write(json.dumps([seconds * 1000 for seconds in run]))
+
+
+def warmed_up() -> Telemetry:
+    """Return the environment's telemetry after a first trace: imports and connections are paid once a process."""
+    telemetry = telemetry_of(os.environ)
+    SessionTrace(telemetry, {}, None, Who(session_id="warm-up")).close(None, "")
+    telemetry.flush(WARM_UP_SECONDS)
+    return telemetry
+
+
+async def _session(telemetry: Telemetry, cpu: Path, calls: int) -> tuple[float, float]:
+    """Return the session's seconds, and the mean of those from one call to the next."""
+    seen: list[float] = []
+    last: Result | None = None
+    began = time.perf_counter()
+    async with open_session("go", sandbox=MeteredSandbox(cpu), approvals="auto", telemetry=telemetry) as session:
+        await session.finish()
+        async for event in session:
+            if isinstance(event, ToolUse):
+                seen.append(time.perf_counter())
+            elif isinstance(event, Result):
+                last = event
+    wall = time.perf_counter() - began
+    assert last is not None and not last.data.is_error and len(seen) == calls, f"{len(seen)} calls, {last}"
+    each = sorted(later - earlier for earlier, later in pairwise(seen))
+    return wall, statistics.fmean(each[: len(each) * 9 // 10])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,115 @@
+"""What telemetry costs a run of 200 tool calls on the real CLI: off, on, and on with an exporter that hangs, in turn.
+
+Each run is a session of the real host in a fresh process. On, it sends to Langfuse, SigNoz and OTLP, which are
+receivers in another process, serves Prometheus, writes the ledger and spools. Wall time is from opening the session
+to its end, with the runner's and the CLI's start in it. CPU time is the host's from opening the session to the last
+delivered span, and the whole runner's; the CLI's is not in it. What a host pays once, however many sessions it has
+(imports, first connections), stands by itself, and comes before: a first trace is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from .backends import Backends, backends
+from .session_worker import Run
+from .support import REPOSITORY, Row, added, bench, interleaved
+
+CALLS = 200
+TIMES = 10
+GOAL_WALL, GOAL_CPU = 1.0, 5.0
+"""In per cent."""
+
+LIMIT_SECONDS = 300
+EXPORTERS = ("api", "signoz", "otlp")
+"""By the first part of the path that each sends to; Langfuse's is its own."""
+
+
+def variables(to: Backends, otlp: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTERS": "langfuse,signoz,otlp,prometheus",
+        "LANGFUSE_OTLP_ENDPOINT": to.url,
+        "LANGFUSE_PUBLIC_KEY": "pk",
+        "LANGFUSE_SECRET_KEY": "sk",
+        "SIGNOZ_OTLP_ENDPOINT": f"{to.url}/signoz",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
+        "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
+    }
+
+
+def _run(variables: Mapping[str, str], to: Backends, *expected: str) -> Run:
+    """Make one run; all of its spans have come to those who are expected to have them."""
+    with tempfile.TemporaryDirectory(prefix="bench_") as state, bench(CALLS) as run:
+        done = subprocess.run(
+            run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(CALLS)),
+            cwd=REPOSITORY,
+            env={**run.environ, "XDG_STATE_HOME": state, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+    assert done.returncode == 0, done.stderr
+    ids = {name: {span.span_id for span in spans} for name, spans in to.taken().items()}
+    assert ids.keys() == set(expected), f"spans came to {list(ids)}; {done.stderr}"
+    assert all(len(of) > 2 * CALLS and of == ids[expected[0]] for of in ids.values()), "not every span came everywhere"
+    return Run(*json.loads(done.stdout))
+
+
+def measure() -> list[Row]:
+    runs: dict[str, list[Run]] = {"off": [], "on": [], "hanging": []}
+
+    def wall(name: str, variables: Mapping[str, str], to: Backends, *expected: str) -> float:
+        runs[name].append(_run(variables, to, *expected))
+        return runs[name][-1].wall
+
+    with backends() as to:
+        off = {"OTEL_ENABLED": "false"}
+        on, hanging = variables(to, f"{to.url}/otlp"), variables(to, f"{to.hanging}/otlp")
+        interleaved(
+            TIMES,
+            {
+                "off": partial(wall, "off", off, to),
+                "on": partial(wall, "on", on, to, *EXPORTERS),
+                "hanging": partial(wall, "hanging", hanging, to, *EXPORTERS[:2]),
+            },
+        )
+    return [*_rows("on", runs["off"], runs["on"]), *_rows("one exporter hangs", runs["off"], runs["hanging"])]
+
+
+def _rows(what: str, off: list[Run], on: list[Run]) -> list[Row]:
+    return [
+        _row(f"telemetry {what}: wall time, {CALLS} calls ({TIMES} pairs)", off, on, "wall", GOAL_WALL),
+        _row(f"telemetry {what}: per call without the slowest tenth", off, on, "per_call", GOAL_WALL),
+        _cpu(f"telemetry {what}: CPU of host and runner", off, on),
+        _row(f"telemetry {what}: of that, the host", off, on, "host"),
+        _row(f"telemetry {what}: of that, the runner", off, on, "runner"),
+        _row(f"telemetry {what}: CPU of the host's start and first trace, once", off, on, "start"),
+        _row(f"telemetry {what}: from the session's end to the host's", off, on, "end"),
+    ]
+
+
+def _cpu(what: str, off: list[Run], on: list[Run]) -> Row:
+    return _compared(what, [run.host + run.runner for run in off], [run.host + run.runner for run in on], GOAL_CPU)
+
+
+def _row(what: str, off: list[Run], on: list[Run], name: str, goal: float | None = None) -> Row:
+    return _compared(what, [getattr(run, name) for run in off], [getattr(run, name) for run in on], goal)
+
+
+def _compared(what: str, off: list[float], on: list[float], goal: float | None) -> Row:
+    bare, ours = statistics.median(off), statistics.median(on)
+    more = added({"bare": off, "ours": on})
+    text = f"{more:+.1f} ms"
+    if goal is None:
+        return Row(what, f"{bare:.1f} ms (off)", f"{ours:.1f} ms", text)
+    percents = [(b / a - 1) * 100 for a, b in zip(off, on, strict=True)]
+    low, middle, high = statistics.quantiles(percents, n=4)
+    text = f"{text}, {middle:+.1f} % ({low:.1f} to {high:.1f})"
+    return Row(what, f"{bare:.1f} ms (off)", f"{ours:.1f} ms", text, f"< {goal:g} %", middle < goal)
