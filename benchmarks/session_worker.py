@@ -36,6 +36,10 @@ class Run(NamedTuple):
     end: float
     """Wall time from the session's end to the host's."""
 
+    @property
+    def cpu(self) -> float:
+        return self.host + self.runner
+
 
 def main(cpu: Path, calls: int) -> None:
     """Run a session of so many calls; print a `Run` as JSON. The runner writes its CPU time into ``cpu``."""
