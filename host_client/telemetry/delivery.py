@@ -13,8 +13,9 @@ from .encoding import Batch
 from .sender import Counts, Sender
 from .spool import Spool
 
-LINGER = 1.0
-"""So many seconds spans wait for others, to go in one request; they are durable meanwhile."""
+LINGER = 5.0
+"""So many seconds spans wait for others, to go in one request, as in OpenTelemetry's own batch processor; they are
+durable meanwhile. With 1 second a host's CPU time for a run is a quarter more."""
 
 KEEP_INTERVAL = 30.0
 
