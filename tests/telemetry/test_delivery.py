@@ -633,6 +633,57 @@ def test_an_exporter_that_raises_at_one_span_loses_that_one(
     assert "it raised KeyError('poison')" in caplog.text
 
 
+class Away(SpanExporter):
+    """Raises as long as its backend is away."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+        self.calls = 0
+        self.seen = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.calls += 1
+        if self.is_away:
+            raise RuntimeError("no connection")
+        self.seen += len(spans)
+        return SpanExportResult.SUCCESS
+
+
+def test_an_exporter_that_raises_through_an_outage_loses_nothing(make_bench: MakeBench) -> None:
+    exporter = Away()
+    bench = make_bench(Custom(exporter))
+    bench.put(batch(100), batch(1, first=101), batch(1, first=102))
+    pauses: list[float | None] = []
+    for _ in range(30):
+        pauses.append(bench.drain())
+        bench.clock.now += 64
+    assert pauses == [1, 2, 4, 8, 16, 32, *[64] * 24]
+    assert bench.counts.dropped == {}
+    assert bench.counts.waiting == 102
+    assert exporter.calls < 30 * 18
+    exporter.is_away = False
+    bench.drain_all()
+    assert bench.counts.exported == exporter.seen == 102
+    assert bench.counts.dropped == {}
+
+
+def test_a_span_that_is_alone_is_tried_without_an_end_and_given_up_when_others_go_through(
+    make_bench: MakeBench,
+) -> None:
+    exporter = Picky()
+    exporter.failing = False
+    bench = make_bench(Custom(exporter))
+    bench.put(batch(1, name=POISON))
+    for _ in range(20):
+        assert bench.drain() is not None
+        bench.clock.now += 64
+    assert bench.counts.dropped == {}
+    bench.put(batch(500, first=2))
+    bench.drain_all()
+    assert bench.counts.dropped == {"refused": 1}
+    assert len(exporter.seen) == 500
+
+
 def test_an_exporter_gets_spans_as_they_were_made() -> None:
     exporter = InMemorySpanExporter()
     delivery = Delivery([Custom(exporter, durable=False)], Spool(None))
