@@ -103,6 +103,7 @@ class _Round:
 class Sender:
     """Takes from the spool and sends; used by one thread, but for its counters.
 
+    ``key`` is what its spans are kept under, the name by default.
     ``clock`` is in seconds; ``jitter`` is a number from 0 to 1, by which each pause is multiplied.
     """
 
@@ -112,10 +113,12 @@ class Sender:
         name: str,
         spool: Spool,
         *,
+        key: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
+        self.key = name if key is None else key
         self.put_off_until = 0.0
         self._destination = destination
         self._spool = spool
@@ -133,7 +136,7 @@ class Sender:
         """Send what is oldest; return the seconds until the next step may be made, None if nothing waits."""
         if (pause := self.put_off_until - self._clock()) > 0:
             return pause
-        taken = self._spool.take(self.name, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
+        taken = self._spool.take(self.key, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
         if not taken:
             return None
         this = _Round(taken)
@@ -190,7 +193,7 @@ class Sender:
             self._exported += spans - rejected
             if rejected:
                 self._dropped["rejected"] += rejected
-        self._spool.acknowledge(self.name, parcels)  # last: who sees that nothing waits finds it counted
+        self._spool.acknowledge(self.key, parcels)  # last: who sees that nothing waits finds it counted
         if rejected or outcome.why:
             self._notices.warn("rejected", "%s rejected %d spans: %s", self.name, rejected, brief(outcome.why))
 
@@ -217,7 +220,7 @@ class Sender:
     def _forget(self, parcels: Sequence[Parcel], reason: str, told: str) -> None:
         with self._lock:
             self._dropped[reason] += _spans(parcels)
-        self._spool.acknowledge(self.name, parcels)
+        self._spool.acknowledge(self.key, parcels)
         self._notices.warn(reason, "a span for %s was dropped: %s", self.name, told)
 
     def _halved(self, parcels: Sequence[Parcel]) -> list[list[Parcel]]:
@@ -230,7 +233,7 @@ class Sender:
         except DecodeError:
             self._forget(parcels, "unreadable", "its bytes are no spans")
             return []
-        return [[parcel] for parcel in self._spool.split(self.name, parcels[0], pieces)]
+        return [[parcel] for parcel in self._spool.split(self.key, parcels[0], pieces)]
 
 
 def _spans(parcels: Sequence[Parcel]) -> int:

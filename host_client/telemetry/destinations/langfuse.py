@@ -34,7 +34,7 @@ _USAGE = {
 
 def langfuse(endpoint: Endpoint, environment: str = "default", tags: tuple[str, ...] = ()) -> OtlpHttp:
     """Return Langfuse as a destination."""
-    return OtlpHttp("langfuse", endpoint, mapping(environment, tags))
+    return OtlpHttp("langfuse", endpoint, mapping(environment, tags), environment)
 
 
 def mapping(environment: str, tags: tuple[str, ...] = ()) -> Callable[[bytes], bytes]:

@@ -13,7 +13,7 @@ from agent_runner import __version__
 from agent_runner.sanitize import brief
 from host_client.telemetry.endpoints import Compression, Endpoint
 
-from . import Outcome, Retry
+from . import Outcome, Retry, key_of
 from .answers import SLOWLY, of_http
 
 if TYPE_CHECKING:
@@ -35,12 +35,18 @@ def unchanged(request: bytes) -> bytes:
 
 
 class OtlpHttp:
-    """Posts to one endpoint; ``transform`` makes of a request what this receiver takes."""
+    """Posts to one endpoint; ``transform`` makes of a request what this receiver takes.
+
+    ``also`` is what tells its spans from those of another beside the endpoint, as an environment does.
+    """
 
     durable = True
 
-    def __init__(self, name: str, endpoint: Endpoint, transform: Callable[[bytes], bytes] = unchanged) -> None:
+    def __init__(
+        self, name: str, endpoint: Endpoint, transform: Callable[[bytes], bytes] = unchanged, also: str = ""
+    ) -> None:
         self.name = name
+        self.key = key_of(name, endpoint, also)
         self._endpoint = endpoint
         self._transform = transform
         self._client: httpx.Client | None = None
