@@ -6,7 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from .destinations import Destination
 from .encoding import Batch
@@ -42,9 +43,11 @@ class Delivery:
         self._clock = clock
         named = _named(destinations)
         self.destinations = tuple(named)
-        spool.register({name: destination.durable for name, destination in named.items()})
+        self._keys = _keys(named)
+        spool.register({self._keys[name]: destination.durable for name, destination in named.items()})
         self._senders = [
-            Sender(destination, name, spool, clock=clock, jitter=jitter) for name, destination in named.items()
+            Sender(destination, name, spool, key=self._keys[name], clock=clock, jitter=jitter)
+            for name, destination in named.items()
         ]
         self._awake = {sender.name: threading.Event() for sender in self._senders}
         self._hurry = threading.Event()
@@ -68,7 +71,7 @@ class Delivery:
 
     def release(self, trace_id: str) -> None:
         """A trace is kept: deliver what is held of it."""
-        self._spool.release(trace_id, self.destinations)
+        self._spool.release(trace_id, self._keys.values())
         self._wake()
 
     def discard(self, trace_id: str) -> None:
@@ -77,7 +80,8 @@ class Delivery:
 
     def offer(self, batches: Sequence[Batch], destinations: Iterable[str] | None = None) -> None:
         """Deliver spans of a trace that is kept, to all destinations or to those named."""
-        self._spool.put(batches, self.destinations if destinations is None else destinations)
+        names = self.destinations if destinations is None else destinations
+        self._spool.put(batches, [self._keys[name] for name in names])
         self._wake()
 
     # What became of it
@@ -85,9 +89,12 @@ class Delivery:
     def counts(self) -> dict[str, Counts]:
         """Return the counters, by destination."""
         waiting, dropped = self._spool.waiting(), self._spool.dropped()
-        return {
-            sender.name: sender.counts(waiting[sender.name], dropped.get(sender.name, {})) for sender in self._senders
-        }
+        left = self._spool.left_undecided()
+        counts: dict[str, Counts] = {}
+        for sender in self._senders:
+            of = sender.counts(waiting[sender.key], dropped.get(sender.key, {}))
+            counts[sender.name] = replace(of, spooled=of.spooled + left[sender.key])
+        return counts
 
     def faults(self) -> dict[str, int]:
         """Return how often the spool's disk failed (``disk``), and how many files were corrupt (``corrupt``)."""
@@ -114,7 +121,7 @@ class Delivery:
 
     def _may_deliver(self, within: float) -> bool:
         waiting, soon = self._spool.waiting(), self._clock() + within
-        return any(waiting[sender.name] and sender.put_off_until < soon for sender in self._senders)
+        return any(waiting[sender.key] and sender.put_off_until < soon for sender in self._senders)
 
     def _is_delivered(self) -> bool:
         counts = self.counts().values()
@@ -123,7 +130,10 @@ class Delivery:
         return dropped == told and not any(count.waiting for count in counts)
 
     def close(self, timeout: float) -> bool:
-        """Flush, then stop; what is left stays in the spool. Returns what `flush` does, a second after it at most."""
+        """Flush, then stop; what is left stays in the spool, what is not decided too.
+
+        Returns what `flush` does, a second after it at most; false also where undecided spans end with the process.
+        """
         delivered = self.flush(timeout)
         self._closing.set()
         self._hurry.set()
@@ -133,7 +143,7 @@ class Delivery:
             # One that hangs in a destination is left behind: it holds nothing that is not in the spool.
             thread.join(max(0.0, deadline - time.monotonic()))
         self._spool.close()
-        return delivered
+        return self._is_delivered() and delivered
 
     # Threads
 
@@ -185,3 +195,15 @@ def _named(destinations: Sequence[Destination]) -> dict[str, Destination]:
             name = f"{destination.name}-{number}"
         named[name] = destination
     return named
+
+
+def _keys(named: Mapping[str, Destination]) -> dict[str, str]:
+    """Return what is kept in the spool for each under, by name; two to the same place are told apart."""
+    keys: dict[str, str] = {}
+    for name, destination in named.items():
+        key, number = destination.key, 1
+        while key in keys.values():
+            number += 1
+            key = f"{destination.key}-{number}"
+        keys[name] = key
+    return keys

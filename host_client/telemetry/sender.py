@@ -30,7 +30,10 @@ MAX_RETRY_AFTER = 3600.0
 """A server that asks for longer errs; all in seconds."""
 
 PATIENCE = 5
-"""So many times in a row a destination may raise before what it raises at is taken for the cause."""
+"""So many times in a row a destination may raise before it is looked for a span that it raises at."""
+
+PROBES = 16
+"""So many requests in a row may raise in one such search: more than it takes to halve a request down to a span."""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,9 +58,52 @@ def backoff(failures: int) -> float:
     return min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """It raised, which may be an outage or a span that it cannot take."""
+
+    why: str
+
+
+class _Round:
+    """What one step has yet to send, and what it has learned of a destination that raises."""
+
+    def __init__(self, parcels: list[Parcel]) -> None:
+        self.todo = [parcels]
+        self.is_search = False
+        self._taken = 0
+        self._raised = 0
+        self._doubted: dict[tuple[SpoolFile, int], int] = {}
+
+    def took(self) -> None:
+        """The destination took a request: it is well."""
+        self._taken += 1
+        self._raised = 0
+
+    def judge(self, parcels: list[Parcel], why: str) -> Outcome | None:
+        """Return what it means that the destination raised; None where that is seen after the rest was sent.
+
+        A span is given up only where it was sent alone, another request was taken after that, and it raises again.
+        """
+        self._raised += 1
+        if not self.is_search or self._raised > PROBES:
+            return Retry(None, why)
+        if _spans(parcels) > 1:
+            return Refused(why)  # which halves it
+        key = (parcels[0].file, parcels[0].stored.id)
+        if key in self._doubted:
+            return Refused(why) if self._taken > self._doubted[key] else Retry(None, why)
+        if not self.todo:
+            return Retry(None, why)
+        self._doubted[key] = self._taken
+        self.todo.insert(0, parcels)
+        return None
+
+
 class Sender:
     """Takes from the spool and sends; used by one thread, but for its counters.
 
+    ``key`` is what its spans are kept under, the name by default.
     ``clock`` is in seconds; ``jitter`` is a number from 0 to 1, by which each pause is multiplied.
     """
 
@@ -67,10 +113,12 @@ class Sender:
         name: str,
         spool: Spool,
         *,
+        key: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
+        self.key = name if key is None else key
         self.put_off_until = 0.0
         self._destination = destination
         self._spool = spool
@@ -88,23 +136,31 @@ class Sender:
         """Send what is oldest; return the seconds until the next step may be made, None if nothing waits."""
         if (pause := self.put_off_until - self._clock()) > 0:
             return pause
-        taken = self._spool.take(self.name, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
+        taken = self._spool.take(self.key, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
         if not taken:
             return None
-        todo = [taken]
-        while todo:
-            parcels = todo.pop()
+        this = _Round(taken)
+        from_end = self._failures % 2  # a search goes from both ends in turn: one may have many bad spans
+        while this.todo:
+            parcels = this.todo.pop()
             outcome = self._send(parcels)
+            if isinstance(outcome, _Raised):
+                this.is_search |= self._raised > PATIENCE
+                outcome = this.judge(parcels, outcome.why)
             match outcome:
+                case None:
+                    pass
                 case Delivered():
+                    this.took()
                     self._delivered(parcels, outcome)
                 case Retry():
-                    self._put_off([*parcels, *(parcel for later in todo for parcel in later)], outcome)
+                    self._put_off([*parcels, *(parcel for later in this.todo for parcel in later)], outcome)
                     return max(0.0, self.put_off_until - self._clock())
                 case TooLarge() | Refused() if _spans(parcels) <= 1:
                     self._drop(parcels, outcome)
                 case TooLarge() | Refused():
-                    todo += reversed(self._halved(parcels))
+                    halved = self._halved(parcels)
+                    this.todo += halved if from_end else reversed(halved)
         return 0.0
 
     def close(self) -> None:
@@ -117,15 +173,12 @@ class Sender:
             lost = self._dropped + Counter(dropped)
             return Counts(self._exported, self._retried, self._spooled, waiting, lost)
 
-    def _send(self, parcels: Sequence[Parcel]) -> Outcome:
+    def _send(self, parcels: Sequence[Parcel]) -> Outcome | _Raised:
         try:
             outcome = self._destination.send(b"".join(parcel.batch.body for parcel in parcels))
-        except OSError as error:
-            return Retry(None, brief(repr(error)))
         except Exception as error:  # a destination may be anybody's code
             self._raised += 1
-            why = brief(f"it raised {error!r}")
-            return Retry(None, why) if self._raised <= PATIENCE else Refused(why)
+            return _Raised(brief(f"it raised {error!r}"))
         self._raised = 0
         return outcome
 
@@ -140,7 +193,7 @@ class Sender:
             self._exported += spans - rejected
             if rejected:
                 self._dropped["rejected"] += rejected
-        self._spool.acknowledge(self.name, parcels)  # last: who sees that nothing waits finds it counted
+        self._spool.acknowledge(self.key, parcels)  # last: who sees that nothing waits finds it counted
         if rejected or outcome.why:
             self._notices.warn("rejected", "%s rejected %d spans: %s", self.name, rejected, brief(outcome.why))
 
@@ -167,7 +220,7 @@ class Sender:
     def _forget(self, parcels: Sequence[Parcel], reason: str, told: str) -> None:
         with self._lock:
             self._dropped[reason] += _spans(parcels)
-        self._spool.acknowledge(self.name, parcels)
+        self._spool.acknowledge(self.key, parcels)
         self._notices.warn(reason, "a span for %s was dropped: %s", self.name, told)
 
     def _halved(self, parcels: Sequence[Parcel]) -> list[list[Parcel]]:
@@ -180,7 +233,7 @@ class Sender:
         except DecodeError:
             self._forget(parcels, "unreadable", "its bytes are no spans")
             return []
-        return [[parcel] for parcel in self._spool.split(self.name, parcels[0], pieces)]
+        return [[parcel] for parcel in self._spool.split(self.key, parcels[0], pieces)]
 
 
 def _spans(parcels: Sequence[Parcel]) -> int:

@@ -90,6 +90,8 @@ class Spool:
         self._others = 0
         self._closed = False
         self._left: dict[str, int] = {}
+        self._left_undecided: Counter[str] = Counter()
+        self._passed_over: dict[Path, int] = {}
         self._dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.faults: Counter[str] = Counter()
         """How often the disk failed (``disk``), and how many files were corrupt (``corrupt``)."""
@@ -210,6 +212,11 @@ class Spool:
             files = [*(place.file for place in self._places), self._memory]
             return {name: sum(file.waiting[name] for file in files) for name in self._names}
 
+    def left_undecided(self) -> Counter[str]:
+        """Return how many held spans the end left to the next process, by destination."""
+        with self._lock:
+            return Counter(self._left_undecided)
+
     def dropped(self) -> dict[str, Counter[str]]:
         """Return how many spans were dropped here, by destination and reason."""
         with self._lock:
@@ -235,22 +242,33 @@ class Spool:
             self._others = self._bytes_of_others()
 
     def close(self) -> None:
-        """Leave what is due to the next process; delete files that are empty. What comes later is dropped."""
+        """Leave what is due to the next process; delete files that are empty. What comes later is dropped.
+
+        Held spans stay for the next process too, which sends them; without a file they are lost, and counted so.
+        """
         with self._lock:
             if self._closed:
                 return
             self._left = self.waiting()
             self._closed = True
             lost = Counter(self._memory.waiting)
+            held = Counter(dict.fromkeys(self._names, self._memory.undecided))
             self._memory.close()
-            for place in self._places:
-                passing = (name for name, durable in self._names.items() if not durable)
-                lost.update({name: place.file.waiting[name] for name in passing})
-                self._leave(place)
+            passing = [name for name, durable in self._names.items() if not durable]
+            for place in tuple(self._places):
+                with self._watched(place):
+                    undecided = place.file.undecided
+                    held.update(dict.fromkeys(passing, undecided))
+                    self._left_undecided.update(dict.fromkeys(self._names.keys() - passing, undecided))
+                    lost.update({name: place.file.waiting[name] for name in passing})
+                if place in self._places:
+                    self._leave(place)
             self._places.clear()
-            self._dropped_as("closed", lost)
+            self._dropped_as("closed", lost + held)
             for name, spans in lost.items():
                 self._left[name] = self._left.get(name, 0) - spans
+            if undecided := max(self._left_undecided.values(), default=0):
+                _logger.info("%d spans of undecided traces stay in the telemetry spool for the next process", undecided)
 
     def _gone(self, batches: Sequence[Batch], names: Iterable[str]) -> bool:
         """Whether the spool is closed; what comes then is lost."""
@@ -289,8 +307,10 @@ class Spool:
 
     def _own(self) -> Place | None:
         """Return the file that is written to."""
-        if self._places or self._directory is None or self._closed:
-            return self._places[-1] if self._places else None
+        if self._places and not self._is_shared(self._places[-1]):
+            return self._places[-1]
+        if self._directory is None or self._closed:
+            return None
         try:
             place = _created(self._directory)
             place.file.register(self._names)
@@ -320,16 +340,29 @@ class Spool:
                 self._tidy(place)
 
     def _tidy(self, place: Place) -> None:
-        """Delete a file that has done its service; the last is the one that is written to."""
-        if place is not self._places[-1] and place.file.is_empty:
+        """Let go of a file that has done its service; the last is the one that is written to."""
+        if self._is_shared(place):
+            is_done = not self._is_of_use(place.file)
+        else:
+            is_done = place is not self._places[-1] and place.file.is_empty
+        if is_done:
             self._places.remove(place)
             self._leave(place)
+
+    def _is_shared(self, place: Place) -> bool:
+        """Whether a dead process left spans in it that are not for our destinations."""
+        return any(spans > 0 and name not in self._names for name, spans in place.file.waiting.items())
+
+    def _is_of_use(self, file: SpoolFile) -> bool:
+        return any(file.waiting[name] > 0 for name in self._names)
 
     def _dropped_as(self, reason: str, lost: Counter[str]) -> None:
         for name, spans in lost.items():
             if spans > 0:
                 self._dropped[name][reason] += spans
-                self._notices.warn(f"{name} {reason}", "telemetry for %s was dropped: %s", name, reason)
+                self._notices.warn(
+                    f"{name} {reason}", "telemetry for %s was dropped: %s", name.partition("#")[0], reason
+                )
 
     # Trouble
 
@@ -385,9 +418,22 @@ class Spool:
             for path in sorted(self._directory.glob("*.db")):
                 if len(found) + len(self._places) >= MAX_FILES:
                     break
-                if (place := self._taken_over(path)) is not None:
+                if path in self._passed_over and self._passed_over[path] == _written_at(path):
+                    continue
+                if (place := self._taken_over(path)) is None:
+                    continue
+                if self._is_of_use(place.file) or not self._is_shared(place):
                     found.append(place)
+                else:
+                    self._pass_over(place)
         return found
+
+    def _pass_over(self, place: Place) -> None:
+        """Leave a file that has nothing for us to those it is for."""
+        with contextlib.suppress(sqlite3.DatabaseError):
+            place.file.drop_before(self._now() - self._max_age, set())
+        self._leave(place)
+        self._passed_over[place.path] = _written_at(place.path)
 
     def _taken_over(self, path: Path) -> Place | None:
         lock = _try_lock(path)
@@ -465,6 +511,14 @@ def _try_lock(path: Path) -> int | None:
         pass
     os.close(descriptor)
     return None
+
+
+def _written_at(path: Path) -> int:
+    """Return when a file was last written, in nanoseconds; 0 for one that another process has deleted."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _remove(path: Path) -> None:

@@ -97,13 +97,15 @@ class SpoolFile:
     def register(self, destinations: Mapping[str, bool]) -> None:
         """Name the destinations of this process, and whether each is durable."""
         with self._transaction():
+            # 2: durable, of an earlier process; what is held from now on is not for it.
+            self._db.execute("UPDATE destination SET durable = 2 WHERE durable")
             self._db.executemany("INSERT OR REPLACE INTO destination VALUES(?, ?)", destinations.items())
 
     def take_over(self) -> None:
         """Release what a dead process left undecided, and forget what only that process could deliver."""
         with self._transaction():
             self._db.execute(
-                "INSERT OR IGNORE INTO due SELECT name, request FROM held CROSS JOIN destination WHERE durable"
+                "INSERT OR IGNORE INTO due SELECT name, request FROM held CROSS JOIN destination WHERE durable = 1"
             )
             self._db.execute("DELETE FROM held")
             self._db.execute("DELETE FROM due WHERE destination IN (SELECT name FROM destination WHERE NOT durable)")
@@ -137,6 +139,11 @@ class SpoolFile:
         self._db.executemany("INSERT INTO request VALUES(?, ?, ?, ?)", rows)
         self._next = numbers.stop
         return numbers
+
+    @property
+    def undecided(self) -> int:
+        """Spans that are held."""
+        return self._one("SELECT coalesce(sum(spans), 0) FROM held JOIN request ON id = request")
 
     def held(self, trace_id: str) -> list[Batch]:
         """Return the requests of an undecided trace."""
@@ -217,7 +224,7 @@ class SpoolFile:
             return lost
         marks = ",".join(map(str, numbers))
         due = f"SELECT destination, sum(spans) FROM due JOIN request ON id = request WHERE id IN ({marks}) GROUP BY 1"  # noqa: S608  # numbers
-        held = f"SELECT name, sum(spans) FROM held JOIN request ON id = request CROSS JOIN destination WHERE id IN ({marks}) GROUP BY 1"  # noqa: S608, E501  # numbers
+        held = f"SELECT name, sum(spans) FROM held JOIN request ON id = request CROSS JOIN destination WHERE durable < 2 AND id IN ({marks}) GROUP BY 1"  # noqa: S608, E501  # numbers
         due_lost: dict[str, int] = dict(self._db.execute(due))
         held_lost: dict[str, int] = dict(self._db.execute(held))
         with self._transaction():

@@ -68,6 +68,10 @@ class Receiver:
     outcome: Outcome
     durable: bool = True
 
+    @property
+    def key(self) -> str:
+        return self.name
+
     def send(self, request: bytes) -> Outcome:
         return self.outcome
 

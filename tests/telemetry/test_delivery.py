@@ -362,7 +362,7 @@ def test_back_within_the_run(tmp_path: Path) -> None:
 class Hanging:
     """Never returns while the test lasts."""
 
-    name = "hanging"
+    name = key = "hanging"
     durable = True
 
     def __init__(self) -> None:
@@ -379,7 +379,7 @@ class Hanging:
 
 
 class Raising:
-    name = "raising"
+    name = key = "raising"
     durable = True
 
     def send(self, request: bytes) -> Outcome:
@@ -406,9 +406,9 @@ def test_one_that_hangs_or_raises_or_is_down_delays_nobody(receiver: Receiver, t
     assert (counts["hanging"].exported, counts["raising"].exported, counts["down"].exported) == (0, 0, 0)
     hanging.let_go.set()
     left = Spool(tmp_path)
-    left.register({"hanging": True, "raising": True, "down": True, "otlp": True})
+    left.register({"hanging": True, "raising": True, down.key: True, "otlp": True})
     left.keep()
-    assert left.waiting() == {"hanging": 49, "raising": 49, "down": 49, "otlp": 0}
+    assert left.waiting() == {"hanging": 49, "raising": 49, down.key: 49, "otlp": 0}
     left.close()
 
 
@@ -449,6 +449,47 @@ def test_an_undecided_trace_is_not_sent_and_a_discarded_one_never(receiver: Rece
     delivery.release("b" * 32)
     assert delivery.close(WAIT_SECONDS)
     assert receiver.received == ids_of(batch(1, trace=2).body)
+
+
+def test_spans_go_to_the_project_they_are_of_and_to_no_other(receiver: Receiver, tmp_path: Path) -> None:
+    of_a, of_b = (
+        otlp("otlp", Endpoint(url=f"{receiver.url}/v1/traces", headers={"authorization": who})) for who in "ab"
+    )
+    receiver.behave = lambda _: Answer(503)
+    first = Delivery([of_a], Spool(tmp_path), linger=0, jitter=lambda: 1.0)
+    first.offer([batch(1)])
+    first.hold("a" * 32, [batch(1, trace=2)])
+    assert not first.close(0.2)
+    assert first.counts()["otlp"].waiting == 1
+    receiver.behave = lambda _: Answer()
+    other = Delivery([of_b], Spool(tmp_path), linger=0)
+    other.offer([batch(1, trace=3)])
+    assert other.flush(WAIT_SECONDS)
+    assert receiver.received == ids_of(batch(1, trace=3).body)
+    again = otlp("otlp", Endpoint(url=f"{receiver.url}/v1/traces", headers={"authorization": "a"}))
+    second = Delivery([again], Spool(tmp_path), linger=0)  # beside the other, which keeps nothing from it
+    assert second.close(WAIT_SECONDS)
+    assert receiver.times == 3
+    assert other.close(WAIT_SECONDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_undecided_spans_that_end_with_the_process_are_told(receiver: Receiver) -> None:
+    delivery = Delivery([http(receiver)], Spool(None))
+    delivery.hold("a" * 32, [batch(3)])
+    assert not delivery.close(WAIT_SECONDS)
+    assert delivery.counts()["otlp"] == Counts(dropped={"closed": 3})
+
+
+def test_undecided_spans_that_the_next_process_gets_are_told(
+    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    delivery = Delivery([http(receiver)], Spool(tmp_path))
+    delivery.hold("a" * 32, [batch(3)])
+    assert delivery.close(WAIT_SECONDS)
+    assert delivery.counts()["otlp"] == Counts(spooled=3)
+    assert "3 spans of undecided traces stay" in caplog.text
 
 
 HOST = """
@@ -631,6 +672,57 @@ def test_an_exporter_that_raises_at_one_span_loses_that_one(
     assert len(exporter.seen) == 7
     assert bench.counts.dropped == {"refused": 1}
     assert "it raised KeyError('poison')" in caplog.text
+
+
+class Away(SpanExporter):
+    """Raises as long as its backend is away."""
+
+    def __init__(self) -> None:
+        self.is_away = True
+        self.calls = 0
+        self.seen = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.calls += 1
+        if self.is_away:
+            raise RuntimeError("no connection")
+        self.seen += len(spans)
+        return SpanExportResult.SUCCESS
+
+
+def test_an_exporter_that_raises_through_an_outage_loses_nothing(make_bench: MakeBench) -> None:
+    exporter = Away()
+    bench = make_bench(Custom(exporter))
+    bench.put(batch(100), batch(1, first=101), batch(1, first=102))
+    pauses: list[float | None] = []
+    for _ in range(30):
+        pauses.append(bench.drain())
+        bench.clock.now += 64
+    assert pauses == [1, 2, 4, 8, 16, 32, *[64] * 24]
+    assert bench.counts.dropped == {}
+    assert bench.counts.waiting == 102
+    assert exporter.calls < 30 * 18
+    exporter.is_away = False
+    bench.drain_all()
+    assert bench.counts.exported == exporter.seen == 102
+    assert bench.counts.dropped == {}
+
+
+def test_a_span_that_is_alone_is_tried_without_an_end_and_given_up_when_others_go_through(
+    make_bench: MakeBench,
+) -> None:
+    exporter = Picky()
+    exporter.failing = False
+    bench = make_bench(Custom(exporter))
+    bench.put(batch(1, name=POISON))
+    for _ in range(20):
+        assert bench.drain() is not None
+        bench.clock.now += 64
+    assert bench.counts.dropped == {}
+    bench.put(batch(500, first=2))
+    bench.drain_all()
+    assert bench.counts.dropped == {"refused": 1}
+    assert len(exporter.seen) == 500
 
 
 def test_an_exporter_gets_spans_as_they_were_made() -> None:

@@ -22,7 +22,7 @@ from host_client.telemetry.destinations.otlp_http import OtlpHttp
 from host_client.telemetry.endpoints import Compression, Endpoint
 from tests.support.runs import SpanView, spans_in
 from tests.telemetry.certificates import Authority
-from tests.telemetry.receiver import Tls, batch, grpc_receiver, http_receiver
+from tests.telemetry.receiver import Answer, Tls, batch, grpc_receiver, http_receiver
 
 NOW = 1_800_000_000.0
 
@@ -118,6 +118,18 @@ def test_a_certificate_that_is_not_there_is_told(protocol: endpoints.Protocol) -
 
 
 @pytest.mark.parametrize(
+    ("status", "outcome"), [(502, Retry(None, "HTTP 502")), (400, Refused("HTTP 400")), (200, Delivered())]
+)
+def test_a_body_that_cannot_be_read_leaves_it_to_the_status(status: int, outcome: Outcome) -> None:
+    with http_receiver() as receiver:
+        receiver.script.append(Answer(status, {"content-encoding": "gzip", "content-type": "text/plain"}, b"plain"))
+        destination = otlp("otlp", endpoints.exact(f"{receiver.url}/v1/traces"))
+        assert destination.send(batch(1).body) == outcome
+        destination.close()
+    assert receiver.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
     ("status", "headers", "body", "outcome"),
     [
         (200, {}, b"", Delivered()),
@@ -208,6 +220,18 @@ def test_langfuse_gets_cost_and_first_token_of_a_chat() -> None:
     first = json.loads(attributes["langfuse.observation.completion_start_time"])
     assert first == "2023-11-14T22:13:20.500000+00:00"
     assert {name: attributes[name] for name in about} == about
+
+
+@pytest.mark.parametrize("first", [1e300, -1e300, float("nan"), float("inf"), 2**62])
+def test_langfuse_is_told_no_time_that_no_calendar_has(first: float) -> None:
+    about = {"gen_ai.operation.name": "chat", "gen_ai.response.time_to_first_chunk": first}
+    attributes = mapped("chat", about).attributes
+    assert "langfuse.observation.completion_start_time" not in attributes
+    assert attributes["langfuse.observation.type"] == "generation"
+
+
+def test_langfuse_gets_bytes_that_are_no_spans_as_they_are() -> None:
+    assert mapping("production")(b"nonsense") == b"nonsense"
 
 
 def test_langfuse_gets_no_made_up_cost() -> None:

@@ -150,6 +150,25 @@ def test_what_is_for_another_destination_waits_for_a_process_that_has_it(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_shared_is_let_go_of_and_not_written_to(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    first.put([text("1")], ("one", "two"))
+    first.close()
+    second = make(tmp_path, {"one": True})
+    second.hold(TRACE, [text("of the second")])
+    assert taken(second) == ["1"]
+    third = make(tmp_path, {"two": True})  # while the second lives
+    assert taken(third, "two") == ["1"]
+    second.close()
+    third.keep()
+    assert taken(third, "two") == []
+    third.close()
+    last = make(tmp_path, {"one": True})
+    assert taken(last) == ["of the second"]
+    last.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_at_once_on_one_directory_leave_each_other_alone(tmp_path: Path) -> None:
     first, second = make(tmp_path), make(tmp_path)
     first.put([text("1")], ("one",))

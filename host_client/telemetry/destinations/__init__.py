@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Protocol
+
+from host_client.telemetry.endpoints import Endpoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,13 @@ class Refused:
 Outcome = Delivered | Retry | TooLarge | Refused
 
 
+def key_of(name: str, endpoint: Endpoint, *also: str) -> str:
+    """Return a name and a short hash of where spans go: the URL, the headers with the credential, and what else."""
+    headers = sorted((header.lower(), value) for header, value in endpoint.headers.items())
+    where = json.dumps([endpoint.url, endpoint.protocol, headers, also])
+    return f"{name}#{hashlib.sha256(where.encode()).hexdigest()[:12]}"
+
+
 class Destination(Protocol):
     """One receiver of spans; called from one thread only, its own.
 
@@ -52,6 +63,11 @@ class Destination(Protocol):
     @property
     def name(self) -> str:
         """What it is called in counters and logs."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What its spans are kept under: another process with the same key sends them to the same place."""
         ...
 
     @property

@@ -10,13 +10,14 @@ from . import Delivered, Outcome, Retry
 
 
 class Custom:
-    """Hands spans to an exporter; what it says has failed is tried again, what it raises too, up to a point.
+    """Hands spans to an exporter; what it says has failed is tried again, and what it raises too.
 
     ``durable`` is False for one that is of use to this process alone, as the console's are.
     """
 
     def __init__(self, exporter: SpanExporter, name: str = "", *, durable: bool = True) -> None:
         self.name = name or type(exporter).__name__
+        self.key = self.name
         self.durable = durable
         self._exporter = exporter
 

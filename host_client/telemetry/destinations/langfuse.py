@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -33,7 +34,7 @@ _USAGE = {
 
 def langfuse(endpoint: Endpoint, environment: str = "default", tags: tuple[str, ...] = ()) -> OtlpHttp:
     """Return Langfuse as a destination."""
-    return OtlpHttp("langfuse", endpoint, mapping(environment, tags))
+    return OtlpHttp("langfuse", endpoint, mapping(environment, tags), environment)
 
 
 def mapping(environment: str, tags: tuple[str, ...] = ()) -> Callable[[bytes], bytes]:
@@ -43,7 +44,10 @@ def mapping(environment: str, tags: tuple[str, ...] = ()) -> Callable[[bytes], b
 
 
 def _mapped(request: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
-    message = ExportTraceServiceRequest.FromString(request)
+    try:
+        message = ExportTraceServiceRequest.FromString(request)
+    except DecodeError:
+        return request  # the receiver says what it thinks of it
     for of_resource in message.resource_spans:
         for of_scope in of_resource.scope_spans:
             for span in of_scope.spans:
@@ -84,12 +88,19 @@ def _added(
 
 def _of_chat(span: Span, given: Mapping[str, Any]) -> Iterator[tuple[str, AnyValue]]:
     first = given.get("gen_ai.response.time_to_first_chunk")
-    if isinstance(first, int | float):
-        at = datetime.fromtimestamp(span.start_time_unix_nano / 1e9 + first, UTC)
-        yield "langfuse.observation.completion_start_time", _text(json.dumps(at.isoformat()))
+    if isinstance(first, int | float) and (at := _moment(span.start_time_unix_nano / 1e9 + first)):
+        yield "langfuse.observation.completion_start_time", _text(json.dumps(at))
     if (total := _list_price(given)) is not None:
         yield "gen_ai.usage.cost", AnyValue(double_value=total)
         yield "langfuse.observation.cost_details", _text(json.dumps({"total": total}))
+
+
+def _moment(seconds: float) -> str | None:
+    """Return a time since the epoch as text; None for one that no calendar has: a sandbox may say anything."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _list_price(given: Mapping[str, Any]) -> float | None:

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from agent_runner.sanitize import brief
 from host_client.telemetry.endpoints import Endpoint
 
-from . import Outcome, Refused, Retry, TooLarge
+from . import Outcome, Refused, Retry, TooLarge, key_of
 from .answers import SLOWLY, of_response
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -49,6 +49,7 @@ class OtlpGrpc:
 
     def __init__(self, name: str, endpoint: Endpoint, method: str = TRACES) -> None:
         self.name = name
+        self.key = key_of(name, endpoint)
         self._endpoint = endpoint
         self._method = method
         self._channel: Any = None

@@ -13,7 +13,7 @@ from agent_runner import __version__
 from agent_runner.sanitize import brief
 from host_client.telemetry.endpoints import Compression, Endpoint
 
-from . import Outcome, Retry
+from . import Outcome, Retry, key_of
 from .answers import SLOWLY, of_http
 
 if TYPE_CHECKING:
@@ -35,12 +35,18 @@ def unchanged(request: bytes) -> bytes:
 
 
 class OtlpHttp:
-    """Posts to one endpoint; ``transform`` makes of a request what this receiver takes."""
+    """Posts to one endpoint; ``transform`` makes of a request what this receiver takes.
+
+    ``also`` is what tells its spans from those of another beside the endpoint, as an environment does.
+    """
 
     durable = True
 
-    def __init__(self, name: str, endpoint: Endpoint, transform: Callable[[bytes], bytes] = unchanged) -> None:
+    def __init__(
+        self, name: str, endpoint: Endpoint, transform: Callable[[bytes], bytes] = unchanged, also: str = ""
+    ) -> None:
         self.name = name
+        self.key = key_of(name, endpoint, also)
         self._endpoint = endpoint
         self._transform = transform
         self._client: httpx.Client | None = None
@@ -54,20 +60,25 @@ class OtlpHttp:
             return self._post(body)
         except httpx.TimeoutException:
             return Retry(None, f"no answer within {self._endpoint.timeout:g} s")
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return Retry(None, brief(f"{type(error).__name__}: {error}"))
         except (httpx.InvalidURL, OSError) as error:  # a file of the endpoint's, too
             return Retry(SLOWLY, brief(f"{type(error).__name__}: {error}"), True)
 
     def _post(self, body: bytes) -> Outcome:
+        import httpx  # as above
+
         client = self._connected()
         deadline = time.monotonic() + self._endpoint.timeout
         with client.stream("POST", self._endpoint.url, content=body) as response:
             answer = b""
-            for chunk in response.iter_bytes():
-                answer += chunk[:_MAX_ANSWER]
-                if len(answer) >= _MAX_ANSWER or time.monotonic() > deadline:
-                    break
+            try:
+                for chunk in response.iter_bytes():
+                    answer += chunk[:_MAX_ANSWER]
+                    if len(answer) >= _MAX_ANSWER or time.monotonic() > deadline:
+                        break
+            except httpx.DecodingError:
+                answer = b""  # not what its content-encoding says: the status decides alone
             headers = {name.lower(): value for name, value in response.headers.items()}
             return of_http(response.status_code, headers, answer, time.time())
 
@@ -79,6 +90,7 @@ class OtlpHttp:
                 "user-agent": f"sandspan/{__version__}",
                 **self._endpoint.headers,
                 "content-type": "application/x-protobuf",
+                "accept-encoding": "identity",
             }
             if self._endpoint.compression != "none":
                 headers["content-encoding"] = self._endpoint.compression
