@@ -46,6 +46,7 @@ class Nowhere:
     """A destination that is never asked within the time that is measured."""
 
     name = "nowhere"
+    key = "nowhere"
     durable = True
 
     def send(self, request: bytes) -> Outcome:
