@@ -14,7 +14,7 @@ help:
 	@echo "make demo    run an agent against the scripted model: no key, no network"
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and pyright"
-	@echo "make bench   measure what this adds to the bare SDK (about 8 minutes)"
+	@echo "make bench   measure what this adds to the bare SDK (about 20 minutes)"
 	@echo "make clean   remove all that the above made"
 
 demo: $(VENV)/.installed-local
