@@ -26,6 +26,9 @@ MAX_SPANS = 10_000
 OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier"})
 """Attributes that only the host sets: what is billed and shown to whom goes by them."""
 
+_OURS = ("langfuse.", "gen_ai.usage.cost")
+"""Beginnings of names that a backend takes for whom and how much, and no runner sends."""
+
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
@@ -78,7 +81,7 @@ def _span(span: Any, resource: Resource, scope: InstrumentationScope, common: Ma
 
 
 def _unowned(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if name not in OWNED}
+    return {name: value for name, value in attributes.items() if name not in OWNED and not name.startswith(_OURS)}
 
 
 def _status(status: Any) -> Status:
