@@ -14,14 +14,14 @@ help:
 	@echo "make demo    run an agent against the scripted model: no key, no network"
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and pyright"
-	@echo "make bench   measure what this adds to the bare SDK (about 20 minutes)"
+	@echo "make bench   measure what this adds to the bare SDK (about 40 minutes)"
 	@echo "make clean   remove all that the above made"
 
 demo: $(VENV)/.installed-local
 	@$(BIN)/host_client demo
 
 test: lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

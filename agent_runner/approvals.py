@@ -1,14 +1,15 @@
 """What waits for a person: each request answered at most once, and never by anything but an answer.
 
 An approval is bound to its request by an unguessable id that is good once and, where the answer
-carries it, by the digest of the input that was shown.
+carries it, by the digest of the input that was shown; an answer, by the texts of the questions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Generic, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from .protocol import Answer, Approval
 
@@ -31,14 +32,33 @@ Reply = TypeVar("Reply", Approval, Answer)
 
 
 class Waiting(NamedTuple, Generic[Reply]):
-    """One request that waits."""
+    """One request that waits; ``fault`` says why a reply is not one to it, and None of one that is."""
 
     reply: asyncio.Future[Reply | Unanswered]
-    input_sha256: str | None = None
+    fault: Callable[[Reply], str | None]
 
 
 class RefusedError(ValueError):
     """An answer that answers nothing; the message says why."""
+
+
+def fault_of_approval(approval: Approval, input_sha256: str) -> str | None:
+    """Say why an approval is not one of the input with this digest; None where it is."""
+    if approval.input_sha256 in (None, input_sha256):
+        return None
+    return "input_sha256 is not that of the input in question"
+
+
+def fault_of_answer(answers: Mapping[str, Any], questions: Sequence[Any]) -> str | None:
+    """Say why answers are none to these questions (`QuestionRequestData.questions`); None where they are."""
+    texts = [str(cast("dict[str, Any]", each).get("question")) for each in questions if isinstance(each, dict)]
+    strange = next((key for key in answers if key not in texts), None)
+    if not texts or (strange is None and answers):
+        return None
+    wrong = "there is no answer" if strange is None else f"nobody asked {strange[:100]!r}"
+    return (
+        f"{wrong}: give answers by the whole text of a question, which is one of {', '.join(map(repr, texts))[:1000]}"
+    )
 
 
 class Desk(Generic[Reply]):
@@ -50,10 +70,10 @@ class Desk(Generic[Reply]):
         self._used: set[str] = set()
         self._open = True
 
-    def open(self, input_sha256: str | None = None) -> str:
-        """Register a request; return its id, which cannot be guessed."""
+    def open(self, fault: Callable[[Reply], str | None]) -> str:
+        """Register a request; return its id, which cannot be guessed. For ``fault`` see `Waiting`."""
         key = secrets.token_urlsafe(16)
-        self._waiting[key] = Waiting(asyncio.get_running_loop().create_future(), input_sha256)
+        self._waiting[key] = Waiting(asyncio.get_running_loop().create_future(), fault)
         if not self._open:
             self._waiting[key].reply.set_result(Unanswered("deny", NO_ONE))
         return key
@@ -70,14 +90,14 @@ class Desk(Generic[Reply]):
             self._waiting.pop(key, None)
             self._used.add(key)
 
-    def answer(self, key: str, reply: Reply, input_sha256: str | None = None) -> None:
-        """Deliver an answer; raise `RefusedError` if no request waits for it."""
+    def answer(self, key: str, reply: Reply) -> None:
+        """Deliver an answer; raise `RefusedError` if no request waits for it, which then waits on."""
         waiting = self._waiting.get(key)
         if waiting is None or waiting.reply.done():
             known = key in self._used or waiting is not None
             raise RefusedError(f"{self._kind} {key[:64]!r} {'was resolved already' if known else 'is unknown'}")
-        if input_sha256 is not None and input_sha256 != waiting.input_sha256:
-            raise RefusedError(f"{self._kind} {key[:64]!r}: input_sha256 is not that of the input in question")
+        if (fault := waiting.fault(reply)) is not None:
+            raise RefusedError(f"{self._kind} {key[:64]!r}: {fault}")
         waiting.reply.set_result(reply)
 
     def cancel_all(self) -> None:

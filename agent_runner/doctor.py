@@ -82,7 +82,7 @@ def examine(check: Check) -> Finding:
     """Run a check; one that breaks is a finding too, and the others still get their turn."""
     try:
         return check()
-    except Exception as error:
+    except Exception as error:  # whatever a check breaks on
         return Finding(_name(check), False, f"{type(error).__name__}: {error}")
 
 

@@ -6,6 +6,7 @@ Python package are deprecated, so the names are strings, and they all stand here
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,8 @@ def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
 
 def approval(approval_id: str, tool_id: str, name: str) -> Attributes:
     """Attributes of a wait for a person. There is no standard for it."""
-    return {"approval.id": approval_id, "gen_ai.tool.call.id": tool_id, "gen_ai.tool.name": brief(name)}
+    ids = {"approval.id": approval_id, "gen_ai.tool.call.id": tool_id}
+    return {**{key: single_line(value, _MAX_NAME) for key, value in ids.items()}, "gen_ai.tool.name": brief(name)}
 
 
 def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: float) -> None:
@@ -148,6 +150,18 @@ def set_output(span: Span, text: str, sanitize: Sanitizer | None) -> None:
 def message(role: str, text: str) -> str:
     """Return a message of one text in the conventions' JSON."""
     return to_json([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
+
+
+def read_message(value: str) -> tuple[str, str] | None:
+    """Return role and text of what `message` made; None for anything else."""
+    try:
+        match json.loads(value):
+            case [{"role": str(role), "parts": [{"type": "text", "content": str(text)}]}]:
+                return role, text
+            case _:
+                return None
+    except (ValueError, RecursionError):
+        return None
 
 
 def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:

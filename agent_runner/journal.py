@@ -96,7 +96,7 @@ def _locked(fd: int) -> bool:
         except OSError:
             if time.monotonic() > until:
                 return False
-            time.sleep(_POLL_SECONDS / 10)
+            time.sleep(_POLL_SECONDS / 10)  # a lock tells nobody when it is free
         else:
             return True
 
@@ -129,7 +129,7 @@ def follow(path: str, after: int) -> Iterator[bytes]:
                         return
             if alone:
                 raise RunnerGoneError
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # a file tells nobody when it grows
     finally:
         os.close(fd)
 

@@ -28,9 +28,11 @@ class LineFramer:
     def feed(self, chunk: bytes) -> Iterator[bytes | Oversized]:
         """Yield each line the chunk completes, without its newline."""
         *complete, rest = chunk.split(b"\n")
-        for part in complete:
-            self._push(part)
+        if complete:
+            self._push(complete[0])
             yield self._take()
+            for whole in complete[1:]:
+                yield whole if len(whole) <= self._limit else Oversized(len(whole))
         self._push(rest)
 
     def flush(self) -> bytes | Oversized | None:

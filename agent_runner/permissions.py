@@ -14,7 +14,7 @@ from claude_agent_sdk import (
 )
 
 from . import genai
-from .approvals import Desk, Outcome, RefusedError, Unanswered
+from .approvals import Desk, Outcome, RefusedError, Unanswered, fault_of_answer, fault_of_approval
 from .events import Events
 from .protocol import (
     Answer,
@@ -67,7 +67,7 @@ class Permissions:
         elif reply.decision == "deny" and reply.updated_input is not None:
             raise RefusedError("a denial cannot carry an updated_input")
         else:
-            self._approvals.answer(reply.approval_id, reply, reply.input_sha256)
+            self._approvals.answer(reply.approval_id, reply)
 
     def cancel_all(self) -> None:
         """The turn is interrupted: nothing waits any more."""
@@ -102,7 +102,7 @@ class Permissions:
         self, tool: Tool, tool_id: str, tool_input: dict[str, Any], context: ToolPermissionContext
     ) -> Permission:
         digest = input_digest(tool_input)
-        key = self._approvals.open(digest)
+        key = self._approvals.open(lambda reply: fault_of_approval(reply, digest))
         wait = self._open(tool, tool_id, key)
         self._events.emit(
             ApprovalRequestData(
@@ -138,13 +138,14 @@ class Permissions:
         return _permission(reply, context)
 
     async def _ask(self, tool: Tool, tool_id: str, tool_input: dict[str, Any]) -> Permission:
-        key = self._questions.open()
+        questions: list[Any] = list(tool_input.get("questions") or ())
+        key = self._questions.open(lambda reply: fault_of_answer(reply.answers, questions))
         wait = self._open(tool, tool_id, key)
         self._events.emit(
             QuestionRequestData(
                 question_id=key,
                 tool_use_id=tool_id,
-                questions=list(tool_input.get("questions") or ()),
+                questions=questions,
                 expires_at=round(time.time() + self._timeout, 3),
             ),
             wait.span,

@@ -5,6 +5,7 @@ The gateway counts with it. The table is the pinned CLI's own; a test holds the 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 
@@ -51,10 +52,16 @@ _IN_THE_US = 1.1
 _WEB_SEARCH = 0.01
 
 
+@lru_cache(256)
+def family(model: str) -> str | None:
+    """Return the name that a model has in the table; None for one that is not known."""
+    return max((name for name in PRICES if model.startswith(name)), key=len, default=None)
+
+
 def price_of(model: str) -> Price:
     """Return a model's list price; that of the dearest for one that is not known."""
-    known = [name for name in PRICES if model.startswith(name)]
-    return PRICES[max(known, key=len)] if known else DEAREST
+    known = family(model)
+    return PRICES[known] if known is not None else DEAREST
 
 
 def cost(model: str, usage: dict[str, Any]) -> float:

@@ -46,7 +46,7 @@ class Descendants:
         until = time.monotonic() + seconds
         while _any_runs() and time.monotonic() < until:
             meanwhile()
-            time.sleep(0.005)
+            time.sleep(0.005)  # nobody tells of the end of what others have started
             self.reap()
         self.reap()
 

@@ -373,7 +373,10 @@ class Approval(Command, frozen=True, kw_only=True, tag="approval"):
 
 
 class Answer(Command, frozen=True, kw_only=True, tag="answer"):
-    """The answer to a `QuestionRequest`: by the question's text, the label chosen or free text."""
+    """The answer to a `QuestionRequest`: by the question's whole text, the label chosen or free text.
+
+    Under another key it is none: an `Error` of type ``protocol`` says so, and the question waits on.
+    """
 
     question_id: str
     answers: dict[str, Any]

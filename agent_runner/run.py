@@ -53,8 +53,9 @@ LEAVE_SECONDS = 1.0
 MAX_ATTRIBUTE = 1000
 """Characters of an attribute that the configuration puts on every span."""
 
-FLUSH_AFTER_SECONDS = 0.5
+FLUSH_AFTER_SECONDS = 1.0
 FLUSH_AT_SPANS = 64
+"""How long ended spans wait for others, and how many do: a hand-over costs runner and host as much as many spans."""
 
 NO_PROMPT = "no prompt: set AGENT_PROMPT, give --prompt, or send a prompt command"
 

@@ -67,16 +67,20 @@ class Span:
             self.events.append(SpanEvent(name, at, attributes))
 
 
+_CHANCE = random.SystemRandom()
+"""Of its own: what a program does with `random.seed` repeats no id."""
+
+
 class Ids:
     """Random trace and span ids, never zero; replaced by counted ones in tests."""
 
     def trace_id(self) -> str:
         """32 lower-case hex digits."""
-        return f"{random.getrandbits(128) or 1:032x}"
+        return f"{_CHANCE.getrandbits(128) or 1:032x}"
 
     def span_id(self) -> str:
         """16 lower-case hex digits."""
-        return f"{random.getrandbits(64) or 1:016x}"
+        return f"{_CHANCE.getrandbits(64) or 1:016x}"
 
 
 class Spans:
@@ -107,12 +111,20 @@ class Spans:
         """Return a fresh span id."""
         return self._ids.span_id()
 
-    def open_root(self, name: str, parent: TraceContext, attributes: Attributes, span_id: str = "") -> Span:
+    def open_root(
+        self,
+        name: str,
+        parent: TraceContext,
+        attributes: Attributes,
+        span_id: str = "",
+        *,
+        start: int | None = None,
+    ) -> Span:
         """Open a span under a context from outside, or as a root of its trace.
 
         ``span_id`` is one drawn before (`new_span_id`), where it had to be told ahead of the span.
         """
-        span = self._new(name, parent.trace_id, parent.span_id or None, attributes, span_id=span_id)
+        span = self._new(name, parent.trace_id, parent.span_id or None, attributes, start=start, span_id=span_id)
         span.parent_is_remote = bool(parent.span_id)
         span.tracestate = parent.tracestate
         return span

@@ -1,6 +1,6 @@
 """Where finished spans go: to the host as events, to an OTLP endpoint, or nowhere.
 
-No OpenTelemetry module is imported before `prepare`, and none at all with telemetry off. A failure
+No OpenTelemetry module is imported but for an endpoint of the runner's own, and then in `prepare`. A failure
 here never reaches the agent: it is counted, and told in a ``log`` event.
 """
 
@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from .otlp import encode
 from .protocol import LogData, TelemetryData
+from .resource import resource
 from .spans import Span
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def choose_sink(environ: Mapping[str, str], emit: Emit) -> SpanSink:
         return Off()
     if environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return Direct(environ, emit)
-    return Relay(emit)
+    return Relay(environ, emit)
 
 
 class Off:
@@ -67,23 +69,17 @@ class Off:
 class Relay:
     """Spans go to the host inside ``telemetry`` events; the sandbox needs no route and no credential."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
         self._emit = emit
-        self._resource: Any = None
+        self._resource = resource(SERVICE_NAME, environ)
 
     def prepare(self) -> None:
-        """Import OpenTelemetry and detect the resource."""
-        from . import otlp  # OpenTelemetry, not imported at start
-
-        self._resource = otlp.resource(SERVICE_NAME)
+        """Nothing to import: OTLP's bytes are written without OpenTelemetry."""
 
     def export(self, spans: Sequence[Span]) -> None:
         """Emit one event for all of them."""
         try:
-            from . import otlp  # OpenTelemetry, not imported at start
-
-            self._resource = self._resource or otlp.resource(SERVICE_NAME)
-            payload = otlp.encode(spans, self._resource)
+            payload = encode(spans, self._resource)
         except Exception as error:  # whatever breaks telemetry must not break the agent
             self._emit(LogData(stream="telemetry", text=f"{len(spans)} spans lost: {error!r}"[:500]))
         else:
@@ -122,14 +118,14 @@ class Direct:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        from . import otlp
+        from . import readable
 
         protocol = self._environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or self._environ.get(
             "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"
         )
         if protocol != "http/protobuf":
             self._warning = f"OTLP protocol {protocol!r} is not installed here: using http/protobuf"
-        self._resource = otlp.resource(SERVICE_NAME)
+        self._resource = readable.resource(SERVICE_NAME)
         self._counting = _Counting(OTLPSpanExporter())
         self._processor = BatchSpanProcessor(cast("SpanExporter", self._counting))
 
@@ -142,10 +138,10 @@ class Direct:
         self._given += len(spans)
         if self._processor is None:
             return
-        from . import otlp
+        from . import readable
 
         for span in spans:
-            self._processor.on_end(otlp.readable(span, self._resource))
+            self._processor.on_end(readable.readable(span, self._resource))
 
     def close(self) -> str | None:
         """Flush within the limit and say how many spans did not arrive."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run them all and print one table; with `--record` also write it into README.md.
+"""`python -m benchmarks`: run them all and print a table of each; with `--record` also write it into README.md.
 
 With names (`python -m benchmarks startup per_call`) only those.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from . import gateway, host_events, many_agents, memory, per_call, real_cli, relay, startup, telemetry
+from .streaming import measure as streaming
 from .support import Row, machine, progress, table
 
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->\n"
 
 BENCHMARKS = {
     "startup": startup.measure,
@@ -26,35 +27,52 @@ BENCHMARKS = {
     "relay": relay.measure,
     "telemetry": telemetry.measure,
     "many_agents": many_agents.measure,
+    "streaming": streaming.measure,
 }
 
 
 def main(args: list[str]) -> int:
-    began = time.monotonic()
+    if {"-h", "--help"} & set(args):
+        sys.stdout.write(f"{__doc__}\n{' '.join(BENCHMARKS)}\n")
+        return 0
     names = [arg for arg in args if arg != "--record"] or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
         progress(f"no benchmark named {', '.join(unknown)}: there are {', '.join(BENCHMARKS)}\n")
         return 2
-    before = os.getloadavg()[0]
-    rows: list[Row] = []
     for name in names:
         progress(f"{name} ")
-        rows += BENCHMARKS[name]()
-    minutes, after = (time.monotonic() - began) / 60, os.getloadavg()[0]
-    # The benchmarks are a load of about 1 themselves; what is above was somebody else's.
-    report = (
-        f"{machine()}; {minutes:.1f} minutes, load {before:.2f} before and {after:.2f} at the end.\n\n{table(rows)}\n"
-    )
-    sys.stdout.write(report)
-    if "--record" in args:
-        record(report)
+        report = measured(BENCHMARKS[name])
+        sys.stdout.write(f"{report}\n")
+        sys.stdout.flush()
+        if "--record" in args:
+            README.write_text(recorded(README.read_text(), name, report))
     return 0
 
 
-def record(report: str) -> None:
-    """Put the figures into README.md, so that none there was written by hand."""
-    before, rest = README.read_text().split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{report}\n{END}{rest.split(END)[1]}")
+def measured(measure: Callable[[], list[Row]]) -> str:
+    """Run a benchmark; return its table, and what it was measured on."""
+    began, before = time.monotonic(), os.getloadavg()[0]
+    rows = measure()
+    minutes, after = (time.monotonic() - began) / 60, os.getloadavg()[0]
+    # The benchmarks are a load of about 1 themselves; what is above was somebody else's.
+    load = f"load {before:.2f} before and {after:.2f} at the end"
+    return f"{machine()}; {minutes:.1f} minutes, {load}.\n\n{table(rows)}\n"
+
+
+def recorded(text: str, name: str, report: str) -> str:
+    """Return a text with the figures of one benchmark in their place, so that none there was written by hand."""
+    before, found, rest = text.partition(begin(name))
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"no place for the figures of {name}")
+    return f"{before}{found}\n{report}\n{ended}{after}"
+
+
+def begin(name: str) -> str:
+    return f"<!-- figures of {name} -->\n"
+
+
+END = "<!-- end of figures -->\n"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ each session; the local sandbox's part of them (child processes, their directori
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -114,8 +115,9 @@ def _private_of_descendants() -> float:
     while pids:
         pid = pids.pop()
         pids += children(pid)
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
-        found += sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
+            found += sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
     return found / 1024
 
 
@@ -137,6 +139,7 @@ async def _crowds(telemetry: Telemetry, agents: int) -> Figures:
         failure = await alone.run(telemetry)
         assert failure is None, failure
         crowd = Crowd(min(agents, int((_available() - MEBIBYTES_LEFT) / alone.agent_mebibytes)))
+        crowd.agent_mebibytes = alone.agent_mebibytes  # measured: not again while others' processes come and go
         before, cpu, began = memory_from_here(), time.process_time(), time.perf_counter()
         outcomes = await asyncio.gather(*(crowd.run(telemetry) for _ in range(agents)))
     wall = time.perf_counter() - began

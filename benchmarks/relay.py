@@ -21,8 +21,9 @@ import msgspec.structs
 
 from agent_runner.protocol import Telemetry as TelemetryEvent
 from agent_runner.protocol import TelemetryData, UnknownEvent, decode_event, encode
-from host_client.telemetry import SamplingConfig, SessionTrace, Telemetry, TelemetryConfig, Who
+from host_client.telemetry import SamplingConfig, SessionTrace, Telemetry, TelemetryConfig, Who, root_of
 from host_client.telemetry.assembly import SpooledOutbox
+from host_client.telemetry.batch import Batch, spans_of
 from host_client.telemetry.delivery import Delivery
 from host_client.telemetry.destinations import Delivered, Outcome
 from host_client.telemetry.encoding import halves
@@ -87,9 +88,9 @@ class Watched(SpooledOutbox):
         self._forget = self.discard
         self.discard = self._discard
 
-    def deliver(self, request: bytes, spans: int) -> None:
-        super().deliver(request, spans)
-        self._missing -= spans
+    def offer(self, batches: Sequence[Batch]) -> None:
+        super().offer(batches)
+        self._missing -= spans_of(batches)
         if not self._missing:
             self.done.set()
 
@@ -107,7 +108,8 @@ def microseconds(lines: Sequence[bytes], spans: int, rate: float) -> float:
         outbox = Watched(delivery, spans + 1)
         observers = (metrics, Ledger(Path(folder, "ledger.sqlite")))
         telemetry = Telemetry(outbox, observers, sampling=SamplingConfig(rate=rate, slow_rate=0.0))
-        trace = SessionTrace(telemetry, {}, CONTEXT, Who(session_id="s", user_id="ada", tenant_id="acme", tier="pro"))
+        who = Who(session_id="s", user_id="ada", tenant_id="acme", tier="pro")
+        trace = SessionTrace(telemetry, {}, root_of(CONTEXT.traceparent), who)
         began = time.perf_counter()
         for line in lines:
             event = decode_event(line)

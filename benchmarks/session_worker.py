@@ -12,13 +12,29 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from agent_runner.protocol import Result, ToolUse
+from agent_runner.protocol import Result, ResultData, ToolUse, event_of
 from host_client import open_session
-from host_client.telemetry import SessionTrace, Telemetry, Who, telemetry_of
+from host_client.telemetry import SessionTrace, Telemetry, Who, root_of, telemetry_of
 
 from .metered import MeteredSandbox
 
 WARM_UP_SECONDS = 2.0
+
+
+TURN = ResultData(
+    turn=1,
+    result="",
+    is_error=False,
+    subtype="success",
+    cost_usd=0.01,
+    total_cost_usd=0.01,
+    duration_ms=1.0,
+    duration_api_ms=1.0,
+    num_turns=1,
+    usage={},
+    model_usage={},
+    session_id="warm-up",
+)
 
 
 class Run(NamedTuple):
@@ -31,8 +47,8 @@ class Run(NamedTuple):
     """CPU time, with all spans delivered."""
     runner: float
     """CPU time."""
-    start: float
-    """The host's CPU time to have its telemetry, and one trace sent."""
+    once: float
+    """The host's CPU time to have its telemetry and one trace sent, and to end it."""
     end: float
     """Wall time from the session's end to the host's."""
 
@@ -48,22 +64,30 @@ def main(cpu: Path, calls: int) -> None:
     started = time.process_time()
     wall, per_call = asyncio.run(_session(telemetry, cpu, calls))
     closed = time.perf_counter()
+    telemetry.flush()
+    delivered = time.process_time()
     telemetry.shutdown()
     run = Run(
         wall=wall,
         per_call=per_call,
-        host=time.process_time() - started,
+        host=delivered - started,
         runner=float(cpu.read_text()),
-        start=started - began,
+        once=started - began + time.process_time() - delivered,
         end=time.perf_counter() - closed,
     )
     sys.stdout.write(json.dumps([seconds * 1000 for seconds in run]))
 
 
 def warmed_up() -> Telemetry:
-    """Return the environment's telemetry after a first trace: imports and connections are paid once a process."""
+    """Return the environment's telemetry after a first trace, with a turn in it.
+
+    Imports, connections and files are paid once a process.
+    """
     telemetry = telemetry_of(os.environ)
-    SessionTrace(telemetry, {}, None, Who(session_id="warm-up")).close(None, "")
+    trace = SessionTrace(telemetry, {}, root_of(), Who(session_id="warm-up"))
+    turn = event_of(TURN, seq=1, ts=time.time(), trace_id=trace.root.trace_id, span_id=trace.root.span_id)
+    trace.observe(turn)
+    trace.close(None, "")
     telemetry.flush(WARM_UP_SECONDS)
     return telemetry
 

@@ -8,10 +8,13 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import accumulate
+from math import comb
 from pathlib import Path
 
 from host_client.scripted_model import ScriptedModel, parse_script
@@ -22,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``holds`` is None where there is no goal."""
+    """One line of the table. ``holds`` is None where there is no goal, or the figures do not decide it."""
 
     what: str
     bare: str
@@ -33,7 +36,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        return "" if self.holds is None else f"{self.goal}: {'holds' if self.holds else 'MISSED'}"
+        if not self.goal:
+            return ""
+        return f"{self.goal}: {'not decided' if self.holds is None else 'holds' if self.holds else 'MISSED'}"
 
     def cells(self) -> tuple[str, ...]:
         return (self.what, self.bare, self.ours, self.added, self.verdict)
@@ -58,10 +63,20 @@ def machine() -> str:
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     python = f"{platform.python_implementation()} {platform.python_version()}"
     sdk = version("claude-agent-sdk")
-    load = os.getloadavg()[0]
-    return (
-        f"{os.cpu_count()} cores, {gibibytes:.0f} GiB, {python}, Claude Agent SDK {sdk}, load {load:.2f} at the start"
-    )
+    speed = f"a million additions in {_million_additions() * 1000:.0f} ms"
+    return f"{os.cpu_count()} cores, {gibibytes:.0f} GiB, {python}, {speed}, Claude Agent SDK {sdk}"
+
+
+def _million_additions() -> float:
+    """Return the seconds that they take at best: two machines of as many cores may be of very different speed."""
+
+    def once() -> float:
+        began, total = time.perf_counter(), 0
+        for number in range(1_000_000):
+            total += number
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(5))
 
 
 def interleaved(times: int, variants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -84,6 +99,18 @@ def spread(values: Sequence[float]) -> str:
     """Return the middle half of some values."""
     low, _, high = statistics.quantiles(values, n=4)
     return f"{low:.1f} to {high:.1f}"
+
+
+def certain(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return between which two of some values their median lies, were it measured for ever, with that confidence.
+
+    From the order of the values alone (a sign test): nothing is assumed of how they are spread. Six or more.
+    """
+    ordered, n = sorted(values), len(values)
+    outside = accumulate(2 * comb(n, rank) / 2**n for rank in range(n))
+    beyond = sum(chance <= 1 - confidence for chance in outside)
+    assert beyond, "too few values"
+    return ordered[beyond - 1], ordered[n - beyond]
 
 
 def progress(text: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,8 +65,8 @@ async def _read(calls: int, given: ClaudeAgentOptions) -> ReplayTransport:
 class PreparedRelay(Relay):
     """The relay, which tells when its imports are done: they are the start's cost and not a call's."""
 
-    def __init__(self, emit: Callable[[TelemetryData | LogData], None]) -> None:
-        super().__init__(emit)
+    def __init__(self, environ: Mapping[str, str], emit: Callable[[TelemetryData | LogData], None]) -> None:
+        super().__init__(environ, emit)
         self._ready = threading.Event()
 
     def prepare(self) -> None:
@@ -99,7 +99,7 @@ async def recorded(calls: int) -> bytes:
 async def _run(calls: int, journal: Journal) -> ReplayTransport:
     outlet = Outlet(_drained_pipe(), journal)
     events = Events(outlet, journal, CONTEXT)
-    sink = PreparedRelay(events.emit)
+    sink = PreparedRelay({}, events.emit)
     transport = ReplayTransport(calls, sink.ready)
     run = Run(Config(prompt="go"), events, sink, CONTEXT, {}, transport=transport)
     run.end_of_input()

@@ -6,7 +6,8 @@ from .agent import AgentResult, run_agent
 from .config import AgentOptions
 from .errors import SandspanError
 from .sandbox import LocalSandbox, Sandbox
-from .session import Session, open_session
+from .session import Session, Whereabouts, open_session
+from .takeover import take_over
 from .telemetry import Telemetry
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "SandspanError",
     "Session",
     "Telemetry",
+    "Whereabouts",
     "events",
     "open_session",
     "run_agent",
+    "take_over",
 ]

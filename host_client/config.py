@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import quote
 
@@ -28,6 +29,14 @@ CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_T
 
 ApprovalPolicy = Literal["ask", "auto", "deny"]
 APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
+
+
+def state_path(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return where this user's state belongs, as the XDG base directory specification has it; None for nobody's."""
+    base, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if Path(base).is_absolute():
+        return Path(base) / "sandspan" / name
+    return Path(home) / ".local" / "state" / "sandspan" / name if Path(home).is_absolute() else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def diagnose(circumstances: Circumstances) -> Iterator[Finding]:
     for check in CHECKS:
         try:
             yield from check(circumstances)
-        except Exception as error:
+        except Exception as error:  # whatever a check breaks on
             yield Finding(check.__name__, False, f"{type(error).__name__}: {error}")
 
 
@@ -167,7 +167,7 @@ def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:
         return
     for problem in problems:
         yield Finding("Telemetry setting", False, problem, "All of them: docs/OPENTELEMETRY_INTEGRATION.md")
-    share = f"{config.sampling.rate:.4g} of the traces to {', '.join(config.exporters) or 'nowhere'}"
+    share = f"{config.sampling.rate * 100:.4g} % of the traces to {', '.join(config.exporters) or 'nowhere'}"
     yield Finding("Telemetry", True, f"{config.environment}, {share}")
     if circumstances.environ.get("LANGFUSE_SECRET_KEY") and "langfuse" not in config.exporters and not problems:
         yield Finding("Exporter langfuse", None, "its keys are set, but not OTEL_EXPORTERS=langfuse")

@@ -8,7 +8,10 @@
     │   ├── SandboxStartError     it could not be created, or the runner could not be started in it
     │   ├── SandboxGoneError      it ended under the session: its time was up, or somebody ended it
     │   ├── StreamLostError       the connection to it was lost; a session attaches again by itself
-    │   └── RunnerDiedError       the runner ended without saying so (killed, out of memory)
+    │   ├── RunnerDiedError       the runner ended without saying so (killed, out of memory)
+    │   └── FileRefusedError      a file that is not given out: it is none, or not in the working directory
+    │       ├── FileMissingError  there is none of that name
+    │       └── FileTooLargeError it is larger than was asked for
     ├── SessionClosedError        the session takes no more commands
     ├── NotWaitingError           the approval or question is unknown, or was resolved already
     └── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
@@ -65,6 +68,20 @@ class RunnerDiedError(SandboxError):
         self.exit_code = exit_code
 
 
+class FileRefusedError(SandboxError):
+    """A file that is not given out: it is no regular file, or not in the working directory."""
+
+    error_type: ErrorType = "invalid_request"
+
+
+class FileMissingError(FileRefusedError):
+    """The working directory has no file of that name."""
+
+
+class FileTooLargeError(FileRefusedError):
+    """The file is larger than was asked for."""
+
+
 class SessionClosedError(SandspanError):
     """The session takes no more commands."""
 
@@ -73,6 +90,12 @@ class SessionClosedError(SandspanError):
 
 class NotWaitingError(SandspanError):
     """The approval or question is unknown, or was resolved already."""
+
+    error_type: ErrorType = "protocol"
+
+
+class NotAskedError(SandspanError, ValueError):
+    """An answer to what was not asked; the question waits on."""
 
     error_type: ErrorType = "protocol"
 

@@ -18,29 +18,21 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import msgspec.structs
+import msgspec
 
 from agent_runner.protocol import (
-    PROTOCOL_VERSION,
-    Answer,
-    AnyCommand,
     AnyEvent,
-    Approval,
     ApprovalRequest,
     ApprovalResolved,
     End,
     Error,
     ErrorData,
     ErrorType,
-    Finish,
-    Interrupt,
-    Prompt,
     QuestionRequest,
     QuestionResolved,
     Result,
@@ -48,37 +40,22 @@ from agent_runner.protocol import (
     Stop,
     encode,
 )
-from agent_runner.trace_context import InvalidTraceParentError, TraceContext, parse_traceparent
+from agent_runner.spans import Value
 
 from .config import AgentOptions, ApprovalPolicy, baggage, runner_environment
-from .errors import (
-    ConfigurationError,
-    NotWaitingError,
-    RunnerDiedError,
-    SandboxError,
-    SessionClosedError,
-    StreamLostError,
-)
-from .mailbox import Mailbox
+from .conversation import Approver, Conversation
+from .errors import ConfigurationError, RunnerDiedError, SandboxError, SessionClosedError
+from .mailbox import Mailbox, Outlet
 from .reader import Fault
 from .sandbox import LocalSandbox, Process, Sandbox, SandboxInfo
 from .stream import RunnerStream
-from .telemetry import SessionTrace, Telemetry, Who, telemetry_of
+from .telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, Who, root_of, telemetry_of
 
 _logger = logging.getLogger(__name__)
 
-Approver = Callable[[ApprovalRequest], Awaitable[bool | Approval]]
-"""Decides an approval: True, False, or a whole `Approval`."""
-
-Request = TypeVar("Request", ApprovalRequest, QuestionRequest)
-
-WRITE_ATTEMPTS = 9
-"""How often a command is tried, over 13 seconds, where its delivery is unsure."""
-
 MAX_FAULTS_TOLD = 100
-MAX_WAITING = 1000
-MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Most approvals and questions that may wait at once; more are a flood and are not taken."""
+
+_FOLLOWED = (Start, ApprovalRequest, QuestionRequest, ApprovalResolved, QuestionResolved, Result, Error, End)
 
 
 @asynccontextmanager
@@ -95,6 +72,9 @@ async def open_session(
     environ: Mapping[str, str] | None = None,
     stop_timeout: float = 10.0,
     session_id: str | None = None,
+    root: Root | None = None,
+    on_own_spans: OnOwnSpans | None = None,
+    outlet: Outlet[AnyEvent] | None = None,
 ) -> AsyncGenerator[Session]:
     """Create a sandbox, start the runner in it, and clean both up at the end, whatever happens.
 
@@ -102,39 +82,41 @@ async def open_session(
     it, a function decides it. ``environ`` (default: this process's) gives the model's credentials.
     ``stop_timeout`` is how many seconds a runner that was told to stop may take before it is terminated,
     and again before it is killed. ``session_id`` is that of a session to go on with, where the sandbox is
-    one that was kept; a new one by default.
+    one that was kept; a new one by default. ``root`` is the session's root span where it was announced before
+    (`root_of`), and takes the place of ``traceparent``; ``on_own_spans`` is called with the host's own spans as
+    they end, as serialized OTLP requests. ``outlet`` takes the events as they come, in place of whoever iterates.
     Raise `ConfigurationError` and `SandboxStartError`.
     """
+    if root is not None and traceparent is not None:
+        raise ConfigurationError("root and traceparent exclude each other: give the traceparent to root_of")
     environ = os.environ if environ is None else environ
-    options = options or AgentOptions()
-    telemetry = telemetry or telemetry_of(environ)
     session = Session(
-        options,
+        options or AgentOptions(),
         sandbox or LocalSandbox(),
         approvals,
-        telemetry,
-        _caller(traceparent, tracestate),
+        telemetry or telemetry_of(environ),
+        root or root_of(traceparent, tracestate),
         environ,
         stop_timeout,
         session_id or str(uuid.uuid4()),
+        on_own_spans,
+        outlet,
     )
-    try:
+    async with until_closed(session):
         await session.start(prompt, upload)
         yield session
+
+
+@asynccontextmanager
+async def until_closed(session: Session) -> AsyncGenerator[None]:
+    """Close a session at the end of the block; an exception in it is why the session failed."""
+    try:
+        yield
     except BaseException as error:
         session.failed(error)
         raise
     finally:
         await session.close()
-
-
-def _caller(traceparent: str | None, tracestate: str) -> TraceContext | None:
-    if traceparent is None:
-        return None
-    try:
-        return parse_traceparent(traceparent, tracestate)
-    except InvalidTraceParentError as error:
-        raise ConfigurationError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -145,7 +127,31 @@ class Failure:
     message: str
 
 
-class Session:
+class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that another process needs to take a session over (`take_over`), as JSON too.
+
+    ``own_spans`` are those that the host itself has ended, as an OTLP request: it may die before it delivers them.
+    """
+
+    run_id: str
+    info: SandboxInfo
+    process_id: str
+    trace_ids: tuple[str, ...]
+    own_spans: bytes = b""
+
+
+def common_attributes(options: AgentOptions, session_id: str) -> dict[str, Value]:
+    """Return what is on every span of a session."""
+    ids = {
+        "session.id": session_id,
+        "user.id": options.user_id,
+        "tenant.id": options.tenant_id,
+        "user.tier": options.user_tier,
+    }
+    return {**options.attributes, **{name: value for name, value in ids.items() if value}}
+
+
+class Session(Conversation):
     """A running conversation. Iterate over it for events, up to ``end``; see `open_session`."""
 
     def __init__(
@@ -154,52 +160,48 @@ class Session:
         sandbox: Sandbox,
         approvals: ApprovalPolicy | Approver,
         telemetry: Telemetry,
-        caller: TraceContext | None,
+        root: Root,
         environ: Mapping[str, str],
         stop_timeout: float,
         session_id: str,
+        on_own_spans: OnOwnSpans | None = None,
+        outlet: Outlet[AnyEvent] | None = None,
     ) -> None:
+        common = common_attributes(options, session_id)
+        who = Who(
+            session_id=session_id,
+            user_id=options.user_id,
+            tenant_id=options.tenant_id,
+            tier=options.user_tier,
+            model=options.model,
+            tools=tuple(rule.partition("(")[0] for rule in options.allowed_tools),
+        )
+        self._mailbox: Mailbox[AnyEvent] = Mailbox()
+        if outlet is not None:
+            self._mailbox.finish()  # nothing comes there: iterating ends at once
+        trace = SessionTrace(telemetry, common, root, who, on_own_spans)
+        super().__init__(options, approvals, trace, self._mailbox if outlet is None else outlet)
         self.id = session_id
         self.run_id = str(uuid.uuid4())
         """One host's part of the session: a session that is resumed has several."""
-        self.options = options
+        self.info: SandboxInfo | None = None
         self.claude_session_id: str | None = None
         self.failure: Failure | None = None
         self.exit_code: int | None = None
         self.last_error: ErrorData | None = None
-        self._hurried = asyncio.Event()
-        self.ended = asyncio.Event()
-        """Set when the runner's last event has been read; the caller may not have taken it yet."""
-        self.info: SandboxInfo | None = None
+        self.cost_usd = 0.0
+        """What the turns of this session cost so far, in US dollars."""
+        self.left_behind: str | None = None
+        """Why the sandbox may still be there although the session is closed."""
         self._sandbox = sandbox
-        self._approvals = approvals
         self._environ = environ
         self._preview = telemetry.preview
         self._stop_timeout = stop_timeout
-        ids = {
-            "session.id": self.id,
-            "user.id": options.user_id,
-            "tenant.id": options.tenant_id,
-            "user.tier": options.user_tier,
-        }
-        common = {**options.attributes, **{name: value for name, value in ids.items() if value}}
-        who = Who(session_id=self.id, user_id=options.user_id, tenant_id=options.tenant_id, tier=options.user_tier)
-        self.trace = SessionTrace(telemetry, common, caller, who)
-        self._process: Process | None = None
-        self._faults = 0
-        self._mailbox: Mailbox[AnyEvent] = Mailbox()
-        self._requests: dict[str, tuple[ApprovalRequest | QuestionRequest, int]] = {}
         self._pump: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing: asyncio.Task[None] | None = None
-        self.left_behind: str | None = None
-        """Why the sandbox may still be there although the session is closed."""
-        self._answering: set[str] = set()
-        self._left: set[asyncio.Future[None]] = set()
-        self._writing = asyncio.Lock()
+        self._faults = 0
         self._last_result: Result | None = None
-        self.cost_usd = 0.0
-        """What the turns of this session cost so far, in US dollars."""
+        self._hurried = asyncio.Event()
+        self._left: set[asyncio.Future[None]] = set()
 
     @property
     def trace_id(self) -> str:
@@ -207,9 +209,17 @@ class Session:
         return self.trace.root.trace_id
 
     @property
-    def waiting(self) -> Mapping[str, ApprovalRequest | QuestionRequest]:
-        """The approvals and questions that wait for an answer, by id."""
-        return {key: event for key, (event, _) in self._requests.items()}
+    def whereabouts(self) -> Whereabouts | None:
+        """What another process needs to take over; None before the runner runs. `send` may add a trace to it."""
+        if self.info is None or self._process is None:
+            return None
+        return Whereabouts(
+            run_id=self.run_id,
+            info=self.info,
+            process_id=self._process.id,
+            trace_ids=self.trace.trace_ids,
+            own_spans=self.trace.own,
+        )
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -225,11 +235,14 @@ class Session:
             if upload is not None:
                 await self._sandbox.upload(upload)
             self._process = await self._sandbox.run(("run",), self._runner_environment(self.info))
-            stream = RunnerStream(self._sandbox, self._process, self.info.journal, self._stop_timeout)
-            self._pump = asyncio.create_task(self._read(stream))
+            self._follow_runner(self._process, self.info)
             if prompt is not None:
                 with contextlib.suppress(SessionClosedError):  # a runner that died at once: its stream tells why
                     await self.send(prompt)
+
+    def _follow_runner(self, process: Process, info: SandboxInfo) -> None:
+        stream = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
+        self._pump = asyncio.create_task(self._read(stream))
 
     def _metadata(self, prompt: str | None) -> dict[str, str]:
         """Return what is noted on the sandbox: who it is for, and how to find and resume it."""
@@ -287,7 +300,7 @@ class Session:
             raise asyncio.CancelledError
 
     async def _close(self) -> None:
-        await self._mailbox.close()
+        self._outlet.close()
         try:
             with self.trace.span("sandbox.cleanup"):
                 await self._stop_runner()
@@ -299,6 +312,27 @@ class Session:
             for task in self._tasks:
                 task.cancel()
             self._end_trace()
+
+    async def abandon(self) -> None:
+        """Leave the sandbox and its runner to another process that has taken them over: read and end nothing more.
+
+        The session's span is that process's to end. Iterating ends; a later `close` does nothing.
+        """
+        self._closing = self._closing or asyncio.ensure_future(self._abandon())
+        await asyncio.shield(self._closing)
+
+    async def _abandon(self) -> None:
+        self._outlet.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait((self._pump,))
+        await self._sandbox.leave()
+        self.trace.leave()
+        self.ended.set()
+        self._outlet.forget()
+        self._outlet.finish()
 
     def hurry(self) -> None:
         """Wait no longer for the runner to stop: kill it. The sandbox is still removed."""
@@ -370,7 +404,7 @@ class Session:
             await self._tell(error_type, str(error))
         finally:
             self.ended.set()
-            await self._mailbox.finish()
+            self._outlet.finish()
 
     async def _take(self, item: AnyEvent | Fault, size: int) -> None:
         if isinstance(item, Fault):
@@ -385,34 +419,23 @@ class Session:
         if problem is not None:
             await self._tell("protocol", problem)
         self._follow(item, size)
-        await self._mailbox.put(item, size)
-
-    async def _tell(self, error_type: ErrorType, message: str) -> None:
-        """Put an error of the host's own into the stream; it has no seq."""
-        event = self._error(error_type, message)
-        self.trace.observe(event)
-        await self._mailbox.put(event, len(message))
-
-    def _error(self, error_type: ErrorType, message: str) -> Error:
-        root = self.trace.root
-        data = ErrorData(error_type=error_type, message=message)
-        return Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
+        if not self._outlet.offer(item, size):
+            await self._outlet.put(item, size)
 
     def _follow(self, event: AnyEvent, size: int) -> None:
         """Keep what the session itself must know."""
+        if not isinstance(event, _FOLLOWED):
+            return
         match event:
             case Start():
                 self.claude_session_id = event.data.session_id
-            case ApprovalRequest():
-                if self._waits(event.data.approval_id, event, size):
-                    self._decide(event)
-            case QuestionRequest():
-                if self._waits(event.data.question_id, event, size):
-                    self._reply(event)
+            case ApprovalRequest() | QuestionRequest():
+                if self._waiting.add(event, size):
+                    self._asked(event)
             case ApprovalResolved():
-                self._taken(event.data.approval_id)
+                self._waiting.remove(event.data.approval_id)
             case QuestionResolved():
-                self._taken(event.data.question_id)
+                self._waiting.remove(event.data.question_id)
             case Result():
                 self._last_result = event
                 self.cost_usd += event.data.cost_usd
@@ -422,174 +445,31 @@ class Session:
                 self.exit_code = event.data.exit_code
                 if event.data.reason in ("failed", "misconfigured"):
                     self._runner_failed()
-            case _:
-                pass
 
     def _runner_failed(self) -> None:
         """Note why the runner gave up: the error before its end. Earlier turns may have ended well."""
         why = self.last_error or ErrorData(error_type="internal", message="the runner failed and did not say why")
         self._fail(why.error_type, why.message)
 
-    def _waits(self, key: str, event: ApprovalRequest | QuestionRequest, size: int) -> bool:
-        """Let a request wait for its answer, within bounds."""
-        held = sum(size for _, size in self._requests.values())
-        if len(self._requests) >= MAX_WAITING or held + size > MAX_WAITING_BYTES:
-            return False
-        self._requests[key] = (event, size)
-        return True
+    # -- files --------------------------------------------------------------------------------------
 
-    def _taken(self, key: str) -> ApprovalRequest | QuestionRequest | None:
-        event, _ = self._requests.pop(key, (None, 0))
-        return event
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """Return a file of the agent's working directory; ``path`` is relative to that.
 
-    # -- what is decided without the caller ----------------------------------------------------------
-
-    def _decide(self, event: ApprovalRequest) -> None:
-        policy = self._approvals
-        if callable(policy):
-            self._spawn(self._decide_by(policy, event))
-        elif policy != "ask":
-            self._spawn(self._decided(event, policy == "auto", f"policy:{policy}"))
-
-    async def _decide_by(self, approver: Approver, event: ApprovalRequest) -> None:
-        try:
-            verdict = await approver(event)
-        except Exception as error:  # the caller's function: whatever it raises is no permission
-            await self._tell("internal", f"the approver failed, so the call is denied: {error!r}")
-            verdict = False
-        if isinstance(verdict, Approval):
-            with contextlib.suppress(NotWaitingError):
-                await self._resolve(verdict)
-        else:
-            await self._decided(event, verdict, "approver")
-
-    async def _decided(self, event: ApprovalRequest, allowed: bool, by: str) -> None:
-        key = event.data.approval_id
-        try:
-            await (self.approve(key, decided_by=by) if allowed else self.deny(key, "Denied by policy.", decided_by=by))
-        except (NotWaitingError, SessionClosedError):
-            return  # somebody else was quicker, or it is over
-        except StreamLostError as error:
-            await self._tell("network", f"the approval could not be delivered, and waits on: {error}")
-
-    def _reply(self, event: QuestionRequest) -> None:
-        if self._approvals in ("auto", "deny"):
-            answers = {
-                str(question.get("question")): _default_answer(question, self._approvals == "auto")
-                for question in event.data.questions
-            }
-            self._spawn(self.answer(event.data.question_id, answers, decided_by=f"policy:{self._approvals}"))
-
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # -- commands -----------------------------------------------------------------------------------
-
-    async def send(self, text: str, *, traceparent: str | None = None, tracestate: str = "") -> None:
-        """Begin the next turn, after the current one. Raise `SessionClosedError`."""
-        caller = _caller(traceparent, tracestate)
-        if caller is not None:
-            self.trace.admit(caller.trace_id)
-        await self._command(Prompt(text=text, traceparent=traceparent, tracestate=tracestate or None))
-
-    async def approve(
-        self,
-        approval_id: str,
-        *,
-        updated_input: dict[str, Any] | None = None,
-        remember: bool = False,
-        decided_by: str | None = None,
-    ) -> None:
-        """Allow the call, with another input if one is given. Raise `NotWaitingError`."""
-        await self._resolve(
-            Approval(
-                approval_id=approval_id,
-                decision="allow",
-                updated_input=updated_input,
-                remember=remember,
-                decided_by=decided_by or self.options.user_id,
-            )
-        )
-
-    async def deny(self, approval_id: str, message: str | None = None, *, decided_by: str | None = None) -> None:
-        """Refuse the call; the agent is told the message. Raise `NotWaitingError`."""
-        by = decided_by or self.options.user_id
-        await self._resolve(Approval(approval_id=approval_id, decision="deny", message=message, decided_by=by))
-
-    async def _resolve(self, approval: Approval) -> None:
-        with self._answers(approval.approval_id, ApprovalRequest) as request:
-            # Bound to what was shown: an approval of anything else is refused by the runner.
-            by = approval.decided_by or self.options.user_id
-            bound = {"input_sha256": request.data.input_sha256, "decided_by": by}
-            await self._command(msgspec.structs.replace(approval, **bound))
-
-    async def answer(self, question_id: str, answers: Mapping[str, Any], *, decided_by: str | None = None) -> None:
-        """Answer a question, by its text. Raise `NotWaitingError`."""
-        with self._answers(question_id, QuestionRequest):
-            by = decided_by or self.options.user_id
-            await self._command(Answer(question_id=question_id, answers=dict(answers), decided_by=by))
-
-    @contextlib.contextmanager
-    def _answers(self, key: str, kind: type[Request]) -> Generator[Request]:
-        """Answer a request that waits, once; if the answer cannot be delivered, it waits on."""
-        request, _ = self._requests.get(key, (None, 0))
-        if not isinstance(request, kind) or key in self._answering:
-            what = "approval" if kind is ApprovalRequest else "question"
-            raise NotWaitingError(f"{what} {key!r} is unknown or was resolved already")
-        self._answering.add(key)
-        try:
-            yield request
-            self._taken(key)
-        finally:
-            self._answering.discard(key)
-
-    async def interrupt(self) -> None:
-        """End the current turn; the conversation goes on."""
-        await self._command(Interrupt())
-
-    async def finish(self) -> None:
-        """Send no more prompts: the runner ends when nothing is left to do. Approvals are still taken."""
-        with contextlib.suppress(SessionClosedError):  # it has ended: nothing is left to do
-            await self._command(Finish())
+        Raise `FileRefusedError` or one of its kind, another `SandboxError`, and `SessionClosedError`.
+        """
+        if self.info is None or self._closing is not None:
+            raise SessionClosedError("the session has ended, and its files with it")
+        with self.trace.current():
+            return await self._sandbox.read_file(path, max_bytes)
 
     async def download(self, target: Path) -> None:
         """Copy the agent's working directory to a folder."""
         with self.trace.current():
             await self._sandbox.download(target)
 
-    async def _command(self, command: AnyCommand) -> None:
-        """Write a command, and again while it is unsure whether the runner has it: it takes each only once.
-
-        One after the other, so that they arrive in this order.
-        """
-        line = encode(msgspec.structs.replace(command, command_id=uuid.uuid4().hex))
-        async with self._writing:
-            for attempt in range(WRITE_ATTEMPTS):
-                if self._process is None or self._closing is not None or self.ended.is_set():
-                    raise SessionClosedError("the session has ended")
-                try:
-                    with self.trace.current():
-                        await self._process.write(line)
-                except StreamLostError:
-                    if attempt + 1 == WRITE_ATTEMPTS:
-                        raise
-                    with contextlib.suppress(TimeoutError):  # a runner that has ended says so in the meantime
-                        async with asyncio.timeout(0.05 * 2**attempt):
-                            await self.ended.wait()
-                else:
-                    return
-
 
 def _forget(asked: asyncio.Future[None]) -> None:
     """Take note that an answer came when nobody waited for it any more."""
     if not asked.cancelled():
         asked.exception()
-
-
-def _default_answer(question: Mapping[str, Any], first_option: bool) -> str:
-    options = question.get("options") or ()
-    if first_option and options:
-        return str(options[0].get("label"))
-    return "Nobody is here to answer."

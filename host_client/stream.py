@@ -26,6 +26,11 @@ _PASSING: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_lim
 _NOT_STARTED = (126, 127)
 """How a shell says that a program cannot be run, or is not there."""
 
+_NO_JOURNAL = 2
+"""How `agent_runner attach` says that there is no journal: a runner that has just been started has none yet."""
+
+_START_SECONDS = 0.5
+
 _FAILED = 3
 """The runner's own exit code for a CLI or SDK that failed."""
 
@@ -67,7 +72,7 @@ class RunnerStream:
                     yield self._hole(gap), 0
                 if gap is not None or lost:
                     await source.kill()
-                elif (await source.wait()).code > 0:
+                elif (code := (await source.wait()).code) > 0 and not (code == _NO_JOURNAL and await self._starts()):
                     raise await self._died()
                 barren = 0 if self._reader.last_seq > before else barren + 1
             source = await self._attach(barren)
@@ -94,6 +99,15 @@ class RunnerStream:
         lost = f"events {self._reader.last_seq + 1} to {gap.seq - 1} were lost"
         self._reader.skip_to(gap.seq)
         return Fault(lost)
+
+    async def _starts(self) -> bool:
+        """Whether the runner has not ended."""
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            return True
+        return False
 
     async def _died(self) -> RunnerDiedError:
         try:

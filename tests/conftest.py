@@ -7,8 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.runs import Lab, lab
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("sandspan", deadline=None)
+settings.load_profile("sandspan")
 
 
 @pytest.fixture

@@ -497,6 +497,14 @@ APPROVAL = Dashboard(
                 ),
                 split(
                     "ranking",
+                    "Who decided",
+                    "People, and the policies and functions that answer for them, in the range shown.",
+                    "count",
+                    Top(20, Increase(APPROVALS, ("decided_by",), (("decided_by", PRESENT),))),
+                    "decided_by",
+                ),
+                split(
+                    "ranking",
                     "Denied by tool",
                     "In the range shown.",
                     "count",

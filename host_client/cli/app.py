@@ -10,7 +10,7 @@ import typer
 from agent_runner import __version__
 from host_client.errors import ConfigurationError
 
-from . import costs, dashboards, doctor, sandboxes, start, template
+from . import costs, dashboards, doctor, sandboxes, serve, start, template, tokens
 from .checks import check_files, check_prompt
 from .failures import told
 from .help import Command, Group
@@ -18,11 +18,13 @@ from .help import Command, Group
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(cls=Command)(start.run)
 app.command(cls=Command)(start.resume)
+app.command(cls=Command)(serve.serve)
 app.command(cls=Command)(doctor.doctor)
 app.command(cls=Command)(costs.costs)
 app.add_typer(dashboards.app, name="dashboards")
 app.add_typer(sandboxes.app, name="sandboxes")
 app.add_typer(template.app, name="template")
+app.add_typer(tokens.app, name="tokens")
 
 
 def _show_version(wanted: bool) -> None:

@@ -63,7 +63,10 @@ def check_credential(environ: Mapping[str, str]) -> None:
     """Raise `ConfigurationError` if there is nothing to show to the model's API: the CLI asks nothing without."""
     if any(environ.get(name) for name in CREDENTIALS):
         return
-    message = "no key for the model: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or try `host_client demo`"
+    message = (
+        "no key for the model: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN,"
+        " or try `host_client demo` or `host_client serve --demo`"
+    )
     if url := environ.get("ANTHROPIC_BASE_URL"):
         message += f"; if {url} needs none, set ANTHROPIC_AUTH_TOKEN to any word, as the CLI wants one all the same"
     raise ConfigurationError(message)

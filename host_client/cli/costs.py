@@ -21,7 +21,10 @@ def costs(
     since: Annotated[str | None, typer.Option(help="Only from this day or moment on: 2026-11-24, UTC.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Show what turns cost, as noted in the ledger: every run, sampled or not."""
+    """Show what turns cost, as noted in the ledger: every run of this command and of the service, sampled or not.
+
+    Sessions of your own program are noted if it calls `initialize_telemetry`, or its environment names an exporter.
+    """
     from host_client.telemetry.ledger import LedgerError
 
     try:
@@ -68,6 +71,8 @@ def _json(by: str | None, of: Total) -> dict[str, Any]:
         "output_tokens": of.output_tokens,
         "cache_read_tokens": of.cache_read_tokens,
         "cache_creation_tokens": of.cache_creation_tokens,
+        "estimated_turns": of.estimated_turns,
+        "estimated_nano_usd": of.estimated_nano_usd,
     }
 
 
@@ -84,21 +89,32 @@ def _print(by: str, rows: list[Total], total: Total) -> None:
     from .render import visible
 
     if not rows:
-        typer.echo("no costs were noted")
+        typer.echo("no costs were noted (those of demos never are)")
         return
     table = Table(by, box=None, show_footer=True)
     table.columns[0].footer = "total"
-    for name, value in _cells(total).items():
+    estimates = total.estimated_turns > 0
+    for name, value in _cells(total, estimates).items():
         table.add_column(name, justify="right", footer=value)
     for row in rows:
-        table.add_row(visible(row.key or "-"), *_cells(row).values())
-    Console(highlight=False).print(table)
+        table.add_row(visible(row.key or "-"), *_cells(row, estimates).values())
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width of its own
+    console.print(table)
+    if estimates:
+        console.print(
+            f"turns that never told their cost: {total.estimated_turns:,}."
+            " It is estimated by their model requests, as far as those are known",
+            style="yellow",
+        )
 
 
-def _cells(of: Total) -> dict[str, str]:
+def _cells(of: Total, estimates: bool) -> dict[str, str]:
     return {
         "turns": f"{of.turns:,}",
         "cost": dollars(of.nano_usd),
+        **({"estimated": dollars(of.estimated_nano_usd)} if estimates else {}),
         "input": f"{of.input_tokens:,}",
         "output": f"{of.output_tokens:,}",
         "cache read": f"{of.cache_read_tokens:,}",

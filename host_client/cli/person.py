@@ -123,7 +123,8 @@ class Person:
         self._console.print(Text(f"{keys} > ", style="bold yellow"), end="")
         line = await self._lines.next()
         if not line:
-            self._console.print("(end of input: no)")
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                self._console.print("(end of input: no)")
         return line
 
 
@@ -146,7 +147,10 @@ class TerminalLines:
         asyncio.get_running_loop().add_reader(self._fd, self._read)
 
     def _read(self) -> None:
-        chunk = os.read(self._fd, 4096)
+        try:
+            chunk = os.read(self._fd, 4096)
+        except OSError:  # a terminal that was closed
+            chunk = b""
         if not chunk:
             self._ended = True
             self.close()

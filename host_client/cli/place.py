@@ -47,6 +47,8 @@ class Wish:
     secret_name: str | None = None
     resume: str | None = None
     """The id of a paused sandbox."""
+    outlives_host: bool = False
+    """Another process may take the session over."""
 
 
 def place_of(wish: Wish, environ: Mapping[str, str]) -> Place:
@@ -114,6 +116,7 @@ def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
         keys=cast("KeyMode", keys),
         secret_name=wish.secret_name or "anthropic",
         pause=wish.keep == PAUSE,
+        outlives_host=wish.outlives_host,
     )
     remark = f"E2B sandbox, template {options.template}{chosen}"
     sandbox = E2BSandbox(options, environ=environ, resume=wish.resume)

@@ -20,7 +20,7 @@ from agent_runner import protocol as p
 from host_client.telemetry.summary import Summary
 
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _RESULT_LINES = 6
 _LINE = 200
@@ -194,7 +194,8 @@ def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
             rules.append(f"{rule.get('toolName')}({content})" if content else str(rule.get("toolName")))
         rules += [f"the directory {directory}" for directory in suggestion.get("directories") or ()]
     if not rules:
-        rules = [f"mode {each['mode']}" for each in data.suggestions if each.get("mode")]
+        modes = [str(each["mode"]) for each in data.suggestions if each.get("mode")]
+        rules = [f"all edits (mode {mode})" if mode == "acceptEdits" else f"mode {mode}" for mode in modes]
     return rules
 
 
@@ -214,6 +215,19 @@ def summary_line(summary: Summary, input_tokens: int | None = None, output_token
     line.append(
         f"\n{summary.input_tokens if input_tokens is None else input_tokens} tokens in,"
         f" {summary.output_tokens if output_tokens is None else output_tokens} out, ${summary.cost_usd:.4f},"
-        f" {summary.tool_calls} tool calls, {summary.approvals} asked"
+        f" {summary.tool_calls} tool call{'' if summary.tool_calls == 1 else 's'}, {summary.approvals} asked"
     )
     return line
+
+
+def delivery_line(exporter: str, counts: Mapping[str, int]) -> Text:
+    """Return what became of an exporter's spans, in yellow where some have not arrived."""
+    arrived = {name: counts.get(name, 0) for name in ("exported", "retried", "spooled")}
+    rest = {name: count for name, count in counts.items() if count and name not in arrived}
+    parts = [f"{count} {name}" for name, count in arrived.items() if count or name == "exported"]
+    for name, count in rest.items():
+        what, _, reason = name.partition(": ")
+        parts.append(f"{count} {what} ({reason})" if reason else f"{count} {what}")
+    if not any(counts.values()):
+        parts.append("the trace was not sampled")
+    return Text(visible(f"telemetry: {exporter}: {', '.join(parts)}"), style="yellow" if rest else "dim")

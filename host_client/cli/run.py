@@ -29,7 +29,7 @@ from host_client.telemetry.setup import start
 
 from .person import Person
 from .place import Place
-from .render import Renderer, summary_line, visible
+from .render import Renderer, delivery_line, summary_line, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,15 @@ def run_job(job: Job) -> tuple[int, AgentResult | None]:
 
 async def _run(job: Job, console: Console) -> tuple[int, AgentResult | None]:
     with Interrupts(console) as interrupts:
+        telemetry = _telemetry(job)
         try:
-            outcome = await _converse(job, console, interrupts)
+            outcome = await _converse(job, console, interrupts, telemetry)
+            _finish(job, console, outcome)
         except asyncio.CancelledError:  # stopped before there was a session
             return 128 + (interrupts.stopped_by or signal.SIGINT), None
-        _finish(job, console, outcome)
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):  # stopped once more: what is left waits in the spool
+                await _deliver(telemetry, console)
     return _exit_code(outcome.result, interrupts.stopped_by), outcome.result
 
 
@@ -101,14 +105,13 @@ def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
     return result.exit_code or int(result.is_error)
 
 
-async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Outcome:
+async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetry: Telemetry) -> Outcome:
     policy = _effective_policy(job, console)
     for remark in job.place.remarks:
         console.print(Text(remark, style="dim"))
     console.print(Text("starting the sandbox …", style="dim"))
     seen = Seen()
     session: Session | None = None
-    telemetry = _telemetry(job)
     try:
         async with _session(job, policy, console, telemetry) as session:
             interrupts.session = session
@@ -120,8 +123,6 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts) -> Outco
     except asyncio.CancelledError:
         if session is None:
             raise
-    finally:
-        await _deliver(telemetry, console)
     return Outcome(
         result_of(session, seen.result),
         interrupts.stopped_by is not None,
@@ -199,13 +200,10 @@ def _telemetry(job: Job) -> Telemetry:
 
 
 async def _deliver(telemetry: Telemetry, console: Console) -> None:
-    """End telemetry, and say what of it has not arrived."""
-    if await asyncio.to_thread(telemetry.shutdown):
-        return
+    """End telemetry, and say for each exporter what became of its spans."""
+    await asyncio.to_thread(telemetry.shutdown)
     for name, counts in telemetry.counts().items():
-        lost = [f"{count} {what}" for what, count in counts.items() if count and what not in ("exported", "retried")]
-        if lost:
-            console.print(Text(f"telemetry: {name}: {', '.join(lost)}", style="yellow"))
+        console.print(delivery_line(name, counts), soft_wrap=True)
 
 
 def _session(
@@ -274,7 +272,10 @@ class Interrupts:
             task.add_done_callback(self._sent.discard)
         else:
             self.stopped_by = number
-            self._console.print("stopping …", style="yellow")
+            try:
+                self._console.print("stopping …", style="yellow")
+            except OSError:
+                self._console.quiet = True  # a terminal that was closed takes no last words
             if self._main is not None:
                 self._main.cancel()
 

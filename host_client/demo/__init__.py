@@ -54,6 +54,14 @@ def run_demo(
                 trace_out=trace_out,
             )
         )
+    if script is None and not json_events:
+        print(f"the same in a browser, with you to decide: {_command()} serve --demo", file=out)
     for request in model.unexpected:
         print(f"the script has no reply for a request: {request}", file=sys.stderr)
     return code or (1 if model.unexpected else 0)
+
+
+def _command() -> str:
+    """Return how this program was called."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "host_client" else f"{sys.executable} -m host_client"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
+
+from host_client.errors import FileRefusedError
 
 
 class Exit(NamedTuple):
@@ -18,7 +20,7 @@ class Exit(NamedTuple):
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """What is known of a sandbox. ``attributes`` go on the span ``sandbox.create``."""
+    """What is known of a sandbox, as JSON too. ``attributes`` go on the span ``sandbox.create``."""
 
     id: str
     kind: str
@@ -28,10 +30,27 @@ class SandboxInfo:
     conversation: str | None = None
     """Claude's session id of the conversation that was left in it, in a sandbox that was resumed."""
     attributes: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
+    root: str | None = None
+    """The directory on this machine that goes with it, in a local sandbox."""
+
+
+def inner_path(path: str) -> PurePosixPath:
+    """Return a path below the working directory; raise `FileRefusedError` for one that leads elsewhere."""
+    inner = PurePosixPath(path)
+    if not inner.parts or inner.is_absolute() or ".." in inner.parts or "\0" in path:
+        raise FileRefusedError(
+            f"{path[:200]!r} is no path within the working directory: name it from there, without .."
+        )
+    return inner
 
 
 class Process(Protocol):
-    """One process in a sandbox."""
+    """One process in a sandbox; `Sandbox.adopt` finds it by its ``id``."""
+
+    @property
+    def id(self) -> str:
+        """Its number, as its sandbox has it."""
+        ...
 
     def output(self) -> AsyncIterator[bytes]:
         """Yield stdout in chunks of any size until it ends; raise `StreamLostError` on a lost connection."""
@@ -67,6 +86,25 @@ class Sandbox(Protocol):
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> Process:
         """Start ``agent_runner`` with these arguments and variables; raise `SandboxStartError`."""
+        ...
+
+    async def adopt(self, info: SandboxInfo, process_id: str) -> Process:
+        """Take over, in place of `create`, what a host that died has made; return its runner, without its output.
+
+        Raise `SandboxGoneError` where nothing is left of it. A runner that could not outlive its host is ended, and
+        waiting for it raises that too.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """Let go of it, in place of `close`: it and its processes go on, as another host's."""
+        ...
+
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """Return a file of the working directory; ``path`` is relative to that.
+
+        Raise `FileRefusedError` for what is no regular file within it, `FileMissingError` and `FileTooLargeError`.
+        """
         ...
 
     async def upload(self, source: Path) -> None:

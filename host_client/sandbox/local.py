@@ -19,14 +19,27 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from agent_runner.processes import oom_kills
-from host_client.errors import ConfigurationError, SandboxStartError, StreamLostError
+from host_client.errors import (
+    ConfigurationError,
+    FileMissingError,
+    FileRefusedError,
+    FileTooLargeError,
+    SandboxGoneError,
+    SandboxStartError,
+    StreamLostError,
+)
 
-from .base import Exit, SandboxInfo
+from .base import Exit, SandboxInfo, inner_path
 
 _CHUNK = 256 * 1024
 _STDERR_LINES = 50
 _MARK = "SANDSPAN_SANDBOX"
 """In the environment of everything that runs in a sandbox: whose it is."""
+
+AGENT_LOST = "the service that this session's agent ran in has ended, and the agent, which ran locally, with it"
+
+_PREFIX = "sandspan-"
+"""What the name of a directory begins with that is removed."""
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "HTTPS_PROXY")
 
@@ -45,20 +58,37 @@ class LocalSandbox:
         self._given = work.resolve() if work is not None else None
         self._keep = keep.resolve() if keep is not None else None
         self._root: Path | None = None
+        self._temporary: Path | None = None
         self.name = ""
         self._processes: list[LocalProcess] = []
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         """Make the directories; nobody lists them, so ``metadata`` is not kept."""
         try:
-            self._root = self._keep or Path(tempfile.mkdtemp(prefix="sandspan-"))
+            if self._keep is None:
+                self._temporary = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self._root = self._keep or self._temporary or Path()
             for name in ("home", "work"):
                 (self._root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SandboxStartError(f"cannot make a directory for the run: {error}") from error
         self.work = self._given or self._root / "work"
         self.name = name = f"local-{secrets.token_hex(6)}"
-        return SandboxInfo(id=name, kind="local", work=str(self.work), journal=str(self._root / f"{name}.jsonl"))
+        temporary = str(self._temporary) if self._temporary is not None else None
+        journal = str(self._root / f"{name}.jsonl")
+        return SandboxInfo(id=name, kind="local", work=str(self.work), journal=journal, root=temporary)
+
+    async def adopt(self, info: SandboxInfo, process_id: str) -> Remnant:
+        """End what is left of it: without its host the runner has lost its input. Its journal can be read."""
+        root = Path(info.root) if info.root is not None else None
+        if not info.id.startswith("local-") or (root is not None and not root.name.startswith(_PREFIX)):
+            raise ConfigurationError(f"sandbox {info.id} in {root} is no local one")
+        self.name, self.work = info.id, Path(info.work)
+        self._root, self._temporary = Path(info.journal).parent, root
+        await asyncio.to_thread(_kill_marked, self.name)
+        if not await asyncio.to_thread(_is_left, Path(info.journal), self.work):
+            raise SandboxGoneError(f"{AGENT_LOST}; its files are gone")
+        return Remnant(process_id)
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
         """Start the runner of this Python's environment."""
@@ -96,14 +126,24 @@ class LocalSandbox:
         """Copy out of the working directory."""
         await asyncio.to_thread(_copy, self.work, target)
 
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """Read from the working directory."""
+        return await asyncio.to_thread(_read, self.work, path, max_bytes)
+
+    async def leave(self) -> None:
+        """Let go of it."""
+        for process in self._processes:
+            process.leave()
+        self._root = self._temporary = None
+
     async def close(self) -> None:
         """Kill what still runs and remove the directories."""
         for process in self._processes:
             await process.kill()
         await asyncio.to_thread(_kill_marked, self.name)
-        root, self._root = self._root, None
-        if root is not None and self._keep is None:
-            await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
+        temporary, self._temporary, self._root = self._temporary, None, None
+        if temporary is not None:
+            await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
 
 
 def _kill_marked(name: str) -> None:
@@ -113,6 +153,10 @@ def _kill_marked(name: str) -> None:
         with contextlib.suppress(OSError):
             if mark in (process / "environ").read_bytes().split(b"\0"):
                 os.kill(int(process.name), signal.SIGKILL)
+
+
+def _is_left(journal: Path, work: Path) -> bool:
+    return journal.is_file() and work.is_dir()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -125,6 +169,25 @@ def _copy(source: Path, target: Path) -> None:
         raise ConfigurationError(f"cannot copy {source} to {target}: {error}") from error
 
 
+def _read(work: Path, path: str, max_bytes: int) -> bytes:
+    """Read a file; nothing is isolated here, so a link that changes meanwhile gives nobody anything new."""
+    try:
+        found = (work / inner_path(path)).resolve(strict=True)
+        if not found.is_relative_to(work.resolve()):
+            raise FileRefusedError(f"{path!r} leads out of the working directory")
+        if not found.is_file():
+            raise FileRefusedError(f"{path!r} is no regular file")
+        with found.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileMissingError(f"the working directory has no file {path!r}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise FileRefusedError(f"{path!r} cannot be read: {error}") from error
+    if len(content) > max_bytes:
+        raise FileTooLargeError(f"{path!r} is larger than {max_bytes} bytes")
+    return content
+
+
 class LocalProcess:
     """A child process."""
 
@@ -134,6 +197,11 @@ class LocalProcess:
         self._stderr: deque[bytes] = deque(maxlen=_STDERR_LINES)
         self._draining = asyncio.ensure_future(self._drain_stderr())
         self.pid = process.pid
+
+    @property
+    def id(self) -> str:
+        """The process's number."""
+        return str(self.pid)
 
     async def _drain_stderr(self) -> None:
         assert self._process.stderr is not None
@@ -181,3 +249,36 @@ class LocalProcess:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._draining.cancel()
+
+    def leave(self) -> None:
+        """Hear no more of it."""
+        self._draining.cancel()
+
+
+class Remnant:
+    """A runner that has been ended, as its host had."""
+
+    def __init__(self, process_id: str) -> None:
+        self.id = process_id
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """Yield nothing: the journal has it all."""
+        return
+        yield b""
+
+    async def write(self, data: bytes) -> None:
+        """Raise `StreamLostError`."""
+        raise StreamLostError(AGENT_LOST)
+
+    async def close_input(self) -> None:
+        """Nothing to do."""
+
+    async def wait(self) -> Exit:
+        """Raise `SandboxGoneError`: how it ended nobody knows."""
+        raise SandboxGoneError(AGENT_LOST)
+
+    async def terminate(self) -> None:
+        """Nothing to do."""
+
+    async def kill(self) -> None:
+        """Nothing to do."""

@@ -99,7 +99,7 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail: tuple[Failure, ...] = ()
     """Failures answered before this reply, in order."""
     expect: str | None = None
-    """Text the request's last message must contain; anything else is an unexpected request."""
+    """Text the request's last message of the user must contain; anything else is an unexpected request."""
     otherwise: Reply | None = None
     """The reply given instead where ``expect`` is not met."""
 
@@ -132,13 +132,13 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"conversation {name!r} has {len(replies)} replies, and request {index + 1} came:"
                 f" {text_of(messages[-1])[-300:]!r}"
             )
-        reply = replies[index]
-        while reply.expect is not None and reply.expect not in text_of(messages[-1]) and reply.otherwise is not None:
+        reply, said = replies[index], _said(messages)
+        while reply.expect is not None and reply.expect not in said and reply.otherwise is not None:
             reply = reply.otherwise
-        if reply.expect is not None and reply.expect not in text_of(messages[-1]):
+        if reply.expect is not None and reply.expect not in said:
             raise UnexpectedRequestError(
                 f"reply {index + 1} of conversation {name!r} expects {reply.expect!r}, and the request"
-                f" ends with {text_of(messages[-1])[-300:]!r}"
+                f" ends with {said[-300:]!r}"
             )
         return name, index, reply
 
@@ -152,6 +152,11 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if MAIN not in self.conversations:
             raise UnexpectedRequestError(f"no conversation fits {first[-300:]!r}")
         return MAIN
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of the user's last message, which holds what tools said; the CLI may put its own after it."""
+    return next((text_of(message) for message in reversed(messages) if message.get("role") == "user"), "")
 
 
 def text_of(message: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ Importing this module imports OpenTelemetry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from .config import TelemetryConfig
@@ -95,18 +95,15 @@ class SpooledOutbox:
     def __init__(self, delivery: Delivery, content: ContentFilter | None) -> None:
         self._delivery = delivery
         self._content = content
+        self.hold = delivery.hold
         self.release = delivery.release
         self.discard = delivery.discard
         self.flush = delivery.flush
         self.close = delivery.close
 
-    def hold(self, trace_id: str, request: bytes, spans: int) -> None:
-        """Keep spans of a trace that is not decided."""
-        self._delivery.hold(trace_id, [Batch(request, spans)])
-
-    def deliver(self, request: bytes, spans: int) -> None:
-        """Send spans of a trace that is kept."""
-        self._delivery.offer([Batch(request, spans)])
+    def offer(self, batches: Sequence[Batch]) -> None:
+        """Send spans of traces that are kept."""
+        self._delivery.offer(batches)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Return the counters, by destination; drops with their reason."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from agent_runner.sanitize import Sanitizer
+from host_client.config import state_path
 
 from . import endpoints
 from .endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, SIGNOZ_LOCAL, Endpoint, Protocol, Signal
@@ -79,11 +80,11 @@ def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple
         metric_interval=reading.get("metric_interval", 60.0),
         prometheus_host=reading.get("prometheus_host", "localhost"),
         prometheus_port=reading.get("prometheus_port", 9464),
-        spool_directory=reading.get("spool_directory", _state(environ, "spool")),
+        spool_directory=reading.get("spool_directory", state_path(environ, "spool")),
         spool_max_bytes=reading.get("spool_max_bytes", TelemetryConfig.spool_max_bytes),
         user_label_limit=reading.get("user_label_limit", 1000),
         tier=reading.get("tier", None),
-        ledger=reading.get("ledger", _state(environ, "ledger.sqlite")),
+        ledger=reading.get("ledger", state_path(environ, "ledger.sqlite")),
     )
     if config.enabled:
         config = reading.with_exporters(config)
@@ -253,11 +254,3 @@ def _environment_of_resource(environ: Mapping[str, str]) -> str:
         return environment_name(name)
     except ValueError:
         return "development"
-
-
-def _state(environ: Mapping[str, str], name: str) -> Path | None:
-    """Return where this user's state belongs, as the XDG base directory specification has it; None for nobody's."""
-    base, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
-    if Path(base).is_absolute():
-        return Path(base) / "sandspan" / name
-    return Path(home) / ".local" / "state" / "sandspan" / name if Path(home).is_absolute() else None

@@ -6,14 +6,13 @@ withheld. Importing this module imports OpenTelemetry.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 
-from agent_runner.genai import CONTENT, MESSAGES, message
+from agent_runner.genai import CONTENT, MESSAGES, message, read_message
 from agent_runner.sanitize import FULL_LENGTH, Sanitizer, preview, replace_lone_surrogates
 
 WITHHELD = "[withheld]"
@@ -71,23 +70,11 @@ class ContentFilter:
     def _value(self, name: str, value: Any) -> str:
         if not isinstance(value, str):  # nothing of ours: a forged one
             return WITHHELD
-        read = _read(value) if name in MESSAGES else None
+        read = read_message(value) if name in MESSAGES else None
         if read is None:
             return self.text(value)
         role, text = read
         return message(role, self.text(text))
-
-
-def _read(value: str) -> tuple[str, str] | None:
-    """Return role and text of a message as the runner writes it; None for anything else."""
-    try:
-        match json.loads(value):
-            case [{"role": str(role), "parts": [{"type": "text", "content": str(text)}]}]:
-                return role, text
-            case _:
-                return None
-    except ValueError:
-        return None
 
 
 def _holds_content(span: ReadableSpan) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import replace
 
 from .destinations import Destination
 from .encoding import Batch
-from .sender import Counts, Sender
+from .sender import CHANCE, HANGS_AFTER, Counts, Sender
 from .spool import Spool
 
 LINGER = 5.0
@@ -36,7 +35,7 @@ class Delivery:
         *,
         linger: float = LINGER,
         clock: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = CHANCE.random,
     ) -> None:
         self._spool = spool
         self._linger = linger
@@ -103,25 +102,40 @@ class Delivery:
     def flush(self, timeout: float) -> bool:
         """Deliver now; return whether all spans handed over before, and what dead processes left, are delivered.
 
-        False within ``timeout`` seconds, and at once where no destination may be tried within them; false too
-        if spans were dropped since the last call.
+        False within ``timeout`` seconds, and at once where no destination may be tried within them, or where all that
+        have not delivered hang and their spans are in the spool; false too if spans were dropped since the last call.
         """
+        return self._flush(timeout, self._is_given_up)
+
+    def _flush(self, timeout: float, is_given_up: Callable[[Sender], bool]) -> bool:
         deadline = time.monotonic() + timeout
         self._looked.wait(timeout)
         self._hurry.set()
         self._wake()
         try:
             with self._progress:
-                while (left := deadline - time.monotonic()) > 0 and self._may_deliver(left):
-                    self._progress.wait(left)
+                while (left := deadline - time.monotonic()) > 0 and self._may_deliver(left, is_given_up):
+                    self._progress.wait(min(left, HANGS_AFTER / 4))  # one that begins to hang tells nobody
         finally:
             if not self._closing.is_set():
                 self._hurry.clear()
         return self._is_delivered()
 
-    def _may_deliver(self, within: float) -> bool:
+    def _may_deliver(self, within: float, is_given_up: Callable[[Sender], bool]) -> bool:
         waiting, soon = self._spool.waiting(), self._clock() + within
-        return any(waiting[sender.key] and sender.put_off_until < soon for sender in self._senders)
+        return any(
+            waiting[sender.key] and sender.put_off_until < soon and not is_given_up(sender) for sender in self._senders
+        )
+
+    def _is_given_up(self, sender: Sender) -> bool:
+        """Whether a destination hangs; not where its spans would be lost."""
+        asked_at = sender.asked_at
+        hangs = asked_at is not None and self._clock() - asked_at >= HANGS_AFTER
+        return hangs and self._spool.outlives(sender.key)
+
+    def _is_left_behind(self, sender: Sender) -> bool:
+        """Whether the end does not wait for a destination: it hangs or fails, and the next process has its spans."""
+        return self._is_given_up(sender) or (sender.is_failing and self._spool.outlives(sender.key))
 
     def _is_delivered(self) -> bool:
         counts = self.counts().values()
@@ -132,16 +146,18 @@ class Delivery:
     def close(self, timeout: float) -> bool:
         """Flush, then stop; what is left stays in the spool, what is not decided too.
 
+        A destination that fails is not tried again by now, where its spans are in the spool.
         Returns what `flush` does, a second after it at most; false also where undecided spans end with the process.
         """
-        delivered = self.flush(timeout)
+        delivered = self._flush(timeout, self._is_left_behind)
         self._closing.set()
         self._hurry.set()
         self._wake()
         deadline = time.monotonic() + 1.0
-        for thread in self._threads:
+        for sender, thread in zip((*self._senders, None), self._threads, strict=True):
             # One that hangs in a destination is left behind: it holds nothing that is not in the spool.
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if sender is None or sender.asked_at is None or not self._is_left_behind(sender):
+                thread.join(max(0.0, deadline - time.monotonic()))
         self._spool.close()
         return self._is_delivered() and delivered
 

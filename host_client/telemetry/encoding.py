@@ -6,9 +6,11 @@ Requests that follow each other byte by byte are one request: every field of it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as ProtoStatus
@@ -17,7 +19,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from agent_runner.otlp import key_values
+from .batch import Batch
 
 _IS_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _IS_REMOTE = _IS_LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
@@ -27,13 +29,8 @@ _CODES = {
     StatusCode.ERROR: ProtoStatus.STATUS_CODE_ERROR,
 }
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-
-
-class Batch(NamedTuple):
-    """A serialized ``ExportTraceServiceRequest`` and the number of spans in it."""
-
-    body: bytes
-    spans: int
+_SHORT = 128
+"""A longer text hardly comes twice, and would only fill the cache."""
 
 
 def encode(spans: Sequence[ReadableSpan]) -> Batch:
@@ -98,6 +95,35 @@ def _add_span(to: Any, span: ReadableSpan) -> None:
         )
 
 
+def key_values(of: Mapping[str, Any]) -> list[KeyValue]:
+    """Return attributes as OTLP has them."""
+    return [
+        _key_value(key, value) if isinstance(value, str) and len(value) > _SHORT else _repeated(key, value)
+        for key, value in of.items()
+    ]
+
+
+def _key_value(key: str, value: Any) -> KeyValue:
+    return KeyValue(key=key, value=_any_value(value))
+
+
+_repeated = lru_cache(512, typed=True)(_key_value)  # typed: 1, 1.0 and True are three values here
+
+
+def _any_value(value: Any) -> AnyValue:
+    match value:
+        case bool():
+            return AnyValue(bool_value=value)
+        case str():
+            return AnyValue(string_value=value)
+        case int():
+            return AnyValue(int_value=value)
+        case float():
+            return AnyValue(double_value=value)
+        case _:
+            return AnyValue(array_value=ArrayValue(values=[_any_value(item) for item in value]))
+
+
 def _flags(context: SpanContext | None) -> int:
     return _IS_REMOTE if context is not None and context.is_remote else _IS_LOCAL
 
@@ -123,15 +149,16 @@ def _alone(request: ExportTraceServiceRequest) -> Iterator[bytes]:
 
 def decode(body: bytes) -> list[ReadableSpan]:
     """Return the spans of a request; raise DecodeError for what is none."""
-    return list(_readable(ExportTraceServiceRequest.FromString(body)))
+    return list(readable_of(ExportTraceServiceRequest.FromString(body)))
 
 
-def _readable(request: ExportTraceServiceRequest) -> Iterator[ReadableSpan]:
+def readable_of(request: ExportTraceServiceRequest) -> Iterator[ReadableSpan]:
+    """Yield the spans of a request."""
     for of_resource in request.resource_spans:
-        resource = Resource(_values(of_resource.resource.attributes), of_resource.schema_url)
+        resource = Resource(values_of(of_resource.resource.attributes), of_resource.schema_url)
         for of_scope in of_resource.scope_spans:
             about = of_scope.scope
-            scope = InstrumentationScope(about.name, about.version, of_scope.schema_url, _values(about.attributes))
+            scope = InstrumentationScope(about.name, about.version, of_scope.schema_url, values_of(about.attributes))
             for span in of_scope.spans:
                 yield _readable_span(span, resource, scope)
 
@@ -146,14 +173,14 @@ def _readable_span(span: ProtoSpan, resource: Resource, scope: InstrumentationSc
         context=context,
         parent=parent if span.parent_span_id else None,
         resource=resource,
-        attributes=_values(span.attributes),
-        events=[Event(event.name, _values(event.attributes), event.time_unix_nano) for event in span.events],
+        attributes=values_of(span.attributes),
+        events=[Event(event.name, values_of(event.attributes), event.time_unix_nano) for event in span.events],
         links=[
-            Link(_context(link.trace_id, link.span_id, is_remote=True, state=None), _values(link.attributes))
+            Link(_context(link.trace_id, link.span_id, is_remote=True, state=None), values_of(link.attributes))
             for link in span.links
         ],
         kind=SpanKind(span.kind - 1) if 1 <= span.kind <= 5 else SpanKind.INTERNAL,
-        status=_status(span.status),
+        status=status_of(span.status),
         start_time=span.start_time_unix_nano,
         end_time=span.end_time_unix_nano,
         instrumentation_scope=scope,
@@ -164,13 +191,15 @@ def _context(trace_id: bytes, span_id: bytes, *, is_remote: bool, state: TraceSt
     return SpanContext(int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), is_remote, _SAMPLED, state)
 
 
-def _status(status: ProtoStatus) -> Status:
+def status_of(status: ProtoStatus) -> Status:
+    """Return a status as OpenTelemetry's SDK has it."""
     if status.code == ProtoStatus.STATUS_CODE_ERROR:
         return Status(StatusCode.ERROR, status.message)
     return Status(StatusCode.OK if status.code == ProtoStatus.STATUS_CODE_OK else StatusCode.UNSET)
 
 
-def _values(pairs: Any) -> Mapping[str, Any]:
+def values_of(pairs: Any) -> dict[str, Any]:
+    """Return attributes by their names."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 

@@ -138,8 +138,8 @@ METRICS = (
         "claude.agent.approvals",
         "counter",
         "{approval}",
-        ("tenant", "tier", "tool", "decision"),
-        "Approvals and questions by how they ended.",
+        ("tenant", "tier", "tool", "decision", "decided_by"),
+        "Approvals and questions by how they ended, and by who decided.",
         "claude_agent_approvals_total",
     ),
     Metric(

@@ -2,113 +2,47 @@
 
 A turn is known by its session and its span, so that one that is told again is not counted again. Money is whole
 1e-9 US dollars: sums are exact. The time is the host's, as a sandbox's clock could move a cost to another month.
+A turn that began and was never told to have ended is written when its session ends, as an estimate: what its model
+requests cost at list price, as far as their spans came. The turn's own result takes its place if it comes after all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING
 
-from agent_runner.protocol import AnyEvent, Result, Start
+from agent_runner.protocol import AnyEvent, Result
 from agent_runner.sanitize import single_line
 
-from .turns import Turn, turn_of
+from .ledger_file import BY, By, Entry, LedgerError, Total, open_to_write, sums, write
+from .turns import MAX_COST_USD, NANO, Turn, turn_of
+from .unfinished import Spending
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
     from .pipeline import Who
+    from .sampling import EndedSpan
 
-By = Literal["user", "tenant", "model", "day"]
-BY: tuple[By, ...] = get_args(By)
+__all__ = ["BY", "By", "Ledger", "LedgerError", "Total"]
 
-VERSION = 1
 MAX_PENDING = 10_000
 """Turns that wait for a file that cannot be written; older ones are lost."""
 MAX_SESSIONS = 10_000
 BUSY_SECONDS = 5.0
-"""How long another process's write is waited for."""
-RETRY_SECONDS = 5.0
+"""How long another process's write is waited for where a person waits for sums."""
+RETRY_SECONDS = 1.0
+"""How long after a failure the next try begins, and how long that one waits for other processes."""
 _MAX_NAME = 512
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS turns (
-    id INTEGER PRIMARY KEY,
-    ended_at REAL NOT NULL,
-    session TEXT NOT NULL,
-    span TEXT NOT NULL,
-    trace TEXT NOT NULL,
-    turn INTEGER NOT NULL,
-    user TEXT,
-    tenant TEXT,
-    tier TEXT,
-    error_type TEXT,
-    nano_usd INTEGER NOT NULL,
-    UNIQUE (session, trace, span)
-);
-CREATE INDEX IF NOT EXISTS turns_ended_at ON turns (ended_at);
-CREATE TABLE IF NOT EXISTS parts (
-    turn_id INTEGER NOT NULL REFERENCES turns (id),
-    model TEXT NOT NULL,
-    nano_usd INTEGER NOT NULL,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    cache_read_tokens INTEGER NOT NULL,
-    cache_creation_tokens INTEGER NOT NULL,
-    PRIMARY KEY (turn_id, model)
-) WITHOUT ROWID;
-"""
-
-_KEYS: dict[By, str] = {
-    "user": "turns.user",
-    "tenant": "turns.tenant",
-    "model": "parts.model",
-    "day": "date(turns.ended_at, 'unixepoch')",
-}
+_MAX_TURN = 2**31
+"""SQLite takes no number above 2**63, and one forged row must not hold up all others."""
 
 _logger = logging.getLogger(__name__)
-
-
-class LedgerError(Exception):
-    """The ledger cannot be read; the message says why, and what to do."""
-
-
-class Entry(NamedTuple):
-    """One turn as it is written. ``ended_at`` is in seconds since the epoch."""
-
-    ended_at: float
-    session: str
-    span: str
-    trace: str
-    turn: int
-    user: str | None
-    tenant: str | None
-    tier: str | None
-    error_type: str | None
-    figures: Turn
-
-
-@dataclass(frozen=True)
-class Total:
-    """What belongs to one user, tenant, model or day (UTC); ``key`` None where a turn had none."""
-
-    key: str | None
-    turns: int
-    nano_usd: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_creation_tokens: int
 
 
 class Ledger:
@@ -122,11 +56,13 @@ class Ledger:
         self.lost = 0
         self.disagreements = 0
         self._clock = clock
-        self._models: OrderedDict[str, str] = OrderedDict()
+        self._sessions: OrderedDict[str, Spending] = OrderedDict()
         self._pending: deque[Entry] = deque()
         self._connection: sqlite3.Connection | None = None
-        self._lock = threading.Lock()
-        self._not_before = 0.0
+        self._mutex = threading.Lock()
+        """Guards what waits and who writes; never held while the file is touched."""
+        self._retrying: threading.Thread | None = None
+        self._closing = threading.Event()
         self._told = False
 
     # -- what the pipeline calls -----------------------------------------------------------------------
@@ -134,93 +70,141 @@ class Ledger:
     def begin(self, who: Who) -> None:
         """A session begins: nothing has been spent."""
 
-    def observe_span(self, span: ReadableSpan) -> None:
-        """Spans cost nothing."""
+    def observe_span(self, span: EndedSpan) -> None:
+        """Take note of a model request, for a turn that may never have a result."""
+        if not span.name.startswith("chat"):  # by which it is known: to read attributes costs more
+            return
+        attributes, parent = span.attributes or {}, span.parent
+        if parent is None or attributes.get("gen_ai.operation.name") != "chat":
+            return
+        if (session := self._sessions.get(str(attributes.get("session.id")))) is not None:
+            session.request(f"{parent.span_id:016x}", attributes)
+
+    def recall_span(self, span: EndedSpan) -> None:
+        """Take note of it as if it was new: an estimate is of all requests of its turn, whoever saw them."""
+        self.observe_span(span)
+
+    def recall(self, event: AnyEvent, who: Who) -> None:
+        """Do as with a new one: a host that was killed may not have written its turn, and one in the file stays one."""
+        self.observe(event, who)
 
     def observe(self, event: AnyEvent, who: Who) -> None:
-        """Take note of a session's model, and write a turn that ended."""
-        match event:
-            case Start():
-                self._models[who.session_id] = event.data.model
-                if len(self._models) > MAX_SESSIONS:
-                    self._models.popitem(last=False)
-            case Result():
-                self.record(event, who)
-            case _:
-                pass
+        """Write a turn that ended; take note of a session's model, and of what turns have begun and ended."""
+        if isinstance(event, Result):
+            self.record(event, who)
+        if (session := self._sessions.get(who.session_id)) is None:
+            session = self._sessions[who.session_id] = Spending()
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        session.observe(event)
 
     def end(self, who: Who) -> None:
-        """A session has ended."""
-        self._models.pop(who.session_id, None)
+        """A session has ended: what its unfinished turns have cost is estimated."""
+        if (session := self._sessions.pop(who.session_id, None)) is None:
+            return
+        for left in session.take():
+            if left.figures.nano > MAX_COST_USD * NANO:
+                self._lose(1, f"an estimate of {left.figures.nano / NANO} US dollars")
+                continue
+            about = (left.span_id, left.trace_id, left.turn)
+            self._take(self._entry(who, *about, session.error_type, True, left.figures))
 
     def record(self, event: Result, who: Who) -> None:
         """Write a turn that ended; once, however often it is told."""
+        session = self._sessions.get(who.session_id)
         try:
-            figures = turn_of(event.data, self._models.get(who.session_id))
+            figures = turn_of(event.data, session.model if session is not None else None)
         except ValueError as error:
             self._lose(1, str(error))
             return
         if not figures.agrees:
             self.disagreements += 1
-        entry = Entry(
+        about = (event.span_id, event.trace_id, event.data.turn)
+        self._take(self._entry(who, *about, event.data.error_type, False, figures))
+
+    def _entry(
+        self, who: Who, span: str, trace: str, turn: int, error_type: str | None, estimated: bool, figures: Turn
+    ) -> Entry:
+        return Entry(
             self._clock(),
             _name(who.session_id) or "",
-            event.span_id,
-            event.trace_id,
-            event.data.turn,
+            span,
+            trace,
+            max(0, min(turn, _MAX_TURN)),
             _name(who.user_id),
             _name(who.tenant_id),
             _name(who.tier),
-            event.data.error_type,
+            error_type,
+            estimated,
             figures,
         )
-        with self._lock:
-            self._pending.append(entry)
-            if len(self._pending) > MAX_PENDING:
-                self._pending.popleft()
-                self._lose(1, "too many turns wait to be written")
-            if time.monotonic() >= self._not_before:
-                self._write(BUSY_SECONDS)
 
     def close(self, timeout: float) -> bool:
         """Write what waits, trying for so many seconds; return whether nothing was lost."""
         until = time.monotonic() + timeout
-        with self._lock:
+        self._closing.set()
+        retrying = self._retrying
+        if retrying is not None:
+            retrying.join(max(0.0, until - time.monotonic()))
+        if retrying is None or not retrying.is_alive():
             while self._pending and not self._write(max(0.0, until - time.monotonic())):
                 if time.monotonic() + 0.1 > until:
                     break
                 time.sleep(0.1)
+            self._disconnect()
+        with self._mutex:
             self._lose(len(self._pending), "the file could not be written")
             self._pending.clear()
-            self._disconnect()
         return not self.lost
 
     # -- writing ----------------------------------------------------------------------------------------
 
+    def _take(self, entry: Entry) -> None:
+        """Write a turn without waiting for anybody; where that fails, a thread of its own tries again."""
+        with self._mutex:
+            self._pending.append(entry)
+            if len(self._pending) > MAX_PENDING:
+                self._pending.popleft()
+                self._lose(1, "too many turns wait to be written")
+            if self._retrying is not None:
+                return
+        if not self._write(0.0):
+            self._retrying = threading.Thread(target=self._retry, name="sandspan-ledger", daemon=True)
+            self._retrying.start()
+
+    def _retry(self) -> None:
+        while not self._closing.wait(RETRY_SECONDS):
+            written = self._write(RETRY_SECONDS)
+            with self._mutex:
+                if written and not self._pending:
+                    self._retrying = None
+                    return
+
     def _write(self, patience: float) -> bool:
-        """Write all that waits, in one transaction; return whether it was written.
+        """Write all that waits, in one transaction; return whether it was written. One thread at a time calls it.
 
         ``patience`` is how many seconds other processes are waited for.
         """
+        with self._mutex:
+            entries = list(self._pending)
         try:
-            connection = self._connected(patience)
-            with _transaction(connection):
-                for entry in self._pending:
-                    _insert(connection, entry)
+            write(self._connected(patience), entries)
         except (sqlite3.Error, OSError, LedgerError) as error:
             self._disconnect()
-            self._not_before = time.monotonic() + RETRY_SECONDS
-            if not self._told:
+            if not self._told and (patience or not _is_busy(error)):
                 self._told = True
                 _logger.warning("costs cannot be written to %s, and are kept in memory: %s", self.path, error)
             return False
-        self._pending.clear()
+        written = set(map(id, entries))
+        with self._mutex:
+            while self._pending and id(self._pending[0]) in written:
+                self._pending.popleft()
         self._told = False
         return True
 
     def _connected(self, patience: float) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = _open_to_write(self.path, patience)
+            self._connection = open_to_write(self.path, patience)
         self._connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
         return self._connection
 
@@ -242,88 +226,22 @@ class Ledger:
 
         Raise `LedgerError` for a file that cannot be read; one that is not there is empty.
         """
-        return self._sums(_KEYS[by], "1" if by == "day" else "3 DESC, 1", since)
+        return self._sums(by, since)
 
     def total(self, since: float | None = None) -> Total:
         """Return the sum of all; see `totals`."""
-        return next(iter(self._sums("NULL", "1", since)), Total(None, 0, 0, 0, 0, 0, 0))
+        return next(iter(self._sums(None, since)), Total(None, 0, 0, 0, 0, 0, 0))
 
-    def _sums(self, key: str, order: str, since: float | None) -> list[Total]:
-        if not self.path.exists():
-            return []
-        query = f"""
-            SELECT {key}, COUNT(DISTINCT turns.id), SUM(parts.nano_usd), SUM(parts.input_tokens),
-                SUM(parts.output_tokens), SUM(parts.cache_read_tokens), SUM(parts.cache_creation_tokens)
-            FROM turns JOIN parts ON parts.turn_id = turns.id
-            WHERE turns.ended_at >= ? GROUP BY 1 ORDER BY {order}
-        """  # noqa: S608 - of constants
+    def _sums(self, by: By | None, since: float | None) -> list[Total]:
         try:
-            with contextlib.closing(_connect(self.path, BUSY_SECONDS)) as connection:
-                if _is_new(connection, self.path):
-                    return []
-                return [Total(*row) for row in connection.execute(query, (since or 0.0,))]
+            return sums(self.path, by, since, BUSY_SECONDS) if self.path.exists() else []
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(f"{self.path} cannot be read as a ledger of costs: {error}") from None
 
 
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    # A lock of ours keeps threads apart.
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, patience, isolation_level=None, check_same_thread=False, uri=True)
-
-
-def _open_to_write(path: Path, patience: float) -> sqlite3.Connection:
-    """Open the file, made if it is not there; raise what `sqlite3` and the file system raise, and `LedgerError`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Made here, as SQLite would let others read who spent what.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    connection = _connect(path, patience)
-    try:
-        if _is_new(connection, path):
-            connection.execute("PRAGMA journal_mode = WAL")  # stays with the file
-            with _transaction(connection):
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file is empty; raise `LedgerError` for what is no ledger of this version."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise LedgerError(f"{path} was written by a newer version of sandspan: upgrade, or set SANDSPAN_LEDGER")
-    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name != 'turns'").fetchone()
-    if version == 0 and tables:
-        raise LedgerError(f"{path} is no ledger of costs: set SANDSPAN_LEDGER to another file")
-    return version == 0
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # what fails may have rolled back by itself
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def _insert(connection: sqlite3.Connection, entry: Entry) -> None:
-    figures = entry.figures
-    cursor = connection.execute(
-        "INSERT INTO turns (ended_at, session, span, trace, turn, user, tenant, tier, error_type, nano_usd)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (*entry[:-1], figures.nano),
-    )
-    if cursor.rowcount:  # else it was told before
-        rows = [(cursor.lastrowid, *part) for part in figures.parts]
-        connection.executemany("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+def _is_busy(error: Exception) -> bool:
+    """Whether another process is writing, which is over in a moment."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _name(value: str | None) -> str | None:

@@ -9,24 +9,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter as Counts
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opentelemetry.metrics import CallbackOptions, Histogram, Observation
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.metrics import Counter as CounterInstrument
-from opentelemetry.sdk.metrics import Counter, MeterProvider, ObservableCounter
-from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import (
+    InMemoryMetricReader,
+    MetricReader,
+    MetricsData,
+    ResourceMetrics,
+    ScopeMetrics,
+)
 from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from agent_runner import __version__, otlp
+from agent_runner import __version__, readable
 from agent_runner.protocol import (
     AnyEvent,
     ApprovalRequest,
     ApprovalResolved,
+    ApprovalResolvedData,
     Error,
     QuestionResolved,
+    QuestionResolvedData,
     Result,
     Start,
     ToolResult,
@@ -34,30 +44,29 @@ from agent_runner.protocol import (
 )
 from agent_runner.sanitize import brief
 
+from .histograms import Recorder
 from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
-from .labels import Labels, error_type
+from .labels import Labels, error_type, source_of
 from .trace import SERVICE_NAME
 from .turns import Turn, turn_of
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
     from .config import TelemetryConfig
     from .pipeline import Who
+    from .sampling import EndedSpan
 
-MAX_SESSIONS = 10_000
 MAX_CALLS = 1_000
 """Tool calls of one session whose names are remembered until they end."""
 
 MAX_MS = 30 * 86_400_000.0
 """What takes longer is no duration: a sandbox's clock is not trusted."""
 
-_SDK = ("gen_ai.operation.name", "gen_ai.provider.name")
+_SCOPE = InstrumentationScope("sandspan.host_client", __version__)
 _USAGE = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens"}
 
 _logger = logging.getLogger(__name__)
 
-Counts = Callable[[], Mapping[str, Mapping[str, int]]]
+SpanCounts = Callable[[], Mapping[str, Mapping[str, int]]]
 """By exporter, spans that were exported, retried, spooled, and dropped with a reason (``dropped: why``)."""
 
 
@@ -76,6 +85,8 @@ class Part(Protocol):
 
 @dataclass(slots=True)
 class _Session:
+    source: str
+    customer: Mapping[str, str]
     model: str | None = None
     calls: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
 
@@ -89,15 +100,19 @@ class Metrics:
     def __init__(self, parts: Sequence[Part] = (), *, user_label_limit: int = 1000, tier: str | None = None) -> None:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._sessions: dict[str, _Session] = {}
         more = (Counter, ObservableCounter)
+        self._source = InMemoryMetricReader()
+        self._resource = readable.resource(SERVICE_NAME)
         self._provider = MeterProvider(
-            metric_readers=[part.reader for part in parts],
-            resource=otlp.resource(SERVICE_NAME),
+            metric_readers=[self._source],
+            resource=self._resource,
             shutdown_on_exit=False,
+            exemplar_filter=AlwaysOffExemplarFilter(),  # what counts is in no span that one could name
             views=[View(instrument_type=kind, aggregation_cardinality_limit=MAX_COUNTER_SERIES) for kind in more],
         )
-        self._meter = self._provider.get_meter("sandspan.host_client", __version__)
+        self._meter = self._provider.get_meter(_SCOPE.name, _SCOPE.version)
+        self._histograms: list[Recorder] = []
         self._cost = self._counter("claude.agent.cost.usd")
         self._turn_duration = self._histogram("claude.agent.duration.ms")
         self._tool_duration = self._histogram("claude.agent.tool.duration.ms")
@@ -112,19 +127,38 @@ class Metrics:
         self._creation = self._histogram("claude.agent.sandbox.creation.duration")
         active = BY_NAME["claude.agent.sessions.active"]
         self._active = self._meter.create_up_down_counter(active.name, active.unit, active.what)
-        self._events = self._counter("claude.agent.events")
+        self._events: Counts[tuple[tuple[str, str], ...]] = Counts()
+        events = BY_NAME["claude.agent.events"]
+        self._meter.create_observable_counter(events.name, [self._counted], events.unit, events.what)
+        for part in parts:
+            # What a meter provider does with a reader that it feeds.
+            part.reader._set_collect_callback(self._collected)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
 
     def _counter(self, name: str) -> CounterInstrument:
         metric = BY_NAME[name]
         return self._meter.create_counter(metric.name, metric.unit, metric.what)
 
-    def _histogram(self, name: str) -> Histogram:
-        metric = BY_NAME[name]
-        return self._meter.create_histogram(
-            metric.name, metric.unit, metric.what, explicit_bucket_boundaries_advisory=metric.buckets
-        )
+    def _histogram(self, name: str) -> Recorder:
+        self._histograms.append(recorder := Recorder(BY_NAME[name]))
+        return recorder
 
-    def watch(self, counts: Counts) -> None:
+    def _collected(self, _reader: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
+        """Return everything since the start of the process: each reader gets the same, and it is summed up once."""
+        data = self._source.get_metrics_data()
+        sums = data.resource_metrics if data is not None else ()
+        metrics = [
+            *(metric for of in sums for scope in of.scope_metrics for metric in scope.metrics),
+            *filter(None, (histogram.collected() for histogram in self._histograms)),
+        ]
+        if not metrics:
+            return None
+        return MetricsData([ResourceMetrics(self._resource, [ScopeMetrics(_SCOPE, metrics, "")], "")])
+
+    def _counted(self, _: CallbackOptions) -> Iterable[Observation]:
+        """Return how many events there were: they are many, and a sum of our own costs a tenth of an instrument's."""
+        return [Observation(count, dict(labels)) for labels, count in self._events.copy().items()]
+
+    def watch(self, counts: SpanCounts) -> None:
         """Tell what became of spans, as ``counts`` has it whenever metrics are read. Called once."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -149,9 +183,13 @@ class Metrics:
 
     def begin(self, who: Who) -> None:
         """A session begins."""
+        self._labels.know(who)
         if who.session_id not in self._sessions:
-            self._sessions[who.session_id] = _Session()
-            self._active.add(1, self._customer(who))
+            self._sessions[who.session_id] = session = self._new(who)
+            self._active.add(1, session.customer)
+
+    def _new(self, who: Who) -> _Session:
+        return _Session(_source(who), self._customer(who))
 
     def end(self, who: Who) -> None:
         """A session has ended."""
@@ -160,23 +198,17 @@ class Metrics:
 
     def observe(self, event: AnyEvent, who: Who) -> None:
         """Count an event, and what it says."""
-        customer = self._customer(who)
-        self._events.add(1, {**customer, "type": event.type})
-        session = self._sessions.get(who.session_id) or _Session()
+        self.recall(event, who)
+        session = self._sessions.get(who.session_id) or self._new(who)
+        customer = session.customer
+        self._events[(*customer.items(), ("type", event.type))] += 1
         match event:
-            case Start():
-                session.model = event.data.model
-            case ToolUse():
-                self._called(session, event.data.id, event.data.name)
-            case ApprovalRequest():
-                self._called(session, event.data.tool_use_id, event.data.tool_name)
             case ToolResult():
                 self._tool_ended(session, event, customer)
             case ApprovalResolved():
-                tool = session.calls.get(event.data.tool_use_id, "")
-                self._decided(tool, event.data.decision, event.data.wait_ms, customer)
+                self._decided(session, session.calls.get(event.data.tool_use_id, ""), event.data, customer)
             case QuestionResolved():
-                self._decided("AskUserQuestion", event.data.decision, event.data.wait_ms, customer)
+                self._decided(session, "AskUserQuestion", event.data, customer)
             case Error():
                 self._errors.add(1, {**customer, **self._model(session), "error.type": event.data.error_type})
             case Result():
@@ -184,11 +216,24 @@ class Metrics:
             case _:
                 pass
 
+    def recall(self, event: AnyEvent, who: Who) -> None:
+        """Take note of a session's model and of the tools it called: later events name neither."""
+        session = self._sessions.get(who.session_id) or self._new(who)
+        match event:
+            case Start():
+                session.model = brief(event.data.model)
+            case ToolUse():
+                self._called(session, event.data.id, event.data.name)
+            case ApprovalRequest():
+                self._called(session, event.data.tool_use_id, event.data.tool_name)
+            case _:
+                pass
+
     def _customer(self, who: Who) -> dict[str, str]:
         return self._labels.customer(who.tenant_id, who.tier)
 
     def _model(self, session: _Session) -> dict[str, str]:
-        return {"model": self._labels.model(session.model)} if session.model else {}
+        return {"model": self._labels.model(session.model, session.source)} if session.model else {}
 
     def _called(self, session: _Session, tool_id: str, name: str) -> None:
         session.calls[tool_id] = brief(name)  # the model's own words, where it calls what there is not
@@ -197,17 +242,27 @@ class Metrics:
 
     def _tool_ended(self, session: _Session, event: ToolResult, customer: Mapping[str, str]) -> None:
         name = session.calls.pop(event.data.tool_use_id, "")
-        labels = {**customer, "tool": self._labels.tool(name)} if name else dict(customer)
+        labels = {**customer, "tool": self._labels.tool(name, session.source)} if name else dict(customer)
         if 0 <= event.data.duration_ms <= MAX_MS:
             self._tool_duration.record(event.data.duration_ms, labels)
         if event.data.is_error:
             self._tool_errors.add(1, {**labels, "error.type": event.data.error_type or "tool_error"})
 
-    def _decided(self, tool: str, decision: str, wait_ms: float, customer: Mapping[str, str]) -> None:
-        of_tool = {"tool": self._labels.tool(tool)} if tool else {}
-        self._approvals.add(1, {**customer, **of_tool, "decision": decision})
-        if 0 <= wait_ms <= MAX_MS:
-            self._wait.record(wait_ms, {**customer, "decision": decision})
+    def _decided(
+        self,
+        session: _Session,
+        tool: str,
+        data: ApprovalResolvedData | QuestionResolvedData,
+        customer: Mapping[str, str],
+    ) -> None:
+        labels = {**customer, "decision": data.decision}
+        if 0 <= data.wait_ms <= MAX_MS:
+            self._wait.record(data.wait_ms, labels)
+        if tool:
+            labels["tool"] = self._labels.tool(tool, session.source)
+        if data.decided_by:
+            labels["decided_by"] = self._labels.decider(data.decided_by, session.source)
+        self._approvals.add(1, labels)
 
     def _turn_ended(self, session: _Session, event: Result, who: Who, customer: Mapping[str, str]) -> None:
         data = event.data
@@ -219,32 +274,40 @@ class Metrics:
         except ValueError as error:
             _logger.warning("not counted: %s", error)
             return
-        self._count_turn(turn, customer, self._labels.user(who.user_id))
+        self._count_turn(turn, session.source, customer, self._labels.user(who.user_id))
 
-    def _count_turn(self, turn: Turn, customer: Mapping[str, str], user: Mapping[str, str]) -> None:
+    def _count_turn(self, turn: Turn, source: str, customer: Mapping[str, str], user: Mapping[str, str]) -> None:
         for part in turn.parts:
-            labels = {**customer, "model": self._labels.model(part.model)}
+            labels = {**customer, "model": self._labels.model(part.model, source)}
             self._cost.add(part.nano / 1e9, {**labels, **user})
             for kind, tokens in zip(TOKEN_KINDS, part[2:], strict=True):
                 if tokens:
                     self._tokens.add(tokens, {**labels, "kind": kind})
 
-    def observe_span(self, span: ReadableSpan) -> None:
+    def observe_span(self, span: EndedSpan) -> None:
         """Measure a model request, or a sandbox's creation."""
-        attributes = span.attributes or {}
-        if attributes.get("gen_ai.operation.name") == "chat":
-            self._request(span, attributes)
-        elif span.name == "sandbox.create":
-            kind = self._labels.sandbox_kind(str(attributes.get("sandbox.kind") or "unknown"))
+        name = span.name  # by which it is known: to read attributes costs more
+        if name.startswith("chat"):
+            attributes = span.attributes or {}
+            if attributes.get("gen_ai.operation.name") == "chat":
+                self._request(span, attributes)
+        elif name == "sandbox.create":
+            attributes = span.attributes or {}
+            kind = _text(attributes.get("sandbox.kind")) or "unknown"
+            kind = self._labels.sandbox_kind(kind, _source_in(attributes))
             labels = {**self._customer_of(attributes), "sandbox.kind": kind, **_failure(attributes)}
             if (ms := _duration_ms(span)) is not None:
                 self._creation.record(ms, labels)
 
-    def _request(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
+    def recall_span(self, span: EndedSpan) -> None:
+        """Measure nothing: another process has."""
+
+    def _request(self, span: EndedSpan, attributes: Mapping[str, Any]) -> None:
         labels = {**self._customer_of(attributes), "gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic"}
+        source = _source_in(attributes)
         for name in ("gen_ai.request.model", "gen_ai.response.model"):
             if isinstance(model := attributes.get(name), str):
-                labels[name] = self._labels.model(model)
+                labels[name] = self._labels.model(model, source)
         if (ms := _duration_ms(span)) is not None:
             self._request_duration.record(ms / 1000, {**labels, **_failure(attributes)})
         seconds = _number(attributes.get("gen_ai.response.time_to_first_chunk"), MAX_MS / 1000)
@@ -255,8 +318,7 @@ class Metrics:
                 self._request_tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
 
     def _customer_of(self, attributes: Mapping[str, Any]) -> dict[str, str]:
-        tenant, tier = attributes.get("tenant.id"), attributes.get("user.tier")
-        return self._labels.customer(str(tenant) if tenant else None, str(tier) if tier else None)
+        return self._labels.customer(_text(attributes.get("tenant.id")), _text(attributes.get("user.tier")))
 
     def close(self, timeout: float) -> bool:
         """Give away what is left, to all at once, in so many seconds; return whether that was done."""
@@ -301,11 +363,23 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
     return Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier), tuple(problems)
 
 
+def _source(who: Who) -> str:
+    return source_of(who.session_id, who.user_id, who.tenant_id)
+
+
+def _source_in(attributes: Mapping[str, Any]) -> str:
+    return source_of(*(_text(attributes.get(name)) for name in ("session.id", "user.id", "tenant.id")))
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None
+
+
 def _failure(attributes: Mapping[str, Any]) -> dict[str, str]:
     return {"error.type": error_type(attributes["error.type"])} if "error.type" in attributes else {}
 
 
-def _duration_ms(span: ReadableSpan) -> float | None:
+def _duration_ms(span: EndedSpan) -> float | None:
     return _number(((span.end_time or 0) - (span.start_time or 0)) / 1e6, MAX_MS)
 
 

@@ -23,6 +23,7 @@ from agent_runner.sanitize import brief
 
 from .destinations import Delivered, Destination, Outcome, Retry
 from .notices import Notices
+from .sender import HANGS_AFTER
 
 FIRST_DELAY = 0.25
 """Seconds before the last export is tried again; doubles."""
@@ -39,6 +40,7 @@ class OtlpExporter(MetricExporter):
         self.delivered = False
         """Whether the last export was taken."""
         self._destination = destination
+        self._asked_at: float | None = None
         self._notices = Notices(_logger)
         self._last_until = 0.0
         self._given_up = threading.Event()
@@ -59,17 +61,31 @@ class OtlpExporter(MetricExporter):
         return MetricExportResult.SUCCESS if delivered else MetricExportResult.FAILURE
 
     def _send(self, request: bytes) -> bool:
+        self._asked_at = time.monotonic()
         try:
             outcome: Outcome = self._destination.send(request)
         except Exception as error:  # telemetry never stops an agent
             outcome = Retry(None, brief(repr(error)))
+        finally:
+            self._asked_at = None
         if isinstance(outcome, Delivered) and not outcome.rejected:
             self._notices.forget("failed")
             return True
         self.failures += 1
         why = getattr(outcome, "why", "") or "the request is too large"
-        self._notices.warn("failed", "metrics to %s were not taken; the next export has them: %s", self.name, why)
+        self._notices.warn(
+            "failed",
+            "metrics to %s were not taken; this process's next export has them: %s",
+            self.name,
+            why,
+        )
         return False
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds yet it may be waited for an answer before the receiver counts as one that hangs."""
+        asked_at = self._asked_at
+        return HANGS_AFTER if asked_at is None else asked_at + HANGS_AFTER - time.monotonic()
 
     @property
     def name(self) -> str:
@@ -94,8 +110,16 @@ class OtlpPart:
         self.reader = PeriodicExportingMetricReader(self.exporter, interval * 1000, interval * 1000)
 
     def close(self, timeout: float) -> bool:
-        """Export once more, and end."""
+        """Export once more, and end; one that hangs is waited for no longer."""
         self.exporter.delivered = False
         self.exporter.persist(timeout)
-        self.reader.shutdown(timeout * 1000)  # pyright: ignore[reportUnknownMemberType]
+        until = time.monotonic() + timeout
+
+        def end() -> None:
+            self.reader.shutdown(timeout * 1000)  # pyright: ignore[reportUnknownMemberType]
+
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        while ending.is_alive() and (left := min(until - time.monotonic(), self.exporter.patience)) > 0:
+            ending.join(left)
         return self.exporter.delivered

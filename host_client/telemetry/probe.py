@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent_runner import otlp
+from agent_runner import otlp, readable
 from agent_runner.doctor import Finding
-from agent_runner.spans import Span
+from agent_runner.spans import Ids, Span
 
 from .assembly import remote_destinations
 from .config import TelemetryConfig
@@ -56,7 +55,7 @@ def examine(config: TelemetryConfig) -> Iterator[Finding]:
 
 def check_destination(destination: Destination, endpoint: Endpoint) -> Finding:
     """Send one span and say what became of it."""
-    trace_id = f"{random.getrandbits(128) or 1:032x}"
+    trace_id = Ids().trace_id()
     outcome = destination.send(_probe(trace_id))
     return _told(f"Exporter {destination.name}", destination.name, endpoint, outcome, f"a probe, trace {trace_id}")
 
@@ -76,9 +75,9 @@ def _told(title: str, exporter: str, endpoint: Endpoint, outcome: Outcome, what:
 
 def _probe(trace_id: str) -> bytes:
     now = time.time_ns()
-    span = Span(SPAN_NAME, trace_id, f"{random.getrandbits(64) or 1:016x}", None, now)
+    span = Span(SPAN_NAME, trace_id, Ids().span_id(), None, now)
     span.end = now
-    return otlp.encode([span], otlp.resource("host_client"))
+    return otlp.encode([span], readable.resource("host_client"))
 
 
 def check_port(host: str, port: int) -> Finding:

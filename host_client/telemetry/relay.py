@@ -1,99 +1,245 @@
-"""OTLP bytes from a sandbox to OpenTelemetry spans, checked: the sandbox is not trusted.
+"""OTLP bytes from a sandbox to spans that may go on, checked and cleaned: the sandbox is not trusted.
 
 A span of another trace is refused, and so is one with the id of another; who it is for is what the host
-knows and not what the sandbox says. Importing this module imports OpenTelemetry.
+knows and not what the sandbox says. They are cleaned in the message that they come in, and stay in it: what a runner
+never sends (links, fields that are not known) is taken out. Importing this module imports OpenTelemetry.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+import os
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
+from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
+from opentelemetry.sdk.resources import OTELResourceDetector
+from opentelemetry.trace import TraceState
 
 from agent_runner.spans import Value
 
+from . import clean
+from .encoding import key_values
+from .relayed import Relayed, compact, spans_of
+
 MAX_SPANS = 10_000
-"""Most spans of one event; the runner sends 64 at a time."""
+"""Most spans of one event, and most resources and scopes that they are of; the runner sends 64 spans at a time."""
 
-OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier"})
-"""Attributes that only the host sets: what is billed and shown to whom goes by them."""
+MAX_VALUES = 100_000
+"""Most events, attributes and items of lists that the spans of one event have: two bytes may make one, to look at which
+costs a microsecond."""
 
-_OURS = ("langfuse.", "gen_ai.usage.cost")
-"""Beginnings of names that a backend takes for whom and how much, and no runner sends."""
+DAY_NS = 86_400 * 10**9
+"""How far after now a moment may be: a backend that refuses one refuses all spans that were sent with it."""
 
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_MAX_COUNT = 2**32 - 1
+
+_OF_THE_HOST = ("deployment.", "service.namespace")
+"""Beginnings of what OTEL_RESOURCE_ATTRIBUTES here says of the deployment, and so of its sandboxes."""
+
+_FEW = 4
+"""So many are deleted one by one: to leave only the others copies them all."""
+
+_PLAIN = frozenset({"string_value", "bool_value", "int_value", "double_value"})
+_NUMBERS = _PLAIN - {"string_value"}
+_KINDS = range(Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_CONSUMER + 1)
+_FLAGS = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
-def decode(otlp: str, *, trace_ids: frozenset[str], common: Mapping[str, Value]) -> list[ReadableSpan]:
-    """Return the spans of one ``telemetry`` event; raise ValueError for what is no such thing."""
+def decode(
+    otlp: str, *, trace_ids: frozenset[str], common: Mapping[str, Value], given: Collection[str] = ()
+) -> Relayed:
+    """Return the spans of one ``telemetry`` event; raise ValueError for what is no such thing.
+
+    ``common`` goes on every span. ``given`` are texts that the host told the sandbox: they come back as they were, and
+    a trace state is one of them or none.
+    """
     try:
-        request = ExportTraceServiceRequest.FromString(base64.b64decode(otlp, validate=True))
+        body = base64.b64decode(otlp, validate=True)
+        request = ExportTraceServiceRequest.FromString(body)
     except (binascii.Error, DecodeError) as error:
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
-    return list(_spans(request, trace_ids, common))
+    _drop_empty(request)
+    request.DiscardUnknownFields()
+    _clean_all(request, {bytes.fromhex(trace_id) for trace_id in trace_ids}, _Cleaner(common.keys(), given))
+    if request.ByteSize() < len(body) // 2:
+        request = compact(request)
+    pairs = key_values(common)
+    for span in spans_of(request):
+        span.attributes.extend(pairs)
+    return Relayed(request)
 
 
-def _spans(
-    request: ExportTraceServiceRequest, trace_ids: frozenset[str], common: Mapping[str, Value]
-) -> Iterator[ReadableSpan]:
-    count = 0
+def _clean_all(request: ExportTraceServiceRequest, ids: Collection[bytes], cleaner: _Cleaner) -> None:
+    """Clean all of it; raise ValueError for what is not of this session."""
     for of_resource in request.resource_spans:
-        resource = Resource(_attributes(of_resource.resource.attributes))
+        of_resource.ClearField("schema_url")
+        _clean_resource(of_resource.resource)
         for of_scope in of_resource.scope_spans:
-            scope = InstrumentationScope(of_scope.scope.name, of_scope.scope.version)
+            of_scope.ClearField("schema_url")
+            of_scope.scope.ClearField("attributes")
+            of_scope.scope.name, of_scope.scope.version = map(clean.name, (of_scope.scope.name, of_scope.scope.version))
             for span in of_scope.spans:
-                count += 1
-                if count > MAX_SPANS:
-                    raise ValueError(f"telemetry of more than {MAX_SPANS} spans")
-                if span.trace_id.hex() not in trace_ids or len(span.span_id) != 8:
+                if span.trace_id not in ids or not _are_ids(span.span_id, span.parent_span_id or span.span_id):
                     raise ValueError("telemetry for a trace that is not this session's")
-                yield _span(span, resource, scope, common)
+                cleaner.clean(span)
 
 
-def _span(span: Any, resource: Resource, scope: InstrumentationScope, common: Mapping[str, Value]) -> ReadableSpan:
-    state = TraceState.from_header([span.trace_state]) if span.trace_state else None
-    trace_id = int.from_bytes(span.trace_id, "big")
-    parent = None
-    if span.parent_span_id:
-        parent = SpanContext(trace_id, int.from_bytes(span.parent_span_id, "big"), True, _SAMPLED, state)
-    return ReadableSpan(
-        name=span.name,
-        context=SpanContext(trace_id, int.from_bytes(span.span_id, "big"), False, _SAMPLED, state),
-        parent=parent,
-        resource=resource,
-        attributes={**_unowned(_attributes(span.attributes)), **common},
-        events=[Event(e.name, _attributes(e.attributes), e.time_unix_nano) for e in span.events],
-        # OTLP counts kinds from 1, with 0 for none given.
-        kind=SpanKind(span.kind - 1) if 1 <= span.kind <= 5 else SpanKind.INTERNAL,
-        status=_status(span.status),
-        start_time=span.start_time_unix_nano,
-        end_time=span.end_time_unix_nano,
-        instrumentation_scope=scope,
-    )
+def _are_ids(*span_ids: bytes) -> bool:
+    return all(len(span_id) == 8 and any(span_id) for span_id in span_ids)
 
 
-def _unowned(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if name not in OWNED and not name.startswith(_OURS)}
+def _drop_empty(request: ExportTraceServiceRequest) -> None:
+    """Leave resources and scopes that have spans; raise ValueError for too many of anything."""
+    resources = request.resource_spans
+    if len(resources) > MAX_SPANS:
+        raise ValueError(f"telemetry of more than {MAX_SPANS} resources")
+    if len(resources) + sum(len(of_resource.scope_spans) for of_resource in resources) > MAX_SPANS:
+        raise ValueError(f"telemetry of more than {MAX_SPANS} resources and scopes")
+    if sum(len(of_scope.spans) for of_resource in resources for of_scope in of_resource.scope_spans) > MAX_SPANS:
+        raise ValueError(f"telemetry of more than {MAX_SPANS} spans")
+    for of_resource in resources:
+        if not all(of_scope.spans for of_scope in of_resource.scope_spans):
+            _leave_only(of_resource.scope_spans, [of_scope for of_scope in of_resource.scope_spans if of_scope.spans])
+    if not all(of_resource.scope_spans for of_resource in resources):
+        _leave_only(resources, [of_resource for of_resource in resources if of_resource.scope_spans])
 
 
-def _status(status: Any) -> Status:
-    return Status(StatusCode.ERROR, status.message) if status.code == 2 else Status(StatusCode(min(status.code, 1)))
+def _leave_only(messages: Any, wanted: Sequence[Any]) -> None:
+    """Leave of a repeated field some of its own messages: to delete them one by one takes quadratic time."""
+    del messages[:]
+    messages.extend(wanted)
 
 
-def _attributes(pairs: Any) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
+def _clean_resource(resource: Any) -> None:
+    """Leave of a resource which program made the spans, and let the host say how that is deployed."""
+    said = clean.resource((pair.key, getattr(pair.value, "string_value", "")) for pair in resource.attributes)
+    resource.Clear()
+    resource.attributes.extend(_resource(said, os.environ.get(OTEL_RESOURCE_ATTRIBUTES, "")))
 
 
-def _value(value: Any) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return tuple(_value(item) for item in value.array_value.values)
-    return getattr(value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else ""
+@lru_cache(64)
+def _resource(said: tuple[tuple[str, str], ...], environment: str) -> list[KeyValue]:
+    attributes: dict[str, Any] = {key: value for key, value in said if value}
+    if environment:
+        detected = OTELResourceDetector().detect().attributes
+        attributes.update({key: value for key, value in detected.items() if key.startswith(_OF_THE_HOST)})
+    return key_values(attributes)
+
+
+def _clean_status(status: Status) -> None:
+    if status.code == Status.STATUS_CODE_ERROR:
+        status.message = clean.name(status.message)
+        return
+    status.ClearField("message")
+    status.code = Status.STATUS_CODE_OK if status.code == Status.STATUS_CODE_OK else Status.STATUS_CODE_UNSET
+
+
+@lru_cache(64)
+def _state(header: str) -> str:
+    return TraceState.from_header([header]).to_header()
+
+
+class _Cleaner:
+    """Cleans the spans of one event. Raises ValueError where they have too many values.
+
+    ``owned`` are names that the host will say itself.
+    """
+
+    def __init__(self, owned: Collection[str], given: Collection[str]) -> None:
+        self._owned = owned
+        self._given = given
+        self._left = MAX_VALUES
+        self._now = time.time_ns()
+
+    def clean(self, span: Span) -> None:
+        """Leave of a span what the host would say itself."""
+        span.name = clean.span_name(span.name)
+        if span.kind not in _KINDS:
+            span.kind = Span.SPAN_KIND_INTERNAL
+        if span.trace_state:
+            span.trace_state = _state(span.trace_state) if span.trace_state in self._given else ""
+        if span.links:
+            span.ClearField("links")
+        if span.HasField("status"):
+            _clean_status(span.status)
+        span.flags &= _FLAGS
+        end = self._moment(span.end_time_unix_nano)
+        span.end_time_unix_nano = end
+        span.start_time_unix_nano = min(span.start_time_unix_nano or end, end)
+        self._clean_attributes(span, self._owned)
+        self._clean_events(span)
+
+    def _moment(self, told: int) -> int:
+        """Return nanoseconds since the epoch that a backend takes."""
+        return min(told or self._now, self._now + DAY_NS)
+
+    def _count(self, values: int) -> None:
+        self._left -= values
+        if self._left < 0:
+            raise ValueError(f"telemetry of more than {MAX_VALUES} attributes and events")
+
+    def _clean_events(self, span: Span) -> None:
+        self._count(len(span.events))
+        if (cut := len(span.events) - clean.MAX_EVENTS) > 0:
+            span.dropped_events_count = min(span.dropped_events_count + cut, _MAX_COUNT)
+            del span.events[clean.MAX_EVENTS :]
+        for event in span.events:
+            event.name = clean.name(event.name)
+            event.time_unix_nano = self._moment(event.time_unix_nano)
+            self._clean_attributes(event, ())
+
+    def _clean_attributes(self, of: Span | Span.Event, owned: Collection[str]) -> None:
+        """Leave of attributes what is the sandbox's to say, of two of a name the last, and of too many the last."""
+        kept: dict[str, KeyValue] = {}
+        unwanted: list[int] = []
+        pairs = of.attributes
+        self._count(len(pairs))
+        for looked_at, pair in enumerate(reversed(pairs)):
+            if len(kept) == clean.MAX_ATTRIBUTES:
+                cut = len(pairs) - looked_at
+                of.dropped_attributes_count = min(of.dropped_attributes_count + cut, _MAX_COUNT)
+                break
+            name = clean.attribute(key := pair.key)
+            if name and name not in owned and name not in kept:
+                kept[name] = pair
+                if name != key:
+                    pair.key = name
+                self._clean_value(name, pair.value)
+            else:
+                unwanted.append(len(pairs) - looked_at - 1)
+        if len(kept) + len(unwanted) < len(pairs) or len(unwanted) > _FEW:
+            _leave_only(pairs, list(reversed(kept.values())))
+        else:
+            for index in unwanted:
+                del pairs[index]
+
+    def _clean_value(self, name: str, value: AnyValue) -> None:
+        """Leave plain values and lists of texts; what else a sandbox may think of becomes an empty text."""
+        kind = value.WhichOneof("value")
+        if kind == "string_value":
+            cleaned = clean.said(name, said := value.string_value, self._given)
+            if cleaned != said:
+                value.string_value = cleaned
+        elif kind == "array_value":
+            self._count(len(value.array_value.values))
+            del value.array_value.values[clean.MAX_ITEMS :]
+            _clean_items(value.array_value.values)
+        elif kind not in _PLAIN:
+            value.string_value = ""
+
+
+def _clean_items(items: Any) -> None:
+    kinds = {item.WhichOneof("value") for item in items}
+    if len(kinds) == 1 and kinds <= _NUMBERS:
+        return
+    for item in items:  # all texts: no backend takes a mixture
+        kind = item.WhichOneof("value")
+        item.string_value = clean.text(str(getattr(item, kind))) if kind in _PLAIN else ""

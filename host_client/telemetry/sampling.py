@@ -3,7 +3,7 @@
 A trace is kept for an error, for more model and tool work than a threshold (the wait for a person does not
 count), or by a ratio that depends on the trace id alone, so that every host decides alike. What is kept for
 sure is kept at once; what might be dropped is decided when its session ends. A decision stands: what
-comes later of the trace shares it.
+comes later of the trace shares it. A further session may still keep what comes from then on of one that was dropped.
 """
 
 from __future__ import annotations
@@ -13,18 +13,52 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .intervals import Interval, seconds, union
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import SpanContext, Status
 
 MAX_REMEMBERED = 50_000
 """Decisions that late spans still find."""
 
 _SUBAGENT_TOOLS = ("Agent", "Task")
 """Their calls are made of requests and calls that count by themselves."""
+
+
+class EndedSpan(Protocol):
+    """What is asked of a span: one of OpenTelemetry's SDK, or one that came from a sandbox."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any] | None:
+        """What it says, by name."""
+        ...
+
+    @property
+    def parent(self) -> SpanContext | None:
+        """The span above it."""
+        ...
+
+    @property
+    def start_time(self) -> int | None:
+        """Nanoseconds since the epoch."""
+        ...
+
+    @property
+    def end_time(self) -> int | None:
+        """Nanoseconds since the epoch."""
+        ...
+
+    @property
+    def status(self) -> Status:
+        """Whether it failed."""
+        ...
 
 
 class Verdict(Enum):
@@ -97,7 +131,9 @@ class Sampler:
         return len(self._open)
 
     def begin(self, trace_id: str, tier: str | None = None) -> Verdict:
-        """A session of the trace begins."""
+        """A session of the trace begins; one that was dropped is open again."""
+        if self._decided.get(trace_id) is Verdict.DROP:
+            del self._decided[trace_id]
         trace = self._trace(trace_id, tier)
         if trace is None:
             return self._decided[trace_id]
@@ -106,7 +142,15 @@ class Sampler:
             return self._decide(trace_id, Verdict.KEEP, "ratio")
         return Verdict.HOLD
 
-    def observe(self, trace_id: str, spans: Iterable[ReadableSpan], size: int = 0) -> Verdict:
+    def keep(self, trace_id: str, reason: str) -> Verdict:
+        """Keep the trace, whatever is known of it."""
+        if self._decided.get(trace_id) is Verdict.KEEP:
+            return Verdict.KEEP
+        self._decided.pop(trace_id, None)
+        self._trace(trace_id, None)
+        return self._decide(trace_id, Verdict.KEEP, reason)
+
+    def observe(self, trace_id: str, spans: Iterable[EndedSpan], size: int = 0) -> Verdict:
         """Spans of the trace have ended, ``size`` bytes of them; return what becomes of these and all before."""
         trace = self._trace(trace_id, None)
         if trace is None:
@@ -187,7 +231,7 @@ def _falls_within(trace_id: str, ratio: float) -> bool:
     return int(trace_id[16:], 16) < round(ratio * 2**64)
 
 
-def _work(span: ReadableSpan) -> Interval | None:
+def _work(span: EndedSpan) -> Interval | None:
     """Return when the model or a tool worked in this span."""
     attributes = span.attributes or {}
     start, end = span.start_time or 0, span.end_time or 0

@@ -29,11 +29,17 @@ MAX_DELAY = 64.0
 MAX_RETRY_AFTER = 3600.0
 """A server that asks for longer errs; all in seconds."""
 
+HANGS_AFTER = 2.0
+"""A destination that has not answered for so many seconds hangs: the end of a process does not wait for it."""
+
 PATIENCE = 5
 """So many times in a row a destination may raise before it is looked for a span that it raises at."""
 
 PROBES = 16
 """So many requests in a row may raise in one such search: more than it takes to halve a request down to a span."""
+
+CHANCE = random.Random()  # noqa: S311  # when to try again is no secret
+"""Of its own: a program's own random numbers, seeded or not, are what they were."""
 
 _logger = logging.getLogger(__name__)
 
@@ -115,11 +121,13 @@ class Sender:
         *,
         key: str | None = None,
         clock: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = CHANCE.random,
     ) -> None:
         self.name = name
         self.key = name if key is None else key
         self.put_off_until = 0.0
+        self.asked_at: float | None = None
+        """Since when an answer is awaited."""
         self._destination = destination
         self._spool = spool
         self._clock = clock
@@ -163,6 +171,11 @@ class Sender:
                     this.todo += halved if from_end else reversed(halved)
         return 0.0
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether its last answer was that it may take the spans later, or none."""
+        return self._failures > 0
+
     def close(self) -> None:
         """Let go of the destination."""
         self._destination.close()
@@ -174,11 +187,14 @@ class Sender:
             return Counts(self._exported, self._retried, self._spooled, waiting, lost)
 
     def _send(self, parcels: Sequence[Parcel]) -> Outcome | _Raised:
+        self.asked_at = self._clock()
         try:
             outcome = self._destination.send(b"".join(parcel.batch.body for parcel in parcels))
         except Exception as error:  # a destination may be anybody's code
             self._raised += 1
             return _Raised(brief(f"it raised {error!r}"))
+        finally:
+            self.asked_at = None
         self._raised = 0
         return outcome
 

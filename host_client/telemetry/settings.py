@@ -308,6 +308,7 @@ SETTINGS = (
 
 SDK_VARIABLES = {
     "OTEL_SERVICE_NAME": "`service.name` of the host's spans and metrics. Read by OpenTelemetry's SDK.",
-    "OTEL_RESOURCE_ATTRIBUTES": "Further attributes of all: `name=value` separated by commas. Read by the SDK.",
+    "OTEL_RESOURCE_ATTRIBUTES": "Further attributes of the host's resource: `name=value` separated by commas."
+    " `deployment.*` and `service.namespace` go on spans of sandboxes too. Read by the SDK.",
 }
 """Variables that are not read here, or only in part."""

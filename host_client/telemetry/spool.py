@@ -212,6 +212,12 @@ class Spool:
             files = [*(place.file for place in self._places), self._memory]
             return {name: sum(file.waiting[name] for file in files) for name in self._names}
 
+    def outlives(self, destination: str) -> bool:
+        """Return whether what waits for a destination of this process is delivered by the next, if not by this one."""
+        with self._lock:
+            is_on_disk = self._directory is not None and not self._memory.waiting[destination]
+            return is_on_disk and self._names.get(destination, False)
+
     def left_undecided(self) -> Counter[str]:
         """Return how many held spans the end left to the next process, by destination."""
         with self._lock:

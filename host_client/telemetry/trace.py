@@ -2,60 +2,105 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from agent_runner.protocol import AnyEvent, ErrorType
+from msgspec.structs import replace
+
+from agent_runner.protocol import AnyEvent, ApprovalResolved, ErrorType, QuestionResolved
 from agent_runner.protocol import Telemetry as TelemetryEvent
+from agent_runner.sanitize import brief
 from agent_runner.spans import Span, Spans, Value
 from agent_runner.trace_context import TraceContext
 
+from . import clean
 from .orphans import Orphans
 from .pipeline import Telemetry, Who
+from .root import Root
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+
+    from .relayed import Relayed
 
 SERVICE_NAME = "host_client"
 MAX_RELAYED = 50_000
 """Most spans that a session takes from its sandbox; an agent makes three a tool call."""
 
+MAX_GIVEN = 1000
+"""Most texts of the host that come back as they were."""
+
 MAX_KEPT = 10_000
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""Most spans, and most of what a sandbox relays, kept for the caller; the exporters get all of them."""
+"""Most spans, and most bytes of a sandbox's spans, kept for the caller; the exporters get all of them."""
+
+OnOwnSpans = Callable[[bytes], None]
+"""Called with a serialized OTLP request of spans that the host itself has ended."""
+
+Relay = Callable[["Relayed", int], None]
+
+_logger = logging.getLogger(__name__)
 
 
 class SessionTrace:
     """Opens the host's spans, takes in the sandbox's, and exports each as it ends."""
 
     def __init__(
-        self, telemetry: Telemetry, common: Mapping[str, Value], parent: TraceContext | None, who: Who
+        self,
+        telemetry: Telemetry,
+        common: Mapping[str, Value],
+        root: Root,
+        who: Who,
+        on_own_spans: OnOwnSpans | None = None,
     ) -> None:
         self._telemetry = telemetry
         self._who = who
         self._common = dict(common)
+        self._on_own_spans = on_own_spans
         self._spans = Spans(common)
-        self.parent = parent or self._spans.new_trace()
-        self.root = self._spans.open_root("agent.session", self.parent, {})
+        above = TraceContext(root.trace_id, root.parent_span_id or "", tracestate=root.tracestate)
+        self.root = self._spans.open_root("agent.session", above, {}, root.span_id, start=root.start)
         self._orphans = Orphans(common)
         self._trace_ids = {self.root.trace_id}
+        self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
-        self._relayed = 0
-        self.kept: list[ReadableSpan] = []
+        self._kept: list[list[ReadableSpan] | Relayed] = []
+        self._kept_spans = self._kept_bytes = 0
+        self.own = b""
+        """The host's own spans so far, as one OTLP request; rebuilt ones are not in it."""
         telemetry.begin(self.root.trace_id, who)
+
+    @property
+    def kept(self) -> list[ReadableSpan]:
+        """The session's spans, for its caller; made when they are asked for."""
+        parts = (part if isinstance(part, list) else part.readable() for part in self._kept)
+        return list(islice((span for part in parts for span in part), MAX_KEPT))
 
     @property
     def context(self) -> TraceContext:
         """What the runner's TRACEPARENT says."""
         return TraceContext(self.root.trace_id, self.root.span_id, 1, self.root.tracestate)
 
-    def admit(self, trace_id: str) -> None:
+    @property
+    def trace_ids(self) -> tuple[str, ...]:
+        """The traces that spans are taken of."""
+        return tuple(sorted(self._trace_ids))
+
+    def admit(self, caller: TraceContext) -> None:
         """Let spans of a further trace in: a turn may belong to its caller's."""
-        if trace_id not in self._trace_ids:
-            self._trace_ids.add(trace_id)
-            self._telemetry.join(trace_id, self._who)
+        self.tell(caller.tracestate)
+        if caller.trace_id not in self._trace_ids:
+            self._trace_ids.add(caller.trace_id)
+            self._telemetry.join(caller.trace_id, self._who)
+
+    def tell(self, text: str | None) -> None:
+        """The sandbox is told a text, such as who decided: spans may hold it as it is, even if it is an address."""
+        if text and len(self._given) < MAX_GIVEN:
+            self._given.add(text)
 
     @contextmanager
     def current(self, span: Span | None = None) -> Generator[None]:
@@ -84,11 +129,20 @@ class SessionTrace:
             raise
         finally:
             self._spans.close(span)
-            self._export_own()
+            self._export_ended()
 
     def observe(self, event: AnyEvent, size: int = 0) -> str | None:
         """Take an event in, of so many bytes; return what is wrong with it, if something is."""
+        event = self._honest(event)
         self._telemetry.observe(event, self._who, size)
+        return self._follow(event, size, self._telemetry.relay)
+
+    def recall(self, event: AnyEvent, size: int = 0) -> str | None:
+        """Take an event in that another process has observed; its spans go out again, with the ids they had."""
+        self._telemetry.recall(event, self._who, size)
+        return self._follow(event, size, self._telemetry.relay_again)
+
+    def _follow(self, event: AnyEvent, size: int, relay: Relay) -> str | None:
         if event.trace_id in self._trace_ids:
             self._orphans.observe(event)
         if not isinstance(event, TelemetryEvent) or not self._telemetry.enabled:
@@ -98,17 +152,27 @@ class SessionTrace:
         from .relay import decode  # OpenTelemetry: not with telemetry off
 
         try:
-            spans = decode(event.data.otlp, trace_ids=frozenset(self._trace_ids), common=self._common)
+            relayed = decode(
+                event.data.otlp, trace_ids=frozenset(self._trace_ids), common=self._common, given=self._given
+            )
         except ValueError as error:
             return str(error)
-        new = [span for span in spans if self._is_new(span)]
-        self._relayed += len(event.data.otlp)
-        self._export(new, len(event.data.otlp), keep=self._relayed <= MAX_KEPT_BYTES)
-        return None if len(new) == len(spans) else f"{len(spans) - len(new)} spans with ids that were taken"
+        taken = relayed.keep_only(lambda span: self._is_new(span.span_id.hex()))
+        if size := relayed.size if len(relayed) else 0:
+            self._keep(relayed, size)
+            relay(relayed, size)
+        return f"{taken} spans with ids that were taken" if taken else None
 
-    def _is_new(self, span: ReadableSpan) -> bool:
-        context = span.get_span_context()
-        span_id = f"{context.span_id:016x}" if context else ""
+    def _honest(self, event: AnyEvent) -> AnyEvent:
+        """Return the event with who decided cleaned, where it is nobody whom the host has named."""
+        if not isinstance(event, ApprovalResolved | QuestionResolved):
+            return event
+        by = event.data.decided_by
+        if by is None or by in self._given:
+            return event
+        return replace(event, data=replace(event.data, decided_by=brief(by)))
+
+    def _is_new(self, span_id: str) -> bool:
         if span_id in self._seen:
             return False
         self._seen.add(span_id)
@@ -118,29 +182,77 @@ class SessionTrace:
     def end_orphans(self, error_type: ErrorType, message: str) -> None:
         """End what the runner left open."""
         left = list(self._orphans.take(error_type, message, time.time_ns()))
-        if left and self._telemetry.enabled:
-            self._export(self._readable(left))
+        for span in left:
+            span.name = clean.name(span.name)
+            span.attributes = {**clean.attributes(span.attributes.items(), self._given), **self._common}
+        self._export_own(left)
 
     def close(self, error_type: ErrorType | None, message: str) -> None:
         """End the session's span."""
         if error_type is not None:
             self.root.fail(error_type, message)
         self._spans.close(self.root)
-        self._export_own()
+        self._export_ended()
+        self.leave()
+
+    def leave(self) -> None:
+        """Take no more in; a session's span that is open is another process's to end."""
         self._telemetry.end(tuple(self._trace_ids), self._who)
 
-    def _export_own(self) -> None:
-        ended = self._spans.take_ended()
-        if ended and self._telemetry.enabled:
-            self._export(self._readable(ended))
+    def recall_own(self, request: bytes) -> None:
+        """Take in the spans that another process ended as this session's host: it may not have delivered them."""
+        if not request or not self._telemetry.enabled:
+            return
+        from google.protobuf.message import DecodeError
+
+        from .encoding import decode  # OpenTelemetry: not with telemetry off
+
+        try:
+            spans = [span for span in decode(request) if self._is_new(_id_of(span))]
+        except DecodeError as error:
+            _logger.warning("the host's earlier spans cannot be read, and are not sent again: %s", error)
+            return
+        self.own += request
+        self._keep(spans)
+        self._telemetry.export_again(spans)
+
+    def _export_ended(self) -> None:
+        self.own += self._export_own(self._spans.take_ended())
+
+    def _export_own(self, spans: list[Span]) -> bytes:
+        """Export spans of the host's making; return them as OTLP."""
+        if not spans or not self._telemetry.enabled:
+            return b""
+        readable = self._readable(spans)
+        self._keep(readable)
+        self._telemetry.export(readable)
+        return self._told(readable)
+
+    def _told(self, spans: Sequence[ReadableSpan]) -> bytes:
+        from .encoding import encode  # OpenTelemetry: not with telemetry off
+
+        request, count = encode(spans)
+        if self._on_own_spans is not None:
+            try:
+                self._on_own_spans(request)
+            except Exception:  # the caller's function: it breaks no agent
+                self._telemetry.lose("fault of on_own_spans", count)
+                _logger.exception("the host's own spans were not taken; the agent goes on")
+        return request
 
     def _readable(self, spans: list[Span]) -> list[ReadableSpan]:
-        from agent_runner import otlp  # OpenTelemetry: not with telemetry off
+        from agent_runner import readable  # OpenTelemetry: not with telemetry off
 
-        resource = otlp.resource(SERVICE_NAME)
-        return [otlp.readable(span, resource) for span in spans]
+        resource = readable.resource(SERVICE_NAME)
+        return [readable.readable(span, resource) for span in spans]
 
-    def _export(self, spans: list[ReadableSpan], size: int = 0, *, keep: bool = True) -> None:
-        if keep:
-            self.kept.extend(spans[: MAX_KEPT - len(self.kept)])
-        self._telemetry.export(spans, size)
+    def _keep(self, part: list[ReadableSpan] | Relayed, size: int = 0) -> None:
+        self._kept_bytes += size
+        if self._kept_spans < MAX_KEPT and self._kept_bytes <= MAX_KEPT_BYTES:
+            self._kept.append(part)
+            self._kept_spans += len(part)
+
+
+def _id_of(span: ReadableSpan) -> str:
+    context = span.get_span_context()
+    return f"{context.span_id:016x}" if context else ""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from agent_runner.prices import cost, family
 from agent_runner.protocol import ResultData
-from agent_runner.sanitize import single_line
+from agent_runner.sanitize import brief, single_line
+
+from .clean import remembered
 
 NANO = 1_000_000_000
 """A US dollar in the unit of all sums: integers add up exactly."""
@@ -29,6 +32,13 @@ class Part(NamedTuple):
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_creation_tokens: int = 0
+
+
+class Request(NamedTuple):
+    """What one model request used: tokens as a `Part` has them."""
+
+    model: str
+    tokens: tuple[int, int, int, int]
 
 
 class Turn(NamedTuple):
@@ -59,31 +69,53 @@ def turn_of(data: ResultData, model: str | None) -> Turn:
         return Turn(nano, tuple(parts), True)
     if missing < 0:
         parts, missing = [part._replace(nano=0) for part in parts], nano
-    return Turn(nano, tuple(_merged([*parts, Part(main, missing)])), False)
+    return Turn(nano, tuple(merged([*parts, Part(main, missing)])), False)
+
+
+def request_of(attributes: Mapping[str, Any]) -> Request:
+    """Return what a model request's span says that it used."""
+    model = str(attributes.get("gen_ai.response.model") or attributes.get("gen_ai.request.model") or "") or UNKNOWN
+    all_input, output, read, created = _tokens(attributes, TOKEN_ATTRIBUTES)
+    # The conventions count cached tokens in; the price list, as the API, does not.
+    return Request(model, (max(0, all_input - read - created), output, read, created))
+
+
+def priced(request: Request) -> Part:
+    """Return what a model request came to, at list price; nothing where the list has none."""
+    model, tokens = request
+    usd = cost(model, dict(zip(_OF_USAGE, tokens, strict=True))) if family(model) is not None else 0.0
+    return Part(_name(model), _nano(usd), *tokens)
 
 
 _OF_MODEL = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
 _OF_USAGE = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+TOKEN_ATTRIBUTES = (
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens",
+    "gen_ai.usage.cache_read.input_tokens",
+    "gen_ai.usage.cache_creation.input_tokens",
+)
 
 
 def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[Part]:
     dearest = sorted(used.items(), key=lambda item: item[1].get("costUSD", 0.0), reverse=True)
     parts = (Part(_name(model), _nano(each.get("costUSD", 0.0)), *_tokens(each, _OF_MODEL)) for model, each in dearest)
-    return _merged(part for part, _ in zip(parts, range(MAX_MODELS), strict=False))
+    return merged(part for part, _ in zip(parts, range(MAX_MODELS), strict=False))
 
 
-def _merged(parts: Iterable[Part]) -> Iterable[Part]:
+def merged(parts: Iterable[Part]) -> list[Part]:
     """Return one part a model: two names may be one when cut."""
-    merged: dict[str, Part] = {}
+    found: dict[str, Part] = {}
     for part in parts:
-        before = merged.get(part.model)
+        before = found.get(part.model)
         sums = map(sum, zip(before[1:], part[1:], strict=True)) if before is not None else part[1:]
-        merged[part.model] = Part(part.model, *sums)
-    return merged.values()
+        found[part.model] = Part(part.model, *sums)
+    return list(found.values())
 
 
+@remembered
 def _name(model: str) -> str:
-    return single_line(model, _MAX_NAME)
+    return single_line(brief(model), _MAX_NAME)  # a sandbox may say anything
 
 
 def _nano(usd: float) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import re
 import socket
 from collections.abc import Iterator
@@ -96,8 +95,7 @@ def test_the_examples_in_code_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         for name, value in {**lab.environ, "HOME": str(tmp_path), "OTEL_EXPORTERS": "none"}.items():
             monkeypatch.setenv(name, value)
         names: dict[str, Any] = {}
-        run = eval(compile(short, "short", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
-        asyncio.run(run)
+        exec(compile(short, "short", "exec"), names)
         assert names["result"].text == "Done."
     given = {"public_key": "pk", "secret_key": "sk", "MyExporter": JsonExporter, "mask": str.upper}
     with socket.create_server(("localhost", 0)) as server:  # the default port may be another's on this machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -56,6 +58,12 @@ class Terminal:
             assert time.monotonic() < limit, self.text[-3000:]
         return self.process.wait(timeout=LIMIT)
 
+    def close(self) -> None:
+        """Close the terminal's window."""
+        if self._screen >= 0:
+            os.close(self._screen)
+            self._screen = -1
+
     def _read(self) -> bool:
         ready, _, _ = select.select([self._screen], [], [], LIMIT)
         assert ready, f"nothing came: {self.text[-3000:]}"
@@ -68,8 +76,10 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(tmp_path: Path, *args: str, model: ScriptedModel | None = None, **environ: str) -> Generator[Terminal]:
-    """Start ``host_client`` in a terminal."""
+def terminal(
+    tmp_path: Path, *args: str, model: ScriptedModel | None = None, is_controlling: bool = False, **environ: str
+) -> Generator[Terminal]:
+    """Start ``host_client`` in a terminal; one that ``is_controlling`` sends SIGHUP when it is closed."""
     screen, tty = pty.openpty()
     about = {"TERM": "xterm-256color", "COLUMNS": "120", "USER": "ada", **environ}
     env = clean_environment(tmp_path, model.url if model else None, **about)
@@ -81,15 +91,17 @@ def terminal(tmp_path: Path, *args: str, model: ScriptedModel | None = None, **e
         env=env,
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if is_controlling else None,
     )
     os.close(tty)
+    shown = Terminal(process, screen)
     try:
-        yield Terminal(process, screen)
+        yield shown
     finally:
         if process.poll() is None:
             process.kill()
         process.wait(timeout=LIMIT)
-        os.close(screen)
+        shown.close()
 
 
 def piped(
@@ -130,8 +142,17 @@ def test_the_demo_takes_no_for_an_answer(tmp_path: Path) -> None:
         demo.until("reason >")
         demo.type("n not on a Friday\n")
         assert demo.finish() == 0
+    assert "serve --demo" in demo.text
     assert "not on a Friday" in demo.text
     assert "I was not allowed to change the file" in demo.text
+
+
+@pytest.mark.parametrize("is_controlling", [True, False])
+def test_a_terminal_that_is_closed_ends_the_run(tmp_path: Path, is_controlling: bool) -> None:
+    with terminal(tmp_path, "demo", is_controlling=is_controlling) as demo:
+        demo.until("reason >")
+        demo.close()
+        assert demo.process.wait(timeout=LIMIT) != 0
 
 
 def test_without_a_terminal_the_demo_says_that_it_approves_by_itself(tmp_path: Path) -> None:

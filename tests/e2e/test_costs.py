@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import pytest
 
 from agent_runner import protocol as p
+from agent_runner.prices import cost
 from host_client import AgentOptions, AgentResult, LocalSandbox, open_session, run_agent
+from host_client.sandbox.local import LocalProcess
 from host_client.scripted_model import ScriptedModel, parse_script
 from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
 from tests.e2e.test_commands import piped
@@ -113,6 +117,60 @@ async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: 
     assert by(tmp_path, "model") == {MODEL: total - of_helper, HELPER: of_helper}
 
 
+class Killable(LocalSandbox):
+    """Remembers the runner's process."""
+
+    pid = 0
+
+    async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
+        process = await super().run(args, env)
+        self.pid = self.pid or process.pid
+        return process
+
+
+HANGS = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: "python3 -c 'import time; time.sleep(600)'"}}]
+            usage: {input_tokens: 1001, output_tokens: 103, cache_read_input_tokens: 5003}
+          - text: Never.
+"""
+
+
+@pytest.mark.anyio
+async def test_a_turn_whose_runner_is_killed_is_estimated_and_told_as_such(tmp_path: Path) -> None:
+    ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
+    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), ledger=ledger))
+    sandbox = Killable()
+
+    def kill_when_spans_came(event: p.AnyEvent) -> None:
+        if isinstance(event, p.Telemetry):
+            os.kill(sandbox.pid, signal.SIGKILL)
+
+    with host_lab(HANGS) as lab:
+        options = AgentOptions(user_id="ada", model=MODEL)
+        ended = await run_agent(
+            "go",
+            options,
+            sandbox=sandbox,
+            approvals="auto",
+            telemetry=telemetry,
+            environ=lab.environ,
+            on_event=kill_when_spans_came,
+        )
+    assert (ended.exit_code, ended.cost_usd) == (-9, 0.0)
+    assert telemetry.shutdown()
+    usage = {"input_tokens": 1001, "output_tokens": 103, "cache_read_input_tokens": 5003}
+    expected = round(cost(MODEL, usage) * 1e9)
+    (row,) = costs(tmp_path)["rows"]
+    assert (row["user"], row["cost_nano_usd"], row["estimated_nano_usd"]) == ("ada", expected, expected)
+    assert (row["turns"], row["estimated_turns"], row["cache_read_tokens"]) == (1, 1, 5003)
+    table = piped(tmp_path, "costs").stdout.decode()
+    assert "estimated" in table.splitlines()[0]
+    assert "turns that never told their cost: 1. It is estimated" in table
+
+
 @pytest.mark.anyio
 async def test_the_callback_of_old_is_told_what_the_ledger_has(tmp_path: Path) -> None:
     ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
@@ -157,4 +215,4 @@ def test_without_a_ledger_or_with_a_bad_moment_it_says_what_to_do(tmp_path: Path
     assert bad.returncode == 2
     assert b"takes a day" in bad.stderr
     none = piped(tmp_path, "costs")
-    assert (none.returncode, none.stdout) == (0, b"no costs were noted\n")
+    assert (none.returncode, none.stdout) == (0, b"no costs were noted (those of demos never are)\n")

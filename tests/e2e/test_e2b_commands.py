@@ -173,7 +173,7 @@ def test_ids_are_listed_whole_at_any_width_and_for_programs(tmp_path: Path) -> N
         sandbox = noted(lab, session, "Make\tthe tests pass, all of them, and then the docs")
         for columns in ("80", "40", "200"):
             environ = {**lab.e2b.environ, "COLUMNS": columns}
-            with terminal(tmp_path, "sandboxes", "list", model=lab.model, **environ) as shown:
+            with terminal(tmp_path, "sandboxes", "list", model=lab.model, **environ) as shown:  # pyright: ignore[reportArgumentType] - all of them are variables
                 assert shown.finish() == 0
             assert re.search(rf"^{sandbox}  running  {session}\b", shown.text, re.MULTILINE), shown.text
             widest = max(map(len, shown.text.split("\n")))

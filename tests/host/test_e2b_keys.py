@@ -13,6 +13,7 @@ from host_client import AgentOptions, run_agent
 from host_client.errors import ConfigurationError
 from host_client.sandbox.e2b import E2BOptions
 from host_client.sandbox.e2b.keys import KEY_MODES, PLACEHOLDER, key_environment, model_host, network_options
+from host_client.telemetry import telemetry_of
 from tests.e2e.test_commands import ROOT
 from tests.support.hosts import E2BLab, e2b_lab
 
@@ -98,6 +99,7 @@ async def test_backend_credentials_and_e2bs_own_key_never_enter() -> None:
         found = await shown(lab, {**lab.environ, **secrets})
         sent = json.dumps([bytes(request.body).decode("latin-1") for request in lab.e2b.requests])
         own_key = lab.environ["E2B_API_KEY"]
+        telemetry_of({**lab.environ, **secrets}).shutdown(0.1)  # it would go on to the end of the process
     for value in (*secrets.values(), own_key):
         assert value not in found
         assert value not in sent

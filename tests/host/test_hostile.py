@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import pytest
 from rich.console import Console
 
-from agent_runner import otlp
+from agent_runner import otlp, readable
 from agent_runner import protocol as p
 from agent_runner.processes import oom_kills
 from agent_runner.spans import Span
@@ -237,7 +237,7 @@ say("end", 4, reason="completed", exit_code=0)
 def _encoded(span: Span) -> bytes:
     """Encode a span with marks in place of its ids."""
     span.trace_id, span.span_id = (b"T" * 16).hex(), (b"S" * 8).hex()
-    return otlp.encode([span], otlp.resource("test"))
+    return otlp.encode([span], readable.resource("test"))
 
 
 async def test_an_approval_is_bound_to_the_input_that_was_shown() -> None:
@@ -287,5 +287,5 @@ def test_nothing_from_a_sandbox_reaches_the_terminal_raw() -> None:
     console.print(approval_card(request))
     span = Span(evil, "a" * 32, "b" * 16, None, 5, end=9, attributes={"approval.decision": evil})
     span.attributes["error.type"], span.error_type = evil, "internal"
-    console.print(trace_tree([otlp.readable(span, otlp.resource("test"))]))
+    console.print(trace_tree([readable.readable(span, readable.resource("test"))]))
     assert not set(out.getvalue()) & set(evil) - set("]52;cevil")

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from agent_runner import protocol as p
 from host_client import AgentOptions, AgentResult, LocalSandbox, Session, open_session, run_agent
-from host_client.errors import ConfigurationError, NotWaitingError, SandboxStartError, StreamLostError
+from host_client.errors import ConfigurationError, NotAskedError, NotWaitingError, SandboxStartError, StreamLostError
 from host_client.reader import EventReader, Fault, Gap
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
@@ -122,6 +122,8 @@ async def _decide(session: Session, event: p.AnyEvent) -> None:
         case p.ApprovalRequest():
             await session.deny(event.data.approval_id, "not this one", decided_by="grace")
         case p.QuestionRequest():
+            with pytest.raises(NotAskedError, match="nobody asked 'Which'"):
+                await session.answer(event.data.question_id, {"Which": "A"})
             await session.answer(event.data.question_id, {"Which?": "B"})
             with pytest.raises(NotWaitingError):
                 await session.answer(event.data.question_id, {"Which?": "A"})

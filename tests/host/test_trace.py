@@ -10,18 +10,22 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from rich.console import Console
 
-from agent_runner import otlp
+from agent_runner import otlp, readable
 from agent_runner import protocol as p
 from agent_runner.spans import Attributes, Span, Spans
 from agent_runner.trace_context import TraceContext
-from host_client.telemetry import Orphans, SessionTrace, Telemetry, Who
+from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
 from host_client.telemetry.console import JsonExporter, TreeExporter
+from host_client.telemetry.metrics import Metrics
 from host_client.telemetry.relay import decode
+from host_client.telemetry.relayed import Relayed
 from host_client.telemetry.summary import summarize
 from tests.support.hosts import views
+from tests.support.metrics import Kept
 
 TRACE = "a" * 32
 SECOND = 1_000_000_000
+ROOT = Root(trace_id=TRACE, span_id="f" * 16, parent_span_id=None, tracestate="", start=0)
 
 
 class Clock:
@@ -51,12 +55,12 @@ class Scene:
 
     def close(self, end: float) -> list[ReadableSpan]:
         self.spans.close(self.root, end=int(end * SECOND))
-        resource = otlp.resource("test")
-        return [otlp.readable(span, resource) for span in self.spans.take_ended()]
+        resource = readable.resource("test")
+        return [readable.readable(span, resource) for span in self.spans.take_ended()]
 
 
 def relayed(*spans: Span) -> str:
-    return base64.b64encode(otlp.encode(spans, otlp.resource("test"))).decode()
+    return base64.b64encode(otlp.encode(spans, readable.resource("test"))).decode()
 
 
 def ended_span(trace_id: str = TRACE) -> Span:
@@ -67,7 +71,7 @@ def ended_span(trace_id: str = TRACE) -> Span:
 
 
 def test_a_relayed_span_arrives_as_it_was_but_for_who_it_is_for() -> None:
-    (span,) = decode(relayed(ended_span()), trace_ids=frozenset({TRACE}), common={"user.id": "ada"})
+    (span,) = decode(relayed(ended_span()), trace_ids=frozenset({TRACE}), common={"user.id": "ada"}).readable()
     (view,) = views([span])
     assert (view.name, view.trace_id, view.span_id, view.parent_span_id) == (
         "execute_tool Bash",
@@ -127,13 +131,91 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
     assert all(span.attributes["user.id"] == "ada" for span in rebuilt.values())
 
 
+def test_who_decided_is_cleaned_unless_the_host_named_them() -> None:
+    kept = Kept()
+    telemetry = Telemetry(observers=[Metrics([kept])])
+    trace = SessionTrace(telemetry, {}, ROOT, Who(session_id="s"))
+    trace.tell("ann@example.org")
+    for seq, by in enumerate(("ann@example.org", "bob@example.org", "sk-ant-api03-abcdefghijkl\r\n", None), 1):
+        data = p.ApprovalResolvedData(approval_id="a", tool_use_id="t", decision="deny", decided_by=by, wait_ms=1.0)
+        trace.observe(event(data, seq, "1" * 16, 1.0))
+    trace.close(None, "")
+    assert telemetry.shutdown()
+    assert kept.values_of("decided_by") == {"ann@example.org", "[redacted]"}
+
+
+def test_what_is_rebuilt_from_forged_events_is_cleaned_too() -> None:
+    trace = SessionTrace(Telemetry(), {"user.id": "ada"}, ROOT, Who(session_id="s"))
+    secret = "sk-ant-api03-abcdefghijkl\r\n"
+    trace.observe(event(p.ToolUseData(id=secret, name=secret, input={}), 1, "1" * 16, 1.0))
+    trace.end_orphans("internal", secret)
+    (span,) = views(trace.kept)
+    assert (span.name, span.attributes["gen_ai.tool.call.id"]) == ("execute_tool [redacted] ", "[redacted] ")
+    assert span.attributes["user.id"] == "ada"
+
+
 def test_a_span_that_arrived_is_not_rebuilt() -> None:
-    trace = SessionTrace(Telemetry(), {}, TraceContext(TRACE, ""), Who(session_id="s"))
+    root = Root(trace_id=TRACE, span_id="a" * 16, parent_span_id=None, tracestate="", start=SECOND)
+    trace = SessionTrace(Telemetry(), {}, root, Who(session_id="s"))
     trace.observe(event(p.ToolUseData(id="t", name="Bash", input={}), 1, "1" * 16, 2.0, "2" * 16))
     assert trace.observe(event(p.TelemetryData(otlp=relayed(ended_span())), 2, "0" * 16, 3.0)) is None
     trace.end_orphans("sandbox", "gone")
     trace.close(None, "")
     assert [span.name for span in trace.kept] == ["execute_tool Bash", "agent.session"]
+
+
+class Noting(Telemetry):
+    """Telemetry that notes what is relayed, in spans and bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[int, int]] = []
+
+    def relay(self, spans: Relayed, size: int = 0) -> None:
+        self.noted.append((len(spans), size))
+
+
+def test_telemetry_of_no_span_goes_nowhere_and_spans_count_by_what_the_host_makes_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("host_client.telemetry.trace.MAX_KEPT_BYTES", 5_000)
+    telemetry = Noting()
+    trace = SessionTrace(telemetry, {"region": "x" * 4_000}, ROOT, Who(session_id="s"))
+    sent = [relayed(ended_span()), relayed(ended_span()), relayed(), base64.b64encode(b"\x0a\x00" * 9).decode()]
+    other = ended_span()
+    other.span_id = "3" * 16
+    problems = [trace.observe(event(p.TelemetryData(otlp=each), 1, "0" * 16, 1.0)) for each in (*sent, relayed(other))]
+    assert problems == [None, "1 spans with ids that were taken", None, None, None]
+    assert [spans for spans, _ in telemetry.noted] == [1, 1]
+    assert all(size > 4_000 for _, size in telemetry.noted)
+    assert len(trace.kept) == 1, "a second is more than may be kept"
+
+
+def test_who_fails_to_take_the_hosts_own_spans_is_counted_and_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def full(_: bytes) -> None:
+        raise OSError("no room")
+
+    telemetry = Telemetry()
+    trace = SessionTrace(telemetry, {}, root_of(), Who(session_id="s"), full)
+    trace.close(None, "")
+    assert [span.name for span in trace.kept] == ["agent.session"]
+    assert telemetry.lost == {"fault of on_own_spans": 1}
+    assert "no room" in caplog.text
+
+
+def test_the_hosts_spans_go_on_in_another_process_and_what_is_no_span_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root, who = root_of(), Who(session_id="s")
+    dead = SessionTrace(Telemetry(), {}, root, who)
+    with dead.span("sandbox.create"):
+        pass
+    trace = SessionTrace(Telemetry(), {}, root, who)
+    for request in (dead.own, dead.own, b"no OTLP", b""):
+        trace.recall_own(request)
+    trace.close(None, "")
+    assert [span.name for span in trace.kept] == ["sandbox.create", "agent.session"]
+    assert "cannot be read" in caplog.text
 
 
 def test_every_moment_counts_once() -> None:

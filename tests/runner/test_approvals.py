@@ -216,13 +216,19 @@ def test_a_question_of_the_agent_is_answered_by_the_person(make_lab: MakeLab) ->
     request = runner.until(protocol.QuestionRequest)
     assert [question["question"] for question in request.data.questions] == ["Which colour?"]
     runner.send(
+        Answer(question_id=request.data.question_id, answers={"colour": "Red"}),
         Answer(question_id=request.data.question_id, answers={"Which colour?": "Blue"}, decided_by="ann"),
         Answer(question_id=request.data.question_id, answers={"Which colour?": "Red"}),
     )
     runner.until(protocol.Result)
     done = runner.finish()
     assert done.exit_code == 0
-    assert protocol_errors(done) == [f"question {request.data.question_id!r} was resolved already"]
+    key = request.data.question_id
+    assert protocol_errors(done) == [
+        f"question {key!r}: nobody asked 'colour': give answers by the whole text of a question, which is one of"
+        " 'Which colour?'",
+        f"question {key!r} was resolved already",
+    ]
     assert [kind for kind in done.types if kind != "error"] == [
         *("start", "turn_start", "tool_use", "question_request", "question_resolved"),
         *("tool_result", "text", "result", "end"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from agent_runner.approvals import NO_ONE, Desk, RefusedError, Unanswered
+from agent_runner.approvals import NO_ONE, Desk, RefusedError, Unanswered, fault_of_answer, fault_of_approval
 from agent_runner.protocol import Approval
 
 pytestmark = pytest.mark.anyio
@@ -19,9 +21,13 @@ def desk() -> Desk[Approval]:
     return Desk("approval")
 
 
+def anything(_: Approval) -> None:
+    """Every reply is one to the request."""
+
+
 async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> None:
     this = desk()
-    key = this.open()
+    key = this.open(anything)
     waiting = asyncio.ensure_future(this.wait(key, 60))
     this.answer(key, ALLOW)
     with pytest.raises(RefusedError, match="was resolved already"):
@@ -33,14 +39,14 @@ async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> No
 
 async def test_an_answer_may_come_before_the_wait_begins() -> None:
     this = desk()
-    key = this.open()
+    key = this.open(anything)
     this.answer(key, ALLOW)
     assert await this.wait(key, 60) == ALLOW
 
 
 async def test_an_unknown_id_answers_nothing() -> None:
     this = desk()
-    key = this.open()
+    key = this.open(anything)
     with pytest.raises(RefusedError, match="is unknown"):
         this.answer("guess" * 100, ALLOW)
     this.cancel_all()
@@ -49,16 +55,37 @@ async def test_an_unknown_id_answers_nothing() -> None:
 
 async def test_an_answer_to_another_input_is_refused_and_the_right_one_still_counts() -> None:
     this = desk()
-    key = this.open("digest")
+    key = this.open(lambda reply: fault_of_approval(reply, "digest"))
     with pytest.raises(RefusedError, match="input_sha256"):
-        this.answer(key, ALLOW, "another")
-    this.answer(key, DENY, "digest")
-    assert await this.wait(key, 60) == DENY
+        this.answer(key, replace(ALLOW, input_sha256="another"))
+    this.answer(key, replace(DENY, input_sha256="digest"))
+    assert (await this.wait(key, 60)) == replace(DENY, input_sha256="digest")
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        ({"Which colour?": "Blue", "Which size?": ["S", "M"]}, None),
+        ({"Which size?": "S"}, None),
+        ({"Which colour": "Blue"}, "nobody asked 'Which colour'"),
+        ({"Which size?": "S", "0": "Blue"}, "nobody asked '0'"),
+        ({}, "there is no answer"),
+    ],
+)
+def test_an_answer_is_to_what_was_asked(answers: dict[str, Any], fault: str | None) -> None:
+    told = fault_of_answer(answers, [{"question": "Which colour?"}, {"question": "Which size?"}, "no question"])
+    if fault is None:
+        assert told is None
+    else:
+        assert (
+            told
+            == f"{fault}: give answers by the whole text of a question, which is one of 'Which colour?', 'Which size?'"
+        )
 
 
 async def test_nobody_answers_in_time() -> None:
     this = desk()
-    key = this.open()
+    key = this.open(anything)
     assert await this.wait(key, 0.001) == Unanswered("timeout")
     with pytest.raises(RefusedError, match="was resolved already"):
         this.answer(key, ALLOW)
@@ -66,7 +93,7 @@ async def test_nobody_answers_in_time() -> None:
 
 async def test_a_wait_that_is_withdrawn_uses_up_its_id() -> None:
     this = desk()
-    key = this.open()
+    key = this.open(anything)
     waiting = asyncio.ensure_future(this.wait(key, 60))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -78,16 +105,16 @@ async def test_a_wait_that_is_withdrawn_uses_up_its_id() -> None:
 
 async def test_a_closed_desk_denies_what_waits_and_what_comes() -> None:
     this = desk()
-    answered, open_ = this.open(), this.open()
+    answered, open_ = this.open(anything), this.open(anything)
     this.answer(answered, ALLOW)
     this.close()
     assert await this.wait(answered, 60) == ALLOW
     assert await this.wait(open_, 60) == Unanswered("deny", NO_ONE)
-    assert await this.wait(this.open(), 60) == Unanswered("deny", NO_ONE)
+    assert await this.wait(this.open(anything), 60) == Unanswered("deny", NO_ONE)
 
 
 async def test_ids_are_long_and_never_the_same() -> None:
     this = desk()
-    keys = {this.open() for _ in range(1000)}
+    keys = {this.open(anything) for _ in range(1000)}
     assert len(keys) == 1000
     assert min(map(len, keys)) >= 22

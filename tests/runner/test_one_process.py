@@ -51,7 +51,7 @@ async def test_two_runs_in_one_process_do_not_mix(
         context = TraceContext(f"{n + 1:032x}", f"{n + 1:016x}")
         events = Events(lines, None, context)
         config = Config(prompt=f"run {n}", cwd=str(lab.cwd), user_id=f"user-{n}")
-        this = Run(config, events, Relay(events.emit), context, environ)
+        this = Run(config, events, Relay({}, events.emit), context, environ)
         this.end_of_input()
         return await this.main(), read_events(b"".join(lines.kept))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from agent_runner import otlp
+from agent_runner import __version__, otlp, readable
+from agent_runner.resource import resource
 from agent_runner.spans import Span, Spans
 from agent_runner.trace_context import TraceContext
 
@@ -30,7 +32,41 @@ def spans_of_every_kind() -> list[Span]:
 
 
 def test_spans_are_encoded_as_opentelemetry_encodes_them() -> None:
-    spans, resource = spans_of_every_kind(), otlp.resource("agent_runner")
-    reference = encode_spans([otlp.readable(span, resource) for span in spans])
+    spans, of = spans_of_every_kind(), readable.resource("agent_runner")
+    reference = encode_spans([readable.readable(span, of) for span in spans])
     for _ in range(2):  # the second time from the cache
-        assert ExportTraceServiceRequest.FromString(otlp.encode(spans, resource)) == reference
+        assert ExportTraceServiceRequest.FromString(otlp.encode(spans, of)) == reference
+
+
+def of(**environ: str) -> dict[str, str]:
+    return {name: value for name, value in resource("agent_runner", environ).attributes.items() if "sdk" not in name}
+
+
+def test_a_resource_says_what_the_environment_says_of_it() -> None:
+    own = of()
+    instance = own.pop("service.instance.id")
+    assert len(instance) == 36
+    assert own == {"service.name": "agent_runner", "service.version": __version__}
+    given = "service.name=first, team = a%20b ,service.version=7,service.instance.id=one,empty="
+    expected = {"service.name": "first", "service.version": "7", "service.instance.id": "one"}
+    assert of(OTEL_RESOURCE_ATTRIBUTES=given) == {**expected, "team": "a b", "empty": ""}
+    assert of(OTEL_RESOURCE_ATTRIBUTES=given, OTEL_SERVICE_NAME="mine")["service.name"] == "mine"
+
+
+@pytest.mark.parametrize("text", ["team", "a=b,team", "=x,a=b"])
+def test_a_resource_leaves_out_what_is_no_pair_and_says_so(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert set(of(OTEL_RESOURCE_ATTRIBUTES=text)) - {"a"} == set(of())
+    assert "is left out" in caplog.text
+
+
+def test_a_resource_of_any_bytes_can_be_encoded() -> None:
+    said = resource("agent_runner", {"OTEL_RESOURCE_ATTRIBUTES": "a=\udcff,b=%ff"})
+    assert ExportTraceServiceRequest.FromString(otlp.encode([], said))
+
+
+def test_a_resource_is_as_opentelemetry_detects_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=1,team=a%20b,service.name=x", "OTEL_SERVICE_NAME": "mine"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    theirs = {name: value for name, value in readable.resource("agent_runner").attributes.items() if "sdk" not in name}
+    assert of(**given) == theirs

@@ -16,8 +16,12 @@ import subprocess, sys
 from agent_runner.processes import Descendants
 
 below = Descendants()
-child = subprocess.Popen(["bash", "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+child = subprocess.Popen(
+    ["bash", "-c", "read -r; " + sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+)
 below.started()
+# Only now does the script go on: what it orphans is not there yet to be taken for the child that is our own.
+print(file=child.stdin, flush=True)
 pids = [child.stdout.readline().strip() for _ in range(int(sys.argv[2]))]
 print(*pids, flush=True)
 below.end(grace=0.2)
@@ -35,12 +39,12 @@ def end_of(script: str, lines: int) -> list[int]:
 
 
 def test_children_of_children_are_ended() -> None:
-    pids = end_of("sleep 600 & echo $!; echo $$; wait", 2)
+    pids = end_of("sleep 600 & echo $!; echo $$; wait; exit 3", 2)
     assert [is_gone(pid) for pid in pids] == [True, True]
 
 
 def test_what_ignores_the_request_is_killed() -> None:
-    pids = end_of("""bash -c 'trap "" TERM; echo $$; while :; do sleep 1; done' & echo $$; wait""", 2)
+    pids = end_of("""bash -c 'trap "" TERM; echo $$; while :; do sleep 1; done' & echo $$; wait; exit 3""", 2)
     assert [is_gone(pid) for pid in pids] == [True, True]
 
 

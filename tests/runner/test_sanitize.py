@@ -14,8 +14,14 @@ SECRETS = [
     "ghp_0123456789abcdefABCD",
     "github_pat_0123456789abcdefABCD",
     "glpat-0123456789abcdefABCD",
+    "gho_0123456789abcdefABCD",
+    "pk-lf-01234567-89ab",
+    "rk-live-0123456789",
+    "sst_0123456789abcdefABCD-_0123456789abcdefABCDE",
     "xoxb-123456789-abc",
     "AKIAABCDEFGHIJKLMNOP",
+    "ASIAABCDEFGHIJKLMNOP",
+    "AIzaSyA-0123456789_0123456789_012345",
     "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl",
     "ann.smith@mail.example.org",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----",
@@ -25,7 +31,7 @@ SECRETS = [
 
 @pytest.mark.parametrize("secret", SECRETS, ids=lambda secret: secret[:12])
 def test_a_secret_is_redacted_wherever_it_stands(secret: str) -> None:
-    for text in (secret, f"before {secret}", f'"{secret}"', "x " * 45 + secret):
+    for text in (secret, f"before {secret}", f"session-{secret}", f'"{secret}"', "x " * 45 + secret):
         assert "[redacted]" in redact(text)
         assert secret[8:] not in redact(text)
         assert secret[8:] not in preview(text)
@@ -33,7 +39,13 @@ def test_a_secret_is_redacted_wherever_it_stands(secret: str) -> None:
 
 
 def test_a_named_secret_is_redacted_with_its_name() -> None:
-    for text in ('password: "hunter22"', "API_KEY=abcd1234", "Authorization: Bearer abcdefgh12"):
+    for text in (
+        'password: "hunter22"',
+        "API_KEY=abcd1234",
+        "Authorization: Bearer abcdefgh12",
+        "BASIC abcdefgh12",
+        "Passwd=abcd1234",
+    ):
         assert "[redacted]" in redact(text)
         assert not {"hunter22", "abcd1234", "abcdefgh12"} & set(redact(text).replace('"', " ").split())
 
@@ -54,3 +66,12 @@ def test_full_content_can_be_encoded(text: str) -> None:
 def test_even_full_content_is_bounded() -> None:
     assert len(full("x" * 10_000_000)) == FULL_LENGTH
     assert SANITIZERS["none"] is None
+
+
+@pytest.mark.timeout(30)  # a search from each place of a run takes the square of its length
+@pytest.mark.parametrize(
+    "part", ["a.", "-a", "eyJaaaaaaaaa-", "eyJaaaaaaaaa.", "a@", "@a-", "bearer ", "token:", "-----BEGIN "]
+)
+def test_no_text_takes_long_to_be_looked_through(part: str) -> None:
+    assert redact(f"{part * 20_000} @ basic") is not None
+    assert redact(f"a@{part * 20_000}") is not None

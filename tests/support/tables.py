@@ -22,12 +22,21 @@ from agent_runner.protocol import (
     event_schema,
 )
 from host_client.scripted_model.script import Conversation, Failure, Reply, Script, Tool, Usage
+from host_client.server.app import described_app
+from host_client.server.events import OWN_TYPES
+from host_client.server.problems import PROBLEMS
 from host_client.telemetry.instruments import METRICS
 from host_client.telemetry.settings import SDK_VARIABLES
 from host_client.telemetry.settings import SETTINGS as TELEMETRY_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKED = ("README.md", "docs/RUNNER.md", "docs/SCRIPTED_MODEL.md", "docs/OPENTELEMETRY_INTEGRATION.md")
+MARKED = (
+    "README.md",
+    "docs/OPENTELEMETRY_INTEGRATION.md",
+    "docs/RUNNER.md",
+    "docs/SCRIPTED_MODEL.md",
+    "docs/SERVICE.md",
+)
 
 
 def environment() -> str:
@@ -83,6 +92,26 @@ def error_types() -> str:
     return ", ".join(f"`{name}`" for name in ERROR_TYPES) + "."
 
 
+def service_events() -> str:
+    rows = [f"| `{name}` | {_fields(_data_of(kind))} | {_first(_data_of(kind))} |" for name, kind in OWN_TYPES.items()]
+    return "\n".join(["| type | data | meaning |", "|---|---|---|", *rows])
+
+
+def routes() -> str:
+    paths: dict[str, dict[str, Any]] = described_app().openapi()["paths"]
+    rows = [
+        f"| {method.upper()} | `{path}` | {_cell(operation['description'].split('.')[0])}. |"
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    ]
+    return "\n".join(["| | path | |", "|---|---|---|", *rows])
+
+
+def problems() -> str:
+    rows = [f"| {of.status} | `/problems/{slug}` | {_cell(of.when)} |" for slug, of in PROBLEMS.items()]
+    return "\n".join(["| status | type | when |", "|---|---|---|", *rows])
+
+
 def script() -> str:
     kinds = (Script, Conversation, Reply, Tool, Usage, Failure)
     rows = [f"| {kind.__name__.lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds]
@@ -98,6 +127,9 @@ TABLES = {
     "exit-codes": exit_codes,
     "error-types": error_types,
     "script": script,
+    "service-events": service_events,
+    "routes": routes,
+    "problems": problems,
 }
 SCHEMAS = {"docs/events.schema.json": event_schema, "docs/commands.schema.json": command_schema}
 

@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from agent_runner import otlp
+from agent_runner import readable
 from agent_runner.spans import Span
 from host_client.telemetry.encoding import Batch, encode
 from tests.support.runs import SpanView, spans_in
@@ -36,7 +36,7 @@ METRICS_PATH = "/v1/metrics"
 _SERVICES = {"grpc": "trace.v1.TraceService", METRICS_PATH: "metrics.v1.MetricsService"}
 """Services over gRPC, by the path that their requests are given here."""
 
-_RESOURCE = otlp.resource("tests")
+_RESOURCE = readable.resource("tests")
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first:
 
 def batch(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> Batch:
     """Encode `spans`."""
-    return encode([otlp.readable(span, _RESOURCE) for span in spans(count, trace, name=name, first=first)])
+    return encode([readable.readable(span, _RESOURCE) for span in spans(count, trace, name=name, first=first)])
 
 
 def ids_of(*bodies: bytes) -> set[tuple[str, str]]:

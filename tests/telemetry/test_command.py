@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ def test_a_run_is_exported_and_its_trace_is_shown_once(command: Command) -> None
         done = command("run", "go", OTEL_EXPORTERS="console,otlp", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     assert (done.stdout + done.stderr).count("agent.execute") == 1
     assert len(collector.named("agent.session")) == 1
-    assert "telemetry" not in done.stdout + done.stderr
+    (told,) = [line for line in (done.stdout + done.stderr).splitlines() if "telemetry" in line]
+    assert told == f"telemetry: otlp: {len(collector.spans)} exported"
 
 
 def test_what_is_wrong_is_told_once_and_the_agent_runs(command: Command) -> None:
@@ -61,14 +63,31 @@ def test_what_has_not_arrived_is_told_and_the_next_run_sends_it(command: Command
     with Collector(503) as collector:
         environ = {"OTEL_EXPORTERS": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         done = command("run", "go", **environ)
-        assert "telemetry: otlp: " in done.stdout
-        assert "waiting" in done.stdout
+        told = re.search(r"telemetry: otlp: 0 exported, (\d+ retried, )?(\d+) spooled, (\d+) waiting\n", done.stdout)
+        assert told is not None, done.stdout
+        assert told[2] == told[3]
         collector.status = 200
         before = len(collector.requests)
         again = command("run", "go", **environ)
-        assert "telemetry: otlp: " not in again.stdout
+        assert f"telemetry: otlp: {2 * int(told[3])} exported\n" in again.stdout
         arrived = [request for request in collector.requests[before:] if request.path == "/v1/traces"]
     assert sum(request.body.count(b"agent.session") for request in arrived) == 2
+
+
+def test_spans_that_a_receiver_refuses_are_told_as_dropped_with_the_reason(command: Command) -> None:
+    with Collector(400) as collector:
+        done = command("run", "go", OTEL_EXPORTERS="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    assert re.search(r"telemetry: otlp: 0 exported, (\d+ retried, )?\d+ dropped \(refused\)\n", done.stdout), (
+        done.stdout
+    )
+    assert "✓ done" in done.stdout
+
+
+def test_a_trace_that_was_not_sampled_is_told_as_such(command: Command) -> None:
+    with Collector() as collector:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SAMPLING_RATE": "0", "SANDSPAN_SLOW_RATE": "0"}
+        done = command("run", "go", OTEL_EXPORTERS="otlp", **environ)
+    assert "telemetry: otlp: 0 exported, the trace was not sampled\n" in done.stdout
 
 
 def test_costs_are_written_down(command: Command) -> None:

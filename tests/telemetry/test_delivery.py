@@ -22,7 +22,7 @@ from host_client.telemetry.destinations.custom import Custom
 from host_client.telemetry.destinations.otlp import otlp
 from host_client.telemetry.encoding import Batch
 from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.sender import Counts, Sender
+from host_client.telemetry.sender import HANGS_AFTER, Counts, Sender
 from host_client.telemetry.spool import Spool
 from tests.telemetry.receiver import (
     WAIT_SECONDS,
@@ -410,6 +410,64 @@ def test_one_that_hangs_or_raises_or_is_down_delays_nobody(receiver: Receiver, t
     left.keep()
     assert left.waiting() == {"hanging": 49, "raising": 49, down.key: 49, "otlp": 0}
     left.close()
+
+
+def test_one_that_hangs_is_not_waited_for_where_the_next_process_has_its_spans(tmp_path: Path) -> None:
+    hanging, clock = Hanging(), Clock()
+    delivery = Delivery([hanging], Spool(tmp_path), linger=0, clock=clock)
+    delivery.offer([batch(3)])
+    assert hanging.entered.wait(WAIT_SECONDS)
+    clock.now += HANGS_AFTER
+    # One that waited would see them delivered.
+    assert not delivery.flush(2 * WAIT_SECONDS)
+    assert not delivery.close(2 * WAIT_SECONDS)
+    assert delivery.counts()["hanging"] == Counts(waiting=3)
+    hanging.let_go.set()
+    left = Spool(tmp_path)
+    left.register({"hanging": True})
+    left.keep()
+    assert left.waiting() == {"hanging": 3}
+    left.close()
+
+
+class Asked(Spool):
+    """Tells when it was asked what becomes of spans at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.was_asked = threading.Event()
+
+    def outlives(self, destination: str) -> bool:
+        answer = super().outlives(destination)
+        self.was_asked.set()
+        return answer
+
+
+def test_one_that_hangs_is_waited_for_where_its_spans_would_be_lost() -> None:
+    hanging, clock, spool = Hanging(), Clock(), Asked()
+    delivery = Delivery([hanging], spool, linger=0, clock=clock)
+    delivery.offer([batch(3)])
+    assert hanging.entered.wait(WAIT_SECONDS)
+    clock.now += HANGS_AFTER
+    answers: list[bool] = []
+    closing = threading.Thread(target=lambda: answers.append(delivery.close(WAIT_SECONDS)))
+    closing.start()
+    assert spool.was_asked.wait(WAIT_SECONDS)
+    hanging.let_go.set()
+    closing.join(WAIT_SECONDS)
+    assert answers == [True]
+
+
+def test_the_end_tries_one_that_fails_again_only_where_its_spans_would_be_lost(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    for spool, delivered in ((Spool(tmp_path), False), (Spool(None), True)):
+        receiver.script.append(Answer(503))
+        delivery = Delivery([http(receiver)], spool, linger=0, jitter=lambda: 0.5)
+        delivery.offer([batch(3)])
+        assert delivery.close(WAIT_SECONDS) is delivered
+        counts = delivery.counts()["otlp"]
+        assert (counts.exported, counts.waiting, counts.dropped) == ((3, 0, {}) if delivered else (0, 3, {}))
 
 
 def test_a_flush_that_cannot_succeed_in_time_says_so_at_once(receiver: Receiver) -> None:

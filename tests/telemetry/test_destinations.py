@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent_runner import otlp as runner_otlp
+from agent_runner import readable
 from agent_runner.prices import cost
 from agent_runner.spans import Span
 from host_client.telemetry import endpoints
@@ -176,7 +177,7 @@ def mapped(name: str, attributes: dict[str, Any], *, tags: tuple[str, ...] = ())
     span = Span(name, "a" * 32, "b" * 16, "c" * 16, 1_700_000_000_000_000_000)
     span.end = span.start + 1
     span.attributes = attributes
-    (view,) = spans_in(mapping("Production!", tags)(runner_otlp.encode([span], runner_otlp.resource("tests"))))
+    (view,) = spans_in(mapping("Production!", tags)(runner_otlp.encode([span], readable.resource("tests"))))
     return view
 
 

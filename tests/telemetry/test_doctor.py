@@ -40,7 +40,7 @@ def test_each_exporter_gets_a_probe_of_its_own(doctor: Doctor) -> None:
         }
         done = doctor(**environ, **KEYS)
         url = collector.url
-    assert finding(done, "Telemetry") == "✓development, 1 of the traces to langfuse, signoz, otlp, console"
+    assert finding(done, "Telemetry") == "✓development, 100 % of the traces to langfuse, signoz, otlp, console"
     for name, path in (("langfuse", "/api/public/otel"), ("signoz", "/signoz"), ("otlp", "/otlp")):
         assert finding(done, f"Exporter {name}").startswith(f"✓{url}{path}/v1/traces took a probe, trace ")
     for name, path in (("signoz", "/signoz"), ("otlp", "/otlp")):

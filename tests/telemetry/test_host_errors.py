@@ -17,9 +17,8 @@ from host_client.sandbox.local import LocalProcess
 from tests.support.hosts import host_lab
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
     from host_client.telemetry.pipeline import Who
+    from host_client.telemetry.sampling import EndedSpan
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +44,11 @@ class Errors:
         if isinstance(event, Error):
             self.types.append(event.data.error_type)
 
-    def observe_span(self, span: ReadableSpan) -> None: ...
+    def recall(self, event: AnyEvent, who: Who) -> None: ...
+
+    def observe_span(self, span: EndedSpan) -> None: ...
+
+    def recall_span(self, span: EndedSpan) -> None: ...
 
     def end(self, who: Who) -> None: ...
 

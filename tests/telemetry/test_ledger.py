@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import multiprocessing
 import os
@@ -10,7 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,26 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
 
+from agent_runner import otlp
 from agent_runner import protocol as p
-from host_client.telemetry import Who
+from agent_runner.resource import resource
+from agent_runner.spans import Span
+from host_client.telemetry import Telemetry, Who, ledger_file
 from host_client.telemetry.ledger import BY, Ledger, LedgerError, Total
-from host_client.telemetry.turns import MAX_COST_USD, Turn, turn_of
+from host_client.telemetry.relay import decode
+from host_client.telemetry.relayed import Relayed
+from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, Turn, turn_of
+from host_client.telemetry.unfinished import MAX_UNPRICED
 from tests.support.metrics import event, result
+from tests.support.tables import ROOT
 
 ADA = Who(session_id="s-1", user_id="ada", tenant_id="acme", tier="pro")
 BOB = Who(session_id="s-2", user_id="bob", tenant_id="acme")
 NOBODY = Who(session_id="s-3")
+TRACE = "1" * 32
 WAIT_SECONDS = 60.0
 
 
@@ -148,6 +160,214 @@ def test_models_that_cost_more_than_the_turn_are_not_believed() -> None:
     assert ({part.model: part.nano for part in turn.parts}, turn.agrees) == ({"a": 0, "main": 10**9}, False)
 
 
+def test_forged_costs_overflow_no_sum(tmp_path: Path) -> None:
+    # Beyond 2**63 - 1 billionths, where SQLite's own sum is an error.
+    count = 93_000
+    path = tmp_path / "ledger"
+    noted(path, (ADA, result(MAX_COST_USD)), (BOB, result(0.000000001)))
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) INSERT INTO turns"
+            " SELECT i + 10, ended_at, session, 'x' || i, trace, turn, user, tenant, tier, error_type, nano_usd, 0"
+            " FROM n, turns WHERE id = 1",
+            (count - 1,),
+        )
+        connection.execute("INSERT INTO parts SELECT id, 'm', nano_usd, 1, 1, 1, 1 FROM turns WHERE id > 10")
+    connection.close()
+    forged = count * round(MAX_COST_USD * 1e9)
+    assert forged > 2**63
+    assert costs(Ledger(path).totals("user")) == {"ada": forged, "bob": 1}
+    assert Ledger(path).total().nano_usd == forged + 1
+
+
+# -- turns without a result -----------------------------------------------------------------------------
+
+OPUS: Mapping[str, Any] = {"gen_ai.response.model": "claude-opus-4-5", "gen_ai.usage.input_tokens": 1000}
+OPUS_NANO = 1000 * 5 * 1000
+"""At five dollars a million."""
+
+
+def chat(parent: int, about: Mapping[str, Any] = OPUS, session: str = ADA.session_id) -> ReadableSpan:
+    """Return a model request under a span."""
+    context = SpanContext(1, parent, is_remote=True)
+    attributes = {"gen_ai.operation.name": "chat", "session.id": session, **about}
+    return ReadableSpan("chat", parent=context, attributes=attributes)
+
+
+def requests_of(turn: int) -> Relayed:
+    """Return a turn's only model request, as it comes from a sandbox."""
+    span = Span("chat", TRACE, span_id(turn + 100), span_id(turn), 1, end=2)
+    span.attributes = {"gen_ai.operation.name": "chat", **OPUS}
+    body = base64.b64encode(otlp.encode([span], resource("tests", {}))).decode()
+    return decode(body, trace_ids=frozenset({TRACE}), common={"session.id": ADA.session_id})
+
+
+def begun(number: int, parent: int | None = None) -> p.AnyEvent:
+    """Return the start of a turn, or of a tool call under a span."""
+    data = p.TurnStartData(turn=1, prompt_size=1) if parent is None else p.ToolUseData(id="t", name="Agent", input={})
+    above = span_id(parent) if parent is not None else None
+    return p.event_of(data, seq=1, ts=1.0, trace_id=TRACE, span_id=span_id(number), parent_span_id=above)
+
+
+def killed(path: Path) -> Ledger:
+    """Return a ledger of a session whose only turn made two requests, one of them in a subagent, and had no result."""
+    ledger = Ledger(path)
+    ledger.observe(begun(7), ADA)
+    ledger.observe(begun(8, parent=7), ADA)
+    for parent in (7, 8, 99):  # the last is nobody's
+        ledger.observe_span(chat(parent))
+    ledger.end(ADA)
+    return ledger
+
+
+def test_a_turn_that_never_told_its_cost_is_estimated_when_its_session_ends(tmp_path: Path) -> None:
+    ledger = killed(tmp_path / "ledger")
+    assert ledger.total() == Total(None, 1, 2 * OPUS_NANO, 2000, 0, 0, 0, 1, 2 * OPUS_NANO)
+    assert costs(ledger.totals("model")) == {"claude-opus-4-5": 2 * OPUS_NANO}
+    assert costs(ledger.totals("user")) == {"ada": 2 * OPUS_NANO}
+    ledger.end(ADA)
+    assert ledger.close(1.0)
+    assert ledger.total().turns == 1
+
+
+def test_a_result_that_comes_later_takes_the_place_of_the_estimate_and_nothing_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    assert killed(path).close(1.0)
+    assert killed(path).close(1.0)  # another process that reads the journal again
+    assert Ledger(path).total().nano_usd == 2 * OPUS_NANO
+    noted_later = Ledger(path)
+    for cost in (0.5, 0.7):
+        noted_later.record(told(result(cost), 7), ADA)
+    assert noted_later.close(1.0)
+    assert killed(path).close(1.0)
+    assert Ledger(path).total() == Total(None, 1, 500_000_000, 0, 0, 0, 0)
+
+
+def test_a_higher_estimate_takes_the_place_of_a_lower_one(tmp_path: Path) -> None:
+    for requests in (2, 3, 1):
+        ledger = Ledger(tmp_path / "ledger")
+        ledger.observe(begun(7), ADA)
+        for _ in range(requests):
+            ledger.observe_span(chat(7))
+        ledger.end(ADA)
+        assert ledger.close(1.0)
+    assert Ledger(tmp_path / "ledger").total() == Total(None, 1, 3 * OPUS_NANO, 3000, 0, 0, 0, 1, 3 * OPUS_NANO)
+
+
+def test_what_a_killed_host_did_not_write_is_written_by_the_one_that_took_over_and_what_it_did_stays(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger"
+    assert noted(path, (ADA, result(0.25))).total().turns == 1  # the turn of span 0
+    ledger = Ledger(path)
+    telemetry = Telemetry(observers=[ledger])
+    for each in (told(result(0.25), 0), told(result(0.5), 1), begun(7)):
+        telemetry.recall(each, ADA)
+    telemetry.relay_again(requests_of(7))
+    telemetry.end((TRACE,), ADA)
+    assert telemetry.shutdown(WAIT_SECONDS)
+    assert ledger.total() == Total(None, 3, 750_000_000 + OPUS_NANO, 1000, 0, 0, 0, 1, OPUS_NANO)
+
+
+def test_a_turn_with_a_result_or_without_a_request_is_not_estimated(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.observe(begun(7), ADA)
+    ledger.observe_span(chat(7))
+    ledger.observe(told(result(0.25), 7), ADA)
+    ledger.observe_span(chat(7))
+    ledger.observe(begun(8), ADA)
+    ledger.observe_span(chat(8, session="another"))
+    ledger.end(ADA)
+    assert ledger.total() == Total(None, 1, 250_000_000, 0, 0, 0, 0)
+    assert ledger.close(1.0)
+
+
+def test_a_request_without_a_list_price_is_estimated_by_its_tokens_alone(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.observe(begun(7), ADA)
+    for number in range(100):
+        about = {"gen_ai.request.model": f"m-{number}", "gen_ai.usage.output_tokens": 3}
+        ledger.observe_span(chat(7, about))
+    ledger.observe_span(chat(7, {**OPUS, "gen_ai.usage.cache_read.input_tokens": 10**18}))  # no number of tokens
+    ledger.end(ADA)
+    assert (ledger.total().nano_usd, ledger.total().output_tokens) == (OPUS_NANO, 300)
+    assert len(ledger.totals("model")) == MAX_MODELS + 1
+    assert ledger.close(1.0)
+
+
+def test_an_estimate_is_of_all_requests_of_its_turn_however_many(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.observe(begun(6), ADA)
+    ledger.observe_span(chat(6))
+    ledger.observe(told(result(0.25), 6), ADA)
+    ledger.observe(begun(7), ADA)
+    requests = 2 * MAX_UNPRICED + 5
+    for _ in range(requests):
+        ledger.observe_span(chat(7))
+    ledger.end(ADA)
+    assert ledger.total().estimated_nano_usd == requests * OPUS_NANO
+    assert ledger.close(1.0)
+
+
+def test_an_estimate_that_no_turn_costs_is_not_believed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.observe(begun(7), ADA)
+    for _ in range(3):
+        ledger.observe_span(chat(7, {**OPUS, "gen_ai.usage.output_tokens": 3 * 10**9}))
+    ledger.end(ADA)
+    assert not ledger.close(1.0)
+    assert (ledger.lost, ledger.total().turns) == (1, 0)
+
+
+# -- versions -------------------------------------------------------------------------------------------
+
+VERSION_1 = """
+CREATE TABLE turns (id INTEGER PRIMARY KEY, ended_at REAL NOT NULL, session TEXT NOT NULL, span TEXT NOT NULL,
+    trace TEXT NOT NULL, turn INTEGER NOT NULL, user TEXT, tenant TEXT, tier TEXT, error_type TEXT,
+    nano_usd INTEGER NOT NULL, UNIQUE (session, trace, span));
+CREATE INDEX turns_ended_at ON turns (ended_at);
+CREATE TABLE parts (turn_id INTEGER NOT NULL REFERENCES turns (id), model TEXT NOT NULL, nano_usd INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
+    cache_creation_tokens INTEGER NOT NULL, PRIMARY KEY (turn_id, model)) WITHOUT ROWID;
+INSERT INTO turns VALUES (1, 1.0, 's-1', '0000000000000001', '11111111111111111111111111111111', 1, 'ada', 'acme',
+    NULL, NULL, 250000000);
+INSERT INTO parts VALUES (1, 'm', 250000000, 1, 2, 3, 4);
+PRAGMA user_version = 1;
+"""
+
+
+def of_version_1(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1)
+    connection.close()
+
+
+def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    of_version_1(path)
+    before = Total("ada", 1, 250_000_000, 1, 2, 3, 4)
+    assert Ledger(path).totals("user") == [before]
+    ledger = Ledger(path)
+    ledger.record(told(result(0.5), 1), ADA)  # told in version 1 already
+    ledger.record(told(result(0.5), 2), BOB)
+    assert ledger.close(1.0)
+    assert Ledger(path).totals("user") == [Total("bob", 1, 500_000_000, 0, 0, 0, 0), before]
+    killed(path)
+    assert Ledger(path).total().estimated_turns == 1
+
+
+def test_a_host_of_version_1_that_has_the_file_open_goes_on_writing(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    of_version_1(path)
+    older = sqlite3.connect(path, isolation_level=None)
+    assert older.execute("SELECT COUNT(*) FROM turns").fetchone() == (1,)
+    noted(path, (BOB, result(0.5)))
+    older.execute("INSERT INTO turns (ended_at, session, span, trace, turn, nano_usd) VALUES (1, 's', 'x', 't', 1, 7)")
+    older.execute("INSERT INTO parts VALUES (last_insert_rowid(), 'm', 7, 0, 0, 0, 0)")
+    older.close()
+    assert Ledger(path).total().nano_usd == 750_000_007
+
+
 # -- several at once ------------------------------------------------------------------------------------
 
 
@@ -186,7 +406,7 @@ for number in range(100_000):
 
 def test_a_host_that_is_killed_leaves_every_turn_that_it_wrote(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path / "ledger")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parents[2]) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         written = [process.stdout.readline() for _ in range(20)]
         process.send_signal(signal.SIGKILL)
@@ -259,19 +479,126 @@ def test_what_waited_is_written_when_the_file_can_be(tmp_path: Path) -> None:
     assert ledger.total().nano_usd == 50_000_000
 
 
-def test_a_ledger_that_another_process_holds_is_waited_for_within_the_time_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("host_client.telemetry.ledger.BUSY_SECONDS", 0.05)
-    path = tmp_path / "ledger"
-    noted(path, (ADA, result()))
-    holder = sqlite3.connect(path, isolation_level=None)
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process's connection, which holds the ledger."""
+    noted(tmp_path / "ledger", (ADA, result(0.01)))
+    holder = sqlite3.connect(tmp_path / "ledger", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    ledger = Ledger(path)
+    yield holder
+    holder.close()
+
+
+def test_a_ledger_that_another_process_holds_is_waited_for_within_the_time_given(
+    tmp_path: Path, held: sqlite3.Connection
+) -> None:
+    ledger = Ledger(tmp_path / "ledger")
     ledger.record(told(result(), 1), ADA)
     assert not ledger.close(0.3)
-    holder.close()
     assert ledger.lost == 1
+
+
+def test_that_another_process_writes_for_a_moment_is_no_warning(
+    tmp_path: Path, held: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.record(told(result(0.01), 1), ADA)
+    held.execute("ROLLBACK")
+    assert ledger.close(WAIT_SECONDS)
+    assert (ledger.total().turns, caplog.records) == (2, [])
+
+
+def test_a_ledger_that_another_process_holds_holds_no_spans_up_and_is_written_later(
+    tmp_path: Path, held: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host_client.telemetry.ledger.BUSY_SECONDS", 2 * WAIT_SECONDS)
+    written = threading.Event()
+    monkeypatch.setattr("host_client.telemetry.ledger.write", then(written.set, ledger_file.write))
+    ledger = Ledger(tmp_path / "ledger")
+    telemetry = Telemetry(observers=[ledger])
+    for number in range(1, 4):
+        telemetry.observe(told(result(0.01), number), ADA)
+        assert telemetry.flush(WAIT_SECONDS), "the pipeline waits for a lock"
+    assert not written.is_set()
+    held.execute("ROLLBACK")
+    assert written.wait(WAIT_SECONDS)
+    assert ledger.total().nano_usd == 40_000_000
+    telemetry.observe(told(result(0.01), 4), ADA)
+    assert telemetry.shutdown(WAIT_SECONDS)
+    assert (ledger.total().nano_usd, ledger.lost) == (50_000_000, 0)
+
+
+def then(tell: Callable[[], object], call: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that tells when ``call`` has succeeded."""
+
+    def both(*args: Any) -> None:
+        call(*args)
+        tell()
+
+    return both
+
+
+class Disk:
+    """Lets every SQLite file that is opened have so many pages: one more, and its disk is full."""
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+        self._connect = sqlite3.connect
+
+    def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        connection = self._connect(*args, **options)
+        connection.execute(f"PRAGMA max_page_count = {self.pages}")
+        return connection
+
+
+def test_on_a_full_disk_what_was_written_stays_and_the_rest_waits_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk(pages=12)
+    monkeypatch.setattr("sqlite3.connect", disk.connect)
+    ledger = Ledger(tmp_path / "ledger")
+    for number in range(500):
+        ledger.record(told(result(0.01), number), ADA)
+    before = ledger.total().turns
+    assert 0 < before < 500
+    assert [record.getMessage() for record in caplog.records] == [
+        f"costs cannot be written to {tmp_path / 'ledger'}, and are kept in memory: database or disk is full"
+    ]
+    disk.pages = 10_000
+    assert ledger.close(WAIT_SECONDS)
+    assert (ledger.total().turns, ledger.total().nano_usd) == (500, 5_000_000_000)
+
+
+def test_on_a_disk_that_stays_full_what_is_lost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.connect", Disk(pages=12).connect)
+    ledger = Ledger(tmp_path / "ledger")
+    for number in range(500):
+        ledger.record(told(result(0.01), number), ADA)
+    assert not ledger.close(0.2)
+    total = ledger.total()
+    assert (total.turns + ledger.lost, total.nano_usd) == (500, total.turns * 10_000_000)
+
+
+NO_LARGER = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+from host_client.telemetry.ledger import Ledger
+from tests.telemetry.test_ledger import ADA, result, told
+
+ledger = Ledger(Path(sys.argv[1]))
+for number in range(200):
+    ledger.record(told(result(0.01), number), ADA)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert ledger.close(60.0), ledger.lost
+"""
+
+
+def test_a_file_that_may_grow_no_further_is_written_when_it_may(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NO_LARGER, str(tmp_path / "ledger")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=WAIT_SECONDS, check=False, text=True)
+    assert (done.returncode, done.stderr.count("costs cannot be written")) == (0, 1), done.stderr
+    assert Ledger(tmp_path / "ledger").total().turns == 200
 
 
 def test_a_cost_that_is_none_is_not_written(tmp_path: Path) -> None:
@@ -280,6 +607,12 @@ def test_a_cost_that_is_none_is_not_written(tmp_path: Path) -> None:
         ledger.record(told(result(cost), number), ADA)
     assert not ledger.close(1.0)
     assert (ledger.lost, ledger.total().nano_usd) == (2, 500_000_000)
+
+
+@pytest.mark.parametrize("turn", [2**64 - 1, -(2**63)])
+def test_a_forged_number_of_a_turn_holds_up_no_other(turn: int, tmp_path: Path) -> None:
+    ledger = noted(tmp_path / "ledger", (ADA, result(0.5, turn=turn)), (BOB, result(0.25)))
+    assert costs(ledger.totals("user")) == {"ada": 500_000_000, "bob": 250_000_000}
 
 
 def test_only_its_user_may_read_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,17 @@ from host_client.telemetry import Who
 from host_client.telemetry.destinations.otlp import otlp_metrics
 from host_client.telemetry.endpoints import Endpoint, Protocol
 from host_client.telemetry.instruments import METRICS
-from host_client.telemetry.labels import MAX_LENGTH, MAX_MODELS, MAX_TENANTS, MAX_TOOLS, OTHER
+from host_client.telemetry.labels import (
+    MAX_DECIDERS,
+    MAX_LENGTH,
+    MAX_MODELS,
+    MAX_TENANTS,
+    MAX_TOOLS,
+    MODELS_OF_ONE,
+    OTHER,
+    TOOLS,
+    TOOLS_OF_ONE,
+)
 from host_client.telemetry.metrics import Metrics
 from host_client.telemetry.otlp_metrics import OtlpPart
 from tests.support.hosts import host_lab, views
@@ -66,6 +77,10 @@ def called(tool_id: str = "t", ms: float = 5.0, error: p.ErrorType | None = None
     )
 
 
+def decided(by: str | None, decision: p.Decision = "allow") -> p.ApprovalResolvedData:
+    return p.ApprovalResolvedData(approval_id="a", tool_use_id="t", decision=decision, wait_ms=1.0, decided_by=by)
+
+
 async def worked(kept: Kept) -> tuple[AgentResult, list[AnyEvent]]:
     """Run an agent whose first call is allowed, whose second fails and whose third is denied."""
     telemetry = Telemetry(observers=[Metrics([kept])])
@@ -105,14 +120,16 @@ async def test_a_run_is_measured_as_it_went() -> None:
         bash | labels(error__type="permission_denied"): (1, 1),
     }
     assert {point: value.sum for point, value in kept.points("claude.agent.approvals").items()} == {
-        bash | labels(decision="allow"): 2,
-        bash | labels(decision="deny"): 1,
+        bash | labels(decision="allow", decided_by="approver"): 2,
+        bash | labels(decision="deny", decided_by="approver"): 1,
     }
     waits = kept.points("claude.agent.approval.wait")
     assert {point: value.recorded for point, value in waits.items()} == {
         labels(**HERS, decision="allow"): 2,
         labels(**HERS, decision="deny"): 1,
     }
+    started = next(each for each in events if isinstance(each, p.Start))
+    assert set(started.data.tools) <= TOOLS
     told = [each.type for each in events]
     assert {point: value.sum for point, value in kept.points("claude.agent.events").items()} == {
         labels(**HERS, type=kind): told.count(kind) for kind in set(told)
@@ -186,6 +203,22 @@ def test_a_turns_cost_goes_to_the_models_that_it_was_spent_on() -> None:
     }
 
 
+def test_what_another_process_has_counted_is_known_and_counts_nothing() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    metrics.begin(ADA)
+    for data in (start("m-1"), call("Bash"), called("other"), result(2.0)):
+        metrics.recall(event(data), ADA)
+    for data in (called(), result(0.5)):
+        metrics.observe(event(data), ADA)
+    assert kept.points("claude.agent.events") == {
+        labels(**HERS, type="tool_result"): (1, 1),
+        labels(**HERS, type="result"): (1, 1),
+    }
+    assert kept.points("claude.agent.cost.usd") == {labels(**HERS, model="m-1", user="ada"): (0.5, 1)}
+    assert kept.points("claude.agent.tool.duration.ms") == {labels(**HERS, tool="Bash"): (5.0, 1)}
+
+
 def test_errors_are_counted_by_their_type() -> None:
     failure = p.ErrorData(error_type="overloaded", message="x" * 100)
     kept = observed(ADA, start(), failure, failure, result(is_error=True, error_type="overloaded"))
@@ -251,34 +284,96 @@ def test_user_is_a_label_of_cost_alone() -> None:
 
 
 def tenants(number: int) -> tuple[Who, Sequence[EventData]]:
-    return Who(session_id="s", tenant_id=f"t-{number}"), [result()]
+    return Who(session_id=f"s-{number}", tenant_id=f"t-{number}"), [result()]
 
 
 def models(number: int) -> tuple[Who, Sequence[EventData]]:
-    return ADA, [result(0.5, turn_model_usage={f"m-{number}": {"costUSD": 0.5}})]
+    return Who(session_id=f"s-{number}"), [result(0.5, turn_model_usage={f"m-{number}": {"costUSD": 0.5}})]
 
 
 def tools(number: int) -> tuple[Who, Sequence[EventData]]:
-    return ADA, [call(f"mcp__x__{number}"), called()]
+    return Who(session_id=f"s-{number}"), [call(f"mcp__x__{number}"), called()]
+
+
+def deciders(number: int) -> tuple[Who, Sequence[EventData]]:
+    return Who(session_id=f"s-{number}"), [decided(f"d-{number}")]
 
 
 @pytest.mark.parametrize(
     ("made", "label", "limit"),
-    [(tenants, "tenant", MAX_TENANTS), (models, "model", MAX_MODELS), (tools, "tool", MAX_TOOLS)],
+    [
+        (tenants, "tenant", MAX_TENANTS),
+        (models, "model", MAX_MODELS),
+        (tools, "tool", MAX_TOOLS),
+        (deciders, "decided_by", MAX_DECIDERS),
+    ],
 )
 def test_a_label_has_so_many_values_and_one_for_the_rest(
     made: Callable[[int], tuple[Who, Sequence[EventData]]], label: str, limit: int
 ) -> None:
     kept = Kept()
     metrics = Metrics([kept])
-    metrics.begin(ADA)
     for number in range(limit + 50):
         who, data = made(number)
+        metrics.begin(who)
         for each in data:
             metrics.observe(event(each), who)
-    values = kept.values_of(label) - {"acme"}
+    values = kept.values_of(label)
     assert OTHER in values
     assert limit <= len(values) <= limit + 1
+
+
+NAMES = ("tool", "decided_by", "model")
+MALLORY = Who(session_id="s-9", tenant_id="mallory", user_id="mallory")
+
+
+def test_names_that_one_customers_sandboxes_invent_take_no_room_from_others() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    for number in range(1000):
+        invented = [
+            call(f"mcp__x__{number}"),
+            called(),
+            decided(f"d-{number}"),
+            result(0.1, turn_model_usage={f"m-{number}": {"costUSD": 0.1}}),
+        ]
+        who = replace(MALLORY, session_id=f"m-{number}")
+        metrics.begin(who)
+        for each in invented:
+            metrics.observe(event(each), who)
+    metrics.begin(ADA)
+    for each in (start("real-model"), call("mcp__github__search"), called(), decided("grace"), result(0.1)):
+        metrics.observe(event(each), ADA)
+    found = [dict(point) for name in kept.metrics for point in kept.points(name)]
+    hers = {name: {point.get(name) for point in found if point.get("tenant") == "acme"} - {None} for name in NAMES}
+    assert hers == {"tool": {"mcp__github__search"}, "decided_by": {"grace"}, "model": {"real-model"}}
+    assert len(kept.values_of("tool")) <= TOOLS_OF_ONE + 2
+    assert len(kept.values_of("model")) <= MODELS_OF_ONE + 3
+
+
+def test_the_clis_tools_known_models_and_what_a_host_asks_for_always_have_room() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    for make in (models, tools):
+        for number in range(MAX_TOOLS + 50):
+            who, data = make(number)
+            metrics.begin(who)
+            for each in data:
+                metrics.observe(event(each), who)
+    asked = Who(session_id="s", tenant_id="acme", model="house-model", tools=("mcp__house__find",))
+    metrics.begin(asked)
+    for name in ("Bash", "mcp__house__find", "mcp__late__one"):
+        metrics.observe(event(call(name)), asked)
+        metrics.observe(event(called()), asked)
+    for name in ("house-model", "claude-opus-4-5-20251101", "late-model"):
+        metrics.observe(event(result(0.1, turn_model_usage={name: {"costUSD": 0.1}})), asked)
+    found = [
+        dict(point)
+        for name in ("claude.agent.tool.duration.ms", "claude.agent.cost.usd")
+        for point in kept.points(name)
+    ]
+    hers = {point.get("tool") or point.get("model") for point in found if point.get("tenant") == "acme"}
+    assert hers == {"Bash", "mcp__house__find", "house-model", "claude-opus-4-5", OTHER}
 
 
 def test_what_labels_hold_is_one_line_that_every_encoding_takes() -> None:
@@ -290,6 +385,14 @@ def test_what_labels_hold_is_one_line_that_every_encoding_takes() -> None:
         assert len(value) <= MAX_LENGTH
         assert value.isprintable()
         assert value.encode()
+
+
+def test_a_name_that_is_a_secret_is_no_label() -> None:
+    secret = "sk-ant-api03-abcdefghijkl"
+    used = {secret: {"costUSD": 0.5}}
+    told = (start(secret), call(secret), called(error="tool_error"), result(0.5, turn_model_usage=used))
+    kept = observed(ADA, *told)
+    assert (kept.values_of("model"), kept.values_of("tool")) == ({"[redacted]"}, {"[redacted]"})
 
 
 def test_a_tier_of_the_configuration_is_that_of_users_without_one() -> None:
@@ -420,4 +523,4 @@ def test_where_nobody_listens_the_end_comes_in_time(caplog: pytest.LogCaptureFix
     with nobody() as port, sent_to(f"http://127.0.0.1:{port}", "http/protobuf") as (metrics, part):
         assert not metrics.close(0.2)
         assert part.exporter.failures >= 1
-    assert "the next export has them" in caplog.text
+    assert "this process's next export has them" in caplog.text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,9 +12,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
+from agent_runner import otlp
 from agent_runner import protocol as p
+from agent_runner.resource import resource
+from agent_runner.spans import Span
 from host_client.telemetry import Telemetry, Who, pipeline
-from host_client.telemetry.sampling import SamplingConfig
+from host_client.telemetry.batch import Batch
+from host_client.telemetry.relay import decode
+from host_client.telemetry.relayed import Relayed
+from host_client.telemetry.sampling import EndedSpan, SamplingConfig
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
 """Trace ids that the ratio keeps first and last."""
@@ -27,9 +34,25 @@ def span(name: str, trace_id: str, *, error: bool = False) -> ReadableSpan:
     return ReadableSpan(name, context, start_time=1, end_time=2, status=Status(StatusCode(2 if error else 0)))
 
 
-def names(request: bytes) -> list[str]:
-    read = ExportTraceServiceRequest.FromString(request)
-    return [span.name for resource in read.resource_spans for scope in resource.scope_spans for span in scope.spans]
+def log(trace_id: str) -> p.Log:
+    return p.Log(v=1, ts=1.0, trace_id=trace_id, span_id="1" * 16, data=p.LogData(stream="runner", text="x"))
+
+
+def names(batches: Sequence[Batch]) -> list[str]:
+    found: list[str] = []
+    for batch in batches:
+        read = ExportTraceServiceRequest.FromString(batch.body)
+        of_batch = [span.name for of in read.resource_spans for scope in of.scope_spans for span in scope.spans]
+        assert len(of_batch) == batch.spans
+        found += of_batch
+    return found
+
+
+def relayed(*called: str, trace_id: str = LOW) -> Relayed:
+    """Return spans as they come from a sandbox."""
+    spans = [Span(name, trace_id, f"{number:016x}", None, 1, end=2) for number, name in enumerate(called, 1)]
+    event = base64.b64encode(otlp.encode(spans, resource("tests", {}))).decode()
+    return decode(event, trace_ids=frozenset({trace_id}), common={})
 
 
 @dataclass
@@ -38,12 +61,14 @@ class Recorder:
 
     held: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     sent: list[str] = field(default_factory=list[str])
+    writes: int = 0
     delivers: bool = True
+    broken: bool = False
     before: Callable[[], None] = lambda: None
 
-    def hold(self, trace_id: str, request: bytes, spans: int) -> None:
+    def hold(self, trace_id: str, batches: Sequence[Batch]) -> None:
         self.before()
-        self.held.setdefault(trace_id, []).extend(names(request))
+        self.held.setdefault(trace_id, []).extend(names(batches))
 
     def release(self, trace_id: str) -> None:
         self.sent += self.held.pop(trace_id)
@@ -51,10 +76,12 @@ class Recorder:
     def discard(self, trace_id: str) -> None:
         del self.held[trace_id]
 
-    def deliver(self, request: bytes, spans: int) -> None:
+    def offer(self, batches: Sequence[Batch]) -> None:
         self.before()
-        assert len(names(request)) == spans
-        self.sent += names(request)
+        if self.broken:
+            raise OSError("the outbox's own fault")
+        self.writes += 1
+        self.sent += names(batches)
 
     def flush(self, timeout: float) -> bool:
         return self.delivers
@@ -72,8 +99,10 @@ class Watcher:
 
     seen: list[object] = field(default_factory=list[object])
     fails: bool = False
+    before: Callable[[], None] = lambda: None
 
     def _note(self, what: object) -> None:
+        self.before()
         if self.fails:
             raise ValueError("the observer's own fault")
         self.seen.append(what)
@@ -84,8 +113,14 @@ class Watcher:
     def observe(self, event: p.AnyEvent, who: Who) -> None:
         self._note((event.type, who))
 
-    def observe_span(self, span: ReadableSpan) -> None:
+    def recall(self, event: p.AnyEvent, who: Who) -> None:
+        self._note(("recall", event.type, who))
+
+    def observe_span(self, span: EndedSpan) -> None:
         self._note(span.name)
+
+    def recall_span(self, span: EndedSpan) -> None:
+        self._note(("recall", span.name))
 
     def end(self, who: Who) -> None:
         self._note(("end", who))
@@ -145,8 +180,7 @@ def test_observers_see_what_is_dropped_too() -> None:
     outbox, watcher = Recorder(), Watcher()
     telemetry = Telemetry(outbox, (watcher,), sampling=SamplingConfig(rate=0.0))
     telemetry.begin(HIGH, ADA)
-    event = p.Log(v=1, ts=1.0, trace_id=HIGH, span_id="1" * 16, data=p.LogData(stream="runner", text="x"))
-    telemetry.observe(event, ADA)
+    telemetry.observe(log(HIGH), ADA)
     telemetry.export([span("a", HIGH)])
     telemetry.end((HIGH,), ADA)
     assert telemetry.shutdown(LIMIT)
@@ -154,12 +188,48 @@ def test_observers_see_what_is_dropped_too() -> None:
     assert watcher.seen == [("begin", ADA), ("log", ADA), "a", ("end", ADA)]
 
 
+def test_what_another_process_has_observed_is_recalled_and_its_spans_go_out_again() -> None:
+    outbox, watcher = Recorder(), Watcher()
+    telemetry = Telemetry(outbox, [watcher])
+    telemetry.begin(LOW, ADA)
+    telemetry.recall(log(LOW), ADA)
+    telemetry.export_again([span("a", LOW)])
+    telemetry.relay_again(relayed("b"))
+    telemetry.end((LOW,), ADA)
+    assert telemetry.shutdown(LIMIT)
+    assert outbox.sent == ["a", "b"]
+    assert watcher.seen == [("begin", ADA), ("recall", "log", ADA), ("recall", "b"), ("end", ADA)]
+
+
+def export_of_another(telemetry: Telemetry) -> None:
+    telemetry.export_again([span("again", HIGH)])
+
+
+def relay_of_another(telemetry: Telemetry) -> None:
+    telemetry.relay_again(relayed("again", trace_id=HIGH))
+
+
+@pytest.mark.parametrize("again", [export_of_another, relay_of_another])
+def test_a_trace_that_was_taken_over_is_kept_whole_as_what_was_held_of_it_elsewhere_is_sent(
+    again: Callable[[Telemetry], None],
+) -> None:
+    outbox = Recorder()
+    telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.0))
+    telemetry.begin(HIGH, ADA)
+    telemetry.export([span("a", HIGH)])
+    again(telemetry)
+    telemetry.export([span("b", HIGH)])
+    telemetry.end((HIGH,), ADA)
+    assert telemetry.shutdown(LIMIT)
+    assert (outbox.held, outbox.sent) == ({}, ["a", "again", "b"])
+
+
 def test_an_observer_that_fails_takes_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
     outbox, watcher = Recorder(), Watcher()
     telemetry = Telemetry(outbox, (Watcher(fails=True), watcher))
     telemetry.begin(LOW, ADA)
     telemetry.export([span("a", LOW)])
-    assert telemetry.shutdown(LIMIT)
+    assert not telemetry.shutdown(LIMIT), "what it did not see is lost"
     assert outbox.sent == ["a"]
     assert watcher.seen == [("begin", ADA), "a"]
     assert telemetry.counts()["pipeline"] == {"dropped: fault of Watcher": 2}
@@ -189,25 +259,31 @@ def test_what_waits_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> 
     telemetry = Telemetry(outbox)
     telemetry.begin(LOW, ADA)
     for number in range(20):
-        telemetry.export([span(str(number), LOW)], size=300)
+        telemetry.relay(relayed(str(number)), 300)
     lost = telemetry.lost["span: queue full"]
     assert 16 <= lost <= 17
     go_on.set()
-    assert telemetry.flush(LIMIT)
-    telemetry.export([span("again", LOW)], size=900)
+    assert not telemetry.flush(LIMIT)
+    telemetry.relay(relayed("again"), 900)
     assert telemetry.shutdown(LIMIT)
     assert len(outbox.sent) + lost == 21
 
 
 def test_what_a_shutdown_does_not_wait_for_is_counted() -> None:
     go_on = threading.Event()
-    telemetry = Telemetry(Recorder(before=lambda: assert_set(go_on)))
+    outbox = Recorder(before=lambda: assert_set(go_on))
+    telemetry = Telemetry(outbox)
     telemetry.begin(LOW, ADA)
     for _ in range(20):
         telemetry.export([span("a", LOW)] * 2)
+    before = threading.enumerate()
     assert not telemetry.shutdown(0.01)
     go_on.set()
-    assert telemetry.lost["span: shutdown"] >= 36
+    for thread in before:
+        if thread.name == "sandspan-telemetry":
+            thread.join(LIMIT)
+    # What the thread was about to write has come to the outbox, which counts what it has no use for.
+    assert telemetry.lost["span: shutdown"] + len(outbox.sent) == 40
     assert not telemetry.shutdown(LIMIT), "the answer stays the same"
 
 
@@ -233,7 +309,7 @@ def test_a_result_has_room_where_others_have_none(monkeypatch: pytest.MonkeyPatc
     telemetry.observe(p.Result(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=RESULT), ADA)
     telemetry.end((LOW,), ADA)
     go_on.set()
-    assert telemetry.shutdown(LIMIT)
+    assert not telemetry.shutdown(LIMIT)
     assert watcher.seen[-2:] == [("result", ADA), ("end", ADA)]
     assert telemetry.lost["event: queue full"] == 1
 
@@ -265,6 +341,85 @@ def test_what_is_not_delivered_is_told_by_flush_and_shutdown() -> None:
     assert not telemetry.shutdown(LIMIT)
 
 
+def test_what_was_lost_on_the_way_to_the_outbox_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Recorder(broken=True)
+    telemetry = Telemetry(outbox)
+    telemetry.begin(LOW, ADA)
+    telemetry.export([span("a", LOW)])
+    assert not telemetry.flush(LIMIT)
+    assert telemetry.lost == {"fault of the pipeline": 1}
+    assert "the outbox's own fault" in caplog.text
+    outbox.broken = False
+    telemetry.export([span("b", LOW)])
+    assert telemetry.flush(LIMIT)
+    assert telemetry.shutdown(LIMIT)
+    assert outbox.sent == ["b"]
+
+
+@dataclass
+class Unclosing(Watcher):
+    """An observer that cannot be closed."""
+
+    def close(self, timeout: float) -> bool:
+        raise OSError("it cannot be closed")
+
+
+def test_a_part_that_cannot_be_closed_keeps_no_other_from_its_end_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Recorder()
+    telemetry = Telemetry(outbox, [Unclosing(), Unclosing()])
+    telemetry.begin(LOW, ADA)
+    telemetry.export([span("a", LOW)])
+    assert not telemetry.shutdown(LIMIT)
+    assert not telemetry.shutdown(LIMIT), "the answer stays the same"
+    assert outbox.sent == ["a"]
+    assert telemetry.lost == {"fault of Unclosing": 2}
+    assert "it cannot be closed" in caplog.text
+
+
+def test_who_ends_it_while_another_does_gets_the_same_answer() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert_set(go_on)
+
+    telemetry = Telemetry(Recorder(before=wait))
+    telemetry.begin(LOW, ADA)
+    telemetry.export([span("a", LOW)])
+    answers: list[bool] = []
+    ending = [threading.Thread(target=lambda: answers.append(telemetry.shutdown(LIMIT))) for _ in range(2)]
+    for thread in ending:
+        thread.start()
+    assert_set(begun)
+    assert not telemetry.shutdown(0.01), "the others are not through"
+    go_on.set()
+    for thread in ending:
+        thread.join(LIMIT)
+    assert answers == [True, True]
+
+
+def test_what_is_handed_over_while_it_ends_is_done_or_counted() -> None:
+    outbox = Recorder()
+    telemetry = Telemetry(outbox)
+    telemetry.begin(LOW, ADA)
+    started = threading.Barrier(3)
+
+    def hand_over() -> None:
+        started.wait(LIMIT)
+        for _ in range(2_000):
+            telemetry.export([span("a", LOW)])
+            telemetry.counts()
+
+    threads = [threading.Thread(target=hand_over) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    started.wait(LIMIT)
+    telemetry.shutdown(LIMIT)
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(outbox.sent) + sum(telemetry.lost.values()) == 4_000
+
+
 def test_what_comes_after_the_end_is_counted() -> None:
     telemetry = Telemetry(Recorder())
     telemetry.begin(LOW, ADA)
@@ -290,3 +445,49 @@ def test_a_sanitizer_changes_what_is_sent() -> None:
     telemetry.export([span("a", LOW)])
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == ["A"]
+
+
+def test_what_waits_together_is_written_together() -> None:
+    go_on = threading.Event()
+    outbox = Recorder()
+    telemetry = Telemetry(outbox, (Watcher(before=lambda: assert_set(go_on)),))
+    telemetry.begin(LOW, ADA)
+    for number in range(20):
+        telemetry.relay(relayed(str(number)))
+    go_on.set()
+    assert telemetry.shutdown(LIMIT)
+    assert outbox.sent == [str(number) for number in range(20)]
+    assert outbox.writes <= 2
+
+
+def test_a_trace_that_is_decided_before_it_was_written_down_never_is_held() -> None:
+    go_on = threading.Event()
+    outbox = Recorder()
+    telemetry = Telemetry(outbox, (Watcher(before=lambda: assert_set(go_on)),), sampling=SamplingConfig(rate=0.0))
+    telemetry.begin(LOW, ADA)
+    telemetry.begin(HIGH, ADA)
+    telemetry.export([span("a", HIGH), span("b", HIGH, error=True)])
+    telemetry.export([span("c", LOW)])
+    telemetry.end((LOW, HIGH), ADA)
+    go_on.set()
+    assert telemetry.shutdown(LIMIT)
+    assert (outbox.held, outbox.sent) == ({}, ["a", "b"])
+
+
+def test_an_event_that_is_only_counted_is_seen_by_a_flush() -> None:
+    watcher = Watcher()
+    telemetry = Telemetry(observers=(watcher,))
+    log = p.LogData(stream="runner", text="x")
+    telemetry.observe(p.Log(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=log), ADA)
+    assert telemetry.flush(LIMIT)
+    assert watcher.seen == [("log", ADA)]
+    assert telemetry.shutdown(LIMIT)
+
+
+def test_a_sanitizer_changes_what_was_relayed_too() -> None:
+    outbox = Recorder()
+    telemetry = Telemetry(outbox, sanitize=lambda given: span(given.name.upper(), LOW))
+    telemetry.begin(LOW, ADA)
+    telemetry.relay(relayed("a", "b"))
+    assert telemetry.shutdown(LIMIT)
+    assert outbox.sent == ["A", "B"]

@@ -129,6 +129,24 @@ def test_two_sessions_of_one_trace_are_decided_when_the_last_has_ended() -> None
     assert sampler.observe(HIGH, [span(error=True)]) is Verdict.KEEP
 
 
+def test_a_further_session_of_a_dropped_trace_may_keep_it() -> None:
+    sampler = Sampler(SamplingConfig(rate=0.0))
+    assert decided(sampler, HIGH, [span()]) is Verdict.DROP
+    assert sampler.begin(HIGH) is Verdict.HOLD
+    assert sampler.observe(HIGH, [span(error=True)]) is Verdict.KEEP
+    assert sampler.begin(HIGH) is Verdict.KEEP
+    assert sampler.end(HIGH) is Verdict.KEEP
+
+
+def test_a_trace_is_kept_whatever_is_known_of_it_where_that_is_asked() -> None:
+    sampler = Sampler(SamplingConfig(rate=0.0))
+    assert decided(sampler, HIGH, [span()]) is Verdict.DROP
+    for _ in range(2):
+        assert sampler.keep(HIGH, "taken over") is Verdict.KEEP
+    assert sampler.observe(HIGH, [span()]) is Verdict.KEEP
+    assert sampler.reasons == {"drop:ratio": 1, "keep:taken over": 1}
+
+
 @pytest.mark.parametrize(
     ("spans", "verdict"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from host_client import AgentOptions, run_agent
-from host_client.telemetry import SessionTrace, Who
+from host_client.telemetry import SessionTrace, Who, root_of
 from host_client.telemetry.config import TelemetryConfig, telemetry_config
 from host_client.telemetry.endpoints import langfuse, otlp, signoz
 from host_client.telemetry.sampling import SamplingConfig
@@ -126,7 +126,7 @@ def test_a_port_in_use_is_one_warning_and_spans_still_arrive(caplog: pytest.LogC
             spool_directory=tmp_path,
         )
         telemetry = initialize_telemetry(config)
-        spans = SessionTrace(telemetry, {}, None, Who(session_id="s"))
+        spans = SessionTrace(telemetry, {}, root_of(), Who(session_id="s"))
         spans.close(None, "")
         assert telemetry.shutdown(timeout=30.0)
     (warning,) = [record.message for record in caplog.records]
@@ -146,7 +146,7 @@ def test_users_without_a_tier_have_the_configured_ones_rate(tmp_path: Path) -> N
         )
         telemetry = initialize_telemetry(config)
         for session, tier in (("mine", None), ("gold", "gold"), ("free", "free"), ("other", "unheard of")):
-            trace = SessionTrace(telemetry, {"session.id": session}, None, Who(session_id=session, tier=tier))
+            trace = SessionTrace(telemetry, {"session.id": session}, root_of(), Who(session_id=session, tier=tier))
             trace.close(None, "")
         assert telemetry.shutdown(timeout=30.0)
     assert {span.attributes["session.id"] for span in collector.spans} == {"mine", "gold"}

@@ -23,6 +23,8 @@ from typing import Any
 
 from e2b import Template
 
+from host_client.sandbox.e2b.layout import Layout
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = REPOSITORY / "template" / "e2b.Dockerfile"
 SUITE = "trixie"
@@ -232,7 +234,7 @@ SUCCEEDS = (
     ("every module is compiled", "root", f'{PYTHON} -c "{UNCOMPILED}" /opt/sandspan/lib /opt/sandspan/runner'),
     ("user can run the runner's own --version", "user", f"{PYTHON} -m agent_runner --version"),
     ("user can run the CLI", "user", "/opt/sandspan/lib/python3.*/site-packages/claude_agent_sdk/_bundled/claude -v"),
-    ("user can work in /home/user/work", "user", "touch /home/user/work/made"),
+    ("user can work in the working directory", "user", f"touch {Layout().work}/made"),
     ("user can make /usr/local hostile", "user", PLANT),
     ("a shell of root runs nothing of it", "root", "id -u >/dev/null; git --version; ! ls /usr/local/planted-0"),
     ("sshd admits nobody", "root", "mkdir -p /run/sshd; sshd -T | grep -ix 'denyusers \\*'"),

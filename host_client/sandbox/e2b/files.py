@@ -7,7 +7,9 @@ and what would leave the target folder, or is no plain file, folder or inner lin
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
+import secrets
 import shlex
 import tarfile
 import tempfile
@@ -17,7 +19,14 @@ from typing import IO, TYPE_CHECKING, cast
 
 from e2b import CommandExitException
 
-from host_client.errors import ConfigurationError, SandboxError
+from host_client.errors import (
+    ConfigurationError,
+    FileMissingError,
+    FileRefusedError,
+    FileTooLargeError,
+    SandboxError,
+)
+from host_client.sandbox.base import inner_path
 
 from .failures import Translated
 from .layout import Layout
@@ -103,7 +112,8 @@ async def download(sandbox: AsyncSandbox, layout: Layout, target: Path) -> None:
     await _run(sandbox, f"{pack}; code=$?; [ $code -le 1 ]", "cannot pack the sandbox's files")
     try:
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
-            await _fetch(sandbox, archive, packed)
+            too_large = SandboxError(f"the sandbox's files are larger than {MAX_BYTES} bytes")
+            await _fetch(sandbox, archive, packed, MAX_BYTES, too_large)
             refused = await asyncio.to_thread(unpack, packed, target)
     finally:
         await _run(sandbox, f"/bin/rm -f {archive}", "cannot tidy up in the sandbox")
@@ -111,15 +121,53 @@ async def download(sandbox: AsyncSandbox, layout: Layout, target: Path) -> None:
         _logger.warning("%d entries from the sandbox were refused: %s", len(refused), "; ".join(refused[:5]))
 
 
-async def _fetch(sandbox: AsyncSandbox, archive: str, into: IO[bytes]) -> None:
+async def _fetch(sandbox: AsyncSandbox, path: str, into: IO[bytes], max_bytes: int, too_large: SandboxError) -> None:
     size = 0
     with Translated():
-        async for chunk in await sandbox.files.read(archive, format="stream", user="root"):
+        async for chunk in await sandbox.files.read(path, format="stream", user="root"):
             size += len(chunk)
-            if size > MAX_BYTES:
-                raise SandboxError(f"the sandbox's files are larger than {MAX_BYTES} bytes")
+            if size > max_bytes:
+                raise too_large
             into.write(chunk)
     into.seek(0)
+
+
+_MISSING, _OUTSIDE, _NO_FILE = 81, 82, 83
+
+_COPY = f"""cd "$1" && path=$(/usr/bin/realpath -e -- "$2" 2>/dev/null) || exit {_MISSING}
+case "$path" in "$(/usr/bin/realpath .)"/*) ;; *) exit {_OUTSIDE};; esac
+[ -f "$path" ] || exit {_NO_FILE}
+exec /usr/bin/head -c "$3" -- "$path"
+"""
+"""Writes the beginning of a file to stdout: $1 is the working directory, $2 the file and $3 how many bytes."""
+
+
+async def read_file(sandbox: AsyncSandbox, layout: Layout, path: str, max_bytes: int) -> bytes:
+    """Return a file of the working directory; raise `FileRefusedError` and `SandboxError`.
+
+    It is read as the agent's account, so that a link gives out nothing that the agent cannot read.
+    """
+    refused = {
+        _MISSING: FileMissingError(f"the working directory has no file {path!r}"),
+        _OUTSIDE: FileRefusedError(f"{path!r} leads out of the working directory"),
+        _NO_FILE: FileRefusedError(f"{path!r} is no regular file"),
+    }
+    arguments = shlex.join((layout.work, str(inner_path(path)), str(max_bytes + 1)))
+    copy = f"{layout.state}/{secrets.token_hex(8)}.file"
+    command = f"{_as_agent(layout)} /bin/sh -c {shlex.quote(_COPY)} sh {arguments} > {copy}"
+    into = io.BytesIO()
+    try:
+        with Translated():
+            try:
+                await sandbox.commands.run(command, user="root")
+            except CommandExitException as error:
+                cannot = FileRefusedError(f"{path!r} cannot be read: {error.stderr.strip()[-300:]}")
+                raise refused.get(error.exit_code, cannot) from error
+        too_large = FileTooLargeError(f"{path!r} is larger than {max_bytes} bytes")
+        await _fetch(sandbox, copy, into, max_bytes, too_large)
+    finally:
+        await _run(sandbox, f"/bin/rm -f {copy}", "cannot tidy up in the sandbox")
+    return into.getvalue()
 
 
 def unpack(packed: IO[bytes], target: Path) -> list[str]:

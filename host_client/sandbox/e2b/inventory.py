@@ -13,7 +13,7 @@ from pathlib import Path
 
 from e2b import AsyncSandbox, SandboxInfo, SandboxQuery
 
-from host_client.errors import ConfigurationError
+from host_client.errors import ConfigurationError, SandboxError
 
 from .connection import api_params
 from .failures import Translated, failure_of
@@ -122,6 +122,18 @@ async def find_session(environ: Mapping[str, str], session_id: str) -> Listed:
             f"no sandbox has session {session_id}: `host_client sandboxes list` shows those that can be resumed"
         )
     return found[0]
+
+
+async def remove_session(environ: Mapping[str, str], session_id: str) -> int:
+    """Remove every sandbox of a session; return how many. Raise `SandboxError` where one may be left."""
+    found = [
+        each.sandbox_id
+        for each in await sandboxes(environ, {"session.id": session_id})
+        if each.session_id == session_id
+    ]
+    if failed := await remove(environ, found):
+        raise SandboxError(f"sandboxes of session {session_id} may be left behind: {failed}")
+    return len(found)
 
 
 async def remove(environ: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from e2b import AsyncSandbox, CommandExitException, SandboxException, SandboxNotFoundException
@@ -15,6 +15,9 @@ from host_client.errors import SandboxError, SandboxGoneError, SandboxStartError
 
 from .failures import NO_TEMPLATE, Translated
 from .inventory import remove, sandboxes
+
+if TYPE_CHECKING:
+    from e2b import ApiParams
 
 T = TypeVar("T")
 
@@ -50,6 +53,16 @@ async def _create(request: Mapping[str, Any], run_id: str) -> AsyncSandbox:
             if error.status_code != 404:
                 raise
             raise SandboxStartError(f"{NO_TEMPLATE} ({error})", "invalid_request") from error
+
+
+async def reach(sandbox_id: str, timeout: int, connection: ApiParams) -> AsyncSandbox:
+    """Connect to a sandbox, and wake it if it is paused; raise `SandboxGoneError` or another `SandboxError`."""
+
+    async def connect() -> AsyncSandbox:
+        with Translated():
+            return await AsyncSandbox.connect(sandbox_id, timeout=timeout, **connection)
+
+    return await _surely(connect, _PASSING)
 
 
 async def _remove_unknown(run_id: str, environ: Mapping[str, str]) -> None:

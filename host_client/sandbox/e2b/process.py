@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class E2BProcess:
-    """One process; made by `start`."""
+    """One process; made by `start`, or by `adopt` for one that runs."""
 
     def __init__(self, sandbox: AsyncSandbox) -> None:
         self._sandbox = sandbox
@@ -65,6 +65,22 @@ class E2BProcess:
         this.pid = handle.pid
         this._following = asyncio.create_task(this._follow(handle))
         return this
+
+    @classmethod
+    async def adopt(cls, sandbox: AsyncSandbox, process_id: str) -> E2BProcess:
+        """Return a running process, whose output is not followed; raise `SandboxError`."""
+        this = cls(sandbox)
+        this.pid = int(process_id)
+        this._chunks.put_nowait(None)
+        with Translated():
+            # From now on: what was killed before may have been a tool of a runner that lives.
+            this._counted = (await sandbox.commands.run(_COUNT_OOM_KILLS, user="root")).stdout
+        return this
+
+    @property
+    def id(self) -> str:
+        """Its number in the sandbox."""
+        return str(self.pid)
 
     async def _follow(self, handle: AsyncCommandHandle[None]) -> None:
         """Take the stream to its end, whatever that is."""

@@ -40,7 +40,8 @@ class E2BOptions:
     only destinations it may reach (hosts, addresses, CIDR blocks), with the model's host; all, if empty.
     ``metadata`` is listed with the sandbox; ``envs`` is the environment of everything in it.
     ``pause``: a session's end sets it aside instead of removing it. ``secret_name`` is that of the E2B secret
-    that holds the model's key, for ``keys="e2b-secrets"``.
+    that holds the model's key, for ``keys="e2b-secrets"``. ``outlives_host``: another process takes its session over
+    when this one dies, so that only a lack of renewals says that it was left.
     """
 
     template: str = DEFAULT_TEMPLATE
@@ -51,6 +52,7 @@ class E2BOptions:
     keys: KeyMode = "gateway"
     secret_name: str = "anthropic"  # noqa: S105 - its name, not the secret
     pause: bool = False
+    outlives_host: bool = False
     layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
@@ -101,16 +103,24 @@ class E2BSandbox:
             attributes={"sandbox.creation_duration_ms": took, **await self._reported()},
         )
 
+    async def adopt(self, info: SandboxInfo, process_id: str) -> E2BProcess:
+        """Connect to it; its runner may have gone on meanwhile, or ended."""
+        self._sandbox = sandbox = await lifecycle.reach(info.id, self._options.timeout, self._connection)
+        self._ran = True
+        self._renewing = asyncio.create_task(self._renew(sandbox))
+        return await E2BProcess.adopt(sandbox, process_id)
+
     async def _make(self, metadata: Mapping[str, str]) -> AsyncSandbox:
         options = self._options
         secret = options.secret_name if options.keys == "e2b-secrets" else None
         noted = {"sandspan.timeout": str(options.timeout), "sandspan.keys": options.keys}
         if options.pause:
             noted["sandspan.keep"] = "pause"
+        owned = {} if options.outlives_host else owner()
         request = {
             "template": options.template,
             "timeout": options.timeout,
-            "metadata": {**options.metadata, **metadata, **owner(), **noted},
+            "metadata": {**options.metadata, **metadata, **owned, **noted},
             "envs": dict(options.envs),
             "network": network_options(options.allow_out, secret, self._host),
             # A killed host leaves a session that is to be kept to be paused, not ended.
@@ -172,12 +182,20 @@ class E2BSandbox:
                 pause = timeout / 12
                 _logger.warning("sandbox %s was not renewed: %s", sandbox.sandbox_id, failure_of(error))
 
-    async def close(self) -> None:
-        """Remove the sandbox, or pause it; raise `SandboxError` where it may have been left."""
+    async def leave(self) -> None:
+        """Let go of it: put its end off no more, read no more."""
+        await self._let_go()
+        self._sandbox = self._creating = None
+
+    async def _let_go(self) -> None:
         if self._renewing is not None:
             self._renewing.cancel()
         for process in self._processes:
             await process.leave()
+
+    async def close(self) -> None:
+        """Remove the sandbox, or pause it; raise `SandboxError` where it may have been left."""
+        await self._let_go()
         sandbox = self._sandbox or await self._late()
         if sandbox is None:
             return
@@ -214,6 +232,10 @@ class E2BSandbox:
     async def upload(self, source: Path) -> None:
         """Copy into the working directory."""
         await files.upload(self._made, source, self._options.layout)
+
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """Read from the working directory, as the agent's account."""
+        return await files.read_file(self._made, self._options.layout, path, max_bytes)
 
     async def download(self, target: Path) -> None:
         """Copy out of the working directory."""

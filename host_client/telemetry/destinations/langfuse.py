@@ -6,30 +6,32 @@ it reads by the GenAI conventions is there already; what follows is the rest.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from agent_runner.prices import PRICES, cost
+from agent_runner.prices import family
 from host_client.telemetry.endpoints import Endpoint
+from host_client.telemetry.turns import NANO, TOKEN_ATTRIBUTES, priced, request_of
 
 from .otlp_http import OtlpHttp
 
 ROOT = "agent.session"
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
-_USAGE = {
-    "cache_read_input_tokens": "gen_ai.usage.cache_read.input_tokens",
-    "cache_creation_input_tokens": "gen_ai.usage.cache_creation.input_tokens",
-    "output_tokens": "gen_ai.usage.output_tokens",
-}
+
+_OF_CHAT = (
+    *TOKEN_ATTRIBUTES,
+    "gen_ai.request.model",
+    "gen_ai.response.model",
+    "gen_ai.response.time_to_first_chunk",
+)
 
 
 def langfuse(endpoint: Endpoint, environment: str = "default", tags: tuple[str, ...] = ()) -> OtlpHttp:
@@ -56,43 +58,56 @@ def _mapped(request: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
 
 
 def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
-    given: dict[str, Any] = {pair.key: _plain(pair.value) for pair in span.attributes}
-    if span.name == "agent.approval":
-        # It would give the span its name: a wait for a person is no tool.
-        for pair in span.attributes:
-            if pair.key == "gen_ai.tool.name":
-                pair.key = "approval.tool_name"
-    for name, value in _added(span, given, environment, tags):
-        if name not in given:
-            span.attributes.append(KeyValue(key=name, value=value))
-
-
-def _added(
-    span: Span, given: Mapping[str, Any], environment: str, tags: tuple[str, ...]
-) -> Iterator[tuple[str, AnyValue]]:
-    operation = given.get("gen_ai.operation.name")
-    yield "langfuse.observation.type", _text(_TYPES.get(str(operation), "span"))
-    yield "langfuse.environment", _text(environment)
-    yield "langfuse.trace.name", _text(ROOT)
-    if tenant := given.get("tenant.id"):
-        tags = (*tags, f"tenant:{tenant}")
-        yield "langfuse.trace.metadata.tenant_id", _text(str(tenant))
-    if tags:
-        yield "langfuse.trace.tags", AnyValue(array_value=ArrayValue(values=[_text(tag) for tag in tags]))
-    if span.name == ROOT:
-        # Also where it has a parent, which is the caller's and in another place.
-        yield "langfuse.internal.as_root", AnyValue(bool_value=True)
+    found = {pair.key: pair for pair in span.attributes}
+    name = span.name
+    if name == "agent.approval" and (tool := found.get("gen_ai.tool.name")) is not None:
+        tool.key = "approval.tool_name"  # it would give the span its name: a wait for a person is no tool
+    operation = _plain(found, "gen_ai.operation.name")
+    kind = _TYPES.get(str(operation), "span")
+    always = _always(kind, _plain(found, "tenant.id"), name == ROOT, environment, tags)
+    if found.keys().isdisjoint(always.names):
+        span.MergeFromString(always.encoded)
+    else:  # what the span has under such a name stays alone
+        span.attributes.extend(pair for pair in Span.FromString(always.encoded).attributes if pair.key not in found)
     if operation == "chat":
-        yield from _of_chat(span, given)
+        for key, value in _of_chat(span, {name: _plain(found, name) for name in _OF_CHAT}):
+            if key not in found:
+                span.attributes.add(key=key, value=value)
+
+
+class _Always(NamedTuple):
+    """What spans of one kind get: the names, and the attributes as the bytes of a span that has no more."""
+
+    names: frozenset[str]
+    encoded: bytes
+
+
+@lru_cache(256)
+def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> _Always:
+    added = {
+        "langfuse.environment": _text(environment),
+        "langfuse.trace.name": _text(ROOT),
+        "langfuse.observation.type": _text(kind),
+    }
+    if tenant:
+        tags = (*tags, f"tenant:{tenant}")
+        added["langfuse.trace.metadata.tenant_id"] = _text(str(tenant))
+    if tags:
+        added["langfuse.trace.tags"] = AnyValue(array_value=ArrayValue(values=[_text(tag) for tag in tags]))
+    if is_root:
+        # Also where it has a parent, which is the caller's and in another place.
+        added["langfuse.internal.as_root"] = AnyValue(bool_value=True)
+    pairs = [KeyValue(key=name, value=value) for name, value in added.items()]
+    return _Always(frozenset(added), Span(attributes=pairs).SerializeToString())
 
 
 def _of_chat(span: Span, given: Mapping[str, Any]) -> Iterator[tuple[str, AnyValue]]:
     first = given.get("gen_ai.response.time_to_first_chunk")
     if isinstance(first, int | float) and (at := _moment(span.start_time_unix_nano / 1e9 + first)):
-        yield "langfuse.observation.completion_start_time", _text(json.dumps(at))
+        yield "langfuse.observation.completion_start_time", _text(f'"{at}"')  # as JSON
     if (total := _list_price(given)) is not None:
         yield "gen_ai.usage.cost", AnyValue(double_value=total)
-        yield "langfuse.observation.cost_details", _text(json.dumps({"total": total}))
+        yield "langfuse.observation.cost_details", _text(f'{{"total": {total!r}}}')
 
 
 def _moment(seconds: float) -> str | None:
@@ -105,25 +120,18 @@ def _moment(seconds: float) -> str | None:
 
 def _list_price(given: Mapping[str, Any]) -> float | None:
     """Return what a model request costs by list price, in US dollars; None for a model without one."""
-    model = str(given.get("gen_ai.response.model") or given.get("gen_ai.request.model") or "")
-    tokens = given.get("gen_ai.usage.input_tokens")
-    if not isinstance(tokens, int) or not model.startswith(tuple(PRICES)):
-        return None
-    usage = {name: _count(given, attribute) for name, attribute in _USAGE.items()}
-    # The conventions count cached tokens in; the price list, as the API, does not.
-    cached = usage["cache_read_input_tokens"] + usage["cache_creation_input_tokens"]
-    return round(cost(model, {**usage, "input_tokens": max(0, tokens - cached)}), 9)
-
-
-def _count(given: Mapping[str, Any], name: str) -> int:
-    value = given.get(name, 0)
-    return value if isinstance(value, int) else 0
+    part = priced(request_of(given))
+    told = isinstance(given.get("gen_ai.usage.input_tokens"), int)
+    return part.nano / NANO if told and family(part.model) is not None else None
 
 
 def _text(value: str) -> AnyValue:
     return AnyValue(string_value=value)
 
 
-def _plain(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    return getattr(value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else None
+def _plain(found: Mapping[str, KeyValue], name: str) -> Any:
+    """Return the value of an attribute; None for one that is not there or not plain."""
+    if (pair := found.get(name)) is None:
+        return None
+    kind = pair.value.WhichOneof("value")
+    return getattr(pair.value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else None

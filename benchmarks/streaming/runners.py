@@ -1,0 +1,85 @@
+"""Stands for many runners, in a process of its own: each connection to its socket is one.
+
+It says `start` and then, once it has its prompts, so many events at its own pace, each with the time of its writing.
+ ``python -m benchmarks.streaming.runners SOCKET``; the first line of a connection says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+
+import msgspec
+
+from agent_runner.protocol import EventData, StartData, TextData, TurnStartData, encode, event_of
+
+DELAY_SECONDS = 2.5
+"""From a turn's start to its first event: what it takes to send turns is measured by itself."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """What one runner does: so many events, so many a second (0: as fast as they are taken), each with so much text."""
+
+    events: int
+    rate: float
+    trace_id: str
+    text_size: int = 200
+    prompts: int = 2
+    """It waits for so many lines first: the session's first turn, and the one that readers are there for."""
+
+
+class Runner:
+    """One connection."""
+
+    def __init__(self, pace: Pace, writer: asyncio.StreamWriter) -> None:
+        self._pace = pace
+        self._writer = writer
+        self._seq = 0
+
+    async def say(self, data: EventData, span: str = "1" * 16) -> None:
+        self._seq += 1
+        event = event_of(data, seq=self._seq, ts=time.time(), trace_id=self._pace.trace_id, span_id=span)
+        self._writer.write(encode(event))
+        await self._writer.drain()
+
+    async def work(self) -> None:
+        pace = self._pace
+        await self.say(TurnStartData(turn=1, prompt_size=2))
+        await asyncio.sleep(DELAY_SECONDS)
+        text, began = "x" * pace.text_size, time.monotonic()
+        for number in range(pace.events):
+            if pace.rate:
+                # All start at the same time; they must not all write at the same moment.
+                due = began + (number + int(pace.trace_id[:4], 16) / 65_536) / pace.rate
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await self.say(TextData(text=text, message_id=f"msg_{number}"))
+
+
+async def serve(path: str) -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            pace = msgspec.json.decode(await reader.readline(), type=Pace)
+            runner = Runner(pace, writer)
+            await runner.say(
+                StartData(
+                    session_id="s", model="m", tools=[], cwd="/", permission_mode="default", resumed=False,
+                    runner_version="0",
+                )
+            )  # fmt: skip
+            for _ in range(pace.prompts):
+                await reader.readline()
+            await runner.work()
+            await reader.read()  # a session's end is no part of what its events cost
+        writer.close()
+
+    server = await asyncio.start_unix_server(connected, path, limit=2**20)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))

@@ -1,0 +1,289 @@
+// A session's log as a state. Pure: reduce(state, entries) returns a new state and changes nothing it was given.
+//
+// Replay and live events come the same way. An entry is {id, event}; the id is the log's own number, null for events
+// that are live only. Entries that were seen already are skipped, so a log may be read twice.
+
+import { Lanes } from "./lanes.js";
+
+/** The state before the first event. Items, segments, lanes and events are arrays in order of appearance. */
+export const initial = Object.freeze({
+  lastId: 0,
+  firstTs: null,
+  lastTs: null,
+  status: "starting",
+  closed: null,
+  start: null,
+  sandbox: null,
+  traceId: null,
+  turn: 0,
+  turnSince: null,
+  promptPlaces: Object.freeze([]), // places in items of the prompts that no turn has begun with, oldest first
+  costUsd: null,
+  items: Object.freeze([]),
+  live: null,
+  requests: new Map(), // approvals and questions by id
+  waiting: Object.freeze([]), // the requests that wait, oldest first
+  segments: Object.freeze([]),
+  lanes: Object.freeze([]),
+  events: Object.freeze([]),
+  toolItems: new Map(), // place in items by tool_use_id
+});
+
+/** The state after one event. */
+export function reduceOne(state, event, id = null) {
+  return reduce(state, [{ event, id }]);
+}
+
+/** The state after some entries; the very same state if none of them was new. */
+export function reduce(state, entries) {
+  const fresh = entries.filter((entry) => entry.id === null || entry.id > state.lastId);
+  if (!fresh.length) return state;
+  const draft = {
+    ...state,
+    items: [...state.items],
+    events: [...state.events],
+    segments: [...state.segments],
+    lanes: [...state.lanes],
+    waiting: [...state.waiting],
+    promptPlaces: [...state.promptPlaces],
+    requests: new Map(state.requests),
+    toolItems: new Map(state.toolItems),
+  };
+  for (const { event, id } of fresh) take(draft, event, id);
+  return draft;
+}
+
+function take(draft, event, id) {
+  if (id !== null) {
+    if (id <= draft.lastId) return;
+    if (id > draft.lastId + 1) addGap(draft, event.ts, draft.lastId + 1, id - 1);
+    draft.lastId = id;
+    draft.events.push({ id, event });
+    if (draft.firstTs === null) draft.firstTs = event.ts;
+    draft.lastTs = Math.max(draft.lastTs ?? 0, event.ts);
+    if (event.trace_id) draft.traceId = event.trace_id;
+  }
+  const handler = Object.hasOwn(HANDLERS, event.type) ? HANDLERS[event.type] : null;
+  if (handler) handler(draft, event.data ?? {}, { id, ts: event.ts });
+}
+
+const HANDLERS = {
+  prompt: (draft, data, at) => {
+    const delivery = draft.turnSince !== null || draft.promptPlaces.length ? "queued" : null;
+    draft.promptPlaces.push(add(draft, "prompt", at, { text: data.text, sentBy: data.sent_by ?? null, turnId: data.turn_id, delivery }));
+    settle(draft);
+  },
+  sandbox: (draft, data, at) => {
+    draft.sandbox = data;
+    add(draft, "note", at, { note: "sandbox", data });
+  },
+  adopted: (draft, data, at) => add(draft, "note", at, { note: "adopted", data }),
+  start: (draft, data, at) => {
+    draft.start = data;
+    if (data.resumed) add(draft, "note", at, { note: "resumed", data });
+  },
+  turn_start: (draft, data, at) => {
+    draft.turn = data.turn;
+    draft.turnSince = at.ts;
+    if (data.prompt_size > 0) change(draft, draft.promptPlaces.shift(), { delivery: null });
+    new Lanes(draft).beginTurn(at);
+    settle(draft);
+  },
+  text_delta: (draft, data) => {
+    const goesOn = draft.live && draft.live.messageId === (data.message_id ?? null);
+    const before = goesOn ? draft.live.text : "";
+    draft.live = { messageId: data.message_id ?? null, text: before + data.text, isCut: goesOn && draft.live.isCut };
+  },
+  text: (draft, data, at) => addBlock(draft, "text", data, at),
+  thinking: (draft, data, at) => addBlock(draft, "thinking", data, at),
+  tool_use: addTool,
+  tool_result: endTool,
+  approval_request: (draft, data, at) =>
+    ask(draft, "approval", data.approval_id, data, at, {
+      toolName: data.tool_name,
+      input: data.input,
+      inputSha256: data.input_sha256,
+      reason: data.reason ?? null,
+      suggestions: data.suggestions ?? [],
+    }),
+  question_request: (draft, data, at) =>
+    ask(draft, "question", data.question_id, data, at, { toolName: "AskUserQuestion", questions: data.questions }),
+  approval_resolved: (draft, data, at) => resolve(draft, data.approval_id, data, at),
+  question_resolved: (draft, data, at) => resolve(draft, data.question_id, data, at),
+  result: endTurn,
+  error: (draft, data, at) => add(draft, "error", at, { data }),
+  log: (draft, data, at) => add(draft, "log", at, { stream: data.stream, text: data.text }),
+  end: (draft, data, at) => {
+    draft.live = null;
+    new Lanes(draft).endAll(at.ts);
+  },
+  closed: (draft, data, at) => {
+    draft.closed = data;
+    draft.live = null;
+    if (typeof data.cost_usd === "number") draft.costUsd = data.cost_usd;
+    new Lanes(draft).endAll(at.ts);
+    for (const request of draft.waiting) draft.requests.set(request.id, { ...request, isCut: true });
+    draft.waiting = [];
+    cutOpenTools(draft);
+    for (const place of draft.promptPlaces) change(draft, place, { delivery: "unread" });
+    tellOnce(draft, data);
+    add(draft, "note", at, { note: "closed", data });
+    settle(draft);
+  },
+  gap: (draft, data) => {
+    addGap(draft, draft.lastTs ?? 0, data.first, data.last);
+    draft.lastId = Math.max(draft.lastId, data.last);
+  },
+  // The page's own: the stream was lost and taken up again, so a piece of the live text may be missing.
+  reconnected: (draft) => {
+    if (draft.live) draft.live = { ...draft.live, text: "", isCut: true };
+  },
+};
+
+function add(draft, kind, at, fields) {
+  const lane = fields.lane ?? "";
+  draft.items.push({ kind, id: at.id, ts: at.ts, lane, step: 0, isFirst: false, ...fields });
+  return draft.items.length - 1;
+}
+
+function addGap(draft, ts, first, last) {
+  add(draft, "gap", { id: null, ts }, { first, last });
+}
+
+/** A block of text or thinking: its lane's model segment reaches to here. */
+function addBlock(draft, kind, data, at) {
+  const lane = data.parent_tool_use_id ?? "";
+  const step = new Lanes(draft).spoke(lane, at, data.message_id ?? null);
+  if (lane === "" && kind === "text") draft.live = null;
+  add(draft, kind, at, { lane, text: data.text, ...step });
+}
+
+function addTool(draft, data, at) {
+  const lane = data.parent_tool_use_id ?? "";
+  const lanes = new Lanes(draft);
+  const step = lanes.spoke(lane, at, null);
+  if (lane === "") draft.live = null;
+  const asked = [...draft.requests.values()].findLast((request) => request.toolUseId === data.id) ?? null;
+  const place = add(draft, "tool", at, {
+    lane,
+    ...step,
+    toolUseId: data.id,
+    name: data.name,
+    input: data.input,
+    request: asked,
+    result: null,
+    isCut: false,
+  });
+  draft.toolItems.set(data.id, place);
+  lanes.beginTool(lane, at, data.id, data.name);
+}
+
+function endTool(draft, data, at) {
+  const result = {
+    id: at.id,
+    ts: at.ts,
+    content: data.content,
+    isError: data.is_error,
+    durationMs: data.duration_ms,
+    bytes: data.bytes,
+    isTruncated: data.truncated === true,
+    errorType: data.error_type ?? null,
+  };
+  const item = changeTool(draft, data.tool_use_id, { result });
+  new Lanes(draft).endTool(data.tool_use_id, at, outcome(item, result));
+}
+
+/** How a call ended: ok, denied or error. */
+function outcome(item, result) {
+  if (["deny", "timeout", "cancelled"].includes(item?.request?.resolved?.decision)) return "denied";
+  return result.isError ? "error" : "ok";
+}
+
+function changeTool(draft, toolUseId, fields) {
+  return change(draft, draft.toolItems.get(toolUseId), fields);
+}
+
+function change(draft, place, fields) {
+  if (place === undefined) return null;
+  draft.items[place] = { ...draft.items[place], ...fields };
+  return draft.items[place];
+}
+
+/** The end tells what the error before it told, and of a lost session also that it was taken up in vain. */
+function tellOnce(draft, { reason, message }) {
+  const tells = (item) => item.kind === "error" && message && item.data.message === message;
+  const places = [draft.items.findLastIndex(tells)];
+  if (reason === "lost") places.push(draft.items.findLastIndex((item) => item.note === "adopted"));
+  for (const place of places) if (place >= 0) change(draft, place, { isTold: true });
+}
+
+function cutOpenTools(draft) {
+  for (const [toolUseId, place] of draft.toolItems) {
+    if (draft.items[place].result === null) changeTool(draft, toolUseId, { isCut: true });
+  }
+}
+
+function ask(draft, kind, id, data, at, fields) {
+  const item = draft.items[draft.toolItems.get(data.tool_use_id)];
+  const request = {
+    kind,
+    id,
+    eventId: at.id,
+    ts: at.ts,
+    toolUseId: data.tool_use_id,
+    lane: item?.lane ?? "",
+    expiresAt: data.expires_at,
+    resolved: null,
+    ...fields,
+  };
+  draft.requests.set(id, request);
+  draft.waiting.push(request);
+  changeTool(draft, data.tool_use_id, { request });
+  new Lanes(draft).beginWait(request.lane, at, id, data.tool_use_id, request.toolName);
+  settle(draft);
+}
+
+function resolve(draft, id, data, at) {
+  const before = draft.requests.get(id);
+  const resolved = {
+    decision: data.decision,
+    decidedBy: data.decided_by ?? null,
+    waitMs: data.wait_ms,
+    ts: at.ts,
+    answers: data.answers ?? null,
+  };
+  draft.waiting = draft.waiting.filter((request) => request.id !== id);
+  if (before) {
+    const request = { ...before, resolved };
+    draft.requests.set(id, request);
+    changeTool(draft, request.toolUseId, { request });
+    new Lanes(draft).endWait(id, at, data.decision);
+  }
+  settle(draft);
+}
+
+function endTurn(draft, data, at) {
+  draft.live = null;
+  draft.turnSince = null;
+  draft.costUsd = data.total_cost_usd;
+  new Lanes(draft).endTurn(at.ts);
+  add(draft, "result", at, {
+    turn: data.turn,
+    isError: data.is_error,
+    subtype: data.subtype,
+    text: data.result,
+    costUsd: data.cost_usd,
+    durationMs: data.duration_ms,
+    errorType: data.error_type ?? null,
+  });
+  settle(draft);
+}
+
+/** The status that follows from the rest. */
+function settle(draft) {
+  if (draft.closed) draft.status = ["failed", "lost"].includes(draft.closed.reason) ? "failed" : "closed";
+  else if (draft.waiting.length) draft.status = "needs_you";
+  else if (draft.turnSince !== null) draft.status = "running";
+  else if (draft.turn === 0) draft.status = "starting";
+  else draft.status = draft.promptPlaces.length ? "running" : "idle";
+}

@@ -1,0 +1,18 @@
+// Clocks on the page: ages, countdowns, elapsed times. One timer for all of them.
+
+const listeners = new Set();
+let timer = null;
+
+/** Call `listener` now and twice a second until the returned function is called. */
+export function everyTick(listener) {
+  listeners.add(listener);
+  timer ??= setInterval(() => listeners.forEach((each) => each()), 500);
+  listener();
+  return () => {
+    listeners.delete(listener);
+    if (!listeners.size) {
+      clearInterval(timer);
+      timer = null;
+    }
+  };
+}

@@ -1,0 +1,80 @@
+// Where a person writes the next turn, ends the current one, or closes the session.
+
+import { api, idempotencyKey } from "../api.js";
+import { h, setText } from "../parts/dom.js";
+import { confirmDialog } from "../parts/dialog.js";
+
+const SENDS = `${/Mac|iPhone|iPad/.test(navigator.platform) ? "⌘" : "Ctrl"}+Enter sends.`;
+
+export class Composer {
+  constructor({ sessionId, canOperate, onProblem }) {
+    this.sessionId = sessionId;
+    this.canOperate = canOperate;
+    this.onProblem = onProblem;
+    this.key = null;
+    this.text = h("textarea", { rows: "1", "aria-label": "Message to the agent", placeholder: "Message Claude", enterkeyhint: "enter" });
+    this.send = h("button.primary", { type: "submit" }, "Send");
+    this.interrupt = h("button", { type: "button", hidden: true, onclick: () => this.end() }, "Interrupt");
+    this.close = h("button.quiet.close-session", { type: "button", onclick: () => this.askToClose() }, "Close session");
+    this.hint = h("span.hint");
+    this.form = h("form.composer", { onsubmit: (event) => this.submit(event) }, this.text, h("div.composer-row", {}, this.hint, this.close, this.interrupt, this.send));
+    this.over = h("p.over", { hidden: true });
+    this.node = h("div.composer-box", {}, canOperate ? this.form : null, this.over);
+    this.text.addEventListener("input", () => this.typed());
+    this.text.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit();
+      else if (event.key === "Escape") this.text.blur();
+    });
+  }
+
+  update({ status, closed }) {
+    const isBusy = status === "running" || status === "starting";
+    this.interrupt.hidden = status !== "running" && status !== "needs_you";
+    const when = status === "needs_you" ? " Read after this turn; it approves nothing." : isBusy ? " Read after this turn." : "";
+    setText(this.hint, `${SENDS}${when}`);
+    this.form.hidden = Boolean(closed);
+    this.over.hidden = !closed && this.canOperate;
+    if (closed) setText(this.over, "This session is over. Nothing more can be sent.");
+    else setText(this.over, "You may look at this session, not write to it.");
+  }
+
+  typed() {
+    this.key = null;
+    this.text.style.setProperty("height", "auto");
+    this.text.style.setProperty("height", `${Math.min(200, this.text.scrollHeight)}px`);
+  }
+
+  focus() {
+    if (!this.form.hidden) this.text.focus();
+  }
+
+  async submit(event) {
+    event.preventDefault();
+    const text = this.text.value.trim();
+    if (!text || this.send.disabled) return;
+    // The same words sent again after a failure are the same turn.
+    this.key ??= idempotencyKey();
+    this.send.disabled = true;
+    try {
+      await api.send(this.sessionId, text, this.key);
+      this.text.value = "";
+      this.typed();
+    } catch (problem) {
+      this.onProblem(problem);
+    } finally {
+      this.send.disabled = false;
+    }
+  }
+
+  async end() {
+    if (this.interrupt.hidden) return;
+    this.interrupt.disabled = true;
+    await api.interrupt(this.sessionId).catch(this.onProblem);
+    this.interrupt.disabled = false;
+  }
+
+  async askToClose() {
+    const isSure = await confirmDialog("Close this session?", "The agent is stopped, and what waits for approval is denied. The transcript stays.", "Close session");
+    if (isSure) await api.close(this.sessionId).catch(this.onProblem);
+  }
+}

@@ -1,0 +1,122 @@
+"""Passing notes and live events on to the subscribers of this process.
+
+A subscriber that is slow misses the oldest live events; it never misses a note, as two of a kind with nothing between
+them say no more than one. So what waits for it is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+
+from .base import Note
+
+MAX_LIVE = 256
+"""Live events that wait for one subscriber."""
+
+
+class Inbox(AsyncIterator[Note | bytes]):
+    """What one subscriber has yet to be told, in order. Ends when the store is closed. ``only``: this note alone."""
+
+    def __init__(self, only: Note | None = None) -> None:
+        self._only = only
+        self._items: deque[Note | bytes] = deque()
+        self._live = 0
+        self._closed = False
+        self._wake = asyncio.Event()
+
+    def note(self, note: Note) -> None:
+        """Add a note, unless it waits already and no live event came after it."""
+        if self._only not in (None, note):
+            return
+        for item in reversed(self._items):
+            if item is note:
+                return
+            if isinstance(item, bytes):
+                break
+        self._items.append(note)
+        self._wake.set()
+
+    def live(self, data: bytes) -> None:
+        """Add a live event; the oldest one goes if there are too many."""
+        if self._only is not None:
+            return
+        if self._live == MAX_LIVE:
+            self._drop_oldest()
+        self._items.append(data)
+        self._live += 1
+        self._wake.set()
+
+    def close(self) -> None:
+        """Let the subscriber end once it has been told all."""
+        self._closed = True
+        self._wake.set()
+
+    async def __anext__(self) -> Note | bytes:
+        while not self._items:
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        item = self._items.popleft()
+        self._live -= isinstance(item, bytes)
+        return item
+
+    def _drop_oldest(self) -> None:
+        """Remove the first live event; the notes on both sides of it become one run."""
+        notes = self._leading_notes()
+        self._items.popleft()
+        self._live -= 1
+        notes |= self._leading_notes()
+        self._items.extendleft(reversed(notes))
+
+    def _leading_notes(self) -> dict[Note, None]:
+        notes: dict[Note, None] = {}
+        while self._items and isinstance(first := self._items[0], Note):
+            notes[first] = None
+            self._items.popleft()
+        return notes
+
+
+class Fanout:
+    """The subscribers of this process, by session."""
+
+    def __init__(self) -> None:
+        self._inboxes: dict[str, set[Inbox]] = {}
+
+    @contextmanager
+    def inbox(self, session_id: str, only: Note | None = None) -> Generator[Inbox]:
+        """Be a subscriber of a session."""
+        inbox = Inbox(only)
+        self._inboxes.setdefault(session_id, set()).add(inbox)
+        try:
+            yield inbox
+        finally:
+            inboxes = self._inboxes.get(session_id, set())
+            inboxes.discard(inbox)
+            if not inboxes:
+                self._inboxes.pop(session_id, None)
+
+    def note(self, session_id: str, *notes: Note) -> None:
+        """Tell the subscribers of one session."""
+        for inbox in self._inboxes.get(session_id, ()):
+            for note in notes:
+                inbox.note(note)
+
+    def note_all(self) -> None:
+        """Tell every subscriber that it may have missed something."""
+        for session_id in self._inboxes:
+            self.note(session_id, *Note)
+
+    def live(self, session_id: str, data: bytes) -> None:
+        """Pass a live event on."""
+        for inbox in self._inboxes.get(session_id, ()):
+            inbox.live(data)
+
+    def close(self) -> None:
+        """Let all subscribers end."""
+        for inboxes in self._inboxes.values():
+            for inbox in inboxes:
+                inbox.close()

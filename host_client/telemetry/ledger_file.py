@@ -1,0 +1,210 @@
+"""The ledger's SQLite file: its tables, their versions, what is written and what is summed up.
+
+Everything raises `sqlite3.Error`, `OSError` and, for a file that is no ledger of ours, `LedgerError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from .turns import Turn
+
+By = Literal["user", "tenant", "model", "day"]
+BY: tuple[By, ...] = get_args(By)
+
+VERSION = 2
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS turns (
+    id INTEGER PRIMARY KEY,
+    ended_at REAL NOT NULL,
+    session TEXT NOT NULL,
+    span TEXT NOT NULL,
+    trace TEXT NOT NULL,
+    turn INTEGER NOT NULL,
+    user TEXT,
+    tenant TEXT,
+    tier TEXT,
+    error_type TEXT,
+    nano_usd INTEGER NOT NULL,
+    estimated INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (session, trace, span)
+);
+CREATE INDEX IF NOT EXISTS turns_ended_at ON turns (ended_at);
+CREATE TABLE IF NOT EXISTS parts (
+    turn_id INTEGER NOT NULL REFERENCES turns (id),
+    model TEXT NOT NULL,
+    nano_usd INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_creation_tokens INTEGER NOT NULL,
+    PRIMARY KEY (turn_id, model)
+) WITHOUT ROWID;
+"""
+# The default is for a host of version 1 that has the file open meanwhile.
+_FROM_1 = "ALTER TABLE turns ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;"
+
+_KEYS: dict[By | None, str] = {
+    "user": "turns.user",
+    "tenant": "turns.tenant",
+    "model": "parts.model",
+    "day": "date(turns.ended_at, 'unixepoch')",
+    None: "NULL",
+}
+_SUMMED = ("nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
+_HALF = 32
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read; the message says why, and what to do."""
+
+
+class Entry(NamedTuple):
+    """One turn as it is written. ``ended_at`` is in seconds since the epoch.
+
+    ``estimated`` is set where its runner never told what it cost.
+    """
+
+    ended_at: float
+    session: str
+    span: str
+    trace: str
+    turn: int
+    user: str | None
+    tenant: str | None
+    tier: str | None
+    error_type: str | None
+    estimated: bool
+    figures: Turn
+
+
+@dataclass(frozen=True)
+class Total:
+    """What belongs to one user, tenant, model or day (UTC); ``key`` None where a turn had none.
+
+    The last two say how many of the turns, and how much of the cost, are estimates.
+    """
+
+    key: str | None
+    turns: int
+    nano_usd: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_creation_tokens: int
+    estimated_turns: int = 0
+    estimated_nano_usd: int = 0
+
+
+def connect(path: Path, patience: float) -> sqlite3.Connection:
+    """Open a file that is there; ``patience`` is how many seconds other processes are waited for."""
+    # A lock of ours keeps threads apart.
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, patience, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
+    """Open the file in its newest version, made if it is not there."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Made here, as SQLite would let others read who spent what.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    connection = connect(path, patience)
+    try:
+        if _version(connection, path) == 0:
+            connection.execute("PRAGMA journal_mode = WAL")  # stays with the file
+        if _version(connection, path) < VERSION:
+            _upgrade(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    with _transaction(connection):
+        version = _version(connection, path)  # again: another process may have been quicker
+        script = {0: _SCHEMA, 1: _FROM_1}.get(version, "")
+        for statement in filter(str.strip, script.split(";")):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of the file's tables, 0 for an empty one."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise LedgerError(f"{path} was written by a newer version of sandspan: upgrade, or set SANDSPAN_LEDGER")
+    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name != 'turns'").fetchone()
+    if version == 0 and tables:
+        raise LedgerError(f"{path} is no ledger of costs: set SANDSPAN_LEDGER to another file")
+    return version
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # what fails may have rolled back by itself
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def write(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+    """Write turns, all or none; each once, however often it is told."""
+    with _transaction(connection):
+        for entry in entries:
+            _insert(connection, entry)
+
+
+def _insert(connection: sqlite3.Connection, entry: Entry) -> None:
+    figures = entry.figures
+    # What a turn did cost takes the place of an estimate, a higher estimate that of a lower one: it knows of more.
+    written = connection.execute(
+        "INSERT INTO turns (ended_at, session, span, trace, turn, user, tenant, tier, error_type, estimated, nano_usd)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, trace, span) DO UPDATE SET"
+        " ended_at = excluded.ended_at, error_type = excluded.error_type, estimated = excluded.estimated,"
+        " nano_usd = excluded.nano_usd"
+        " WHERE estimated AND (NOT excluded.estimated OR excluded.nano_usd > nano_usd) RETURNING id",
+        (*entry[:-1], figures.nano),
+    ).fetchall()
+    for (turn_id,) in written:
+        connection.execute("DELETE FROM parts WHERE turn_id = ?", (turn_id,))
+        connection.executemany(
+            "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)", [(turn_id, *part) for part in figures.parts]
+        )
+
+
+def sums(path: Path, by: By | None, since: float | None, patience: float) -> list[Total]:
+    """Return the sums, the dearest first, days in their order; ``since`` is in seconds since the epoch."""
+    with contextlib.closing(connect(path, patience)) as connection:
+        version = _version(connection, path)
+        if version == 0:
+            return []
+        estimated = "turns.estimated" if version > 1 else "0"  # what is only read need not be upgraded
+        columns = [*(f"parts.{column}" for column in _SUMMED), f"parts.nano_usd * {estimated}"]
+        query = f"""
+            SELECT {_KEYS[by]}, COUNT(DISTINCT turns.id), COUNT(DISTINCT CASE WHEN {estimated} THEN turns.id END),
+                {", ".join(f"SUM({column} >> {_HALF}), SUM({column} & {2**_HALF - 1})" for column in columns)}
+            FROM turns JOIN parts ON parts.turn_id = turns.id WHERE turns.ended_at >= ? GROUP BY 1 ORDER BY 1
+        """  # noqa: S608 - of constants
+        totals = [_total(row) for row in connection.execute(query, (since or 0.0,))]
+    return totals if by == "day" else sorted(totals, key=lambda total: -total.nano_usd)
+
+
+def _total(row: tuple[str | None, *tuple[int, ...]]) -> Total:
+    """Put together what was summed in halves: SQLite's own sum ends at 2**63, which forged turns could reach."""
+    key, turns, estimated, *halves = row
+    *summed, estimated_nano = [(high << _HALF) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
+    nano, *tokens = summed
+    return Total(key, turns, nano, tokens[0], tokens[1], tokens[2], tokens[3], estimated, estimated_nano)

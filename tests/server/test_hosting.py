@@ -1,0 +1,360 @@
+"""The moments at which a session could be lost: each ends in a log that says what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec.structs
+import pytest
+
+from agent_runner.protocol import ApprovalRequestData, LogData, QuestionRequestData, ResultData, TurnStartData
+from host_client.errors import ConfigurationError, SandboxError
+from host_client.server import commands as c
+from host_client.server.events import AdoptedData
+from host_client.server.feed import Feed
+from host_client.server.hosting import House
+from host_client.server.limits import day_of
+from host_client.server.log import SessionLog
+from host_client.server.run import options_of
+from host_client.server.service import DecidedError, MismatchError, Service, SessionOverError
+from host_client.store.base import Note, Stored, StoreError
+from host_client.store.sqlite import SqliteStore
+from host_client.telemetry import Telemetry
+from tests.server.flaky import Flaky
+from tests.store.records import created as kept
+from tests.store.records import stored
+from tests.support.told_sandbox import ToldSandbox
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 20.0
+SHA = "0" * 64
+RESULT = ResultData(
+    turn=1, result="", is_error=False, subtype="success", cost_usd=0.25, total_cost_usd=0.25, duration_ms=1.0,
+    duration_api_ms=1.0, num_turns=1, usage={}, model_usage={}, session_id="s",
+)  # fmt: skip
+
+
+class Scene:
+    """A service over a store; each session's sandbox does what it is told."""
+
+    def __init__(self, store: Flaky) -> None:
+        self.store = store
+        self.sandboxes: dict[str, ToldSandbox] = {}
+        self.prepare: Callable[[ToldSandbox], None] = lambda _: None
+        self.refusals: list[Exception] = []
+        self.idle_seconds = 1000.0
+
+    def service(self, owner: str = "one", shutdown_seconds: float = WAIT_SECONDS) -> Service:
+        house = House(
+            store=self.store,
+            owner=owner,
+            telemetry=Telemetry(),
+            environ={},
+            sandbox=self._sandbox,
+            options=options_of,
+            forget=self._forget,
+            idle_seconds=self.idle_seconds,
+        )
+        return Service(house, shutdown_seconds=shutdown_seconds)
+
+    def _sandbox(self, of: Stored) -> ToldSandbox:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        known = self.sandboxes.get(of.record.id)
+        if known is None:
+            known = self.sandboxes[of.record.id] = ToldSandbox(of.record.root.trace_id)
+            self.prepare(known)
+        return known
+
+    async def _forget(self, of: Stored) -> None:
+        pass
+
+    async def until(self, session_id: str, kind: str, number: int = 1) -> list[dict[str, Any]]:
+        """Wait until the log has so many events of a type; return it."""
+        async with asyncio.timeout(WAIT_SECONDS), self.store.subscribe(session_id, only=Note.EVENTS) as notes:
+            while True:
+                log = [json.loads(entry.data) for entry in await self.store.read(session_id, 0)]
+                if [event["type"] for event in log].count(kind) >= number:
+                    return log
+                await anext(notes)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(Flaky(tmp_path / "service.sqlite"))
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait for what nobody tells of."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not is_so():  # noqa: ASYNC110 - the loop goes round, and no time passes
+            await asyncio.sleep(0)
+
+
+async def begun(scene: Scene, service: Service) -> Stored:
+    made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada")
+    await scene.until(made.record.id, "prompt")
+    return made
+
+
+def approval(expires_at: float) -> ApprovalRequestData:
+    return ApprovalRequestData(
+        approval_id="a-1", tool_use_id="t", tool_name="Bash", input={}, input_sha256=SHA, expires_at=expires_at
+    )
+
+
+def log_of(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+async def test_turns_sent_while_the_agent_talks_lose_no_event(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    sandbox = scene.sandboxes[made.record.id]
+
+    async def talk() -> None:
+        for number in range(300):
+            sandbox.say(LogData(stream="runner", text=str(number)))
+            await asyncio.sleep(0)
+
+    async def ask() -> None:
+        for number in range(30):
+            await service.send(made, str(number), by="ada", traceparent=None, tracestate="")
+
+    await asyncio.gather(talk(), ask())
+    events = await scene.until(made.record.id, "log", 300)
+    events = await scene.until(made.record.id, "prompt", 31)
+    await service.close(made, by="ada")
+    events = await scene.until(made.record.id, "closed")
+    assert [event["data"]["text"] for event in events if event["type"] == "log"] == [str(n) for n in range(300)]
+    assert sandbox.commands == ["prompt"] * 31 + ["stop"]
+    await service.stop()
+
+
+async def test_a_write_that_is_cancelled_leaves_log_and_state_as_one(store: SqliteStore) -> None:
+    await kept(store)
+    log = SessionLog(store, "replica-1", stored("s-1"), Feed())
+    for number in range(20):
+        writing = asyncio.create_task(log.say(AdoptedData(reason=str(number), replica="r")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait((writing,))
+    await log.say(AdoptedData(reason="last", replica="r"))
+    entries = await store.read("s-1", 0)
+    assert [entry.id for entry in entries] == list(range(1, len(entries) + 1))
+    assert log.state.last_event_id == len(entries)
+
+
+@pytest.mark.parametrize("where", ["adopt", "factory"])
+async def test_a_session_that_cannot_be_taken_over_at_once_is_tried_again(scene: Scene, where: str) -> None:
+    first = scene.service()
+    await first.start()
+    made = await begun(scene, first)
+    session_id = made.record.id
+    hosted = first.hosted(session_id)
+    assert hosted is not None
+    hosted.abandon()  # as if the process were gone
+    await scene.store.release(session_id, "one")
+    if where == "adopt":
+        scene.sandboxes[session_id].fails = [SandboxError("E2B is away"), SandboxError("still away")]
+    else:
+        scene.refusals = [ConfigurationError("no key for E2B"), ConfigurationError("still none")]
+    await eventually(lambda: first.hosted(session_id) is None)
+    for _ in range(2):
+        await first.look_for_orphans()
+        await eventually(lambda: first.hosted(session_id) is None)
+    await first.look_for_orphans()
+    events = await scene.until(session_id, "adopted")
+    assert "closed" not in log_of(events)
+    await first.close(await first.get(session_id, "acme"), by="ada")
+    assert (await scene.until(session_id, "closed"))[-1]["data"]["reason"] == "closed"
+    await first.stop()
+
+
+async def test_what_is_asked_of_a_session_that_is_being_closed_is_refused_or_told_of(scene: Scene) -> None:
+    scene.prepare = lambda sandbox: setattr(sandbox, "stops", False)
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    sandbox = scene.sandboxes[made.record.id]
+    sandbox.say(TurnStartData(turn=1, prompt_size=2), approval(time.time() + 100))
+    await scene.until(made.record.id, "approval_request")
+    await service.close(made, by="ada")
+    stale = await scene.store.get(made.record.id)
+    assert stale is not None
+    taken = 0
+    async with asyncio.timeout(WAIT_SECONDS):
+        while "stop" not in sandbox.commands:  # from the closing's begin to its end
+            with contextlib.suppress(SessionOverError):
+                await service.send(stale, "late", by="ada", traceparent=None, tracestate="")
+                taken += 1
+        with pytest.raises(SessionOverError):
+            await service.send(stale, "later", by="ada", traceparent=None, tracestate="")
+        now = await scene.store.get(made.record.id)
+        assert now is not None and now.state.closing
+        with pytest.raises(SessionOverError):
+            await service.decide(now, c.ApprovalCommand(by="bob", approval_id="a-1", decision="allow"), SHA)
+    sandbox.end()
+    events = await scene.until(made.record.id, "closed")
+    begun_turns = log_of(events).count("prompt") - 1
+    told = [event for event in events if event["type"] == "error" and "was not begun" in event["data"]["message"]]
+    assert begun_turns + len(told) >= taken
+    await service.stop()
+
+
+async def test_an_approval_that_has_expired_is_a_timeout_and_not_an_allowance(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    scene.sandboxes[made.record.id].say(approval(time.time() - 600))
+    await scene.until(made.record.id, "approval_request")
+    now = await service.get(made.record.id, "acme")
+    with pytest.raises(DecidedError) as refused:
+        await service.decide(now, c.ApprovalCommand(by="bob", approval_id="a-1", decision="allow"), SHA)
+    assert (refused.value.decision.decision, refused.value.decision.decided_by) == ("timeout", None)
+    await service.stop()
+
+
+async def test_a_second_request_of_the_same_id_does_not_change_what_is_approved(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    forged = ApprovalRequestData(
+        approval_id="a-1", tool_use_id="t", tool_name="Bash", input={"command": "rm -rf /"}, input_sha256="1" * 64,
+        expires_at=time.time() + 100,
+    )  # fmt: skip
+    scene.sandboxes[made.record.id].say(approval(time.time() + 100), forged)
+    await scene.until(made.record.id, "approval_request", 2)
+    now = await service.get(made.record.id, "acme")
+    assert [each.input_sha256 for each in now.state.waiting] == [SHA]
+    await service.stop()
+
+
+async def test_a_session_whose_runner_hears_nothing_is_closed_all_the_same(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    sandbox = scene.sandboxes[made.record.id]
+    sandbox.say(approval(time.time() + 1000))
+    await scene.until(made.record.id, "approval_request")
+    sandbox.is_deaf = True
+    await service.send(made, "never heard", by="ada", traceparent=None, tracestate="")
+    await scene.until(made.record.id, "prompt", 2)
+    await service.close(made, by="ada")
+    closing = asyncio.create_task(scene.until(made.record.id, "closed"))
+    sandbox.end()
+    assert (await closing)[-1]["data"]["closed_by"] == "ada"
+    assert sandbox.closed == 1
+    await service.stop()
+
+
+async def test_a_session_that_is_closed_while_its_sandbox_is_made_begins_no_turn(scene: Scene) -> None:
+    scene.prepare = lambda sandbox: sandbox.may_be_made.clear()
+    service = scene.service()
+    await service.start()
+    made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada")
+    await eventually(lambda: made.record.id in scene.sandboxes)
+    sandbox = scene.sandboxes[made.record.id]
+    await eventually(sandbox.is_being_made.is_set)
+    await service.close(made, by="ada")
+    events = await scene.until(made.record.id, "closed")
+    assert (events[-1]["data"]["reason"], sandbox.commands, sandbox.closed) == ("closed", [], 1)
+    await service.stop()
+
+
+async def test_a_new_session_whose_sandbox_cannot_be_had_says_so_and_ends_its_trace(scene: Scene) -> None:
+    scene.refusals = [ConfigurationError("no key for E2B")]
+    service = scene.service()
+    await service.start()
+    made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada")
+    events = await scene.until(made.record.id, "closed")
+    assert [event["data"].get("message") for event in events if event["type"] in ("error", "closed")] == [
+        "no key for E2B"
+    ] * 2
+    assert len([payload async for payload in scene.store.spans(made.record.id)]) == 1
+    await service.stop()
+
+
+async def test_a_cost_that_no_turn_can_have_counts_nothing(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    for cost in (-1000.0, 1e15, 0.25):
+        scene.sandboxes[made.record.id].say(msgspec.structs.replace(RESULT, cost_usd=cost))
+    await scene.until(made.record.id, "result", 3)
+    assert await scene.store.spent("acme", day_of(time.time())) == 0.25
+    assert (await service.get(made.record.id, "acme")).state.cost_usd == 0.25
+    await service.stop()
+
+
+async def test_a_session_that_nobody_answers_is_not_idle_for_ever(scene: Scene) -> None:
+    scene.idle_seconds = 0.01
+    service = scene.service()
+    await service.start()
+    made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada")
+    await eventually(lambda: made.record.id in scene.sandboxes)
+    scene.sandboxes[made.record.id].say(approval(time.time() - 3600))
+    assert (await scene.until(made.record.id, "closed"))[-1]["data"]["reason"] == "inactive"
+    await service.stop()
+
+
+async def test_an_answer_to_what_was_not_asked_is_told_and_the_session_goes_on(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    asked = QuestionRequestData(
+        question_id="q-1", tool_use_id="t", questions=[{"question": "Which?"}], expires_at=time.time() + 100
+    )
+    scene.sandboxes[made.record.id].say(asked)
+    await scene.until(made.record.id, "question_request")
+    await service.store.push(made.record.id, c.encode(c.AnswerCommand(by="ada", question_id="q-1", answers={"a": "b"})))
+    told = (await scene.until(made.record.id, "error"))[-1]["data"]
+    assert (told["error_type"], told["message"].partition(":")[0]) == ("protocol", "an answer is none")
+    await service.send(made, "go on", by="ada", traceparent=None, tracestate="")
+    await scene.until(made.record.id, "prompt", 2)
+    await service.stop()
+
+
+async def test_a_question_that_is_no_longer_kept_is_not_taken_for_another(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    for key, text in (("q-1", "First?"), ("q-2", "Second?")):
+        scene.sandboxes[made.record.id].say(
+            QuestionRequestData(
+                question_id=key, tool_use_id="t", questions=[{"question": text}], expires_at=time.time() + 100
+            )
+        )
+    await scene.until(made.record.id, "question_request", 2)
+    await scene.store.trim(made.record.id, 1)
+    now = await service.get(made.record.id, "acme")
+    answer = c.AnswerCommand(by="ada", question_id="q-1", answers={"First?": "yes"})
+    assert (await service.decide(now, answer, None)).decision == "answered"
+    with pytest.raises(MismatchError, match="nobody asked 'First\\?'"):
+        await service.decide(now, c.AnswerCommand(by="ada", question_id="q-2", answers={"First?": "yes"}), None)
+    await service.stop()
+
+
+async def test_a_service_that_is_stopped_while_its_store_is_away_leaves_its_sessions_to_the_next(scene: Scene) -> None:
+    service = scene.service(shutdown_seconds=0.05)
+    await service.start()
+    made = await begun(scene, service)
+    scene.store.fails = lambda: StoreError("it is away")
+    async with asyncio.timeout(WAIT_SECONDS):
+        await service.stop()
+    assert scene.sandboxes[made.record.id].closed == 0
+    scene.store.fails = lambda: None
+    following = scene.service("two")
+    await following.start()
+    await scene.until(made.record.id, "adopted")
+    await following.close(await following.get(made.record.id, "acme"), by="ada")
+    assert (await scene.until(made.record.id, "closed"))[-1]["data"]["reason"] == "closed"
+    await following.stop()

@@ -1,0 +1,41 @@
+"""The stores that every test of the conformance suite runs against."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from host_client.store import Store, open_store
+from tests.support.redis import RedisServer, redis_server
+
+
+@pytest.fixture(scope="session")
+def redis_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that all tests of this process share; `redis` empties it."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_of_all: RedisServer) -> RedisServer:
+    redis_of_all.command("FLUSHALL")
+    return redis_of_all
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the test's own store is, as `--store` has it."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis")
+        return server.url
+    return str(tmp_path / "service.sqlite")
+
+
+@pytest.fixture
+async def store(place: str) -> AsyncIterator[Store]:
+    store = open_store(place)
+    await store.open()
+    yield store
+    await store.close()
