@@ -57,7 +57,7 @@ def serve(
     secret_name: o.SecretName = None,
     upload: Annotated[Path | None, typer.Option(help="File or folder that each session's sandbox gets.")] = None,
     idle_timeout: Annotated[
-        float, typer.Option(help="Seconds without activity after which a session ends.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Seconds without a turn after which a session ends.", rich_help_panel=_LIMITS)
     ] = 1800.0,
     retention_days: Annotated[
         float, typer.Option(help="Days that a closed session is kept.", rich_help_panel=_LIMITS)

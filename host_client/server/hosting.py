@@ -58,7 +58,8 @@ class House:
 
     ``sandbox`` and ``options`` make a session's own of what its creator asked for. ``forget`` removes what a dead
     process may have made for a session without having noted it. ``idle_seconds`` is how long a session may be without
-    activity. ``upload`` is what each session's working directory begins with.
+    activity, ``silent_seconds`` how long a turn may run and nothing be heard of it, if that is longer. ``upload`` is what
+    each session's working directory begins with.
     """
 
     store: Store
@@ -70,6 +71,7 @@ class House:
     forget: Callable[[Stored], Awaitable[None]]
     upload: Path | None = None
     idle_seconds: float = 1800.0
+    silent_seconds: float = 1800.0
 
 
 class Hosted:
@@ -328,13 +330,19 @@ class Hosted:
             if left <= 0:
                 self.close("inactive")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, left)):
+                # A turn that ends moves that time forward, and tells nobody here.
+                async with asyncio.timeout(max(0.0, min(left, self._house.idle_seconds))):
                     await self._ending.wait()
 
     def _idle_at(self) -> float:
-        """Return when the session has been idle for too long; what waits for a person has an expiry of its own."""
-        at = self.log.written_at + self._house.idle_seconds
-        expires = max((each.expires_at for each in self.log.state.waiting), default=0.0)
+        """Return when the session has been idle for too long; what waits for a person has an expiry of its own.
+
+        A turn that runs is activity, however long its tool or model is silent, unless what ran it seems to hang.
+        """
+        house, state = self._house, self.log.state
+        may_be_silent = house.silent_seconds if state.busy or not state.started else 0.0
+        at = self.log.written_at + max(house.idle_seconds, may_be_silent)
+        expires = max((each.expires_at for each in state.waiting), default=0.0)
         return max(at, time.monotonic() + expires + GRACE_SECONDS - time.time()) if expires else at
 
     # -- what people ask ----------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Scene:
         self.sandboxes: dict[str, ToldSandbox] = {}
         self.prepare: Callable[[ToldSandbox], None] = lambda _: None
         self.refusals: list[Exception] = []
-        self.idle_seconds = 1000.0
+        self.idle_seconds = self.silent_seconds = 1000.0
 
     def service(self, owner: str = "one", shutdown_seconds: float = WAIT_SECONDS) -> Service:
         house = House(
@@ -60,6 +60,7 @@ class Scene:
             options=options_of,
             forget=self._forget,
             idle_seconds=self.idle_seconds,
+            silent_seconds=self.silent_seconds,
         )
         return Service(house, shutdown_seconds=shutdown_seconds)
 
@@ -296,13 +297,24 @@ async def test_a_cost_that_no_turn_can_have_counts_nothing(scene: Scene) -> None
 
 
 async def test_a_session_that_nobody_answers_is_not_idle_for_ever(scene: Scene) -> None:
-    scene.idle_seconds = 0.01
+    scene.idle_seconds = scene.silent_seconds = 0.01
     service = scene.service()
     await service.start()
     made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada")
     await eventually(lambda: made.record.id in scene.sandboxes)
     scene.sandboxes[made.record.id].say(approval(time.time() - 3600))
     assert (await scene.until(made.record.id, "closed"))[-1]["data"]["reason"] == "inactive"
+    await service.stop()
+
+
+async def test_a_turn_is_activity_until_it_seems_to_hang(scene: Scene) -> None:
+    scene.idle_seconds, scene.silent_seconds = 0.01, 0.2
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    log = await scene.until(made.record.id, "closed")
+    assert log[-1]["data"]["reason"] == "inactive"
+    assert log[-1]["ts"] - log[log_of(log).index("prompt")]["ts"] >= 0.2
     await service.stop()
 
 

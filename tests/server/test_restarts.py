@@ -136,13 +136,14 @@ async def test_sessions_end_with_a_service_that_is_stopped(make_e2b_service: Mak
     assert [each.state for each in e2b.e2b.sandboxes] == ["gone"]
 
 
-async def test_a_session_ends_when_nothing_happens_for_long_but_not_while_somebody_is_asked(make_service: Make) -> None:
+async def test_a_session_ends_when_nothing_happens_but_not_in_a_turn_that_is_silent(make_service: Make) -> None:
     lab, _ = make_service(TWO_APPROVALS)
-    async with lab.start("--idle-timeout", "4").client() as client:
+    async with lab.start("--idle-timeout", "0.2").client() as client:  # the agent alone takes longer to start
         session = await created(client)
         async with stream(client, session["id"]) as events:
             for _ in range(2):
                 asked, _ = await until(events, "approval_request")
                 assert (await allow(client, session["id"], asked)).status_code == 200
+            await until(events, "result")
             closed, _ = await until(events, "closed")
     assert closed.data["reason"] == "inactive"
