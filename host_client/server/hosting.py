@@ -337,10 +337,11 @@ class Hosted:
     def _idle_at(self) -> float:
         """Return when the session has been idle for too long; what waits for a person has an expiry of its own.
 
-        A turn that runs is activity, however long its tool or model is silent, unless what ran it seems to hang.
+        A turn that runs is activity, however long its tool or model is silent, unless what runs it seems to hang. A
+        session begins with one.
         """
         house, state = self._house, self.log.state
-        may_be_silent = house.silent_seconds if state.busy or not state.started else 0.0
+        may_be_silent = house.silent_seconds if state.busy or not state.turns else 0.0
         at = self.log.written_at + max(house.idle_seconds, may_be_silent)
         expires = max((each.expires_at for each in state.waiting), default=0.0)
         return max(at, time.monotonic() + expires + GRACE_SECONDS - time.time()) if expires else at

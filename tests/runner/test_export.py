@@ -66,7 +66,7 @@ def collector(status: int = 200) -> Generator[Collector]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
 
 
 def seconds_to_leave(done: Finished) -> float:

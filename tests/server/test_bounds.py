@@ -28,7 +28,7 @@ from host_client.store.sqlite import SqliteStore
 from host_client.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 NOON = 1_700_049_600.0
 
 

@@ -32,7 +32,7 @@ from tests.store.records import stored
 from tests.support.told_sandbox import ToldSandbox
 
 pytestmark = pytest.mark.anyio
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 SHA = "0" * 64
 RESULT = ResultData(
     turn=1, result="", is_error=False, subtype="success", cost_usd=0.25, total_cost_usd=0.25, duration_ms=1.0,

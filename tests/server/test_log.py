@@ -19,7 +19,7 @@ from tests.server.flaky import Flaky, Told
 from tests.store.records import ME, OTHER, created, stored
 
 pytestmark = pytest.mark.anyio
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 def said(number: int) -> AnyEvent:

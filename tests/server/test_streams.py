@@ -18,7 +18,7 @@ from host_client.store.sqlite import SqliteStore
 from tests.store.records import ME, ROOT, append, close, created, texts
 
 pytestmark = pytest.mark.anyio
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 PACE = Pace(heartbeat=WAIT_SECONDS)
 
 

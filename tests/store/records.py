@@ -15,7 +15,7 @@ import msgspec
 from host_client.store import Store, open_store
 from host_client.store.base import Decision, Note, Root, SessionRecord, SessionState, Status, Stored
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 """How long anything is waited for."""
 
 ME, OTHER = "replica-1", "replica-2"

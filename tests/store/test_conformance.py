@@ -231,7 +231,7 @@ async def test_an_append_that_is_begun_is_told_of_once_and_in_order(store: Store
         assert last not in told, "it is told later"
 
     begin(1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ended.wait()
     assert told == list(range(1, 31)) == await numbers(store)
 

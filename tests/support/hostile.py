@@ -87,12 +87,12 @@ def write_line(path, line):
 def ask_gateway(path="/v1/messages", **headers):
     url = os.environ["ANTHROPIC_BASE_URL"]
     body = json.dumps({"model": "x", "max_tokens": 1, "messages": [{"role": "user", "content": "hostile"}]}).encode()
-    return urllib.request.urlopen(urllib.request.Request(url + path, body, headers), timeout=10).status
+    return urllib.request.urlopen(urllib.request.Request(url + path, body, headers), timeout=60).status
 
 
 def run(*command):
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=10
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60
     ).stdout.decode()
 
 

@@ -111,7 +111,7 @@ class LangfuseStandIn:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=60)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         stand_in = self

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import h11
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 Answering = Callable[["Asked", "Wire"], Awaitable[None]]
 

@@ -30,7 +30,7 @@ from agent_runner.spans import Span
 from host_client.telemetry.encoding import Batch, encode
 from tests.support.runs import SpanView, spans_in
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 METRICS_PATH = "/v1/metrics"
 _SERVICES = {"grpc": "trace.v1.TraceService", METRICS_PATH: "metrics.v1.MetricsService"}

@@ -28,7 +28,7 @@ from tests.support.hosts import host_lab
 from tests.support.metrics import event, result
 from tests.support.prometheus import program, prometheus
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 SCRIPT = """
     model: scripted

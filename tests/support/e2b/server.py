@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from .streams import ABORT
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 T = TypeVar("T")
 
