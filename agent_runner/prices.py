@@ -69,16 +69,19 @@ def cost(model: str, usage: dict[str, Any]) -> float:
     fresh, read = _count(usage, "input_tokens"), _count(usage, "cache_read_input_tokens")
     written = _count(usage, "cache_creation_input_tokens")
     for_an_hour = min(_count(usage.get("cache_creation"), "ephemeral_1h_input_tokens"), written)
+    usd = of_tokens(model, fresh, _count(usage, "output_tokens"), read, written, for_an_hour)
+    usd *= _FAST if usage.get("speed") == "fast" else 1.0
+    usd *= _IN_THE_US if usage.get("inference_geo") == "us" else 1.0
+    return usd + _count(usage.get("server_tool_use"), "web_search_requests") * _WEB_SEARCH
+
+
+def of_tokens(model: str, fresh: int, output: int, read: int, written: int, for_an_hour: int = 0) -> float:
+    """Return the US dollars of tokens; ``fresh`` ones are neither ``read`` from the cache nor ``written`` to it."""
     price = price_of(model)
     if price.long is not None and fresh + read + written > _LONG_PROMPT:
         price = price.long
     writes = (written - for_an_hour) * _WRITE_5M + for_an_hour * _WRITE_1H
-    tokens = (
-        (fresh + writes) * price.input + read * price.cache_read + _count(usage, "output_tokens") * price.output
-    ) / 1e6
-    tokens *= _FAST if usage.get("speed") == "fast" else 1.0
-    tokens *= _IN_THE_US if usage.get("inference_geo") == "us" else 1.0
-    return tokens + _count(usage.get("server_tool_use"), "web_search_requests") * _WEB_SEARCH
+    return ((fresh + writes) * price.input + read * price.cache_read + output * price.output) / 1e6
 
 
 def _count(usage: object, name: str) -> int:

@@ -58,8 +58,8 @@ class House:
 
     ``sandbox`` and ``options`` make a session's own of what its creator asked for. ``forget`` removes what a dead
     process may have made for a session without having noted it. ``idle_seconds`` is how long a session may be without
-    activity, ``silent_seconds`` how long a turn may run and nothing be heard of it, if that is longer. ``upload`` is what
-    each session's working directory begins with.
+    activity, ``silent_seconds`` how long a turn may run and nothing be heard of it, if that is longer. ``upload`` is
+    what each session's working directory begins with.
     """
 
     store: Store

@@ -6,7 +6,6 @@ The runner cleans what it sends. This holds for whatever else writes to its stdo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from functools import lru_cache
 
 from agent_runner.genai import CONTENT, MESSAGES, message, read_message
 from agent_runner.sanitize import brief, full, redact, single_line
@@ -37,19 +36,38 @@ _BEYOND = 8192
 """A secret that begins before the cut must be seen whole to be recognised."""
 
 _SHORT = 128
-"""A longer text hardly comes twice, and would only fill the cache."""
+"""A longer text hardly comes twice, and would only fill the memory."""
+
+_MAX_REMEMBERED = 2048
 
 
-def remembered(cleaned: Callable[[str], str]) -> Callable[[str], str]:
-    """Return the function with a memory for short texts: the same ones come again and again."""
-    short = lru_cache(2048)(cleaned)
-    return lambda text: short(text) if len(text) <= _SHORT else cleaned(text)
+class Remembered(dict[str, str]):
+    """A function of texts, and what it returned for short ones: the same come again and again. Safe for threads.
+
+    ``of[text]`` is the same as ``of(text)``, and costs no call where the result is known.
+    """
+
+    def __init__(self, cleaned: Callable[[str], str]) -> None:
+        super().__init__()
+        self._cleaned = cleaned
+
+    def __call__(self, text: str) -> str:
+        return self[text]
+
+    def __missing__(self, text: str) -> str:
+        cleaned = self._cleaned(text)
+        if len(text) <= _SHORT:
+            if len(self) >= _MAX_REMEMBERED:
+                self.clear()
+            self[text] = cleaned
+        return cleaned
 
 
-name = remembered(brief)
+name = Remembered(brief)
 """Return the name of an event or a scope, or a status message: at most 200 characters."""
 
 
+@Remembered
 def span_name(text: str) -> str:
     """Return the name of a span; one that says it were the host's is told apart."""
     cleaned = name(text)
@@ -82,7 +100,7 @@ def _value(of: str, value: Value, given: Collection[str]) -> Value:
     return value
 
 
-@remembered
+@Remembered
 def attribute(key: str) -> str:
     """Return the name of an attribute; an empty one for what is the host's to say."""
     cleaned = brief(key).strip()
@@ -93,12 +111,12 @@ def said(of: str, value: str, given: Collection[str]) -> str:
     """Return the text of an attribute of this name; ``given`` ones are the host's own, and stay."""
     if value in given:
         return value
-    return _content(of, value) if of in CONTENT else text(value)
+    return _content(of, value) if of in CONTENT else texts[value]
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
     """Return a text in one line, redacted and cut."""
-    return _short_text(value) if len(value) <= _SHORT else _long_text(value, limit)
+    return texts[value] if limit == MAX_TEXT else _text(value, limit)
 
 
 def _content(of: str, value: str) -> str:
@@ -110,9 +128,10 @@ def _content(of: str, value: str) -> str:
     return single_line(message(name(role), full(said)), MAX_CONTENT)
 
 
-def _long_text(value: str, limit: int = MAX_TEXT) -> str:
+def _text(value: str, limit: int = MAX_TEXT) -> str:
     redacted = redact(value[: limit + _BEYOND])
     return redacted if len(redacted) <= limit and redacted.isprintable() else single_line(redacted, limit)
 
 
-_short_text = lru_cache(2048)(_long_text)
+texts = Remembered(_text)
+"""What `text` returns."""

@@ -11,7 +11,6 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram, HistogramDataPoint, Metric
 
@@ -23,52 +22,62 @@ MAX_SERIES = 2000
 OVERFLOW: Mapping[str, bool] = {"otel.metric.overflow": True}
 
 
-@dataclass(slots=True)
-class _Series:
-    attributes: Mapping[str, str | bool]
-    counts: list[int]
-    start: int = field(default_factory=time.time_ns)
-    sum: float = 0
-    min: float = math.inf
-    max: float = -math.inf
+class Series:
+    """What was measured under one set of labels. Safe for threads, of which one measures."""
 
-    def point(self, bounds: tuple[float, ...], now: int) -> HistogramDataPoint:
-        total = sum(self.counts)
-        return HistogramDataPoint(
-            self.attributes, self.start, now, total, self.sum, tuple(self.counts), bounds, self.min, self.max
-        )
+    __slots__ = ("_attributes", "_bounds", "_counts", "_lock", "_max", "_min", "_start", "_sum")
+
+    def __init__(self, attributes: Mapping[str, str | bool], bounds: tuple[float, ...]) -> None:
+        self._attributes = attributes
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._start = time.time_ns()
+        self._sum: float = 0
+        self._min, self._max = math.inf, -math.inf
+        self._lock = threading.Lock()
+
+    def record(self, value: float) -> None:
+        """Count a measurement; ``value`` is finite and not negative, in the metric's unit."""
+        with self._lock:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+            if value < self._min:
+                self._min = value
+            if value > self._max:
+                self._max = value
+
+    def point(self, now: int) -> HistogramDataPoint | None:
+        """Return the sums so far; None if nothing was measured."""
+        with self._lock:
+            counts, about = tuple(self._counts), (self._sum, self._min, self._max)
+        if not (total := sum(counts)):
+            return None
+        return HistogramDataPoint(self._attributes, self._start, now, total, about[0], counts, self._bounds, *about[1:])
 
 
 class Recorder:
-    """One histogram. Safe for threads."""
+    """One histogram. Safe for threads, of which one measures."""
 
     def __init__(self, metric: instruments.Metric) -> None:
         self._metric = metric
-        self._series: dict[frozenset[tuple[str, str | bool]], _Series] = {}
-        self._lock = threading.Lock()
+        self._series: dict[frozenset[tuple[str, str | bool]], Series] = {}
 
     def record(self, value: float, labels: Mapping[str, str]) -> None:
         """Count a measurement; ``value`` is finite and not negative, in the metric's unit."""
-        key = frozenset(labels.items())
-        with self._lock:
-            series = self._series.get(key) or self._further(labels)
-            series.counts[bisect_left(self._metric.buckets, value)] += 1
-            series.sum += value
-            if value < series.min:
-                series.min = value
-            if value > series.max:
-                series.max = value
+        self.series(labels).record(value)
 
-    def _further(self, labels: Mapping[str, str]) -> _Series:
+    def series(self, labels: Mapping[str, str]) -> Series:
+        """Return where measurements with these labels go, for one who has many."""
+        return self._series.get(frozenset(labels.items())) or self._further(labels)
+
+    def _further(self, labels: Mapping[str, str]) -> Series:
         attributes = dict(labels) if len(self._series) < MAX_SERIES - 1 else OVERFLOW
-        empty = _Series(attributes, [0] * (len(self._metric.buckets) + 1))
-        return self._series.setdefault(frozenset(attributes.items()), empty)
+        return self._series.setdefault(frozenset(attributes.items()), Series(attributes, self._metric.buckets))
 
     def collected(self) -> Metric | None:
         """Return what was measured; None if nothing was."""
         metric, now = self._metric, time.time_ns()
-        with self._lock:
-            points = [series.point(metric.buckets, now) for series in self._series.values()]
+        points = [point for series in list(self._series.values()) if (point := series.point(now)) is not None]
         if not points:
             return None
         return Metric(metric.name, metric.what, metric.unit, Histogram(points, AggregationTemporality.CUMULATIVE))

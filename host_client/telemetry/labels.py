@@ -14,7 +14,7 @@ from agent_runner.prices import PRICES, family
 from agent_runner.protocol import ERROR_TYPES
 from agent_runner.sanitize import single_line
 
-from .clean import remembered
+from .clean import Remembered
 from .pipeline import Who
 
 OTHER = "other"
@@ -83,7 +83,7 @@ class Bounded:
         return label
 
 
-@remembered
+@Remembered
 def _label(value: str) -> str:
     return single_line(value, MAX_LENGTH).strip()
 

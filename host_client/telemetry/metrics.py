@@ -13,7 +13,7 @@ from collections import Counter as Counts
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.metrics import Counter as CounterInstrument
@@ -44,7 +44,7 @@ from agent_runner.protocol import (
 )
 from agent_runner.sanitize import brief
 
-from .histograms import Recorder
+from .histograms import Recorder, Series
 from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 from .labels import Labels, error_type, source_of
 from .trace import SERVICE_NAME
@@ -58,10 +58,17 @@ if TYPE_CHECKING:
 MAX_CALLS = 1_000
 """Tool calls of one session whose names are remembered until they end."""
 
+MAX_ALIKE = 32
+"""Kinds of model requests of one session that are remembered, each with its labels."""
+
 MAX_MS = 30 * 86_400_000.0
 """What takes longer is no duration: a sandbox's clock is not trusted."""
 
 _SCOPE = InstrumentationScope("sandspan.host_client", __version__)
+_MODELS = ("gen_ai.request.model", "gen_ai.response.model")
+_TELLS_APART = (*_MODELS, "error.type", "tenant.id", "user.id", "user.tier")
+"""Attributes of a model request that the labels of its measurements are made of, within a session."""
+
 _USAGE = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens"}
 
 _logger = logging.getLogger(__name__)
@@ -83,12 +90,22 @@ class Part(Protocol):
         ...
 
 
+class _OfRequest(NamedTuple):
+    """Where the measurements of model requests go that are alike."""
+
+    duration: Series
+    first_chunk: Series
+    tokens: tuple[Series, ...]
+    """One for each kind of `_USAGE`."""
+
+
 @dataclass(slots=True)
 class _Session:
     source: str
     customer: Mapping[str, str]
     model: str | None = None
     calls: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+    requests: dict[tuple[Any, ...], _OfRequest] = field(default_factory=dict[tuple[Any, ...], _OfRequest])
 
 
 class Metrics:
@@ -303,19 +320,38 @@ class Metrics:
         """Measure nothing: another process has."""
 
     def _request(self, span: EndedSpan, attributes: Mapping[str, Any]) -> None:
-        labels = {**self._customer_of(attributes), "gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic"}
-        source = _source_in(attributes)
-        for name in ("gen_ai.request.model", "gen_ai.response.model"):
-            if isinstance(model := attributes.get(name), str):
-                labels[name] = self._labels.model(model, source)
+        to = self._series_of(attributes)
         if (ms := _duration_ms(span)) is not None:
-            self._request_duration.record(ms / 1000, {**labels, **_failure(attributes)})
+            to.duration.record(ms / 1000)
         seconds = _number(attributes.get("gen_ai.response.time_to_first_chunk"), MAX_MS / 1000)
         if seconds is not None:
-            self._first_chunk.record(seconds, labels)
-        for kind, name in _USAGE.items():
+            to.first_chunk.record(seconds)
+        for series, name in zip(to.tokens, _USAGE.values(), strict=True):
             if (tokens := _number(attributes.get(name), 1e12)) is not None:
-                self._request_tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
+                series.record(tokens)
+
+    def _series_of(self, attributes: Mapping[str, Any]) -> _OfRequest:
+        """Return where a request's measurements go; a session's requests are mostly alike."""
+        session = self._sessions.get(attributes.get("session.id", ""))
+        if session is None:
+            return self._new_series(attributes)
+        if (found := session.requests.get(key := tuple(map(attributes.get, _TELLS_APART)))) is None:
+            if len(session.requests) >= MAX_ALIKE:
+                session.requests.clear()
+            found = session.requests[key] = self._new_series(attributes)
+        return found
+
+    def _new_series(self, attributes: Mapping[str, Any]) -> _OfRequest:
+        labels = {**self._customer_of(attributes), "gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic"}
+        source = _source_in(attributes)
+        for name in _MODELS:
+            if isinstance(model := attributes.get(name), str):
+                labels[name] = self._labels.model(model, source)
+        return _OfRequest(
+            self._request_duration.series({**labels, **_failure(attributes)}),
+            self._first_chunk.series(labels),
+            tuple(self._request_tokens.series({**labels, "gen_ai.token.type": kind}) for kind in _USAGE),
+        )
 
     def _customer_of(self, attributes: Mapping[str, Any]) -> dict[str, str]:
         return self._labels.customer(_text(attributes.get("tenant.id")), _text(attributes.get("user.tier")))

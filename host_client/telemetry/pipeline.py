@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -449,7 +449,7 @@ class Telemetry:
 
     def _take_relayed(self, relayed: Relayed) -> None:
         if self._observers:
-            self._show(relayed.spans())
+            self._show(list(relayed.spans()))
         self._pass_on_relayed(relayed)
 
     def _take_relayed_again(self, relayed: Relayed) -> None:
@@ -476,7 +476,7 @@ class Telemetry:
                 except Exception:  # as in `_each`
                     self._failed(observer)
 
-    def _settle(self, trace_id: str, spans: Sequence[EndedSpan], batch: Batch) -> None:
+    def _settle(self, trace_id: str, spans: Iterable[EndedSpan], batch: Batch) -> None:
         """Let spans of one trace go the way of the trace."""
         verdict = self._sampler.observe(trace_id, spans, len(batch.body))
         self._follow(trace_id, verdict)

@@ -11,7 +11,7 @@ import base64
 import binascii
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -68,17 +68,18 @@ def decode(
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
     _drop_empty(request)
     request.DiscardUnknownFields()
-    _clean_all(request, {bytes.fromhex(trace_id) for trace_id in trace_ids}, _Cleaner(common.keys(), given))
+    said = list(_cleaned(request, {bytes.fromhex(trace_id) for trace_id in trace_ids}, _Cleaner(common.keys(), given)))
     if request.ByteSize() < len(body) // 2:
         request = compact(request)
     pairs = key_values(common)
-    for span in spans_of(request):
+    for span, values in zip(spans_of(request), said, strict=True):
         span.attributes.extend(pairs)
-    return Relayed(request)
+        values.update(common)
+    return Relayed(request, said)
 
 
-def _clean_all(request: ExportTraceServiceRequest, ids: Collection[bytes], cleaner: _Cleaner) -> None:
-    """Clean all of it; raise ValueError for what is not of this session."""
+def _cleaned(request: ExportTraceServiceRequest, ids: Collection[bytes], cleaner: _Cleaner) -> Iterator[dict[str, Any]]:
+    """Clean all of it and yield each span's attributes; raise ValueError for what is not of this session."""
     for of_resource in request.resource_spans:
         of_resource.ClearField("schema_url")
         _clean_resource(of_resource.resource)
@@ -89,7 +90,7 @@ def _clean_all(request: ExportTraceServiceRequest, ids: Collection[bytes], clean
             for span in of_scope.spans:
                 if span.trace_id not in ids or not _are_ids(span.span_id, span.parent_span_id or span.span_id):
                     raise ValueError("telemetry for a trace that is not this session's")
-                cleaner.clean(span)
+                yield cleaner.clean(span)
 
 
 def _are_ids(*span_ids: bytes) -> bool:
@@ -138,8 +139,10 @@ def _clean_status(status: Status) -> None:
     if status.code == Status.STATUS_CODE_ERROR:
         status.message = clean.name(status.message)
         return
-    status.ClearField("message")
-    status.code = Status.STATUS_CODE_OK if status.code == Status.STATUS_CODE_OK else Status.STATUS_CODE_UNSET
+    if status.message:
+        status.ClearField("message")
+    if status.code not in (Status.STATUS_CODE_OK, Status.STATUS_CODE_UNSET):
+        status.code = Status.STATUS_CODE_UNSET
 
 
 @lru_cache(64)
@@ -159,9 +162,11 @@ class _Cleaner:
         self._left = MAX_VALUES
         self._now = time.time_ns()
 
-    def clean(self, span: Span) -> None:
-        """Leave of a span what the host would say itself."""
-        span.name = clean.span_name(span.name)
+    def clean(self, span: Span) -> dict[str, Any]:
+        """Leave of a span what the host would say itself; return its attributes."""
+        # What is as it should be is not written again: that costs more than to look.
+        if (name := clean.span_name[span.name]) != span.name:
+            span.name = name
         if span.kind not in _KINDS:
             span.kind = Span.SPAN_KIND_INTERNAL
         if span.trace_state:
@@ -170,12 +175,19 @@ class _Cleaner:
             span.ClearField("links")
         if span.HasField("status"):
             _clean_status(span.status)
-        span.flags &= _FLAGS
-        end = self._moment(span.end_time_unix_nano)
-        span.end_time_unix_nano = end
-        span.start_time_unix_nano = min(span.start_time_unix_nano or end, end)
-        self._clean_attributes(span, self._owned)
-        self._clean_events(span)
+        if span.flags & ~_FLAGS:
+            span.flags &= _FLAGS
+        self._clean_times(span)
+        if span.events:
+            self._clean_events(span)
+        return self._clean_attributes(span, self._owned)
+
+    def _clean_times(self, span: Span) -> None:
+        start, told = span.start_time_unix_nano, span.end_time_unix_nano
+        if (end := self._moment(told)) != told:
+            span.end_time_unix_nano = end
+        if not 0 < start <= end:
+            span.start_time_unix_nano = end
 
     def _moment(self, told: int) -> int:
         """Return nanoseconds since the epoch that a backend takes."""
@@ -196,50 +208,60 @@ class _Cleaner:
             event.time_unix_nano = self._moment(event.time_unix_nano)
             self._clean_attributes(event, ())
 
-    def _clean_attributes(self, of: Span | Span.Event, owned: Collection[str]) -> None:
+    def _clean_attributes(self, of: Span | Span.Event, owned: Collection[str]) -> dict[str, Any]:
         """Leave of attributes what is the sandbox's to say, of two of a name the last, and of too many the last."""
-        kept: dict[str, KeyValue] = {}
+        values: dict[str, Any] = {}
+        kept: list[KeyValue] = []
         unwanted: list[int] = []
-        pairs = of.attributes
-        self._count(len(pairs))
-        for looked_at, pair in enumerate(reversed(pairs)):
+        pairs, names = of.attributes, clean.attribute
+        self._count(index := len(pairs))
+        for pair in reversed(pairs):
             if len(kept) == clean.MAX_ATTRIBUTES:
-                cut = len(pairs) - looked_at
-                of.dropped_attributes_count = min(of.dropped_attributes_count + cut, _MAX_COUNT)
+                of.dropped_attributes_count = min(of.dropped_attributes_count + index, _MAX_COUNT)
                 break
-            name = clean.attribute(key := pair.key)
-            if name and name not in owned and name not in kept:
-                kept[name] = pair
-                if name != key:
-                    pair.key = name
-                self._clean_value(name, pair.value)
-            else:
-                unwanted.append(len(pairs) - looked_at - 1)
+            index -= 1
+            name = names[key := pair.key]
+            if not name or name in owned or name in values:
+                unwanted.append(index)
+                continue
+            if name != key:
+                pair.key = name
+            values[name] = self._clean_value(name, pair.value)
+            kept.append(pair)
         if len(kept) + len(unwanted) < len(pairs) or len(unwanted) > _FEW:
-            _leave_only(pairs, list(reversed(kept.values())))
+            _leave_only(pairs, kept[::-1])
         else:
             for index in unwanted:
                 del pairs[index]
+        return values
 
-    def _clean_value(self, name: str, value: AnyValue) -> None:
+    def _clean_value(self, name: str, value: AnyValue) -> Any:
         """Leave plain values and lists of texts; what else a sandbox may think of becomes an empty text."""
         kind = value.WhichOneof("value")
         if kind == "string_value":
             cleaned = clean.said(name, said := value.string_value, self._given)
             if cleaned != said:
                 value.string_value = cleaned
-        elif kind == "array_value":
-            self._count(len(value.array_value.values))
-            del value.array_value.values[clean.MAX_ITEMS :]
-            _clean_items(value.array_value.values)
-        elif kind not in _PLAIN:
-            value.string_value = ""
+            return cleaned
+        if kind in _NUMBERS:
+            return getattr(value, kind)
+        if kind == "array_value":
+            items = value.array_value.values
+            self._count(len(items))
+            if len(items) > clean.MAX_ITEMS:
+                del items[clean.MAX_ITEMS :]
+            return _clean_items(items)
+        value.string_value = ""
+        return ""
 
 
-def _clean_items(items: Any) -> None:
-    kinds = {item.WhichOneof("value") for item in items}
-    if len(kinds) == 1 and kinds <= _NUMBERS:
-        return
-    for item in items:  # all texts: no backend takes a mixture
-        kind = item.WhichOneof("value")
-        item.string_value = clean.text(str(getattr(item, kind))) if kind in _PLAIN else ""
+def _clean_items(items: Any) -> tuple[Any, ...]:
+    kinds = [item.WhichOneof("value") for item in items]
+    if len(set(kinds)) == 1 and kinds[0] in _NUMBERS:
+        return tuple(getattr(item, kinds[0]) for item in items)
+    texts: list[str] = []
+    for item, kind in zip(items, kinds, strict=True):  # all texts: no backend takes a mixture
+        texts.append(clean.text(str(getattr(item, kind))) if kind in _PLAIN else "")
+        if kind != "string_value" or item.string_value != texts[-1]:
+            item.string_value = texts[-1]
+    return tuple(texts)

@@ -23,6 +23,7 @@ from .pipeline import Telemetry, Who
 from .root import Root
 
 if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.sdk.trace import ReadableSpan
 
     from .relayed import Relayed
@@ -68,7 +69,7 @@ class SessionTrace:
         self._trace_ids = {self.root.trace_id}
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
-        self._kept: list[list[ReadableSpan] | Relayed] = []
+        self._kept: list[list[ReadableSpan] | ExportTraceServiceRequest] = []
         self._kept_spans = self._kept_bytes = 0
         self.own = b""
         """The host's own spans so far, as one OTLP request; rebuilt ones are not in it."""
@@ -77,7 +78,11 @@ class SessionTrace:
     @property
     def kept(self) -> list[ReadableSpan]:
         """The session's spans, for its caller; made when they are asked for."""
-        parts = (part if isinstance(part, list) else part.readable() for part in self._kept)
+        if not self._kept:
+            return []
+        from .encoding import readable_of  # OpenTelemetry: not with telemetry off
+
+        parts = (part if isinstance(part, list) else readable_of(part) for part in self._kept)
         return list(islice((span for part in parts for span in part), MAX_KEPT))
 
     @property
@@ -159,7 +164,7 @@ class SessionTrace:
             return str(error)
         taken = relayed.keep_only(lambda span: self._is_new(span.span_id.hex()))
         if size := relayed.size if len(relayed) else 0:
-            self._keep(relayed, size)
+            self._keep(relayed.request, len(relayed), size)
             relay(relayed, size)
         return f"{taken} spans with ids that were taken" if taken else None
 
@@ -213,7 +218,7 @@ class SessionTrace:
             _logger.warning("the host's earlier spans cannot be read, and are not sent again: %s", error)
             return
         self.own += request
-        self._keep(spans)
+        self._keep(spans, len(spans))
         self._telemetry.export_again(spans)
 
     def _export_ended(self) -> None:
@@ -224,7 +229,7 @@ class SessionTrace:
         if not spans or not self._telemetry.enabled:
             return b""
         readable = self._readable(spans)
-        self._keep(readable)
+        self._keep(readable, len(readable))
         self._telemetry.export(readable)
         return self._told(readable)
 
@@ -246,11 +251,11 @@ class SessionTrace:
         resource = readable.resource(SERVICE_NAME)
         return [readable.readable(span, resource) for span in spans]
 
-    def _keep(self, part: list[ReadableSpan] | Relayed, size: int = 0) -> None:
+    def _keep(self, part: list[ReadableSpan] | ExportTraceServiceRequest, number: int, size: int = 0) -> None:
         self._kept_bytes += size
         if self._kept_spans < MAX_KEPT and self._kept_bytes <= MAX_KEPT_BYTES:
             self._kept.append(part)
-            self._kept_spans += len(part)
+            self._kept_spans += number
 
 
 def _id_of(span: ReadableSpan) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from agent_runner.prices import cost, family
+from agent_runner.prices import family, of_tokens
 from agent_runner.protocol import ResultData
 from agent_runner.sanitize import brief, single_line
 
-from .clean import remembered
+from .clean import Remembered
 
 NANO = 1_000_000_000
 """A US dollar in the unit of all sums: integers add up exactly."""
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What one model request used: tokens as a `Part` has them."""
+    """What one model request used: tokens in the order that a `Part` has them in."""
 
     model: str
     tokens: tuple[int, int, int, int]
@@ -83,7 +83,7 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
 def priced(request: Request) -> Part:
     """Return what a model request came to, at list price; nothing where the list has none."""
     model, tokens = request
-    usd = cost(model, dict(zip(_OF_USAGE, tokens, strict=True))) if family(model) is not None else 0.0
+    usd = of_tokens(model, *tokens) if family(model) is not None else 0.0
     return Part(_name(model), _nano(usd), *tokens)
 
 
@@ -95,6 +95,8 @@ TOKEN_ATTRIBUTES = (
     "gen_ai.usage.cache_read.input_tokens",
     "gen_ai.usage.cache_creation.input_tokens",
 )
+REQUEST_ATTRIBUTES = ("gen_ai.response.model", "gen_ai.request.model", *TOKEN_ATTRIBUTES)
+"""What `request_of` reads."""
 
 
 def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[Part]:
@@ -113,7 +115,7 @@ def merged(parts: Iterable[Part]) -> list[Part]:
     return list(found.values())
 
 
-@remembered
+@Remembered
 def _name(model: str) -> str:
     return single_line(brief(model), _MAX_NAME)  # a sandbox may say anything
 

@@ -7,7 +7,7 @@ it reads by the GenAI conventions is there already; what follows is the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -19,19 +19,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent_runner.prices import family
 from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.turns import NANO, TOKEN_ATTRIBUTES, priced, request_of
+from host_client.telemetry.turns import NANO, REQUEST_ATTRIBUTES, priced, request_of
 
 from .otlp_http import OtlpHttp
 
 ROOT = "agent.session"
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
 
-_OF_CHAT = (
-    *TOKEN_ATTRIBUTES,
-    "gen_ai.request.model",
-    "gen_ai.response.model",
-    "gen_ai.response.time_to_first_chunk",
-)
+_PLAIN = frozenset({"string_value", "bool_value", "int_value", "double_value"})
 
 
 def langfuse(endpoint: Endpoint, environment: str = "default", tags: tuple[str, ...] = ()) -> OtlpHttp:
@@ -62,17 +57,15 @@ def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
     name = span.name
     if name == "agent.approval" and (tool := found.get("gen_ai.tool.name")) is not None:
         tool.key = "approval.tool_name"  # it would give the span its name: a wait for a person is no tool
-    operation = _plain(found, "gen_ai.operation.name")
-    kind = _TYPES.get(str(operation), "span")
-    always = _always(kind, _plain(found, "tenant.id"), name == ROOT, environment, tags)
+    operation = _plain(found.get("gen_ai.operation.name"))
+    kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
+    always = _always(kind, _plain(found.get("tenant.id")), name == ROOT, environment, tags)
     if found.keys().isdisjoint(always.names):
         span.MergeFromString(always.encoded)
     else:  # what the span has under such a name stays alone
         span.attributes.extend(pair for pair in Span.FromString(always.encoded).attributes if pair.key not in found)
-    if operation == "chat":
-        for key, value in _of_chat(span, {name: _plain(found, name) for name in _OF_CHAT}):
-            if key not in found:
-                span.attributes.add(key=key, value=value)
+    if kind == "generation":
+        _complete_chat(span, found)
 
 
 class _Always(NamedTuple):
@@ -101,13 +94,20 @@ def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tu
     return _Always(frozenset(added), Span(attributes=pairs).SerializeToString())
 
 
-def _of_chat(span: Span, given: Mapping[str, Any]) -> Iterator[tuple[str, AnyValue]]:
-    first = given.get("gen_ai.response.time_to_first_chunk")
-    if isinstance(first, int | float) and (at := _moment(span.start_time_unix_nano / 1e9 + first)):
-        yield "langfuse.observation.completion_start_time", _text(f'"{at}"')  # as JSON
-    if (total := _list_price(given)) is not None:
-        yield "gen_ai.usage.cost", AnyValue(double_value=total)
-        yield "langfuse.observation.cost_details", _text(f'{{"total": {total!r}}}')
+def _complete_chat(span: Span, found: Mapping[str, KeyValue]) -> None:
+    if "langfuse.observation.completion_start_time" not in found and (at := _first_chunk_at(span, found)):
+        span.attributes.add(key="langfuse.observation.completion_start_time").value.string_value = f'"{at}"'  # as JSON
+    if (total := _list_price({name: _plain(found.get(name)) for name in REQUEST_ATTRIBUTES})) is None:
+        return
+    if "gen_ai.usage.cost" not in found:
+        span.attributes.add(key="gen_ai.usage.cost").value.double_value = total
+    if "langfuse.observation.cost_details" not in found:
+        span.attributes.add(key="langfuse.observation.cost_details").value.string_value = f'{{"total": {total!r}}}'
+
+
+def _first_chunk_at(span: Span, found: Mapping[str, KeyValue]) -> str | None:
+    seconds = _plain(found.get("gen_ai.response.time_to_first_chunk"))
+    return _moment(span.start_time_unix_nano / 1e9 + seconds) if isinstance(seconds, int | float) else None
 
 
 def _moment(seconds: float) -> str | None:
@@ -129,9 +129,9 @@ def _text(value: str) -> AnyValue:
     return AnyValue(string_value=value)
 
 
-def _plain(found: Mapping[str, KeyValue], name: str) -> Any:
+def _plain(pair: KeyValue | None) -> Any:
     """Return the value of an attribute; None for one that is not there or not plain."""
-    if (pair := found.get(name)) is None:
+    if pair is None:
         return None
-    kind = pair.value.WhichOneof("value")
-    return getattr(pair.value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else None
+    kind = (value := pair.value).WhichOneof("value")
+    return getattr(value, kind) if kind in _PLAIN else None
