@@ -53,7 +53,7 @@ LEAVE_SECONDS = 1.0
 MAX_ATTRIBUTE = 1000
 """Characters of an attribute that the configuration puts on every span."""
 
-FLUSH_AFTER_SECONDS = 1.0
+FLUSH_AFTER_SECONDS = 2.0
 FLUSH_AT_SPANS = 64
 """How long ended spans wait for others, and how many do: a hand-over costs runner and host as much as many spans."""
 

@@ -77,6 +77,10 @@ SpanCounts = Callable[[], Mapping[str, Mapping[str, int]]]
 """By exporter, spans that were exported, retried, spooled, and dropped with a reason (``dropped: why``)."""
 
 
+Customer = tuple[tuple[str, str], ...]
+"""Labels of whose a session is."""
+
+
 class Part(Protocol):
     """Something that takes the metrics away, or lets them be fetched."""
 
@@ -103,6 +107,8 @@ class _OfRequest(NamedTuple):
 class _Session:
     source: str
     customer: Mapping[str, str]
+    key: Customer
+    """The same."""
     model: str | None = None
     calls: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
     requests: dict[tuple[Any, ...], _OfRequest] = field(default_factory=dict[tuple[Any, ...], _OfRequest])
@@ -144,7 +150,7 @@ class Metrics:
         self._creation = self._histogram("claude.agent.sandbox.creation.duration")
         active = BY_NAME["claude.agent.sessions.active"]
         self._active = self._meter.create_up_down_counter(active.name, active.unit, active.what)
-        self._events: Counts[tuple[tuple[str, str], ...]] = Counts()
+        self._events: Counts[tuple[Customer, str]] = Counts()
         events = BY_NAME["claude.agent.events"]
         self._meter.create_observable_counter(events.name, [self._counted], events.unit, events.what)
         for part in parts:
@@ -173,7 +179,10 @@ class Metrics:
 
     def _counted(self, _: CallbackOptions) -> Iterable[Observation]:
         """Return how many events there were: they are many, and a sum of our own costs a tenth of an instrument's."""
-        return [Observation(count, dict(labels)) for labels, count in self._events.copy().items()]
+        return [
+            Observation(count, {**dict(customer), "type": kind})
+            for (customer, kind), count in self._events.copy().items()
+        ]
 
     def watch(self, counts: SpanCounts) -> None:
         """Tell what became of spans, as ``counts`` has it whenever metrics are read. Called once."""
@@ -206,7 +215,8 @@ class Metrics:
             self._active.add(1, session.customer)
 
     def _new(self, who: Who) -> _Session:
-        return _Session(_source(who), self._customer(who))
+        customer = self._customer(who)
+        return _Session(_source(who), customer, tuple(customer.items()))
 
     def end(self, who: Who) -> None:
         """A session has ended."""
@@ -215,10 +225,10 @@ class Metrics:
 
     def observe(self, event: AnyEvent, who: Who) -> None:
         """Count an event, and what it says."""
-        self.recall(event, who)
         session = self._sessions.get(who.session_id) or self._new(who)
+        self._note(session, event)
         customer = session.customer
-        self._events[(*customer.items(), ("type", event.type))] += 1
+        self._events[(session.key, event.type)] += 1
         match event:
             case ToolResult():
                 self._tool_ended(session, event, customer)
@@ -235,7 +245,9 @@ class Metrics:
 
     def recall(self, event: AnyEvent, who: Who) -> None:
         """Take note of a session's model and of the tools it called: later events name neither."""
-        session = self._sessions.get(who.session_id) or self._new(who)
+        self._note(self._sessions.get(who.session_id) or self._new(who), event)
+
+    def _note(self, session: _Session, event: AnyEvent) -> None:
         match event:
             case Start():
                 session.model = brief(event.data.model)

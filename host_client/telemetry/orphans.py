@@ -28,6 +28,21 @@ from agent_runner.spans import Attributes, Span, Value
 MAX_OPEN = 10_000
 """A flood of forged openings must not fill the host's memory."""
 
+MAX_UNREAD = 256
+MAX_UNREAD_BYTES = 256 * 1024
+"""Most events that wait to be read, and most bytes of them: in a row they cost a fraction of one now and then."""
+
+_TELLING = (
+    TurnStart,
+    ToolUse,
+    ToolResult,
+    ApprovalRequest,
+    ApprovalResolved,
+    QuestionRequest,
+    QuestionResolved,
+    Result,
+)
+
 
 class Orphans:
     """What has been announced and not arrived."""
@@ -37,9 +52,25 @@ class Orphans:
         self._spans: dict[str, Span] = {}
         self._waited: dict[str, float] = {}
         """By the id of an open tool's span, how long its approvals waited so far."""
+        self._unread: list[AnyEvent] = []
+        self._unread_bytes = 0
 
-    def observe(self, event: AnyEvent) -> None:
-        """Take note of an event."""
+    def observe(self, event: AnyEvent, size: int = 0) -> None:
+        """Take note of an event, of so many bytes."""
+        if not isinstance(event, _TELLING):
+            return
+        self._unread.append(event)
+        self._unread_bytes += size
+        if len(self._unread) >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES:
+            self._read_all()
+
+    def _read_all(self) -> None:
+        for event in self._unread:
+            self._read(event)
+        self._unread.clear()
+        self._unread_bytes = 0
+
+    def _read(self, event: AnyEvent) -> None:
         match event:
             case TurnStart():
                 self._open(event, "agent.execute", genai.invoke_agent(None, event.data.turn))
@@ -62,11 +93,14 @@ class Orphans:
 
     def arrived(self, span_id: str) -> None:
         """A span came by itself."""
+        if self._unread:
+            self._read_all()
         self._spans.pop(span_id, None)
         self._waited.pop(span_id, None)
 
     def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
         """Yield what never arrived, ended; ``now`` in nanoseconds since the epoch."""
+        self._read_all()
         for span in self._spans.values():
             if span.end is None:
                 span.fail(error_type, message)

@@ -170,7 +170,7 @@ class Telemetry:
         """What waits, and what the thread is about."""
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._is_closed = False
         """Set while the lock is held, as nothing may begin to wait after it."""
         self._ending = threading.Lock()
         self._told_of = 0
@@ -212,39 +212,48 @@ class Telemetry:
         """A session's runner told something, in so many bytes."""
         if self._observers:
             what = "result" if event.type == "result" else "event"
-            work = lambda: self._each(lambda observer: observer.observe(event, who))  # noqa: E731 - done later
-            self._hand_over(HandOver(what, work, 1, size))
+            self._hand_over(HandOver(what, partial(self._observe, event, who), 1, size))
 
     def recall(self, event: AnyEvent, who: Who, size: int = 0) -> None:
         """A session's runner told this to another process, which observed it."""
         if self._observers:
-            work = lambda: self._each(lambda observer: observer.recall(event, who))  # noqa: E731 - done later
-            self._hand_over(HandOver("event", work, 1, size))
+            self._hand_over(HandOver("event", partial(self._recall, event, who), 1, size))
 
     def end(self, trace_ids: Sequence[str], who: Who) -> None:
         """The session has ended, or goes on in another process; all its spans were exported."""
         self._hand_over(HandOver("session", lambda: self._end(trace_ids, who)))
 
     def _hand_over(self, item: HandOver) -> None:
-        if self.idle:
+        """Let an item wait for the thread. Every event comes here, with little else in the cache: it calls nobody."""
+        if not self.enabled or (self._outbox is None and not self._observers):
             return
-        room = 2 if item.what in _VITAL else 1
+        what, _, number, size = item
+        room = 2 if what in _VITAL else 1
         with self._lock:
-            is_full = self._undone >= MAX_QUEUED * room or self._undone_bytes + item.size > MAX_QUEUED_BYTES * room
-            why = "after shutdown" if self._closed.is_set() else "queue full" if is_full else None
+            is_full = self._undone >= MAX_QUEUED * room or self._undone_bytes + size > MAX_QUEUED_BYTES * room
+            why = "after shutdown" if self._is_closed else "queue full" if is_full else None
             if why is None:
-                self._start()
-                self._put(item)
+                self._waiting.append(item)
+                self._undone += 1
+                self._undone_bytes += size
+                if self._thread is None:
+                    self._start()
         if why is not None:
-            self.lose(f"{item.what}: {why}", item.number)
+            self.lose(f"{what}: {why}", number)
+        elif what not in _COUNTED:
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake.is_set():
+            self._awake.set()
 
     def _put(self, item: HandOver) -> None:
-        """Let an item wait for the thread; the lock is held."""
-        self._waiting.append(item)
-        self._undone += 1
-        self._undone_bytes += item.size
-        if item.what not in _COUNTED and not self._awake.is_set():
-            self._awake.set()
+        """Let an item wait for the thread, full or not; there is one."""
+        with self._lock:
+            self._waiting.append(item)
+            self._undone += 1
+            self._undone_bytes += item.size
+        self._wake()
 
     def lose(self, reason: str, count: int) -> None:
         """Count spans or events that go no further; the first of a reason is logged."""
@@ -282,7 +291,7 @@ class Telemetry:
         if not self._ending.acquire(timeout=timeout):  # another thread is about it
             return False
         try:
-            if not self._closed.is_set():
+            if not self._is_closed:
                 self._all_delivered = self._end_all(time.monotonic() + timeout)
             return self._all_delivered
         finally:
@@ -290,11 +299,10 @@ class Telemetry:
 
     def _end_all(self, until: float) -> bool:
         if self._thread is not None:
-            with self._lock:
-                self._put(HandOver("session", self._conclude))
+            self._put(HandOver("session", self._conclude))
         drained = self._drain(until)
         with self._lock:
-            self._closed.set()
+            self._is_closed = True
             left, self._waiting = self._waiting, []
         self._lose_what_waits(left)
         self._awake.set()
@@ -323,7 +331,7 @@ class Telemetry:
 
     def _drain(self, until: float) -> bool:
         """Wait for the thread to have done all that was handed over."""
-        if self._thread is None or self._closed.is_set():
+        if self._thread is None or self._is_closed:
             return True
         done = threading.Event()
 
@@ -331,8 +339,7 @@ class Telemetry:
             self._write()
             done.set()
 
-        with self._lock:
-            self._put(HandOver("flush", write, 0))
+        self._put(HandOver("flush", write, 0))
         return done.wait(max(0.0, until - time.monotonic()))
 
     def _lose_what_waits(self, items: Sequence[HandOver]) -> None:
@@ -352,14 +359,13 @@ class Telemetry:
     # -- the thread ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Start the thread if there is none; the lock is held."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="sandspan-telemetry", daemon=True)
-            self._thread.start()
+        """Start the thread; the lock is held."""
+        self._thread = threading.Thread(target=self._work, name="sandspan-telemetry", daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
         checked = time.monotonic()
-        while not self._closed.is_set():
+        while not self._is_closed:
             self._awake.wait(TICK_SECONDS)
             self._awake.clear()
             self._do(self._take_all())
@@ -375,7 +381,7 @@ class Telemetry:
     def _do(self, items: list[HandOver]) -> None:
         """Do all of it, and write what came of it."""
         for number, item in enumerate(items):
-            if self._closed.is_set():
+            if self._is_closed:
                 self._lose_what_waits(items[number:])
                 break
             self._guarded(item)
@@ -502,6 +508,16 @@ class Telemetry:
         if trace_id in self._held:
             self._held.discard(trace_id)
             (self._outbox.release if verdict is Verdict.KEEP else self._outbox.discard)(trace_id)
+
+    def _observe(self, event: AnyEvent, who: Who) -> None:
+        for observer in self._observers:
+            try:
+                observer.observe(event, who)
+            except Exception:  # as in `_each`
+                self._failed(observer)
+
+    def _recall(self, event: AnyEvent, who: Who) -> None:
+        self._each(lambda observer: observer.recall(event, who))
 
     def _each(self, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:

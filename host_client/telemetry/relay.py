@@ -23,6 +23,7 @@ from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import OTELResourceDetector
 from opentelemetry.trace import TraceState
 
+from agent_runner.genai import CONTENT
 from agent_runner.spans import Value
 
 from . import clean
@@ -209,11 +210,14 @@ class _Cleaner:
             self._clean_attributes(event, ())
 
     def _clean_attributes(self, of: Span | Span.Event, owned: Collection[str]) -> dict[str, Any]:
-        """Leave of attributes what is the sandbox's to say, of two of a name the last, and of too many the last."""
+        """Leave of attributes what is the sandbox's to say, of two of a name the last, and of too many the last.
+
+        Texts are cleaned at one go: a span has a dozen attributes, and a call for each costs as much again.
+        """
         values: dict[str, Any] = {}
         kept: list[KeyValue] = []
         unwanted: list[int] = []
-        pairs, names = of.attributes, clean.attribute
+        pairs, names, given, texts = of.attributes, clean.attribute, self._given, clean.texts
         self._count(index := len(pairs))
         for pair in reversed(pairs):
             if len(kept) == clean.MAX_ATTRIBUTES:
@@ -226,7 +230,15 @@ class _Cleaner:
                 continue
             if name != key:
                 pair.key = name
-            values[name] = self._clean_value(name, pair.value)
+            kind = (value := pair.value).WhichOneof("value")
+            if kind == "string_value":
+                said = value.string_value
+                cleaned = clean.said(name, said, given) if name in CONTENT or said in given else texts[said]
+                if cleaned != said:
+                    value.string_value = cleaned
+                values[name] = cleaned
+            else:
+                values[name] = getattr(value, kind) if kind in _NUMBERS else self._clean_further(value)
             kept.append(pair)
         if len(kept) + len(unwanted) < len(pairs) or len(unwanted) > _FEW:
             _leave_only(pairs, kept[::-1])
@@ -235,24 +247,16 @@ class _Cleaner:
                 del pairs[index]
         return values
 
-    def _clean_value(self, name: str, value: AnyValue) -> Any:
-        """Leave plain values and lists of texts; what else a sandbox may think of becomes an empty text."""
-        kind = value.WhichOneof("value")
-        if kind == "string_value":
-            cleaned = clean.said(name, said := value.string_value, self._given)
-            if cleaned != said:
-                value.string_value = cleaned
-            return cleaned
-        if kind in _NUMBERS:
-            return getattr(value, kind)
-        if kind == "array_value":
-            items = value.array_value.values
-            self._count(len(items))
-            if len(items) > clean.MAX_ITEMS:
-                del items[clean.MAX_ITEMS :]
-            return _clean_items(items)
-        value.string_value = ""
-        return ""
+    def _clean_further(self, value: AnyValue) -> str | tuple[Any, ...]:
+        """Leave a list of texts or numbers; what else a sandbox may think of becomes an empty text."""
+        if not value.HasField("array_value"):
+            value.string_value = ""
+            return ""
+        items = value.array_value.values
+        self._count(len(items))
+        if len(items) > clean.MAX_ITEMS:
+            del items[clean.MAX_ITEMS :]
+        return _clean_items(items)
 
 
 def _clean_items(items: Any) -> tuple[Any, ...]:

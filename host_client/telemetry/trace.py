@@ -148,9 +148,11 @@ class SessionTrace:
         return self._follow(event, size, self._telemetry.relay_again)
 
     def _follow(self, event: AnyEvent, size: int, relay: Relay) -> str | None:
+        if not self._telemetry.enabled:
+            return None
         if event.trace_id in self._trace_ids:
-            self._orphans.observe(event)
-        if not isinstance(event, TelemetryEvent) or not self._telemetry.enabled:
+            self._orphans.observe(event, size)
+        if not isinstance(event, TelemetryEvent):
             return None
         if len(self._seen) >= MAX_RELAYED:
             return f"more than {MAX_RELAYED} spans: these are not taken"
