@@ -69,6 +69,10 @@ class HandOver(NamedTuple):
     size: int = 0
 
 
+Told = tuple["AnyEvent", Who, int]
+"""What a session's runner told, whose session it is, and the size in bytes."""
+
+
 class Exporter(Protocol):
     """What any OpenTelemetry ``SpanExporter`` is."""
 
@@ -165,7 +169,7 @@ class Telemetry:
         """Spans that are due or to be held by trace, and are written together: a transaction costs as much as several
         spans."""
         self._lock = threading.Lock()
-        self._waiting: list[HandOver] = []
+        self._waiting: list[HandOver | Told] = []
         self._undone = self._undone_bytes = 0
         """What waits, and what the thread is about."""
         self._awake = threading.Event()
@@ -210,9 +214,12 @@ class Telemetry:
 
     def observe(self, event: AnyEvent, who: Who, size: int = 0) -> None:
         """A session's runner told something, in so many bytes."""
-        if self._observers:
-            what = "result" if event.type == "result" else "event"
-            self._hand_over(HandOver(what, partial(self._observe, event, who), 1, size))
+        if not self._observers or not self.enabled:
+            return
+        if event.type == "result":
+            self._hand_over(HandOver("result", partial(self._observe, event, who), 1, size))
+        elif not self._hand_over_event(event, who, size):
+            self._hand_over(HandOver("event", partial(self._observe, event, who), 1, size))
 
     def recall(self, event: AnyEvent, who: Who, size: int = 0) -> None:
         """A session's runner told this to another process, which observed it."""
@@ -223,8 +230,22 @@ class Telemetry:
         """The session has ended, or goes on in another process; all its spans were exported."""
         self._hand_over(HandOver("session", lambda: self._end(trace_ids, who)))
 
+    def _hand_over_event(self, event: AnyEvent, who: Who, size: int) -> bool:
+        """Let an event wait for the thread, if there is one, and room.
+
+        Most of what comes comes here, one by one and with nothing of this in the processor's cache: no call, no object.
+        """
+        with self._lock:
+            bytes_then = self._undone_bytes + size
+            if self._thread is None or self._is_closed or self._undone >= MAX_QUEUED or bytes_then > MAX_QUEUED_BYTES:
+                return False
+            self._waiting.append((event, who, size))
+            self._undone += 1
+            self._undone_bytes = bytes_then
+        return True
+
     def _hand_over(self, item: HandOver) -> None:
-        """Let an item wait for the thread. Every event comes here, with little else in the cache: it calls nobody."""
+        """Let an item wait for the thread, where there is room."""
         if not self.enabled or (self._outbox is None and not self._observers):
             return
         what, _, number, size = item
@@ -342,10 +363,11 @@ class Telemetry:
         self._put(HandOver("flush", write, 0))
         return done.wait(max(0.0, until - time.monotonic()))
 
-    def _lose_what_waits(self, items: Sequence[HandOver]) -> None:
+    def _lose_what_waits(self, items: Sequence[HandOver | Told]) -> None:
         for item in items:
-            if item.number:
-                self.lose(f"{item.what}: shutdown", item.number)
+            what, number = (item.what, item.number) if isinstance(item, HandOver) else ("event", 1)
+            if number:
+                self.lose(f"{what}: shutdown", number)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return, by destination, how many spans were exported, retried, spooled, and dropped by reason."""
@@ -373,22 +395,29 @@ class Telemetry:
                 checked = time.monotonic()
                 self._guarded(HandOver("session", self._decide_overdue))
 
-    def _take_all(self) -> list[HandOver]:
+    def _take_all(self) -> list[HandOver | Told]:
         with self._lock:
             taken, self._waiting = self._waiting, []
         return taken
 
-    def _do(self, items: list[HandOver]) -> None:
+    def _do(self, items: list[HandOver | Told]) -> None:
         """Do all of it, and write what came of it."""
+        size = 0
         for number, item in enumerate(items):
             if self._is_closed:
                 self._lose_what_waits(items[number:])
                 break
-            self._guarded(item)
+            if isinstance(item, HandOver):
+                size += item.size
+                self._guarded(item)
+            else:
+                event, who, bytes_of_it = item
+                size += bytes_of_it
+                self._observe(event, who)
         self._write()
         with self._lock:
             self._undone -= len(items)
-            self._undone_bytes -= sum(item.size for item in items)
+            self._undone_bytes -= size
 
     def _write(self) -> None:
         """Let the outbox have what was decided to be due or held."""

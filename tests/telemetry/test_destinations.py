@@ -81,6 +81,40 @@ def test_grpc_is_compressed_as_far_as_it_goes(compression: Compression) -> None:
     assert receiver.requests[0].body == batch(2).body
 
 
+@pytest.mark.parametrize("proxy", ["http://", "http://ada:hush@", ""])
+def test_a_receiver_is_reached_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    with http_receiver() as receiver:
+        monkeypatch.setenv("http_proxy", proxy + receiver.url.removeprefix("http://"))
+        monkeypatch.setenv("no_proxy", "")
+        destination = otlp("otlp", endpoints.exact("http://collector.invalid:4318/v1/traces"))
+        assert destination.send(batch(1).body) == Delivered()
+        destination.close()
+    (request,) = receiver.requests
+    assert request.path == "http://collector.invalid:4318/v1/traces"
+    assert request.headers.get("proxy-authorization") == ("Basic YWRhOmh1c2g=" if "@" in proxy else None)
+
+
+def test_a_receiver_that_needs_no_proxy_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "example.com,127.0.0.1")
+    with http_receiver() as receiver:
+        destination = otlp("otlp", endpoints.exact(f"{receiver.url}/v1/traces"))
+        assert destination.send(batch(1).body) == Delivered()
+        destination.close()
+
+
+@pytest.mark.parametrize(("proxy", "why"), [("socks5://127.0.0.1:1080", "scheme socks5"), ("http://[::1", "[::1")])
+def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    destination = otlp("otlp", endpoints.exact("http://collector.invalid:4318/v1/traces"))
+    outcome = destination.send(batch(1).body)
+    destination.close()
+    assert isinstance(outcome, Retry)
+    assert outcome.is_misconfigured
+    assert why in outcome.why
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_certificates_are_the_ones_configured(tmp_path: Path, protocol: endpoints.Protocol) -> None:
     authority = Authority(tmp_path)

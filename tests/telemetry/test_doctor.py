@@ -67,7 +67,7 @@ def test_an_exporter_that_is_not_there_is_told(doctor: Doctor) -> None:
     line = finding(
         doctor(OTEL_EXPORTERS="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://a:hush@{url[7:]}"), "Exporter otlp"
     )
-    assert line.startswith(f"✗{url}/v1/traces: ConnectError")
+    assert line.startswith(f"✗{url}/v1/traces: ConnectionRefusedError")
     assert "Look at OTEL_EXPORTER_OTLP_ENDPOINT" in line
     assert "hush" not in line
 

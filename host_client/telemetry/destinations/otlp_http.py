@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.request import getproxies, proxy_bypass
 
 from agent_runner import __version__
 from agent_runner.sanitize import brief
@@ -19,7 +20,7 @@ from . import Outcome, Retry, key_of
 from .answers import SLOWLY, of_http
 
 if TYPE_CHECKING:
-    import httpx
+    from urllib3 import BaseHTTPResponse
 
 _MAX_ANSWER = 64 * 1024
 
@@ -34,14 +35,6 @@ _COMPRESS: dict[Compression, Callable[[bytes], bytes]] = {
 def unchanged(request: bytes) -> bytes:
     """Return the request."""
     return request
-
-
-@lru_cache(4)
-def _system(_file: str | None, _directory: str | None) -> ssl.SSLContext:
-    """Return what the system trusts: to read it takes 20 ms, and every receiver needs it."""
-    import httpx  # as below
-
-    return httpx.create_ssl_context()
 
 
 class OtlpHttp:
@@ -59,66 +52,133 @@ class OtlpHttp:
         self.key = key_of(name, endpoint, also)
         self._endpoint = endpoint
         self._transform = transform
-        self._client: httpx.Client | None = None
+        self._connection: _Connection | None = None
 
     def send(self, request: bytes) -> Outcome:
         """Post a request; redirects are not followed, so that nobody else is told the key."""
-        import httpx  # not before there is something to send
+        from urllib3 import exceptions  # not before there is something to send
 
         body = _COMPRESS[self._endpoint.compression](self._transform(request))
         try:
-            return self._post(body)
-        except httpx.TimeoutException:
+            if self._connection is None:
+                self._connection = _Connection(self._endpoint)
+            return self._connection.post(body)
+        except exceptions.NewConnectionError as error:
+            return Retry(None, _told(error))
+        except exceptions.TimeoutError:
             return Retry(None, f"no answer within {self._endpoint.timeout:g} s")
-        except httpx.RequestError as error:
-            return Retry(None, brief(f"{type(error).__name__}: {error}"))
-        except (httpx.InvalidURL, OSError) as error:  # a file of the endpoint's, too
-            return Retry(SLOWLY, brief(f"{type(error).__name__}: {error}"), True)
-
-    def _post(self, body: bytes) -> Outcome:
-        import httpx  # as above
-
-        client = self._connected()
-        deadline = time.monotonic() + self._endpoint.timeout
-        with client.stream("POST", self._endpoint.url, content=body) as response:
-            answer = b""
-            try:
-                for chunk in response.iter_bytes():
-                    answer += chunk[:_MAX_ANSWER]
-                    if len(answer) >= _MAX_ANSWER or time.monotonic() > deadline:
-                        break
-            except httpx.DecodingError:
-                answer = b""  # not what its content-encoding says: the status decides alone
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return of_http(response.status_code, headers, answer, time.time())
-
-    def _connected(self) -> httpx.Client:
-        if self._client is None:
-            import httpx  # as above
-
-            headers = {
-                "user-agent": f"sandspan/{__version__}",
-                **self._endpoint.headers,
-                "content-type": "application/x-protobuf",
-                "accept-encoding": "identity",
-            }
-            if self._endpoint.compression != "none":
-                headers["content-encoding"] = self._endpoint.compression
-            self._client = httpx.Client(headers=headers, timeout=self._endpoint.timeout, verify=self._verify())
-        return self._client
-
-    def _verify(self) -> ssl.SSLContext:
-        endpoint = self._endpoint
-        if not endpoint.url.startswith("https:"):
-            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not used
-        if endpoint.certificate is None and endpoint.client_certificate is None:
-            return _system(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-        context = ssl.create_default_context(cafile=endpoint.certificate)
-        if endpoint.client_certificate is not None:
-            context.load_cert_chain(endpoint.client_certificate, endpoint.client_key)
-        return context
+        except (OSError, ValueError) as error:  # a file of the endpoint's, or an address that is none
+            return Retry(SLOWLY, _told(error), True)
+        except exceptions.HTTPError as error:
+            return Retry(None, _told(error))
 
     def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            self._client.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+class _Connection:
+    """One that is kept, to one endpoint, through the environment's proxy where it names one."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        from urllib3 import PoolManager, ProxyManager  # as above
+        from urllib3.util import parse_url
+
+        url = parse_url(endpoint.url)
+        self._timeout = endpoint.timeout
+        self._headers = {
+            "user-agent": f"sandspan/{__version__}",
+            **endpoint.headers,
+            "content-type": "application/x-protobuf",
+            "accept-encoding": "identity",
+        }
+        if endpoint.compression != "none":
+            self._headers["content-encoding"] = endpoint.compression
+        context = _context(endpoint) if url.scheme == "https" else None
+        proxy = _proxy_to(url.scheme or "", url.netloc or "")
+        self._manager = (
+            ProxyManager(proxy, proxy_headers=_authorization(proxy), timeout=self._timeout, ssl_context=context)
+            if proxy
+            else PoolManager(timeout=self._timeout, ssl_context=context)
+        )
+        if proxy:
+            self._post, self._target = self._manager.urlopen, endpoint.url
+        else:  # the pool itself: to look for it takes a quarter of a request
+            self._post, self._target = self._manager.connection_from_url(endpoint.url).urlopen, url.request_uri
+
+    def post(self, body: bytes) -> Outcome:
+        """Return what became of a request; raise what urllib3 does."""
+        deadline = time.monotonic() + self._timeout
+        response = self._post(
+            "POST",
+            self._target,
+            body=body,
+            headers=self._headers,
+            redirect=False,
+            retries=False,
+            preload_content=False,
+        )
+        answer = _read(response, deadline)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return of_http(response.status, headers, answer, time.time())
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._manager.clear()
+
+
+def _read(response: BaseHTTPResponse, deadline: float) -> bytes:
+    """Return an answer, of a long or slow one the beginning; the connection is kept where it was read whole."""
+    from urllib3.exceptions import DecodeError  # as above
+
+    answer = b""
+    try:
+        while piece := response.read1(_MAX_ANSWER):
+            answer += piece
+            if len(answer) >= _MAX_ANSWER or time.monotonic() > deadline:
+                response.close()
+                break
+    except DecodeError:  # not what its content-encoding says: the status decides alone
+        answer = b""
+        response.close()
+    response.release_conn()
+    return answer[:_MAX_ANSWER]
+
+
+def _proxy_to(scheme: str, host: str) -> str | None:
+    """Return the address of the environment's proxy for a host; None for straight."""
+    known = {} if proxy_bypass(host) else getproxies()
+    proxy = known.get(scheme) or known.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+def _authorization(proxy: str) -> dict[str, str] | None:
+    from urllib3.util import make_headers, parse_url  # as above
+
+    who = parse_url(proxy).auth
+    return make_headers(proxy_basic_auth=who) if who else None
+
+
+def _told(error: BaseException) -> str:
+    """Return what went wrong: the bottom of it, where the library wraps it."""
+    while isinstance(below := error.__cause__ or error.__context__, OSError):
+        error = below
+    return brief(f"{type(error).__name__}: {error}")
+
+
+def _context(endpoint: Endpoint) -> ssl.SSLContext:
+    if endpoint.certificate is None and endpoint.client_certificate is None:
+        return _system(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    context = ssl.create_default_context(cafile=endpoint.certificate)
+    if endpoint.client_certificate is not None:
+        context.load_cert_chain(endpoint.client_certificate, endpoint.client_key)
+    return context
+
+
+@lru_cache(4)
+def _system(file: str | None, directory: str | None) -> ssl.SSLContext:
+    """Return what the system trusts: to read it takes 20 ms, and every receiver needs it."""
+    import certifi  # as above
+
+    return ssl.create_default_context(cafile=file or (None if directory else certifi.where()), capath=directory)
