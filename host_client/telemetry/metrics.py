@@ -64,6 +64,7 @@ MAX_ALIKE = 32
 MAX_MS = 30 * 86_400_000.0
 """What takes longer is no duration: a sandbox's clock is not trusted."""
 
+_NUMBER = (int, float)
 _SCOPE = InstrumentationScope("sandspan.host_client", __version__)
 _MODELS = ("gen_ai.request.model", "gen_ai.response.model")
 _TELLS_APART = (*_MODELS, "error.type", "tenant.id", "user.id", "user.tier")
@@ -432,6 +433,6 @@ def _duration_ms(span: EndedSpan) -> float | None:
 
 
 def _number(value: object, limit: float) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, _NUMBER) or isinstance(value, bool):
         return None
     return value if 0 <= value <= limit else None

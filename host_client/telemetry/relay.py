@@ -7,7 +7,6 @@ never sends (links, fields that are not known) is taken out. Importing this modu
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 import time
@@ -41,6 +40,7 @@ DAY_NS = 86_400 * 10**9
 """How far after now a moment may be: a backend that refuses one refuses all spans that were sent with it."""
 
 _MAX_COUNT = 2**32 - 1
+_NO_ID = bytes(8)
 
 _OF_THE_HOST = ("deployment.", "service.namespace")
 """Beginnings of what OTEL_RESOURCE_ATTRIBUTES here says of the deployment, and so of its sandboxes."""
@@ -63,7 +63,7 @@ def decode(
     a trace state is one of them or none.
     """
     try:
-        body = base64.b64decode(otlp, validate=True)
+        body = binascii.a2b_base64(otlp, strict_mode=True)
         request = ExportTraceServiceRequest.FromString(body)
     except (binascii.Error, DecodeError) as error:
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
@@ -89,13 +89,14 @@ def _cleaned(request: ExportTraceServiceRequest, ids: Collection[bytes], cleaner
             of_scope.scope.ClearField("attributes")
             of_scope.scope.name, of_scope.scope.version = map(clean.name, (of_scope.scope.name, of_scope.scope.version))
             for span in of_scope.spans:
-                if span.trace_id not in ids or not _are_ids(span.span_id, span.parent_span_id or span.span_id):
+                above = span.parent_span_id
+                if span.trace_id not in ids or not _is_id(span.span_id) or (above and not _is_id(above)):
                     raise ValueError("telemetry for a trace that is not this session's")
                 yield cleaner.clean(span)
 
 
-def _are_ids(*span_ids: bytes) -> bool:
-    return all(len(span_id) == 8 and any(span_id) for span_id in span_ids)
+def _is_id(span_id: bytes) -> bool:
+    return len(span_id) == 8 and span_id != _NO_ID
 
 
 def _drop_empty(request: ExportTraceServiceRequest) -> None:

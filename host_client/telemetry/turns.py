@@ -18,6 +18,7 @@ MAX_COST_USD = 100_000.0
 MAX_TOKENS = 10**12
 """What is beyond is no turn's: a sandbox is not trusted, and one forged figure must not spoil a sum."""
 
+_NUMBER = (int, float)
 MAX_MODELS = 20
 UNKNOWN = "unknown"
 _MAX_NAME = 128
@@ -125,8 +126,8 @@ def _nano(usd: float) -> int:
 
 
 def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> tuple[int, ...]:
-    return tuple(_count(usage.get(key)) for key in keys)
+    return tuple([_count(usage.get(key)) for key in keys])
 
 
 def _count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and 0 <= value <= MAX_TOKENS else 0
+    return int(value) if isinstance(value, _NUMBER) and 0 <= value <= MAX_TOKENS else 0
