@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
@@ -47,7 +47,8 @@ _OF_THE_HOST = ("deployment.", "service.namespace")
 """Beginnings of what OTEL_RESOURCE_ATTRIBUTES here says of the deployment, and so of its sandboxes."""
 
 _SHORT = 2048
-"""Bytes of a resource that is remembered: every event of a runner has the same."""
+"""Bytes of a resource that is remembered, as every event of a runner has the same, and of a request whose memory is not
+worth giving back."""
 
 _FEW = 4
 """So many are deleted one by one: to leave only the others copies them all."""
@@ -59,7 +60,7 @@ _FLAGS = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_
 
 
 def decode(
-    otlp: str, *, trace_ids: frozenset[str], common: Mapping[str, Value], given: Collection[str] = ()
+    otlp: str, *, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str] = ()
 ) -> Relayed:
     """Return the spans of one ``telemetry`` event; raise ValueError for what is no such thing.
 
@@ -73,8 +74,8 @@ def decode(
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
     _drop_empty(request)
     request.DiscardUnknownFields()
-    said = list(_cleaned(request, {bytes.fromhex(trace_id) for trace_id in trace_ids}, _Cleaner(common.keys(), given)))
-    if request.ByteSize() < len(body) // 2:
+    said = list(_cleaned(request, trace_ids, _Cleaner(common.keys(), given)))
+    if len(body) > _SHORT and request.ByteSize() < len(body) // 2:
         request = compact(request)
     pairs = key_values(common)
     for span, values in zip(spans_of(request), said, strict=True):
@@ -83,18 +84,19 @@ def decode(
     return Relayed(request, said)
 
 
-def _cleaned(request: ExportTraceServiceRequest, ids: Collection[bytes], cleaner: _Cleaner) -> Iterator[dict[str, Any]]:
+def _cleaned(
+    request: ExportTraceServiceRequest, trace_ids: Collection[str], cleaner: _Cleaner
+) -> Iterator[dict[str, Any]]:
     """Clean all of it and yield each span's attributes; raise ValueError for what is not of this session."""
     for of_resource in request.resource_spans:
         of_resource.ClearField("schema_url")
         _clean_resource(of_resource.resource)
         for of_scope in of_resource.scope_spans:
             of_scope.ClearField("schema_url")
-            of_scope.scope.ClearField("attributes")
-            of_scope.scope.name, of_scope.scope.version = map(clean.name, (of_scope.scope.name, of_scope.scope.version))
+            _clean_scope(of_scope.scope)
             for span in of_scope.spans:
                 above = span.parent_span_id
-                if span.trace_id not in ids or not _is_id(span.span_id) or (above and not _is_id(above)):
+                if span.trace_id.hex() not in trace_ids or not _is_id(span.span_id) or (above and not _is_id(above)):
                     raise ValueError("telemetry for a trace that is not this session's")
                 yield cleaner.clean(span)
 
@@ -125,6 +127,15 @@ def _leave_only(messages: Any, wanted: Sequence[Any]) -> None:
     """Leave of a repeated field some of its own messages: to delete them one by one takes quadratic time."""
     del messages[:]
     messages.extend(wanted)
+
+
+def _clean_scope(scope: InstrumentationScope) -> None:
+    if scope.attributes:
+        scope.ClearField("attributes")
+    if (name := clean.name[scope.name]) != scope.name:
+        scope.name = name
+    if (version := clean.name[scope.version]) != scope.version:
+        scope.version = version
 
 
 def _clean_resource(resource: Resource) -> None:

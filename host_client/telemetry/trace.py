@@ -159,9 +159,7 @@ class SessionTrace:
         from .relay import decode  # OpenTelemetry: not with telemetry off
 
         try:
-            relayed = decode(
-                event.data.otlp, trace_ids=frozenset(self._trace_ids), common=self._common, given=self._given
-            )
+            relayed = decode(event.data.otlp, trace_ids=self._trace_ids, common=self._common, given=self._given)
         except ValueError as error:
             return str(error)
         taken = relayed.keep_only(lambda span: self._is_new(span.span_id.hex()))

@@ -17,6 +17,7 @@ from agent_runner.trace_context import TraceContext
 from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
 from host_client.telemetry.console import JsonExporter, TreeExporter
 from host_client.telemetry.metrics import Metrics
+from host_client.telemetry.orphans import MAX_UNREAD, MAX_UNREAD_BYTES
 from host_client.telemetry.relay import decode
 from host_client.telemetry.relayed import Relayed
 from host_client.telemetry.summary import summarize
@@ -129,6 +130,21 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
     }
     assert [span.parent_span_id for span in rebuilt.values()] == ["0" * 15 + "1", turn, turn, stuck]
     assert all(span.attributes["user.id"] == "ada" for span in rebuilt.values())
+
+
+def test_more_than_waits_to_be_read_is_rebuilt_all_the_same() -> None:
+    turn, number = "1" * 16, 3 * MAX_UNREAD // 2
+    orphans = Orphans({})
+    orphans.observe(event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0))
+    for seq in range(number):
+        large = MAX_UNREAD_BYTES if seq == 3 else 10
+        call = p.ToolUseData(id=f"t{seq}", name="Bash", input={})
+        orphans.observe(event(call, seq, f"{seq + 16:016x}", 2.0, turn), large)
+        orphans.observe(event(p.TextDeltaData(text="…"), seq, turn, 2.0))
+    for seq in range(0, number, 2):
+        orphans.arrived(f"{seq + 16:016x}")
+    left = {span.span_id for span in orphans.take("cancelled", "", SECOND)}
+    assert left == {turn, *(f"{seq + 16:016x}" for seq in range(1, number, 2))}
 
 
 def test_who_decided_is_cleaned_unless_the_host_named_them() -> None:

@@ -107,3 +107,13 @@ def test_what_is_read_while_it_is_written_adds_up() -> None:
     assert all(count == total for count, total in read)
     metric = recorder.collected()
     assert metric is not None and sum(point.count for point in points(metric).values()) == 40_000
+
+
+def test_a_series_under_which_nothing_was_measured_is_not_told_of() -> None:
+    recorder = Recorder(METRIC)
+    unused, used = recorder.series({"tenant": "a"}), recorder.series({"tenant": "b"})
+    assert unused is not used and recorder.series({"tenant": "a"}) is unused
+    assert recorder.collected() is None
+    used.record(1.0)
+    assert (metric := recorder.collected()) is not None
+    assert [dict(labels) for labels in points(metric)] == [{"tenant": "b"}]

@@ -30,7 +30,7 @@ from host_client.telemetry.labels import (
     TOOLS,
     TOOLS_OF_ONE,
 )
-from host_client.telemetry.metrics import Metrics
+from host_client.telemetry.metrics import MAX_ALIKE, Metrics
 from host_client.telemetry.otlp_metrics import OtlpPart
 from tests.support.hosts import host_lab, views
 from tests.support.metrics import Kept, event, labels, result
@@ -38,6 +38,11 @@ from tests.telemetry.receiver import METRICS_PATH, Answer, Hang, grpc_receiver, 
 
 ADA = Who(session_id="s-1", user_id="ada", tenant_id="acme", tier="pro")
 HERS = {"tenant": "acme", "tier": "pro"}
+
+OF_REQUEST = {
+    **{"gen_ai.operation.name": "chat", "session.id": "s-1"},
+    **{"user.id": "ada", "tenant.id": "acme", "user.tier": "pro"},
+}
 
 WORK = """
     model: scripted
@@ -439,6 +444,24 @@ def test_a_span_with_odd_attributes_is_measured_by_what_can_be_read() -> None:
 
 
 # -- spans, by what became of them ------------------------------------------------------------------
+
+
+def test_requests_of_many_kinds_in_one_session_are_told_apart_and_all_measured() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    metrics.begin(ADA)
+    asked = [f"claude-opus-5-{number}" for number in range(MAX_ALIKE + 8)]
+    for model in [*asked, *asked]:
+        for error in ({}, {"error.type": "rate_limit"}):
+            said = {**OF_REQUEST, **error, "gen_ai.request.model": model, "gen_ai.usage.input_tokens": 5}
+            metrics.observe_span(ReadableSpan(f"chat {model}", attributes=said, start_time=0, end_time=10**9))
+    durations = kept.points("gen_ai.client.operation.duration")
+    assert sum(point.recorded for point in durations.values()) == 4 * len(asked)
+    failed = [point.recorded for found, point in durations.items() if ("error.type", "rate_limit") in found]
+    assert sum(failed) == 2 * len(asked)
+    assert kept.total("gen_ai.client.token.usage") == 4 * len(asked) * 5
+    assert not kept.points("gen_ai.client.operation.time_to_first_chunk")
+    assert all({("tenant", "acme"), ("tier", "pro")} < found for found in durations)
 
 
 def test_spans_are_counted_by_exporter_outcome_and_reason() -> None:
