@@ -7,7 +7,6 @@ never sends (links, fields that are not known) is taken out. Importing this modu
 
 from __future__ import annotations
 
-import binascii
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -47,8 +46,7 @@ _OF_THE_HOST = ("deployment.", "service.namespace")
 """Beginnings of what OTEL_RESOURCE_ATTRIBUTES here says of the deployment, and so of its sandboxes."""
 
 _SHORT = 2048
-"""Bytes of a resource that is remembered, as every event of a runner has the same, and of a request whose memory is not
-worth giving back."""
+"""Bytes of a resource that is remembered: every event of a runner has the same."""
 
 _FEW = 4
 """So many are deleted one by one: to leave only the others copies them all."""
@@ -60,7 +58,7 @@ _FLAGS = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_
 
 
 def decode(
-    otlp: str, *, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str] = ()
+    otlp: bytes, *, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str] = ()
 ) -> Relayed:
     """Return the spans of one ``telemetry`` event; raise ValueError for what is no such thing.
 
@@ -68,20 +66,18 @@ def decode(
     a trace state is one of them or none.
     """
     try:
-        body = binascii.a2b_base64(otlp, strict_mode=True)
-        request = ExportTraceServiceRequest.FromString(body)
-    except (binascii.Error, DecodeError) as error:
+        request = ExportTraceServiceRequest.FromString(otlp)
+    except DecodeError as error:
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
     _drop_empty(request)
     request.DiscardUnknownFields()
     said = list(_cleaned(request, trace_ids, _Cleaner(common.keys(), given)))
-    if len(body) > _SHORT and request.ByteSize() < len(body) // 2:
-        request = compact(request)
     pairs = key_values(common)
     for span, values in zip(spans_of(request), said, strict=True):
         span.attributes.extend(pairs)
         values.update(common)
-    return Relayed(request, said)
+    relayed = Relayed(request, said)
+    return relayed if len(relayed.encoded()) >= len(otlp) // 2 else Relayed(compact(request), said)
 
 
 def _cleaned(

@@ -69,52 +69,50 @@ class Relayed:
     """Spans that were checked (see `relay`), and the attributes of each. Not changed any more once it was handed on."""
 
     def __init__(self, request: ExportTraceServiceRequest, attributes: Sequence[Mapping[str, Any]]) -> None:
-        self.request = request
+        self._request = request
         self._attributes = attributes
+        self._encoded: bytes | None = None
 
     def __len__(self) -> int:
         return len(self._attributes)
 
-    @property
-    def size(self) -> int:
-        """How many bytes it is when serialized."""
-        return self.request.ByteSize()
-
     def keep_only(self, is_wanted: Callable[[ProtoSpan], bool]) -> int:
         """Take out all other spans; return how many they were."""
-        wanted = [is_wanted(span) for span in spans_of(self.request)]
+        wanted = [is_wanted(span) for span in spans_of(self._request)]
         if all(wanted):
             return 0
         answers = iter(wanted)
-        for of_resource in self.request.resource_spans:
+        for of_resource in self._request.resource_spans:
             for of_scope in of_resource.scope_spans:
                 unwanted = [number for number in range(len(of_scope.spans)) if not next(answers)]
                 for number in reversed(unwanted):
                     del of_scope.spans[number]
-        self.request = compact(self.request)
+        self._request, self._encoded = compact(self._request), None
         self._attributes = list(compress(self._attributes, wanted))
         return wanted.count(False)
 
     def spans(self) -> Iterator[RelayedSpan]:
         """Yield its spans, to be asked."""
-        return map(RelayedSpan, spans_of(self.request), self._attributes)
+        return map(RelayedSpan, spans_of(self._request), self._attributes)
 
     def readable(self) -> list[ReadableSpan]:
         """Return its spans as OpenTelemetry's SDK has them."""
-        return list(readable_of(self.request))
+        return list(readable_of(self._request))
 
     def by_trace(self) -> dict[str, Relayed]:
         """Return its spans by the id of their trace, in hex; hardly ever are they of more than one."""
-        ids = {span.trace_id for span in spans_of(self.request)}
+        ids = {span.trace_id for span in spans_of(self._request)}
         if len(ids) == 1:
             return {ids.pop().hex(): self}
         return {trace_id.hex(): self._of(trace_id) for trace_id in sorted(ids)}
 
     def _of(self, trace_id: bytes) -> Relayed:
-        part = Relayed(compact(self.request), self._attributes)
+        part = Relayed(compact(self._request), self._attributes)
         part.keep_only(lambda span: span.trace_id == trace_id)
         return part
 
     def encoded(self) -> bytes:
-        """Return a serialized OTLP request."""
-        return self.request.SerializeToString()
+        """Return a serialized OTLP request; made once."""
+        if self._encoded is None:
+            self._encoded = self._request.SerializeToString()
+        return self._encoded

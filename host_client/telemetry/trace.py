@@ -23,7 +23,6 @@ from .pipeline import Telemetry, Who
 from .root import Root
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.sdk.trace import ReadableSpan
 
     from .relayed import Relayed
@@ -69,7 +68,8 @@ class SessionTrace:
         self._trace_ids = {self.root.trace_id}
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
-        self._kept: list[list[ReadableSpan] | ExportTraceServiceRequest] = []
+        self._kept: list[list[ReadableSpan] | bytes] = []
+        """Spans of the host's own, and of the sandbox's as OTLP."""
         self._kept_spans = self._kept_bytes = 0
         self.own = b""
         """The host's own spans so far, as one OTLP request; rebuilt ones are not in it."""
@@ -80,9 +80,9 @@ class SessionTrace:
         """The session's spans, for its caller; made when they are asked for."""
         if not self._kept:
             return []
-        from .encoding import readable_of  # OpenTelemetry: not with telemetry off
+        from .encoding import decode  # OpenTelemetry: not with telemetry off
 
-        parts = (part if isinstance(part, list) else readable_of(part) for part in self._kept)
+        parts = (part if isinstance(part, list) else decode(part) for part in self._kept)
         return list(islice((span for part in parts for span in part), MAX_KEPT))
 
     @property
@@ -163,9 +163,10 @@ class SessionTrace:
         except ValueError as error:
             return str(error)
         taken = relayed.keep_only(lambda span: self._is_new(span.span_id.hex()))
-        if size := relayed.size if len(relayed) else 0:
-            self._keep(relayed.request, len(relayed), size)
-            relay(relayed, size)
+        if len(relayed):
+            otlp = relayed.encoded()
+            self._keep(otlp, len(relayed), len(otlp))
+            relay(relayed, len(otlp))
         return f"{taken} spans with ids that were taken" if taken else None
 
     def _honest(self, event: AnyEvent) -> AnyEvent:
@@ -251,7 +252,7 @@ class SessionTrace:
         resource = readable.resource(SERVICE_NAME)
         return [readable.readable(span, resource) for span in spans]
 
-    def _keep(self, part: list[ReadableSpan] | ExportTraceServiceRequest, number: int, size: int = 0) -> None:
+    def _keep(self, part: list[ReadableSpan] | bytes, number: int, size: int = 0) -> None:
         self._kept_bytes += size
         if self._kept_spans < MAX_KEPT and self._kept_bytes <= MAX_KEPT_BYTES:
             self._kept.append(part)
