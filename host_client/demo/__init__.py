@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -54,10 +55,11 @@ def run_demo(
                 trace_out=trace_out,
             )
         )
-    if script is None and not json_events:
-        print(f"the same in a browser, with you to decide: {_command()} serve --demo", file=out)
-    for request in model.unexpected:
-        print(f"the script has no reply for a request: {request}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal was closed
+        if script is None and not json_events:
+            print(f"the same in a browser, with you to decide: {_command()} serve --demo", file=out, flush=True)
+        for request in model.unexpected:
+            print(f"the script has no reply for a request: {request}", file=sys.stderr)
     return code or (1 if model.unexpected else 0)
 
 

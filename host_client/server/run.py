@@ -230,5 +230,5 @@ def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
 async def _demo_session(service: Service, url: str) -> None:
     request = {"prompt": DEMO_PROMPT, "user_id": "demo", "max_budget_usd": 1.0, "approval_timeout": 3600.0}
     stored = await service.create(request, tenant_id=LOCAL_TENANT, by="demo")
-    sys.stderr.write(f"a session that will ask you before it does anything: {url}#/s/{stored.record.id}\n")
+    sys.stderr.write(f"a session that will ask you before it changes anything: {url}#/s/{stored.record.id}\n")
     sys.stderr.flush()

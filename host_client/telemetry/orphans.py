@@ -29,7 +29,7 @@ MAX_OPEN = 10_000
 """A flood of forged openings must not fill the host's memory."""
 
 MAX_UNREAD = 256
-MAX_UNREAD_BYTES = 256 * 1024
+MAX_UNREAD_BYTES = 64 * 1024
 """Most events that wait to be read, and most bytes of them: in a row they cost a fraction of one now and then."""
 
 _TELLING = (

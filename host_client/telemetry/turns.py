@@ -75,7 +75,8 @@ def turn_of(data: ResultData, model: str | None) -> Turn:
 
 def request_of(attributes: Mapping[str, Any]) -> Request:
     """Return what a model request's span says that it used."""
-    model = str(attributes.get("gen_ai.response.model") or attributes.get("gen_ai.request.model") or "") or UNKNOWN
+    model = attributes.get("gen_ai.response.model") or attributes.get("gen_ai.request.model")
+    model = model[:_MAX_NAME] if isinstance(model, str) and model else UNKNOWN  # a sandbox may say anything
     all_input, output, read, created = _tokens(attributes, TOKEN_ATTRIBUTES)
     # The conventions count cached tokens in; the price list, as the API, does not.
     return Request(model, (max(0, all_input - read - created), output, read, created))

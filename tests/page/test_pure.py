@@ -222,6 +222,15 @@ def test_a_diff_leads_from_the_old_text_to_the_new(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "kinds"),
+    [("", "a\n", "+"), ("a\n", "", "-"), ("a\n", "a\nb\n", " +"), ("a", "a\n", " +"), ("", "", ""), ("\n", "", "-")],
+)
+def test_an_empty_line_after_the_last_is_none(page: Page, before: str, after: str, kinds: str) -> None:
+    rows = page.evaluate("async ([a, b]) => (await import('/model/diff.js')).diffLines(a, b)", [before, after])
+    assert "".join(row["kind"] for row in rows) == kinds
+
+
+@pytest.mark.parametrize(
     ("suggestions", "rules"),
     [
         ([RULE], ["Bash(npm test:*)"]),

@@ -192,7 +192,7 @@ def test_a_running_turn_has_no_cost_yet_and_an_ended_one_keeps_it(
 ) -> None:
     page = opened(windows, server, log)
     figure = page.locator(".figure").first
-    expect(figure).to_have_text("Cost so farup to $0.50")
+    expect(figure).to_have_text("Cost so far\u2013 of $0.50")
     server.play(lambda: end_turn(log, cost=0.0312))
     expect(figure).to_have_text("Cost$0.03 of $0.50")
     expect(page.locator(".turn-end")).to_have_text("Turn 1  ·  42.3 s  ·  $0.03")

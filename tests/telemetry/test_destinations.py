@@ -81,8 +81,13 @@ def test_grpc_is_compressed_as_far_as_it_goes(compression: Compression) -> None:
     assert receiver.requests[0].body == batch(2).body
 
 
-@pytest.mark.parametrize("proxy", ["http://", "http://ada:hush@", ""])
-def test_a_receiver_is_reached_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "who"),
+    [("http://", None), ("", None), ("http://ada:hush@", b"ada:hush"), ("http://a%40x:p%3aw@", b"a@x:p:w")],
+)
+def test_a_receiver_is_reached_through_the_environments_proxy(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, who: bytes | None
+) -> None:
     with http_receiver() as receiver:
         monkeypatch.setenv("http_proxy", proxy + receiver.url.removeprefix("http://"))
         monkeypatch.setenv("no_proxy", "")
@@ -91,16 +96,28 @@ def test_a_receiver_is_reached_through_the_environments_proxy(monkeypatch: pytes
         destination.close()
     (request,) = receiver.requests
     assert request.path == "http://collector.invalid:4318/v1/traces"
-    assert request.headers.get("proxy-authorization") == ("Basic YWRhOmh1c2g=" if "@" in proxy else None)
+    told = request.headers.get("proxy-authorization")
+    assert (base64.b64decode(told.removeprefix("Basic ")) if told else None) == who
 
 
 def test_a_receiver_that_needs_no_proxy_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
-    monkeypatch.setenv("no_proxy", "example.com,127.0.0.1")
+    monkeypatch.setenv("no_proxy", "example.com,127.0.0.1,::1")
+    with http_receiver() as receiver, http_receiver() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        for url, outcome in ((receiver.url, Delivered), ("http://[::1]:9", Retry)):
+            destination = otlp("otlp", endpoints.exact(f"{url}/v1/traces"))
+            assert isinstance(destination.send(batch(1).body), outcome)
+            destination.close()
+    assert (len(receiver.requests), len(proxy.requests)) == (1, 0)
+
+
+def test_a_proxy_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with http_receiver() as receiver:
-        destination = otlp("otlp", endpoints.exact(f"{receiver.url}/v1/traces"))
-        assert destination.send(batch(1).body) == Delivered()
-        destination.close()
+        monkeypatch.setenv("http_proxy", receiver.url)
+    monkeypatch.setenv("no_proxy", "")
+    destination = otlp("otlp", endpoints.exact("http://collector.invalid:4318/v1/traces"))
+    assert destination.send(batch(1).body) == Retry(None, "ConnectionRefusedError: [Errno 111] Connection refused")
+    destination.close()
 
 
 @pytest.mark.parametrize(("proxy", "why"), [("socks5://127.0.0.1:1080", "scheme socks5"), ("http://[::1", "[::1")])

@@ -30,7 +30,7 @@ from host_client.telemetry import Telemetry, Who, ledger_file
 from host_client.telemetry.ledger import BY, Ledger, LedgerError, Total
 from host_client.telemetry.relay import decode
 from host_client.telemetry.relayed import Relayed
-from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, Turn, turn_of
+from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, Turn, request_of, turn_of
 from host_client.telemetry.unfinished import MAX_UNPRICED
 from tests.support.metrics import event, result
 from tests.support.tables import ROOT
@@ -627,3 +627,11 @@ def test_only_its_user_may_read_it(tmp_path: Path) -> None:
 def test_reading_makes_no_file(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "ledger").totals("user") == []
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [("m" * 100_000, "m" * 128), (("m" * 1000,) * 128, UNKNOWN), ("", UNKNOWN), (7, UNKNOWN)]
+)
+def test_of_a_request_that_waits_for_a_price_little_is_kept(said: object, kept: str) -> None:
+    odd = {"gen_ai.usage.input_tokens": ("x" * 1000,) * 128, "gen_ai.usage.output_tokens": 3}
+    assert request_of({"gen_ai.response.model": said, **odd}) == (kept, (0, 3, 0, 0))

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from agent_runner import __version__
@@ -96,7 +97,7 @@ class _Connection:
         if endpoint.compression != "none":
             self._headers["content-encoding"] = endpoint.compression
         context = _context(endpoint) if url.scheme == "https" else None
-        proxy = _proxy_to(url.scheme or "", url.netloc or "")
+        proxy = _proxy_to(url.scheme or "", (url.host or "").strip("[]"), url.netloc or "")
         self._manager = (
             ProxyManager(proxy, proxy_headers=_authorization(proxy), timeout=self._timeout, ssl_context=context)
             if proxy
@@ -120,6 +121,8 @@ class _Connection:
             preload_content=False,
         )
         answer = _read(response, deadline)
+        if response.status < 200:  # another answer follows, which is not the next request's
+            response.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return of_http(response.status, headers, answer, time.time())
 
@@ -146,9 +149,9 @@ def _read(response: BaseHTTPResponse, deadline: float) -> bytes:
     return answer[:_MAX_ANSWER]
 
 
-def _proxy_to(scheme: str, host: str) -> str | None:
-    """Return the address of the environment's proxy for a host; None for straight."""
-    known = {} if proxy_bypass(host) else getproxies()
+def _proxy_to(scheme: str, *names: str) -> str | None:
+    """Return the address of the environment's proxy for a host of these names; None for straight."""
+    known = {} if any(map(proxy_bypass, names)) else getproxies()
     proxy = known.get(scheme) or known.get("all")
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
@@ -156,15 +159,17 @@ def _proxy_to(scheme: str, host: str) -> str | None:
 def _authorization(proxy: str) -> dict[str, str] | None:
     from urllib3.util import make_headers, parse_url  # as above
 
-    who = parse_url(proxy).auth
-    return make_headers(proxy_basic_auth=who) if who else None
+    user, _, password = (parse_url(proxy).auth or "").partition(":")
+    return make_headers(proxy_basic_auth=f"{unquote(user)}:{unquote(password)}") if user else None
 
 
 def _told(error: BaseException) -> str:
-    """Return what went wrong: the bottom of it, where the library wraps it."""
-    while isinstance(below := error.__cause__ or error.__context__, OSError):
-        error = below
-    return brief(f"{type(error).__name__}: {error}")
+    """Return what went wrong: at the bottom of it, where the library wraps what the system said."""
+    said, below = error, error.__cause__ or error.__context__
+    while below is not None:
+        said = below if isinstance(below, OSError) else said
+        below = below.__cause__ or below.__context__
+    return brief(f"{type(said).__name__}: {said}")
 
 
 def _context(endpoint: Endpoint) -> ssl.SSLContext:

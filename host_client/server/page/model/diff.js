@@ -5,8 +5,8 @@ const MOST_CELLS = 1_000_000;
 /** Rows {kind: " " | "-" | "+", text} that lead from one text to the other. */
 export function diffLines(before, after) {
   const [a, b] = [lines(before), lines(after)];
-  // The empty line after a last newline that both have is no line.
-  if (a.at(-1) === "" && b.at(-1) === "") [a, b].forEach((each) => each.pop());
+  // The empty line after a last newline is no line, unless only one text ends with it.
+  if ([a, b].every((each) => !each.length || each.at(-1) === "")) [a, b].forEach((each) => each.pop());
   let head = 0;
   while (head < a.length && head < b.length && a[head] === b[head]) head += 1;
   let tail = 0;

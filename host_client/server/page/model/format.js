@@ -13,7 +13,6 @@ export function money(usd) {
 
 /** What something has cost (null: that is not known yet) against its budget, if it has one. */
 export function costAgainst(usd, budget) {
-  if (usd === null) return budget ? `up to ${money(budget)}` : "…";
   return budget ? `${money(usd)} of ${money(budget)}` : money(usd);
 }
 
