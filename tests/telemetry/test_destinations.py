@@ -132,6 +132,16 @@ def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, proxy: st
     assert why in outcome.why
 
 
+def test_an_answer_to_one_request_is_not_taken_for_that_of_the_next() -> None:
+    with http_receiver() as receiver:
+        receiver.script.append(Answer(103, {}, b"HTTP/1.1 400 No\r\ncontent-length: 0\r\n\r\n"))
+        destination = otlp("otlp", endpoints.exact(f"{receiver.url}/v1/traces"))
+        outcomes = [destination.send(batch(1).body) for _ in range(2)]
+        destination.close()
+    assert isinstance(outcomes[0], Retry)
+    assert outcomes[1] == Delivered()
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_certificates_are_the_ones_configured(tmp_path: Path, protocol: endpoints.Protocol) -> None:
     authority = Authority(tmp_path)

@@ -121,8 +121,6 @@ class _Connection:
             preload_content=False,
         )
         answer = _read(response, deadline)
-        if response.status < 200:  # another answer follows, which is not the next request's
-            response.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return of_http(response.status, headers, answer, time.time())
 
@@ -135,6 +133,9 @@ def _read(response: BaseHTTPResponse, deadline: float) -> bytes:
     """Return an answer, of a long or slow one the beginning; the connection is kept where it was read whole."""
     from urllib3.exceptions import DecodeError  # as above
 
+    if response.status < 200:  # another answer follows, which is not the next request's
+        response.close()
+        return b""
     answer = b""
     try:
         while piece := response.read1(_MAX_ANSWER):
