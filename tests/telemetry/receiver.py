@@ -46,6 +46,8 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    port: int = 0
+    """The client's, by which a connection over HTTP is known."""
 
     @property
     def spans(self) -> list[SpanView]:
@@ -160,7 +162,7 @@ def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
             encoding = self.headers.get("content-encoding", "")
             body = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding, bytes)(body)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            match receiver.answer(Request(self.path, headers, body)):
+            match receiver.answer(Request(self.path, headers, body, self.client_address[1])):
                 case Answer(status, answered, text):
                     self.send_response(status)
                     for name, value in {"content-length": str(len(text)), **answered}.items():
