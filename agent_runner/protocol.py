@@ -204,9 +204,9 @@ class LogData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TelemetryData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """Finished spans: an OTLP ``ExportTraceServiceRequest``, on the wire in base64."""
+    """Finished spans: base64 of an OTLP ``ExportTraceServiceRequest``."""
 
-    otlp: bytes
+    otlp: str
 
 
 class EndData(_Data, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ outbox and ledger are there: a session before has made them, as they are made on
 from __future__ import annotations
 
 import asyncio
+import base64
 import statistics
 import tempfile
 import threading
@@ -74,9 +75,9 @@ def singly(events: Sequence[TelemetryEvent]) -> list[TelemetryEvent]:
         return [part for half in halves(body) for part in split(*half)]
 
     return [
-        msgspec.structs.replace(event, data=TelemetryData(otlp=body))
+        msgspec.structs.replace(event, data=TelemetryData(otlp=base64.b64encode(body).decode()))
         for event in events
-        for body in split(event.data.otlp, 2)
+        for body in split(base64.b64decode(event.data.otlp), 2)
     ]
 
 

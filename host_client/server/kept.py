@@ -13,6 +13,6 @@ def own(otlp: bytes) -> bytes:
     return OWN + otlp
 
 
-def relayed(otlp: bytes) -> bytes:
-    """Return what is kept of a ``telemetry`` event: its request, which is checked when it is read."""
-    return RELAYED + otlp
+def relayed(otlp: str) -> bytes:
+    """Return what is kept of a ``telemetry`` event: base64 of a request, which is checked when it is read."""
+    return RELAYED + otlp.encode()

@@ -53,7 +53,7 @@ def _trace(payloads: Sequence[bytes], trace_ids: frozenset[str], common: Mapping
 def _read(payload: bytes, trace_ids: frozenset[str], common: Mapping[str, Value]) -> list[ReadableSpan]:
     try:
         if payload.startswith(RELAYED):
-            return relay.decode(payload[1:], trace_ids=trace_ids, common=common).readable()
+            return relay.decode(payload[1:].decode(), trace_ids=trace_ids, common=common).readable()
         return encoding.decode(payload[1:])
     except (ValueError, DecodeError):
         return []  # what a sandbox forged, as the session's log tells

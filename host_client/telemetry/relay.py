@@ -7,6 +7,7 @@ never sends (links, fields that are not known) is taken out. Importing this modu
 
 from __future__ import annotations
 
+import binascii
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ _FLAGS = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_
 
 
 def decode(
-    otlp: bytes, *, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str] = ()
+    otlp: str, *, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str] = ()
 ) -> Relayed:
     """Return the spans of one ``telemetry`` event; raise ValueError for what is no such thing.
 
@@ -66,8 +67,9 @@ def decode(
     a trace state is one of them or none.
     """
     try:
-        request = ExportTraceServiceRequest.FromString(otlp)
-    except DecodeError as error:
+        body = binascii.a2b_base64(otlp, strict_mode=True)
+        request = ExportTraceServiceRequest.FromString(body)
+    except (binascii.Error, DecodeError) as error:
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
     _drop_empty(request)
     request.DiscardUnknownFields()
@@ -77,7 +79,7 @@ def decode(
         span.attributes.extend(pairs)
         values.update(common)
     relayed = Relayed(request, said)
-    return relayed if len(relayed.encoded()) >= len(otlp) // 2 else Relayed(compact(request), said)
+    return relayed if len(relayed.encoded()) >= len(body) // 2 else Relayed(compact(request), said)
 
 
 def _cleaned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 
@@ -59,8 +60,8 @@ class Scene:
         return [readable.readable(span, resource) for span in self.spans.take_ended()]
 
 
-def relayed(*spans: Span) -> bytes:
-    return otlp.encode(spans, readable.resource("test"))
+def relayed(*spans: Span) -> str:
+    return base64.b64encode(otlp.encode(spans, readable.resource("test"))).decode()
 
 
 def ended_span(trace_id: str = TRACE) -> Span:
@@ -84,8 +85,8 @@ def test_a_relayed_span_arrives_as_it_was_but_for_who_it_is_for() -> None:
     assert view.events == [("api_retry", {"retry.attempt": 1})]
 
 
-@pytest.mark.parametrize("payload", [b"%%%", b"hello world", relayed(ended_span("f" * 32))])
-def test_telemetry_that_is_not_this_sessions_is_refused(payload: bytes) -> None:
+@pytest.mark.parametrize("payload", ["%%%", "aGVsbG8gd29ybGQ=", relayed(ended_span("f" * 32))])
+def test_telemetry_that_is_not_this_sessions_is_refused(payload: str) -> None:
     with pytest.raises(ValueError, match="telemetry"):
         decode(payload, trace_ids=frozenset({TRACE}), common={})
 
@@ -196,7 +197,7 @@ def test_telemetry_of_no_span_goes_nowhere_and_spans_count_by_what_the_host_make
     monkeypatch.setattr("host_client.telemetry.trace.MAX_KEPT_BYTES", 5_000)
     telemetry = Noting()
     trace = SessionTrace(telemetry, {"region": "x" * 4_000}, ROOT, Who(session_id="s"))
-    sent = [relayed(ended_span()), relayed(ended_span()), relayed(), b"\x0a\x00" * 9]
+    sent = [relayed(ended_span()), relayed(ended_span()), relayed(), base64.b64encode(b"\x0a\x00" * 9).decode()]
     other = ended_span()
     other.span_id = "3" * 16
     problems = [trace.observe(event(p.TelemetryData(otlp=each), 1, "0" * 16, 1.0)) for each in (*sent, relayed(other))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import queue
 import select
@@ -144,7 +145,7 @@ class Finished:
     @property
     def spans(self) -> list[SpanView]:
         found = [e for e in self.events if isinstance(e, protocol.Telemetry)]
-        return [span for event in found for span in spans_in(event.data.otlp)]
+        return [span for event in found for span in spans_in(base64.b64decode(event.data.otlp))]
 
     @property
     def tree(self) -> list[Any]:

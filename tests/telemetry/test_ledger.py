@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import multiprocessing
 import os
@@ -197,7 +198,7 @@ def requests_of(turn: int) -> Relayed:
     """Return a turn's only model request, as it comes from a sandbox."""
     span = Span("chat", TRACE, span_id(turn + 100), span_id(turn), 1, end=2)
     span.attributes = {"gen_ai.operation.name": "chat", **OPUS}
-    body = otlp.encode([span], resource("tests", {}))
+    body = base64.b64encode(otlp.encode([span], resource("tests", {}))).decode()
     return decode(body, trace_ids=frozenset({TRACE}), common={"session.id": ADA.session_id})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ def names(batches: Sequence[Batch]) -> list[str]:
 def relayed(*called: str, trace_id: str = LOW) -> Relayed:
     """Return spans as they come from a sandbox."""
     spans = [Span(name, trace_id, f"{number:016x}", None, 1, end=2) for number, name in enumerate(called, 1)]
-    event = otlp.encode(spans, resource("tests", {}))
+    event = base64.b64encode(otlp.encode(spans, resource("tests", {}))).decode()
     return decode(event, trace_ids=frozenset({trace_id}), common={})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import pytest
@@ -37,7 +38,7 @@ def text(name: str, value: str) -> KeyValue:
 
 def taken(*spans: Span, common: dict[str, str] | None = None) -> list[Span]:
     """Return what goes on of spans."""
-    otlp = request(*spans).SerializeToString()
+    otlp = base64.b64encode(request(*spans).SerializeToString()).decode()
     relayed = decode(otlp, trace_ids=IDS, common=common or {}, given={"a=b,c=d"})  # pyright: ignore[reportArgumentType]
     read = ExportTraceServiceRequest.FromString(relayed.encoded())
     return [each for of in read.resource_spans for scope in of.scope_spans for each in scope.spans]
@@ -131,19 +132,19 @@ def test_ids_that_are_not_of_this_session_or_none_at_all_are_refused(about: dict
 )
 def test_more_than_a_runner_ever_sends_at_a_time_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match="more than"):
-        decode(body, trace_ids=IDS, common={})
+        decode(base64.b64encode(body).decode(), trace_ids=IDS, common={})
 
 
 def test_a_resource_or_scope_without_spans_is_taken_out_before_it_is_looked_at() -> None:
     sent = request(span())
     sent.resource_spans[0].scope_spans.add().scope.name = "empty"
     sent.MergeFromString(b"\x0a\x00" * 9_000 + b"\x0a\x02\x12\x00")
-    relayed = decode(sent.SerializeToString(), trace_ids=IDS, common={})
+    relayed = decode(base64.b64encode(sent.SerializeToString()).decode(), trace_ids=IDS, common={})
     assert relayed.encoded() == decoded_alone(span())
 
 
 def decoded_alone(only: Span) -> bytes:
-    alone = request(only).SerializeToString()
+    alone = base64.b64encode(request(only).SerializeToString()).decode()
     return decode(alone, trace_ids=IDS, common={}).encoded()
 
 
@@ -172,7 +173,7 @@ def test_moments_that_a_backend_would_refuse_are_brought_near() -> None:
 
 def test_spans_of_two_traces_part() -> None:
     sent = request(span(name="a"), span(name="b", trace_id=OTHER), span(name="c"))
-    relayed = decode(sent.SerializeToString(), trace_ids=IDS, common={})
+    relayed = decode(base64.b64encode(sent.SerializeToString()).decode(), trace_ids=IDS, common={})
     parts = {trace: [each.name for each in part.spans()] for trace, part in relayed.by_trace().items()}
     assert parts == {TRACE.hex(): ["a", "c"], OTHER.hex(): ["b"]}
     assert len(relayed) == 3
@@ -180,7 +181,7 @@ def test_spans_of_two_traces_part() -> None:
 
 def test_a_span_that_is_asked_answers_as_opentelemetrys_own() -> None:
     sent = span(start_time_unix_nano=5, end_time_unix_nano=9, attributes=[text("a", "b")], status=Status(code=2))  # pyright: ignore[reportArgumentType]
-    relayed = decode(request(sent).SerializeToString(), trace_ids=IDS, common={"n": 1})
+    relayed = decode(base64.b64encode(request(sent).SerializeToString()).decode(), trace_ids=IDS, common={"n": 1})
     for made in (*relayed.spans(), *relayed.readable()):
         assert (made.name, made.start_time, made.end_time, made.attributes) == ("chat m", 5, 9, {"a": "b", "n": 1})
         assert made.status.status_code.name == "ERROR"
