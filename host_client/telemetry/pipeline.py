@@ -246,7 +246,7 @@ class Telemetry:
 
     def _hand_over(self, item: HandOver) -> None:
         """Let an item wait for the thread, where there is room."""
-        if not self.enabled or (self._outbox is None and not self._observers):
+        if self.idle:
             return
         what, _, number, size = item
         room = 2 if what in _VITAL else 1
