@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from agent_runner import protocol
-from tests.support.runs import CHAT, OK, Lab
+from tests.support.runs import CHAT, OK, Finished, Lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -105,18 +106,24 @@ def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab:
           helper:
             when: Work slowly
             replies:
-              - tools: [{name: Bash, input: {command: sleep 0.5 && echo slow}}]
-                delay: 0.3
+              - tools: [{name: Bash, input: {command: cat gate}}]
               - text: slow work done
     """)
-    done = lab.run("--prompt", "go")
+    gate = lab.cwd / "gate"
+    os.mkfifo(gate)
+    runner = lab.start("--prompt", "go")
+    runner.close_stdin()
+    runner.until(protocol.Result)
+    gate.write_text("slow\n")  # as soon as the subagent's command reads it
+    done = runner.finish()
     assert done.exit_code == 0
     assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]], ["agent.execute", [CHAT]]]
-    assert done.types == [
+    main, subagent = _by_subagent(done)
+    assert main == [
         *("start", "turn_start", "tool_use", "tool_result", "text", "result"),
-        *("tool_use", "tool_result", "text"),  # the subagent's, after the result
         *("turn_start", "text", "result", "end"),
     ]
+    assert subagent == ["tool_use", "tool_result", "text"]
     first, second = sorted((span for span in done.spans if span.name == "agent.execute"), key=lambda span: span.start)
     agent = done.span("execute_tool Agent")
     assert first.end < agent.end <= second.start
@@ -126,6 +133,19 @@ def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab:
     results = [result.data for result in done.of(protocol.Result)]
     assert [result.result for result in results] == ["It runs.", "It is ready."]
     assert sum(result.cost_usd for result in results) == results[-1].total_cost_usd
+
+
+def _by_subagent(done: Finished) -> tuple[list[str], list[str]]:
+    """The types of the main agent's events and of its subagents': which of the two come first depends on time."""
+    main: list[str] = []
+    subagents: list[str] = []
+    calls = {use.data.id for use in done.of(protocol.ToolUse) if use.data.parent_tool_use_id}
+    for event in done.events:
+        if event.seq is not None and event.type != "telemetry":
+            ends_a_call = isinstance(event, protocol.ToolResult) and event.data.tool_use_id in calls
+            inside = ends_a_call or getattr(event.data, "parent_tool_use_id", None)
+            (subagents if inside else main).append(event.type)
+    return main, subagents
 
 
 def test_stopping_while_a_background_subagent_works_leaves_nothing_open(make_lab: MakeLab) -> None:
