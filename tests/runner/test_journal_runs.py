@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -44,25 +46,27 @@ CHATTY = json.dumps(
 """More than a pipe (64 KiB) and the runner's queue (1 MiB) hold together."""
 
 
+class Pipe(NamedTuple):
+    """A pipe's ends, unbuffered. To close one twice does nothing, where a number might be another's by then."""
+
+    reader: FileIO
+    writer: FileIO
+
+
 @pytest.fixture
-def stalled() -> Iterator[tuple[int, int]]:
+def stalled() -> Iterator[Pipe]:
     """A pipe that nobody reads from yet."""
     reader, writer = os.pipe()
-    yield reader, writer
-    for fd in (reader, writer):
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    with FileIO(reader) as reading, FileIO(writer, "w") as writing:
+        yield Pipe(reading, writing)
 
 
-def test_a_reader_that_never_reads_does_not_hold_up_the_agent(
-    make_lab: MakeLab, tmp_path: Path, stalled: tuple[int, int]
-) -> None:
+def test_a_reader_that_never_reads_does_not_hold_up_the_agent(make_lab: MakeLab, tmp_path: Path, stalled: Pipe) -> None:
     lab = make_lab(CHATTY)
     journal = tmp_path / "journal"
-    reader, writer = stalled
-    process = lab.popen("run", "--prompt", "go", "--journal", str(journal), stdout=writer)
+    process = lab.popen("run", "--prompt", "go", "--journal", str(journal), stdout=stalled.writer.fileno())
     assert process.wait(timeout=WAIT_SECONDS) == 0
-    os.close(writer)
+    stalled.writer.close()
 
     whole = journal.read_bytes()
     events = read_events(whole)
@@ -70,8 +74,7 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_agent(
     assert isinstance(events[-1], protocol.End)
     assert len(whole) > 64 * 1024 + QUEUE_BYTES
     # What the reader finds in its pipe now is the beginning; the journal has the rest, once each.
-    with os.fdopen(reader, "rb", closefd=False) as stream:
-        early = stream.read()
+    early = stalled.reader.readall()
     early = early[: early.rfind(b"\n") + 1]
     seen = seqs(read_events(early))
     rest = lab.attach(journal, after=max(seen, default=0))
@@ -80,15 +83,13 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_agent(
     assert whole.endswith(rest.stdout)
 
 
-def test_a_slow_reader_gets_everything_from_the_journal_in_order(make_lab: MakeLab, stalled: tuple[int, int]) -> None:
+def test_a_slow_reader_gets_everything_from_the_journal_in_order(make_lab: MakeLab, stalled: Pipe) -> None:
     lab = make_lab(CHATTY)
-    reader, writer = stalled
-    process = lab.popen("run", "--prompt", "go", stdout=writer)
-    os.close(writer)
+    process = lab.popen("run", "--prompt", "go", stdout=stalled.writer.fileno())
+    stalled.writer.close()
     # The model has answered for the last time: by now the agent is far ahead of its reader.
     lab.until_requests(BLOCKS)
-    with os.fdopen(reader, "rb", closefd=False) as stream:
-        events = read_events(stream.read())
+    events = read_events(stalled.reader.readall())
     assert process.wait(timeout=WAIT_SECONDS) == 0
     assert seqs(events) == list(range(1, len(seqs(events)) + 1))
     assert isinstance(events[-1], protocol.End)
@@ -96,12 +97,11 @@ def test_a_slow_reader_gets_everything_from_the_journal_in_order(make_lab: MakeL
     assert texts == [str(n % BLOCKS) * 300_000 for n in range(1, BLOCKS + 1)]
 
 
-def test_a_reader_that_leaves_does_not_end_the_run(make_lab: MakeLab, tmp_path: Path, stalled: tuple[int, int]) -> None:
+def test_a_reader_that_leaves_does_not_end_the_run(make_lab: MakeLab, tmp_path: Path, stalled: Pipe) -> None:
     lab = make_lab(HI)
     journal = tmp_path / "journal"
-    reader, writer = stalled
-    os.close(reader)
-    process = lab.popen("run", "--prompt", "go", "--journal", str(journal), stdout=writer)
+    stalled.reader.close()
+    process = lab.popen("run", "--prompt", "go", "--journal", str(journal), stdout=stalled.writer.fileno())
     assert process.wait(timeout=WAIT_SECONDS) == 0
     events = read_events(journal.read_bytes())
     assert [event.type for event in events if event.type != "telemetry"] == [
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_the_journal_and_not_the_run(make_lab: MakeLab, tiny_di
     assert seqs(read_events(attached.stdout)) == seqs(kept)
 
 
-def test_a_signal_ends_a_run_whose_reader_stalls(make_lab: MakeLab, tmp_path: Path, stalled: tuple[int, int]) -> None:
+def test_a_signal_ends_a_run_whose_reader_stalls(make_lab: MakeLab, tmp_path: Path, stalled: Pipe) -> None:
     lab = make_lab(
         json.dumps(
             {
@@ -237,7 +237,7 @@ def test_a_signal_ends_a_run_whose_reader_stalls(make_lab: MakeLab, tmp_path: Pa
     up = lab.fifo()
     options = ("--prompt", "go", "--allowed-tools", "Bash", "--journal", str(journal))
     stdin, keep_open = os.pipe()
-    process = lab.popen("run", *options, stdin=stdin, stdout=stalled[1])
+    process = lab.popen("run", *options, stdin=stdin, stdout=stalled.writer.fileno())
     pid = int(up.read())
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=WAIT_SECONDS) == 143
