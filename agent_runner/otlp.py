@@ -7,11 +7,13 @@ Field numbers are those of opentelemetry-proto's ``trace_service.proto``, ``trac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import repeat
 from struct import Struct
 from typing import Any, Protocol
 
 from . import __version__
+from .genai import CONTENT
 from .spans import Span, SpanEvent, Value
 
 SCOPE = "sandspan.agent_runner"
@@ -27,8 +29,6 @@ _UNSET = b"\x7a\x00"
 _TIMES = Struct("<BQBQ").pack
 _DOUBLE = Struct("<Bd").pack
 _TIME = Struct("<BQ").pack
-_SHORT = 128
-"""A longer text hardly comes twice, and would only fill the cache."""
 
 
 class Resource(Protocol):
@@ -48,7 +48,8 @@ class Resource(Protocol):
 def encode(spans: Sequence[Span], of: Resource) -> bytes:
     """Return a serialized OTLP ``ExportTraceServiceRequest``.
 
-    It is called on the agent's event loop. Most attributes of a run repeat on every span, and are kept as bytes.
+    It is called on the agent's event loop. Most attributes of a run repeat on every span, and are kept as bytes; those
+    of spans with content, which may be long, are not.
     """
     resource = _sized(1, _attributes(1, of.attributes))
     scope = _sized(1, _text(1, SCOPE) + _text(2, __version__))
@@ -64,7 +65,7 @@ def _span(span: Span) -> bytes:
             b"\x12\x08" + bytes.fromhex(span.span_id),
             _text(3, span.tracestate) if span.tracestate else b"",
             b"\x22\x08" + bytes.fromhex(span.parent_span_id) if span.parent_span_id else b"",
-            _text(5, span.name),
+            _name(span.name),
             _KINDS[span.kind],
             _TIMES(0x39, span.start, 0x41, span.end or 0),
             _attributes(9, span.attributes),
@@ -84,18 +85,12 @@ def _failed(message: str) -> bytes:
 
 
 def _attributes(number: int, of: Mapping[str, Any]) -> bytes:
-    return b"".join(
-        [
-            _attribute(number, key, value)
-            if isinstance(value, str) and len(value) > _SHORT
-            else _repeated(number, key, value)
-            for key, value in of.items()
-        ]
-    )
+    encode = _repeated if CONTENT.isdisjoint(of) else _attribute
+    return b"".join(map(encode, repeat(number), of, of.values()))
 
 
 def _attribute(number: int, key: str, value: Value) -> bytes:
-    return _sized(number, _text(1, key) + _sized(2, _any_value(value)))
+    return _sized(number, _key(key) + _sized(2, _any_value(value)))
 
 
 _repeated = lru_cache(512, typed=True)(_attribute)  # typed: 1, 1.0 and True are three values here
@@ -121,9 +116,15 @@ def _text(number: int, text: str) -> bytes:
     return _sized(number, text.encode())
 
 
+_key = lru_cache(256)(partial(_text, 1))
+_name = lru_cache(64)(partial(_text, 5))
+"""Of an attribute, and of a span."""
+
+
 def _sized(number: int, body: bytes) -> bytes:
     """Return a field that is as long as it says."""
-    return bytes((number << 3 | 2,)) + _varint(len(body)) + body
+    size = len(body)
+    return (bytes((number << 3 | 2, size)) if size < 0x80 else bytes((number << 3 | 2,)) + _varint(size)) + body
 
 
 def _varint(number: int) -> bytes:

@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -57,12 +58,15 @@ class Run(NamedTuple):
         return self.host + self.runner
 
 
-def main(cpu: Path, calls: int) -> None:
-    """Run a session of so many calls; print a `Run` as JSON. The runner writes its CPU time into ``cpu``."""
+def main(cpu: Path, calls: int, under: Sequence[str] = ()) -> None:
+    """Run a session of so many calls; print a `Run` as JSON. The runner writes its CPU time into ``cpu``.
+
+    ``under`` is the beginning of a command that the runner is run by.
+    """
     began = time.process_time()
     telemetry = warmed_up()
     started = time.process_time()
-    wall, per_call = asyncio.run(_session(telemetry, cpu, calls))
+    wall, per_call = asyncio.run(_session(telemetry, MeteredSandbox(cpu, under), calls))
     closed = time.perf_counter()
     telemetry.flush()
     delivered = time.process_time()
@@ -92,12 +96,12 @@ def warmed_up() -> Telemetry:
     return telemetry
 
 
-async def _session(telemetry: Telemetry, cpu: Path, calls: int) -> tuple[float, float]:
+async def _session(telemetry: Telemetry, sandbox: MeteredSandbox, calls: int) -> tuple[float, float]:
     """Return the session's seconds, and the mean of those from one call to the next."""
     seen: list[float] = []
     last: Result | None = None
     began = time.perf_counter()
-    async with open_session("go", sandbox=MeteredSandbox(cpu), approvals="auto", telemetry=telemetry) as session:
+    async with open_session("go", sandbox=sandbox, approvals="auto", telemetry=telemetry) as session:
         await session.finish()
         async for event in session:
             if isinstance(event, ToolUse):
@@ -111,4 +115,4 @@ async def _session(telemetry: Telemetry, cpu: Path, calls: int) -> tuple[float, 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -17,7 +17,7 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,10 +60,15 @@ def _run(variables: Mapping[str, str], to: Backends, *expected: str) -> Run:
             timeout=LIMIT_SECONDS,
         )
     assert done.returncode == 0, done.stderr
-    ids = {name: {span.span_id for span in spans} for name, spans in to.taken().items()}
-    assert ids.keys() == set(expected), f"spans came to {list(ids)}; {done.stderr}"
-    assert all(len(of) > 2 * CALLS and of == ids[expected[0]] for of in ids.values()), "not every span came everywhere"
+    took_all(to, CALLS, expected, done.stderr)
     return Run(*json.loads(done.stdout))
+
+
+def took_all(to: Backends, calls: int, expected: Sequence[str], told: str) -> None:
+    """All spans of a run of so many calls have come, and to none but those who are expected to have them."""
+    ids = {name: {span.span_id for span in spans} for name, spans in to.taken().items()}
+    assert ids.keys() == set(expected), f"spans came to {list(ids)}; {told}"
+    assert all(len(of) > 2 * calls and of == ids[expected[0]] for of in ids.values()), "not every span came everywhere"
 
 
 def measure() -> list[Row]:

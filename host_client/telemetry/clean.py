@@ -6,6 +6,7 @@ The runner cleans what it sends. This holds for whatever else writes to its stdo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
 
 from agent_runner.genai import CONTENT, MESSAGES, message, read_message
 from agent_runner.sanitize import brief, full, redact, single_line
@@ -40,27 +41,38 @@ _SHORT = 128
 
 _MAX_REMEMBERED = 2048
 
+K = TypeVar("K", str, bytes)
+V = TypeVar("V")
 
-class Remembered(dict[str, str]):
-    """A function of texts, and what it returned for short ones: the same come again and again. Safe for threads.
+
+class Memory(dict[K, V]):
+    """What was made of short texts or bytes: the same come again and again. Bounded; safe for threads."""
+
+    def keep(self, key: K, made: V) -> None:
+        """Remember it, if it is short."""
+        if len(key) <= _SHORT:
+            if len(self) >= _MAX_REMEMBERED:
+                self.clear()
+            self[key] = made
+
+
+class Remembered(Memory[K, V]):
+    """A function of texts or bytes, and what it returned for short ones.
 
     ``of[text]`` is the same as ``of(text)``, and costs no call where the result is known.
     """
 
-    def __init__(self, cleaned: Callable[[str], str]) -> None:
+    def __init__(self, function: Callable[[K], V]) -> None:
         super().__init__()
-        self._cleaned = cleaned
+        self._function = function
 
-    def __call__(self, text: str) -> str:
-        return self[text]
+    def __call__(self, key: K) -> V:
+        return self[key]
 
-    def __missing__(self, text: str) -> str:
-        cleaned = self._cleaned(text)
-        if len(text) <= _SHORT:
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[text] = cleaned
-        return cleaned
+    def __missing__(self, key: K) -> V:
+        made = self._function(key)
+        self.keep(key, made)
+        return made
 
 
 name = Remembered(brief)
@@ -111,12 +123,7 @@ def said(of: str, value: str, given: Collection[str]) -> str:
     """Return the text of an attribute of this name; ``given`` ones are the host's own, and stay."""
     if value in given:
         return value
-    return _content(of, value) if of in CONTENT else texts[value]
-
-
-def text(value: str, limit: int = MAX_TEXT) -> str:
-    """Return a text in one line, redacted and cut."""
-    return texts[value] if limit == MAX_TEXT else _text(value, limit)
+    return _content(of, value) if of in CONTENT else text(value)
 
 
 def _content(of: str, value: str) -> str:
@@ -128,10 +135,6 @@ def _content(of: str, value: str) -> str:
     return single_line(message(name(role), full(said)), MAX_CONTENT)
 
 
-def _text(value: str, limit: int = MAX_TEXT) -> str:
-    redacted = redact(value[: limit + _BEYOND])
-    return redacted if len(redacted) <= limit and redacted.isprintable() else single_line(redacted, limit)
-
-
-texts = Remembered(_text)
-"""What `text` returns."""
+def text(value: str, limit: int = MAX_TEXT) -> str:
+    """Return a text in one line, redacted and cut."""
+    return single_line(redact(value[: limit + _BEYOND]), limit)

@@ -149,11 +149,10 @@ def _alone(request: ExportTraceServiceRequest) -> Iterator[bytes]:
 
 def decode(body: bytes) -> list[ReadableSpan]:
     """Return the spans of a request; raise DecodeError for what is none."""
-    return list(readable_of(ExportTraceServiceRequest.FromString(body)))
+    return list(_readable_of(ExportTraceServiceRequest.FromString(body)))
 
 
-def readable_of(request: ExportTraceServiceRequest) -> Iterator[ReadableSpan]:
-    """Yield the spans of a request."""
+def _readable_of(request: ExportTraceServiceRequest) -> Iterator[ReadableSpan]:
     for of_resource in request.resource_spans:
         resource = Resource(values_of(of_resource.resource.attributes), of_resource.schema_url)
         for of_scope in of_resource.scope_spans:

@@ -44,6 +44,7 @@ from agent_runner.protocol import (
 )
 from agent_runner.sanitize import brief
 
+from . import clean
 from .histograms import Recorder, Series
 from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 from .labels import Labels, error_type, source_of
@@ -227,10 +228,11 @@ class Metrics:
     def observe(self, event: AnyEvent, who: Who) -> None:
         """Count an event, and what it says."""
         session = self._sessions.get(who.session_id) or self._new(who)
-        self._note(session, event)
         customer = session.customer
         self._events[(session.key, event.type)] += 1
         match event:
+            case ToolUse():
+                self._note(session, event)
             case ToolResult():
                 self._tool_ended(session, event, customer)
             case ApprovalResolved():
@@ -242,7 +244,7 @@ class Metrics:
             case Result():
                 self._turn_ended(session, event, who, customer)
             case _:
-                pass
+                self._note(session, event)
 
     def recall(self, event: AnyEvent, who: Who) -> None:
         """Take note of a session's model and of the tools it called: later events name neither."""
@@ -250,10 +252,10 @@ class Metrics:
 
     def _note(self, session: _Session, event: AnyEvent) -> None:
         match event:
-            case Start():
-                session.model = brief(event.data.model)
             case ToolUse():
                 self._called(session, event.data.id, event.data.name)
+            case Start():
+                session.model = brief(event.data.model)
             case ApprovalRequest():
                 self._called(session, event.data.tool_use_id, event.data.tool_name)
             case _:
@@ -266,7 +268,7 @@ class Metrics:
         return {"model": self._labels.model(session.model, session.source)} if session.model else {}
 
     def _called(self, session: _Session, tool_id: str, name: str) -> None:
-        session.calls[tool_id] = brief(name)  # the model's own words, where it calls what there is not
+        session.calls[tool_id] = clean.name[name]  # the model's own words, where it calls what there is not
         if len(session.calls) > MAX_CALLS:
             session.calls.popitem(last=False)
 

@@ -7,7 +7,7 @@ what its own events said of its end, or as failed for the reason the runner died
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from agent_runner import genai
 from agent_runner.protocol import (
@@ -44,6 +44,10 @@ _TELLING = (
 )
 
 
+_OF_A_WAIT = (ApprovalRequest, ApprovalResolved, QuestionRequest, QuestionResolved)
+"""Events that tell of the tool's span, too, which may not come where theirs does."""
+
+
 class Orphans:
     """What has been announced and not arrived."""
 
@@ -61,7 +65,8 @@ class Orphans:
             return
         self._unread.append(event)
         self._unread_bytes += size
-        if len(self._unread) >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES:
+        is_full = len(self._unread) >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES
+        if is_full or isinstance(event, _OF_A_WAIT):
             self._read_all()
 
     def _read_all(self) -> None:
@@ -91,12 +96,12 @@ class Orphans:
             case _:
                 pass
 
-    def arrived(self, span_id: str) -> None:
-        """A span came by itself."""
-        if self._unread:
-            self._read_all()
-        self._spans.pop(span_id, None)
-        self._waited.pop(span_id, None)
+    def arrived(self, span_ids: Collection[str]) -> None:
+        """Spans came by themselves: what was said of them need not be read any more."""
+        self._unread = [event for event in self._unread if event.span_id not in span_ids]
+        for span_id in span_ids if self._spans else ():
+            self._spans.pop(span_id, None)
+            self._waited.pop(span_id, None)
 
     def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
         """Yield what never arrived, ended; ``now`` in nanoseconds since the epoch."""

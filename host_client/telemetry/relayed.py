@@ -5,30 +5,28 @@ Importing this module imports OpenTelemetry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, Status
+from opentelemetry.trace import Status
 
-from .encoding import readable_of, status_of
-
-
-def spans_of(request: ExportTraceServiceRequest) -> Iterator[ProtoSpan]:
-    """Yield the spans of a request."""
-    for of_resource in request.resource_spans:
-        for of_scope in of_resource.scope_spans:
-            yield from of_scope.spans
+from .encoding import decode, status_of
+from .shallow import Message, Request, spans_of
 
 
-def compact(request: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
+def compact(request: Message) -> Message:
     """Return a copy without the memory of what was taken out, which a message gives back with all of it at once."""
-    copy = ExportTraceServiceRequest()
+    copy = Request()
     copy.CopyFrom(request)
     return copy
+
+
+class Parent(NamedTuple):
+    """What is known of the span above."""
+
+    span_id: int
 
 
 class RelayedSpan:
@@ -36,18 +34,16 @@ class RelayedSpan:
 
     __slots__ = ("_message", "attributes", "name")
 
-    def __init__(self, message: ProtoSpan, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, message: Message, attributes: Mapping[str, Any]) -> None:
         self.name: str = message.name
         self.attributes = attributes
         self._message = message
 
     @property
-    def parent(self) -> SpanContext | None:
+    def parent(self) -> Parent | None:
         """The span above it."""
-        trace_id, span_id = self._message.trace_id, self._message.parent_span_id
-        if not span_id:
-            return None
-        return SpanContext(int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), is_remote=True)
+        span_id = self._message.parent_span_id
+        return Parent(int.from_bytes(span_id, "big")) if span_id else None
 
     @property
     def start_time(self) -> int:
@@ -68,7 +64,7 @@ class RelayedSpan:
 class Relayed:
     """Spans that were checked (see `relay`), and the attributes of each. Not changed any more once it was handed on."""
 
-    def __init__(self, request: ExportTraceServiceRequest, attributes: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, request: Message, attributes: Sequence[Mapping[str, Any]]) -> None:
         self._request = request
         self._attributes = attributes
         self._encoded: bytes | None = None
@@ -76,9 +72,12 @@ class Relayed:
     def __len__(self) -> int:
         return len(self._attributes)
 
-    def keep_only(self, is_wanted: Callable[[ProtoSpan], bool]) -> int:
-        """Take out all other spans; return how many they were."""
-        wanted = [is_wanted(span) for span in spans_of(self._request)]
+    def span_ids(self) -> list[str]:
+        """Return the ids of its spans, in hex."""
+        return [span.span_id.hex() for span in spans_of(self._request)]
+
+    def keep_only(self, wanted: Sequence[bool]) -> int:
+        """Take out spans, of which it is said one by one whether they are wanted; return how many they were."""
         if all(wanted):
             return 0
         answers = iter(wanted)
@@ -89,7 +88,7 @@ class Relayed:
                     del of_scope.spans[number]
         self._request, self._encoded = compact(self._request), None
         self._attributes = list(compress(self._attributes, wanted))
-        return wanted.count(False)
+        return len(wanted) - len(self._attributes)
 
     def spans(self) -> Iterator[RelayedSpan]:
         """Yield its spans, to be asked."""
@@ -97,7 +96,7 @@ class Relayed:
 
     def readable(self) -> list[ReadableSpan]:
         """Return its spans as OpenTelemetry's SDK has them."""
-        return list(readable_of(self._request))
+        return decode(self.encoded())
 
     def by_trace(self) -> dict[str, Relayed]:
         """Return its spans by the id of their trace, in hex; hardly ever are they of more than one."""
@@ -108,11 +107,11 @@ class Relayed:
 
     def _of(self, trace_id: bytes) -> Relayed:
         part = Relayed(compact(self._request), self._attributes)
-        part.keep_only(lambda span: span.trace_id == trace_id)
+        part.keep_only([span.trace_id == trace_id for span in spans_of(self._request)])
         return part
 
     def encoded(self) -> bytes:
         """Return a serialized OTLP request; made once."""
-        if self._encoded is None:
-            self._encoded = self._request.SerializeToString()
-        return self._encoded
+        if (encoded := self._encoded) is None:
+            encoded = self._encoded = bytes(self._request.SerializeToString())
+        return encoded

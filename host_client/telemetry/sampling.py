@@ -18,13 +18,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .intervals import Interval, seconds, union
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext, Status
+    from opentelemetry.trace import Status
 
 MAX_REMEMBERED = 50_000
 """Decisions that late spans still find."""
 
 _SUBAGENT_TOOLS = ("Agent", "Task")
 """Their calls are made of requests and calls that count by themselves."""
+
+
+class Above(Protocol):
+    """What is asked of the span above another."""
+
+    @property
+    def span_id(self) -> int:
+        """Its id."""
+        ...
 
 
 class EndedSpan(Protocol):
@@ -41,7 +50,7 @@ class EndedSpan(Protocol):
         ...
 
     @property
-    def parent(self) -> SpanContext | None:
+    def parent(self) -> Above | None:
         """The span above it."""
         ...
 

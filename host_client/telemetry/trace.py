@@ -162,7 +162,9 @@ class SessionTrace:
             relayed = decode(event.data.otlp, trace_ids=self._trace_ids, common=self._common, given=self._given)
         except ValueError as error:
             return str(error)
-        taken = relayed.keep_only(lambda span: self._is_new(span.span_id.hex()))
+        span_ids = relayed.span_ids()
+        taken = relayed.keep_only([self._is_new(span_id) for span_id in span_ids])
+        self._orphans.arrived(frozenset(span_ids))
         if len(relayed):
             otlp = relayed.encoded()
             self._keep(otlp, len(relayed), len(otlp))
@@ -182,7 +184,6 @@ class SessionTrace:
         if span_id in self._seen:
             return False
         self._seen.add(span_id)
-        self._orphans.arrived(span_id)
         return True
 
     def end_orphans(self, error_type: ErrorType, message: str) -> None:
@@ -215,6 +216,7 @@ class SessionTrace:
 
         try:
             spans = [span for span in decode(request) if self._is_new(_id_of(span))]
+            self._orphans.arrived(frozenset(map(_id_of, spans)))
         except DecodeError as error:
             _logger.warning("the host's earlier spans cannot be read, and are not sent again: %s", error)
             return

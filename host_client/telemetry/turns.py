@@ -82,6 +82,16 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
     return Request(model, (max(0, all_input - read - created), output, read, created))
 
 
+def told_of(attributes: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what `request_of` reads of a span, for one who may not ask it."""
+    return tuple(map(attributes.get, _REQUEST_ATTRIBUTES))
+
+
+def request_told(told: tuple[Any, ...]) -> Request:
+    """Return the request that `told_of` was asked for."""
+    return request_of(dict(zip(_REQUEST_ATTRIBUTES, told, strict=True)))
+
+
 def priced(request: Request) -> Part:
     """Return what a model request came to, at list price; nothing where the list has none."""
     model, tokens = request
@@ -97,8 +107,7 @@ TOKEN_ATTRIBUTES = (
     "gen_ai.usage.cache_read.input_tokens",
     "gen_ai.usage.cache_creation.input_tokens",
 )
-REQUEST_ATTRIBUTES = ("gen_ai.response.model", "gen_ai.request.model", *TOKEN_ATTRIBUTES)
-"""What `request_of` reads."""
+_REQUEST_ATTRIBUTES = ("gen_ai.response.model", "gen_ai.request.model", *TOKEN_ATTRIBUTES)
 
 
 def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[Part]:
@@ -131,4 +140,6 @@ def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> tuple[int, ...]:
 
 
 def _count(value: object) -> int:
+    if type(value) is int and 0 <= value <= MAX_TOKENS:
+        return value
     return int(value) if isinstance(value, _NUMBER) and 0 <= value <= MAX_TOKENS else 0

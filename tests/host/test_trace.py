@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -141,10 +142,27 @@ def test_more_than_waits_to_be_read_is_rebuilt_all_the_same() -> None:
         call = p.ToolUseData(id=f"t{seq}", name="Bash", input={})
         orphans.observe(event(call, seq, f"{seq + 16:016x}", 2.0, turn), large)
         orphans.observe(event(p.TextDeltaData(text="…"), seq, turn, 2.0))
-    for seq in range(0, number, 2):
-        orphans.arrived(f"{seq + 16:016x}")
+    orphans.arrived({f"{seq + 16:016x}" for seq in range(0, number, 2)})
     left = {span.span_id for span in orphans.take("cancelled", "", SECOND)}
     assert left == {turn, *(f"{seq + 16:016x}" for seq in range(1, number, 2))}
+
+
+def test_a_call_whose_approval_arrived_alone_is_rebuilt_with_its_wait() -> None:
+    turn, call, asked = "1" * 16, "2" * 16, "3" * 16
+    orphans = Orphans({})
+    about: dict[str, Any] = {"approval_id": "a", "tool_use_id": "t", "tool_name": "Bash", "input": {}}
+    for each in (
+        event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0),
+        event(p.ToolUseData(id="t", name="Bash", input={}), 2, call, 2.0, turn),
+        event(p.ApprovalRequestData(**about, input_sha256="", expires_at=9.0), 3, asked, 2.0, call),
+        event(p.ApprovalResolvedData(approval_id="a", tool_use_id="t", decision="allow", wait_ms=300.0), 4, asked, 2.3),
+        event(p.ToolResultData(tool_use_id="t", content="", is_error=False, duration_ms=5e2, bytes=0), 5, call, 2.5),
+    ):
+        orphans.observe(each)
+    orphans.arrived({asked})
+    rebuilt = {span.span_id: span for span in orphans.take("internal", "", 10 * SECOND)}
+    assert rebuilt.keys() == {turn, call}
+    assert rebuilt[call].attributes["tool.approval_wait_ms"] == 300.0
 
 
 def test_who_decided_is_cleaned_unless_the_host_named_them() -> None:

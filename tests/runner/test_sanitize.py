@@ -75,3 +75,11 @@ def test_even_full_content_is_bounded() -> None:
 def test_no_text_takes_long_to_be_looked_through(part: str) -> None:
     assert redact(f"{part * 20_000} @ basic") is not None
     assert redact(f"a@{part * 20_000}") is not None
+
+
+PIECES = ("e2b_", "sst_", "ghp_", "gho_", "github_pat_", "AKIA", "ASIA", "AIza", "eyJ", "a", "Z", "0", "_", "A" * 16)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+def test_a_secret_that_is_one_word_is_redacted_where_the_expression_finds_it(word: str) -> None:
+    assert f"{redact(word)} @" == redact(f"{word} @")  # which is more than one word

@@ -10,23 +10,21 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent_runner.prices import family
+from host_client.telemetry.attributes import read
 from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.turns import NANO, REQUEST_ATTRIBUTES, priced, request_of
+from host_client.telemetry.shallow import Message, Request, spans_of
+from host_client.telemetry.turns import NANO, priced, request_of
 
 from .otlp_http import OtlpHttp
 
 ROOT = "agent.session"
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
-
-_PLAIN = frozenset({"string_value", "bool_value", "int_value", "double_value"})
 
 
 def langfuse(endpoint: Endpoint, environment: str = "default", tags: tuple[str, ...] = ()) -> OtlpHttp:
@@ -42,41 +40,42 @@ def mapping(environment: str, tags: tuple[str, ...] = ()) -> Callable[[bytes], b
 
 def _mapped(request: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
     try:
-        message = ExportTraceServiceRequest.FromString(request)
+        message = Request.FromString(request)
+        for span in spans_of(message):
+            _complete(span, environment, tags)
     except DecodeError:
         return request  # the receiver says what it thinks of it
-    for of_resource in message.resource_spans:
-        for of_scope in of_resource.scope_spans:
-            for span in of_scope.spans:
-                _complete(span, environment, tags)
     return message.SerializeToString()
 
 
-def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
-    found = {pair.key: pair for pair in span.attributes}
+def _complete(span: Message, environment: str, tags: tuple[str, ...]) -> None:
+    found = dict([read[encoded] for encoded in span.attributes])
     name = span.name
-    if name == "agent.approval" and (tool := found.get("gen_ai.tool.name")) is not None:
-        tool.key = "approval.tool_name"  # it would give the span its name: a wait for a person is no tool
-    operation = _plain(found.get("gen_ai.operation.name"))
+    if name == "agent.approval":
+        _rename_tool(span)
+    operation = found.get("gen_ai.operation.name")
     kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
-    always = _always(kind, _plain(found.get("tenant.id")), name == ROOT, environment, tags)
-    if found.keys().isdisjoint(always.names):
-        span.MergeFromString(always.encoded)
+    always = _always(kind, found.get("tenant.id"), name == ROOT, environment, tags)
+    if found.keys().isdisjoint(always):
+        span.attributes.extend(always.values())
     else:  # what the span has under such a name stays alone
-        span.attributes.extend(pair for pair in Span.FromString(always.encoded).attributes if pair.key not in found)
+        span.attributes.extend(encoded for key, encoded in always.items() if key not in found)
     if kind == "generation":
         _complete_chat(span, found)
 
 
-class _Always(NamedTuple):
-    """What spans of one kind get: the names, and the attributes as the bytes of a span that has no more."""
-
-    names: frozenset[str]
-    encoded: bytes
+def _rename_tool(span: Message) -> None:
+    """Take from a wait for a person the attribute that would give it a tool's name."""
+    for number, encoded in enumerate(span.attributes):
+        if read[encoded][0] == "gen_ai.tool.name":
+            tool = KeyValue.FromString(encoded)
+            tool.key = "approval.tool_name"
+            span.attributes[number] = tool.SerializeToString()
 
 
 @lru_cache(256)
-def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> _Always:
+def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> Mapping[str, bytes]:
+    """Return what spans of one kind get, encoded, by name."""
     added = {
         "langfuse.environment": _text(environment),
         "langfuse.trace.name": _text(ROOT),
@@ -90,23 +89,21 @@ def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tu
     if is_root:
         # Also where it has a parent, which is the caller's and in another place.
         added["langfuse.internal.as_root"] = AnyValue(bool_value=True)
-    pairs = [KeyValue(key=name, value=value) for name, value in added.items()]
-    return _Always(frozenset(added), Span(attributes=pairs).SerializeToString())
+    return {name: _encoded(name, value) for name, value in added.items()}
 
 
-def _complete_chat(span: Span, found: Mapping[str, KeyValue]) -> None:
-    if "langfuse.observation.completion_start_time" not in found and (at := _first_chunk_at(span, found)):
-        span.attributes.add(key="langfuse.observation.completion_start_time").value.string_value = f'"{at}"'  # as JSON
-    if (total := _list_price({name: _plain(found.get(name)) for name in REQUEST_ATTRIBUTES})) is None:
-        return
-    if "gen_ai.usage.cost" not in found:
-        span.attributes.add(key="gen_ai.usage.cost").value.double_value = total
-    if "langfuse.observation.cost_details" not in found:
-        span.attributes.add(key="langfuse.observation.cost_details").value.string_value = f'{{"total": {total!r}}}'
+def _complete_chat(span: Message, found: Mapping[str, Any]) -> None:
+    added: dict[str, AnyValue] = {}
+    if (at := _first_chunk_at(span, found)) is not None:
+        added["langfuse.observation.completion_start_time"] = _text(f'"{at}"')  # as JSON
+    if (total := _list_price(found)) is not None:
+        added["gen_ai.usage.cost"] = AnyValue(double_value=total)
+        added["langfuse.observation.cost_details"] = _text(f'{{"total": {total!r}}}')
+    span.attributes.extend(_encoded(name, value) for name, value in added.items() if name not in found)
 
 
-def _first_chunk_at(span: Span, found: Mapping[str, KeyValue]) -> str | None:
-    seconds = _plain(found.get("gen_ai.response.time_to_first_chunk"))
+def _first_chunk_at(span: Message, found: Mapping[str, Any]) -> str | None:
+    seconds = found.get("gen_ai.response.time_to_first_chunk")
     return _moment(span.start_time_unix_nano / 1e9 + seconds) if isinstance(seconds, int | float) else None
 
 
@@ -129,9 +126,5 @@ def _text(value: str) -> AnyValue:
     return AnyValue(string_value=value)
 
 
-def _plain(pair: KeyValue | None) -> Any:
-    """Return the value of an attribute; None for one that is not there or not plain."""
-    if pair is None:
-        return None
-    kind = (value := pair.value).WhichOneof("value")
-    return getattr(value, kind) if kind in _PLAIN else None
+def _encoded(name: str, value: AnyValue) -> bytes:
+    return KeyValue(key=name, value=value).SerializeToString()

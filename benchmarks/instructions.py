@@ -1,0 +1,82 @@
+"""What telemetry adds to a run of 200 tool calls on the real CLI, in instructions of host and runner.
+
+Seconds of a machine that others use vary by more than what is looked for. Instructions, which valgrind counts, hardly
+do: the same work is the same number, whatever else the machine does. They are no seconds: one that waits for memory
+counts as much as any other, and what the kernel does is not in them.
+
+The runs are those of `telemetry`: the whole runner, and the host from opening the session to the last delivered span,
+without what it pays once. That is told by a run of few calls: what a run of many has more is by the calls.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from .backends import Backends, backends
+from .support import REPOSITORY, Row, bench, progress
+from .telemetry import CALLS, EXPORTERS, GOAL_CPU, took_all, variables
+
+FEW = 10
+LIMIT_SECONDS = 600
+VALGRIND = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
+
+
+def measure() -> list[Row]:
+    if shutil.which("valgrind") is None:
+        return [Row("valgrind is missing: nothing was counted", "", "", "")]
+    with backends() as to:
+        off, on = {"OTEL_ENABLED": "false"}, variables(to, f"{to.url}/otlp")
+        _count("host", FEW, on, to, *EXPORTERS)  # what is compiled once is compiled now
+        without = _host(off, to), _count("runner", CALLS, off, to)
+        with_it = _host(on, to, *EXPORTERS), _count("runner", CALLS, on, to, *EXPORTERS)
+    return [
+        _row("instructions of host and runner", sum(without), sum(with_it), GOAL_CPU),
+        _row("of that, the host", without[0], with_it[0]),
+        _row("of that, the runner", without[1], with_it[1]),
+    ]
+
+
+def _host(variables: Mapping[str, str], to: Backends, *expected: str) -> int:
+    """Return what the calls of a run take on the host."""
+    few, many = (_count("host", calls, variables, to, *expected) for calls in (FEW, CALLS))
+    return (many - few) * CALLS // (CALLS - FEW)
+
+
+def _count(whose: str, calls: int, variables: Mapping[str, str], to: Backends, *expected: str) -> int:
+    """Make one run, the process of one side under valgrind; return the instructions of that side."""
+    with tempfile.TemporaryDirectory(prefix="bench_") as state, bench(calls) as run:
+        log = Path(state, "valgrind")
+        counting = (*VALGRIND, f"--log-file={log}")
+        command = run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(calls))
+        done = subprocess.run(
+            [*counting, *command] if whose == "host" else [*command, *counting],
+            cwd=REPOSITORY,
+            env={**run.environ, "XDG_STATE_HOME": state, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
+        took_all(to, calls, expected, done.stderr)
+        progress(".")
+        return _told(log.read_text())
+
+
+def _told(log: str) -> int:
+    """Return what valgrind counted: ``I refs: 1,234``."""
+    (line,) = (line for line in log.splitlines() if "I   refs" in line)
+    return int(line.rpartition(":")[2].replace(",", ""))
+
+
+def _row(what: str, bare: int, ours: int, goal: float | None = None) -> Row:
+    more = f"{(ours - bare) / 1e6:+,.0f} million"
+    cells = f"{what}, {CALLS} calls", f"{bare / 1e6:,.0f} million (off)", f"{ours / 1e6:,.0f} million"
+    if goal is None:
+        return Row(*cells, more)
+    percent = (ours / bare - 1) * 100
+    return Row(*cells, f"{more}, {percent:+.1f} %", f"< {goal:g} %", percent < goal)

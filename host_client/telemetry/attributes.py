@@ -1,0 +1,171 @@
+"""Attributes as OTLP's bytes: read, and those of a sandbox cleaned. What is short is read once and remembered.
+
+Importing this module imports OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+from agent_runner.spans import Value
+
+from . import clean
+from .encoding import key_values
+from .shallow import Message
+
+MAX_VALUES = 100_000
+"""Most events, attributes and items of lists that the spans of one event have: two bytes may make one, to look at which
+costs a microsecond."""
+
+_MAX_COUNT = 2**32 - 1
+_PLAIN = frozenset({"string_value", "bool_value", "int_value", "double_value"})
+_NUMBERS = _PLAIN - {"string_value"}
+
+
+Attribute = tuple[str, Any]
+"""A name and a value."""
+
+
+def _read(encoded: bytes) -> Attribute:
+    pair = KeyValue.FromString(encoded)
+    kind = pair.value.WhichOneof("value")
+    return pair.key, getattr(pair.value, kind) if kind in _PLAIN else None
+
+
+read = clean.Remembered(_read)
+"""Return what an encoded attribute says; raise DecodeError for what is none.
+
+A value is None that is no text, number or truth value; that of a sandbox's attribute may be a list.
+"""
+
+
+def encode(of: Mapping[str, Value]) -> tuple[bytes, ...]:
+    """Return attributes, encoded."""
+    return _encode(tuple(of.items()))
+
+
+@lru_cache(64, typed=True)
+def _encode(items: tuple[tuple[str, Value], ...]) -> tuple[bytes, ...]:
+    return tuple(pair.SerializeToString() for pair in key_values(dict(items)))
+
+
+_HOSTS: Attribute = ("", None)
+"""What is the host's to say."""
+
+_FEW = 4
+"""So many are deleted one by one: to leave only the others copies them all."""
+
+_as_it_is: clean.Memory[bytes, Attribute] = clean.Memory()
+"""What a sandbox may say in these bytes, or that it is the host's."""
+
+
+class Cleaner:
+    """Cleans the attributes of one event from a sandbox; raises ValueError for too many, and for what is no OTLP.
+
+    ``given`` are texts that the host told the sandbox: they come back as they were.
+    """
+
+    def __init__(self, given: Collection[str]) -> None:
+        self._given = given
+        self._left = MAX_VALUES
+        self._rewritten: dict[bytes, bytes] = {}
+        """What of the attributes at hand does not go on as it came."""
+
+    def count(self, values: int) -> None:
+        """Take note of so many values more."""
+        self._left -= values
+        if self._left < 0:
+            raise ValueError(f"telemetry of more than {MAX_VALUES} attributes and events")
+
+    def clean(self, of: Message, owned: AbstractSet[str]) -> dict[str, Any]:
+        """Leave what is the sandbox's to say, of two of a name the last, and of too many the last.
+
+        Returns the attributes; ``of`` is a span or an event. ``owned`` are names that the host will say itself.
+        """
+        encoded: list[bytes] = list(of.attributes)
+        self.count(len(encoded))
+        self._rewritten.clear()
+        known, learn = _as_it_is.get, self._learn
+        found = [known(each) or learn(each) for each in encoded]
+        for _ in range(min(found.count(_HOSTS), _FEW)):
+            index = found.index(_HOSTS)
+            del found[index], encoded[index], of.attributes[index]
+        values = dict(found)
+        if len(values) == len(found) <= clean.MAX_ATTRIBUTES and not self._rewritten and owned.isdisjoint(values):
+            return values  # what a runner sends
+        return self._sift(of, encoded, found, owned)
+
+    def _sift(
+        self, of: Message, encoded: list[bytes], found: list[Attribute], owned: AbstractSet[str]
+    ) -> dict[str, Any]:
+        """Do the same one by one."""
+        values: dict[str, Any] = {}
+        kept: list[bytes] = []
+        for index in range(len(found) - 1, -1, -1):
+            if len(kept) == clean.MAX_ATTRIBUTES:
+                of.dropped_attributes_count = min(of.dropped_attributes_count + index + 1, _MAX_COUNT)
+                break
+            name, value = found[index]
+            if name and name not in owned and name not in values:
+                values[name] = value
+                kept.append(self._rewritten.get(encoded[index], encoded[index]))
+        del of.attributes[:]
+        of.attributes.extend(reversed(kept))
+        return values
+
+    def _learn(self, encoded: bytes) -> Attribute:
+        """Return what an attribute may say; what goes on as it came is remembered."""
+        try:
+            pair = KeyValue.FromString(encoded)
+        except DecodeError as error:
+            raise ValueError(f"telemetry that is no OTLP: {error}") from None
+        pair.DiscardUnknownFields()
+        if not (name := clean.attribute[pair.key]):
+            _as_it_is.keep(encoded, _HOSTS)
+            return _HOSTS
+        pair.key = name
+        attribute = name, self._clean_value(name, pair.value)
+        if (otherwise := pair.SerializeToString()) != encoded:
+            self._rewritten[encoded] = otherwise
+        elif not (isinstance(attribute[1], str) and attribute[1] in self._given):  # for another session it is not
+            _as_it_is.keep(encoded, attribute)
+            read.keep(encoded, attribute)
+        return attribute
+
+    def _clean_value(self, name: str, value: AnyValue) -> Any:
+        kind = value.WhichOneof("value")
+        if kind == "string_value":
+            said = value.string_value
+            cleaned = clean.said(name, said, self._given)
+            if cleaned != said:
+                value.string_value = cleaned
+            return cleaned
+        return getattr(value, kind) if kind in _NUMBERS else self._clean_further(value)
+
+    def _clean_further(self, value: AnyValue) -> str | tuple[Any, ...]:
+        """Leave a list of texts or numbers; what else a sandbox may think of becomes an empty text."""
+        if not value.HasField("array_value"):
+            value.string_value = ""
+            return ""
+        items = value.array_value.values
+        self.count(len(items))
+        if len(items) > clean.MAX_ITEMS:
+            del items[clean.MAX_ITEMS :]
+        return _clean_items(items)
+
+
+def _clean_items(items: Any) -> tuple[Any, ...]:
+    kinds = [item.WhichOneof("value") for item in items]
+    if len(set(kinds)) == 1 and kinds[0] in _NUMBERS:
+        return tuple(getattr(item, kinds[0]) for item in items)
+    texts: list[str] = []
+    for item, kind in zip(items, kinds, strict=True):  # all texts: no backend takes a mixture
+        texts.append(clean.text(str(getattr(item, kind))) if kind in _PLAIN else "")
+        item.string_value = texts[-1]
+    return tuple(texts)
