@@ -26,6 +26,9 @@ _IS_LOCAL, _IS_REMOTE = (b"\x85\x01" + flags.to_bytes(4, "little") for flags in 
 _UNSET = b"\x7a\x00"
 """Field 15 of a span: a status without a code."""
 
+_SHORT = 0x7E
+"""Bytes of a text whose size, and that of the value it is, are a byte each."""
+
 _TIMES = Struct("<BQBQ").pack
 _DOUBLE = Struct("<Bd").pack
 _TIME = Struct("<BQ").pack
@@ -90,7 +93,11 @@ def _attributes(number: int, of: Mapping[str, Any]) -> bytes:
 
 
 def _attribute(number: int, key: str, value: Value) -> bytes:
-    return _sized(number, _key(key) + _sized(2, _any_value(value)))
+    if isinstance(value, str) and len(text := value.encode()) < _SHORT:
+        text = bytes((0x12, len(text) + 2, 0x0A, len(text))) + text  # the same as below, in one step
+    else:
+        text = _sized(2, _any_value(value))
+    return _sized(number, _key(key) + text)
 
 
 _repeated = lru_cache(512, typed=True)(_attribute)  # typed: 1, 1.0 and True are three values here

@@ -61,7 +61,7 @@ _HOSTS: Attribute = ("", None)
 _FEW = 4
 """So many are deleted one by one: to leave only the others copies them all."""
 
-_as_it_is: clean.Memory[bytes, Attribute] = clean.Memory()
+as_it_is: clean.Memory[bytes, Attribute] = clean.Memory()
 """What a sandbox may say in these bytes, or that it is the host's."""
 
 
@@ -88,14 +88,15 @@ class Cleaner:
 
         Returns the attributes; ``of`` is a span or an event. ``owned`` are names that the host will say itself.
         """
-        encoded: list[bytes] = list(of.attributes)
+        attributes = of.attributes
+        encoded: list[bytes] = list(attributes)
         self.count(len(encoded))
         self._rewritten.clear()
-        known, learn = _as_it_is.get, self._learn
+        known, learn = as_it_is.get, self._learn
         found = [known(each) or learn(each) for each in encoded]
         for _ in range(min(found.count(_HOSTS), _FEW)):
             index = found.index(_HOSTS)
-            del found[index], encoded[index], of.attributes[index]
+            del found[index], encoded[index], attributes[index]
         values = dict(found)
         if len(values) == len(found) <= clean.MAX_ATTRIBUTES and not self._rewritten and owned.isdisjoint(values):
             return values  # what a runner sends
@@ -127,14 +128,20 @@ class Cleaner:
             raise ValueError(f"telemetry that is no OTLP: {error}") from None
         pair.DiscardUnknownFields()
         if not (name := clean.attribute[pair.key]):
-            _as_it_is.keep(encoded, _HOSTS)
-            return _HOSTS
+            return self._keep(encoded, _HOSTS)
         pair.key = name
         attribute = name, self._clean_value(name, pair.value)
-        if (otherwise := pair.SerializeToString()) != encoded:
-            self._rewritten[encoded] = otherwise
-        elif not (isinstance(attribute[1], str) and attribute[1] in self._given):  # for another session it is not
-            _as_it_is.keep(encoded, attribute)
+        if (otherwise := pair.SerializeToString()) == encoded:
+            return self._keep(encoded, attribute)
+        self._rewritten[encoded] = otherwise
+        return attribute
+
+    def _keep(self, encoded: bytes, attribute: Attribute) -> Attribute:
+        """Remember what goes on as it came, or does not go on."""
+        if isinstance(attribute[1], str) and attribute[1] in self._given:
+            return attribute  # for another session it is not
+        as_it_is.keep(encoded, attribute)
+        if attribute is not _HOSTS:
             read.keep(encoded, attribute)
         return attribute
 

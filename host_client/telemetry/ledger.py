@@ -23,7 +23,7 @@ from agent_runner.sanitize import single_line
 
 from .ledger_file import BY, By, Entry, LedgerError, Total, open_to_write, sums, write
 from .turns import MAX_COST_USD, NANO, Turn, turn_of
-from .unfinished import Spending
+from .unfinished import TELLING, Spending
 
 if TYPE_CHECKING:
     from .pipeline import Who
@@ -92,6 +92,8 @@ class Ledger:
         """Write a turn that ended; take note of a session's model, and of what turns have begun and ended."""
         if isinstance(event, Result):
             self.record(event, who)
+        if type(event) not in TELLING:
+            return
         if (session := self._sessions.get(who.session_id)) is None:
             session = self._sessions[who.session_id] = Spending()
             if len(self._sessions) > MAX_SESSIONS:

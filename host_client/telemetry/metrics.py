@@ -434,7 +434,5 @@ def _duration_ms(span: EndedSpan) -> float | None:
     return _number(((span.end_time or 0) - (span.start_time or 0)) / 1e6, MAX_MS)
 
 
-def _number(value: object, limit: float) -> float | None:
-    if not isinstance(value, _NUMBER) or isinstance(value, bool):
-        return None
-    return value if 0 <= value <= limit else None
+def _number(value: Any, limit: float) -> float | None:
+    return value if type(value) in _NUMBER and 0 <= value <= limit else None  # which a truth value is not

@@ -32,20 +32,10 @@ MAX_UNREAD = 256
 MAX_UNREAD_BYTES = 64 * 1024
 """Most events that wait to be read, and most bytes of them: in a row they cost a fraction of one now and then."""
 
-_TELLING = (
-    TurnStart,
-    ToolUse,
-    ToolResult,
-    ApprovalRequest,
-    ApprovalResolved,
-    QuestionRequest,
-    QuestionResolved,
-    Result,
-)
-
-
-_OF_A_WAIT = (ApprovalRequest, ApprovalResolved, QuestionRequest, QuestionResolved)
+_OF_A_WAIT = frozenset({ApprovalRequest, ApprovalResolved, QuestionRequest, QuestionResolved})
 """Events that tell of the tool's span, too, which may not come where theirs does."""
+
+_TELLING = _OF_A_WAIT | {TurnStart, ToolUse, ToolResult, Result}
 
 
 class Orphans:
@@ -61,12 +51,12 @@ class Orphans:
 
     def observe(self, event: AnyEvent, size: int = 0) -> None:
         """Take note of an event, of so many bytes."""
-        if not isinstance(event, _TELLING):
+        if type(event) not in _TELLING:
             return
         self._unread.append(event)
         self._unread_bytes += size
         is_full = len(self._unread) >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES
-        if is_full or isinstance(event, _OF_A_WAIT):
+        if is_full or type(event) in _OF_A_WAIT:
             self._read_all()
 
     def _read_all(self) -> None:

@@ -19,6 +19,9 @@ MAX_CALLS = 10_000
 MAX_UNPRICED = 1000
 """Most requests whose price waits to be asked for: nearly every turn has a result, and then nobody asks."""
 
+TELLING = frozenset({ToolUse, Start, TurnStart, Error, Result})
+"""What `Spending.observe` is told; the rest says nothing of it."""
+
 _MAX_DEPTH = 100
 """How deep subagents of subagents may nest."""
 
@@ -58,12 +61,12 @@ class Spending:
     def observe(self, event: AnyEvent) -> None:
         """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
         match event:
+            case ToolUse() if event.parent_span_id and len(self._parents) < MAX_CALLS:
+                self._parents[event.span_id] = event.parent_span_id
             case Start():
                 self.model = event.data.model
             case TurnStart() if len(self._turns) < MAX_TURNS:
                 self._turns[event.span_id] = _Open(event.data.turn, event.trace_id)
-            case ToolUse() if event.parent_span_id and len(self._parents) < MAX_CALLS:
-                self._parents[event.span_id] = event.parent_span_id
             case Error():
                 self.error_type = event.data.error_type
             case Result():

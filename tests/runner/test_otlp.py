@@ -8,7 +8,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from agent_runner import __version__, otlp, readable
 from agent_runner.resource import resource
-from agent_runner.spans import Span, Spans
+from agent_runner.spans import Attributes, Span, Spans
 from agent_runner.trace_context import TraceContext
 
 REMOTE = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, "vendor=a,other=b")
@@ -36,6 +36,27 @@ def test_spans_are_encoded_as_opentelemetry_encodes_them() -> None:
     reference = encode_spans([readable.readable(span, of) for span in spans])
     for _ in range(2):  # the second time from the cache
         assert ExportTraceServiceRequest.FromString(otlp.encode(spans, of)) == reference
+
+
+@pytest.mark.parametrize("text", ["x" * size for size in (0, 117, *range(120, 131), 1024, 20_000)] + ["é" * 63, "\x00"])
+def test_a_text_of_any_length_is_encoded_as_opentelemetry_encodes_it(text: str) -> None:
+    spans, of = Spans({}), readable.resource("agent_runner")
+    spans.close(spans.open_root(f"agent.{text}", spans.new_trace(), {"key": text, f"key.{text}": 1, text: "value"}))
+    ended = spans.take_ended()
+    reference = encode_spans([readable.readable(span, of) for span in ended])
+    assert ExportTraceServiceRequest.FromString(otlp.encode(ended, of)) == reference
+
+
+def test_content_is_encoded_and_not_kept() -> None:
+    spans, of = Spans({}), readable.resource("agent_runner")
+    said: Attributes = {"gen_ai.input.messages": "x" * 100_000, "a": "b"}
+    spans.close(spans.open_root("agent.execute", spans.new_trace(), said))
+    before = otlp._repeated.cache_info().currsize  # pyright: ignore[reportPrivateUsage]
+    ended = spans.take_ended()
+    otlp.encode(ended, of)
+    reference = encode_spans([readable.readable(span, of) for span in ended])
+    assert ExportTraceServiceRequest.FromString(otlp.encode(ended, of)) == reference
+    assert otlp._repeated.cache_info().currsize <= before + len(of.attributes)  # pyright: ignore[reportPrivateUsage]
 
 
 def of(**environ: str) -> dict[str, str]:

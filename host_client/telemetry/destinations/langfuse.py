@@ -49,7 +49,7 @@ def _mapped(request: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
 
 
 def _complete(span: Message, environment: str, tags: tuple[str, ...]) -> None:
-    found = dict([read[encoded] for encoded in span.attributes])
+    found = dict(map(read.__getitem__, span.attributes))
     name = span.name
     if name == "agent.approval":
         _rename_tool(span)

@@ -1,0 +1,91 @@
+"""Attributes are read and cleaned as bytes, of which most come again and again: nothing is another than it would be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+
+from host_client.telemetry import attributes
+from host_client.telemetry.shallow import Span
+
+SECRET = "ada@example.org"
+
+
+def text(name: str, value: str) -> bytes:
+    return KeyValue(key=name, value=AnyValue(string_value=value)).SerializeToString()
+
+
+PIECES = st.sampled_from(
+    [b"\x0a", b"\x12", b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x80", b"a", b"\xff", b"\x18"]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map(b"".join))
+@example(b"\x0a\x00\x12\x02\x0a\x00")
+@example(text("k", "v") + b"\x12\x00")
+@example(b"\x0a\x01\xff\x12\x02\x0a\x00")
+@example(b"\x0a\x01k\x12\x03\x0a\x01\xff")
+def test_bytes_are_read_as_a_message_of_them_would_be(encoded: bytes) -> None:
+    try:
+        pair = KeyValue.FromString(encoded)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            attributes.read(encoded)
+    else:
+        kind = pair.value.WhichOneof("value")
+        value = (
+            getattr(pair.value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else None
+        )
+        assert attributes.read(encoded) == (pair.key, value)
+
+
+@pytest.mark.parametrize("size", [0, 1, 117, 118, 119, 120, 121, 122, 127, 128, 129, 300])
+def test_a_text_of_any_length_is_read(size: int) -> None:
+    said = "é" * (size // 2) + "x" * (size % 2)
+    assert attributes.read(text("k", said)) == ("k", said)
+
+
+def cleaned(*encoded: bytes, given: set[str] | None = None) -> tuple[dict[str, Any], list[bytes]]:
+    """Return what is left, as values and as bytes."""
+    span = Span(attributes=encoded)
+    return attributes.Cleaner(given or set()).clean(span, frozenset({"owned"})), list(span.attributes)
+
+
+def test_what_was_seen_before_is_cleaned_as_at_first() -> None:
+    items = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="a")]))
+    sent = [
+        text("plain", "as it is"),
+        KeyValue(key="list", value=items).SerializeToString(),
+        KeyValue(key="number", value=AnyValue(double_value=0.5)).SerializeToString(),
+    ]
+    unwanted = [text("user.id", "mallory"), text("owned", "x"), text("", "nameless"), KeyValue().SerializeToString()]
+    changed = [text("mail", SECRET), text("two\nlines", "a\r\nb")]
+    once = cleaned(*unwanted, *sent, *changed)
+    values = {"plain": "as it is", "list": ("a",), "number": 0.5, "mail": "[redacted]", "two lines": "a b"}
+    assert once == (values, [*sent, text("mail", "[redacted]"), text("two lines", "a b")])
+    assert cleaned(*unwanted, *sent, *changed) == once
+    assert cleaned(*sent) == ({name: values[name] for name in ("plain", "list", "number")}, sent)
+
+
+def test_a_text_that_one_session_was_given_is_redacted_in_another() -> None:
+    mail = text("mail", SECRET)
+    for _ in range(2):
+        assert cleaned(mail, given={SECRET}) == ({"mail": SECRET}, [mail])
+        assert cleaned(mail) == ({"mail": "[redacted]"}, [text("mail", "[redacted]")])
+
+
+def test_an_attribute_of_fields_that_otlp_does_not_have_loses_them() -> None:
+    odd = text("k", "v") + b"\xfa\x3f\x03abc"
+    for _ in range(2):
+        assert cleaned(odd) == ({"k": "v"}, [text("k", "v")])
+
+
+def test_bytes_that_are_no_attribute_are_refused() -> None:
+    for encoded in (b"\x0a\x05k", b"\x0a\x01\xff\x12\x02\x0a\x00", b"\x0a\x01k\x12\x03\x0a\x01\xff"):
+        with pytest.raises(ValueError, match="no OTLP"):
+            cleaned(text("k", "v"), encoded)
