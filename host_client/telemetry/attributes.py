@@ -45,14 +45,15 @@ A value is None that is no text, number or truth value; that of a sandbox's attr
 """
 
 
-def encode(of: Mapping[str, Value]) -> tuple[bytes, ...]:
+def encode(of: Mapping[str, Value]) -> list[bytes]:
     """Return attributes, encoded."""
-    return _encode(tuple(of.items()))
+    return list(map(_encoded, of, of.values()))
 
 
-@lru_cache(64, typed=True)
-def _encode(items: tuple[tuple[str, Value], ...]) -> tuple[bytes, ...]:
-    return tuple(pair.SerializeToString() for pair in key_values(dict(items)))
+@lru_cache(512, typed=True)  # 1, 1.0 and True are three values here
+def _encoded(name: str, value: Value) -> bytes:
+    (pair,) = key_values({name: value})
+    return pair.SerializeToString()
 
 
 _HOSTS: Attribute = ("", None)

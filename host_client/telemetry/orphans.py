@@ -89,6 +89,8 @@ class Orphans:
     def arrived(self, span_ids: Collection[str]) -> None:
         """Spans came by themselves: what was said of them need not be read any more."""
         self._unread = [event for event in self._unread if event.span_id not in span_ids]
+        if not self._unread:  # else what is left counts for more than it is, and is read the sooner
+            self._unread_bytes = 0
         for span_id in span_ids if self._spans else ():
             self._spans.pop(span_id, None)
             self._waited.pop(span_id, None)

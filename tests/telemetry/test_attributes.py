@@ -56,6 +56,13 @@ def cleaned(*encoded: bytes, given: set[str] | None = None) -> tuple[dict[str, A
     return attributes.Cleaner(given or set()).clean(span, frozenset({"owned"})), list(span.attributes)
 
 
+def test_values_that_python_takes_for_one_are_three() -> None:
+    values = (1, True, 1.0, "1")
+    encoded = [attributes.encode({"a": value}) for value in values]
+    assert [attributes.read(each) for (each,) in encoded] == [("a", value) for value in values]
+    assert len({each for (each,) in encoded}) == 4
+
+
 def test_what_was_seen_before_is_cleaned_as_at_first() -> None:
     items = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="a")]))
     sent = [
