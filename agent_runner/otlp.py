@@ -27,7 +27,10 @@ _UNSET = b"\x7a\x00"
 """Field 15 of a span: a status without a code."""
 
 _SHORT = 0x7E
-"""Bytes of a text whose size, and that of the value it is, are a byte each."""
+"""A text of fewer bytes has a size of one byte, and so has the value that it is."""
+
+_LONG = 8192
+"""Bytes of a span's attributes that are not kept: one of them would fill the memory for what repeats."""
 
 _TIMES = Struct("<BQBQ").pack
 _DOUBLE = Struct("<Bd").pack
@@ -89,7 +92,10 @@ def _failed(message: str) -> bytes:
 
 def _attributes(number: int, of: Mapping[str, Any]) -> bytes:
     encode = _repeated if CONTENT.isdisjoint(of) else _attribute
-    return b"".join(map(encode, repeat(number), of, of.values()))
+    encoded = b"".join(map(encode, repeat(number), of, of.values()))
+    if encode is _repeated and len(encoded) > _LONG:
+        _repeated.cache_clear()
+    return encoded
 
 
 def _attribute(number: int, key: str, value: Value) -> bytes:

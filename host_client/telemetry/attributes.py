@@ -41,13 +41,18 @@ def _read(encoded: bytes) -> Attribute:
 read = clean.Remembered(_read)
 """Return what an encoded attribute says; raise DecodeError for what is none.
 
-A value is None that is no text, number or truth value; that of a sandbox's attribute may be a list.
+A value is None that is no text, number or truth value.
 """
 
 
 def encode(of: Mapping[str, Value]) -> list[bytes]:
     """Return attributes, encoded."""
-    return list(map(_encoded, of, of.values()))
+    return [
+        _encoded(name, value)
+        if not isinstance(value, str) or len(value) <= clean.SHORT
+        else _encoded.__wrapped__(name, value)
+        for name, value in of.items()
+    ]
 
 
 @lru_cache(512, typed=True)  # 1, 1.0 and True are three values here
@@ -63,7 +68,10 @@ _FEW = 4
 """So many are deleted one by one: to leave only the others copies them all."""
 
 as_it_is: clean.Memory[bytes, Attribute] = clean.Memory()
-"""What a sandbox may say in these bytes, or that it is the host's."""
+"""What a sandbox may say in these bytes, or that it is the host's. No lists."""
+
+_lists: clean.Memory[bytes, Attribute] = clean.Memory()
+"""The same of lists, whose items count each time."""
 
 
 class Cleaner:
@@ -93,58 +101,64 @@ class Cleaner:
         encoded: list[bytes] = list(attributes)
         self.count(len(encoded))
         self._rewritten.clear()
+        if len(encoded) > clean.MAX_ATTRIBUTES:
+            return self._sift(of, encoded, owned)
         known, learn = as_it_is.get, self._learn
         found = [known(each) or learn(each) for each in encoded]
         for _ in range(min(found.count(_HOSTS), _FEW)):
             index = found.index(_HOSTS)
             del found[index], encoded[index], attributes[index]
         values = dict(found)
-        if len(values) == len(found) <= clean.MAX_ATTRIBUTES and not self._rewritten and owned.isdisjoint(values):
+        if len(values) == len(found) and "" not in values and not self._rewritten and owned.isdisjoint(values):
             return values  # what a runner sends
-        return self._sift(of, encoded, found, owned)
+        return self._sift(of, encoded, owned)
 
-    def _sift(
-        self, of: Message, encoded: list[bytes], found: list[Attribute], owned: AbstractSet[str]
-    ) -> dict[str, Any]:
-        """Do the same one by one."""
+    def _sift(self, of: Message, encoded: list[bytes], owned: AbstractSet[str]) -> dict[str, Any]:
+        """Do the same one by one, from the last, until there are enough."""
         values: dict[str, Any] = {}
         kept: list[bytes] = []
-        for index in range(len(found) - 1, -1, -1):
+        for index in range(len(encoded) - 1, -1, -1):
             if len(kept) == clean.MAX_ATTRIBUTES:
                 of.dropped_attributes_count = min(of.dropped_attributes_count + index + 1, _MAX_COUNT)
                 break
-            name, value = found[index]
+            each = encoded[index]
+            name, value = as_it_is.get(each) or self._learn(each)
             if name and name not in owned and name not in values:
                 values[name] = value
-                kept.append(self._rewritten.get(encoded[index], encoded[index]))
+                kept.append(self._rewritten.get(each, each))
         del of.attributes[:]
         of.attributes.extend(reversed(kept))
         return values
 
     def _learn(self, encoded: bytes) -> Attribute:
         """Return what an attribute may say; what goes on as it came is remembered."""
+        if (known := _lists.get(encoded)) is not None:
+            self.count(len(known[1]))
+            return known
         try:
             pair = KeyValue.FromString(encoded)
         except DecodeError as error:
             raise ValueError(f"telemetry that is no OTLP: {error}") from None
         pair.DiscardUnknownFields()
         if not (name := clean.attribute[pair.key]):
-            return self._keep(encoded, _HOSTS)
+            as_it_is.keep(encoded, _HOSTS)
+            return _HOSTS
         pair.key = name
         attribute = name, self._clean_value(name, pair.value)
         if (otherwise := pair.SerializeToString()) == encoded:
-            return self._keep(encoded, attribute)
-        self._rewritten[encoded] = otherwise
+            self._keep(encoded, attribute)
+        else:
+            self._rewritten[encoded] = otherwise
         return attribute
 
-    def _keep(self, encoded: bytes, attribute: Attribute) -> Attribute:
-        """Remember what goes on as it came, or does not go on."""
-        if isinstance(attribute[1], str) and attribute[1] in self._given:
-            return attribute  # for another session it is not
-        as_it_is.keep(encoded, attribute)
-        if attribute is not _HOSTS:
+    def _keep(self, encoded: bytes, attribute: Attribute) -> None:
+        """Remember what goes on as it came."""
+        value = attribute[1]
+        if isinstance(value, tuple):
+            _lists.keep(encoded, attribute)
+        elif not isinstance(value, str) or value not in self._given:  # else another session may not say it
+            as_it_is.keep(encoded, attribute)
             read.keep(encoded, attribute)
-        return attribute
 
     def _clean_value(self, name: str, value: AnyValue) -> Any:
         kind = value.WhichOneof("value")

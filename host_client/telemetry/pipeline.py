@@ -16,6 +16,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from agent_runner.protocol import Result
 from agent_runner.sanitize import preview
 
 from .batch import Batch, joined, spans_of
@@ -216,7 +217,7 @@ class Telemetry:
         """A session's runner told something, in so many bytes."""
         if not self._observers or not self.enabled:
             return
-        if event.type == "result":
+        if isinstance(event, Result):
             self._hand_over(HandOver("result", partial(self._observe, event, who), 1, size))
         elif not self._hand_over_event(event, who, size):
             self._hand_over(HandOver("event", partial(self._observe, event, who), 1, size))
@@ -484,7 +485,7 @@ class Telemetry:
 
     def _take_relayed(self, relayed: Relayed) -> None:
         if self._observers:
-            self._show(list(relayed.spans()))
+            self._show(relayed.spans())
         self._pass_on_relayed(relayed)
 
     def _take_relayed_again(self, relayed: Relayed) -> None:

@@ -19,6 +19,7 @@ MAX_TOKENS = 10**12
 """What is beyond is no turn's: a sandbox is not trusted, and one forged figure must not spoil a sum."""
 
 _NUMBER = (int, float)
+_ALL_INT = {int}
 MAX_MODELS = 20
 UNKNOWN = "unknown"
 _MAX_NAME = 128
@@ -82,16 +83,6 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
     return Request(model, (max(0, all_input - read - created), output, read, created))
 
 
-def told_of(attributes: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what `request_of` reads of a span, for one who may not ask it."""
-    return tuple(map(attributes.get, _REQUEST_ATTRIBUTES))
-
-
-def request_told(told: tuple[Any, ...]) -> Request:
-    """Return the request that `told_of` was asked for."""
-    return request_of(dict(zip(_REQUEST_ATTRIBUTES, told, strict=True)))
-
-
 def priced(request: Request) -> Part:
     """Return what a model request came to, at list price; nothing where the list has none."""
     model, tokens = request
@@ -107,7 +98,6 @@ TOKEN_ATTRIBUTES = (
     "gen_ai.usage.cache_read.input_tokens",
     "gen_ai.usage.cache_creation.input_tokens",
 )
-_REQUEST_ATTRIBUTES = ("gen_ai.response.model", "gen_ai.request.model", *TOKEN_ATTRIBUTES)
 
 
 def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[Part]:
@@ -136,10 +126,11 @@ def _nano(usd: float) -> int:
 
 
 def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> tuple[int, ...]:
-    return tuple([_count(usage.get(key)) for key in keys])
+    told: list[Any] = list(map(usage.get, keys))
+    if set(map(type, told)) == _ALL_INT and min(told) >= 0 and max(told) <= MAX_TOKENS:
+        return tuple(told)  # as nearly all are
+    return tuple(map(_count, told))
 
 
 def _count(value: object) -> int:
-    if type(value) is int and 0 <= value <= MAX_TOKENS:
-        return value
     return int(value) if isinstance(value, _NUMBER) and 0 <= value <= MAX_TOKENS else 0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from agent_runner.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
 
-from .turns import MAX_MODELS, UNKNOWN, Part, Turn, merged, priced, request_told, told_of
+from .turns import MAX_MODELS, UNKNOWN, Part, Request, Turn, merged, priced, request_of
 
 MAX_TURNS = 1000
 MAX_CALLS = 10_000
@@ -56,7 +56,7 @@ class Spending:
         self.error_type: str | None = None
         self._turns: dict[str, _Open] = {}
         self._parents: dict[str, str] = {}
-        self._unpriced: list[tuple[str, tuple[Any, ...]]] = []
+        self._unpriced: list[tuple[str, Request]] = []
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
@@ -81,7 +81,7 @@ class Spending:
         """A model request has ended, under a turn or under a subagent's call."""
         for _ in range(_MAX_DEPTH):
             if parent_span_id in self._turns:
-                self._unpriced.append((parent_span_id, told_of(attributes)))
+                self._unpriced.append((parent_span_id, request_of(attributes)))
                 if len(self._unpriced) >= MAX_UNPRICED:
                     self._price()
                 return
@@ -91,9 +91,9 @@ class Spending:
 
     def _price(self) -> None:
         """Add what waits to the turns that are still without a result."""
-        for span_id, told in self._unpriced:
+        for span_id, request in self._unpriced:
             if (of := self._turns.get(span_id)) is not None:
-                of.add(priced(request_told(told)))
+                of.add(priced(request))
         self._unpriced.clear()
 
     def take(self) -> Iterator[Unfinished]:

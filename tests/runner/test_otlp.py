@@ -51,12 +51,18 @@ def test_content_is_encoded_and_not_kept() -> None:
     spans, of = Spans({}), readable.resource("agent_runner")
     said: Attributes = {"gen_ai.input.messages": "x" * 100_000, "a": "b"}
     spans.close(spans.open_root("agent.execute", spans.new_trace(), said))
-    before = otlp._repeated.cache_info().currsize  # pyright: ignore[reportPrivateUsage]
+    otlp._repeated.cache_clear()  # pyright: ignore[reportPrivateUsage]
     ended = spans.take_ended()
-    otlp.encode(ended, of)
     reference = encode_spans([readable.readable(span, of) for span in ended])
     assert ExportTraceServiceRequest.FromString(otlp.encode(ended, of)) == reference
-    assert otlp._repeated.cache_info().currsize <= before + len(of.attributes)  # pyright: ignore[reportPrivateUsage]
+    assert otlp._repeated.cache_info().currsize == len(of.attributes)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_long_text_that_is_no_content_is_not_kept_either() -> None:
+    spans, of = Spans({}), readable.resource("agent_runner")
+    spans.close(spans.open_root("agent.execute", spans.new_trace(), {"gen_ai.request.model": "x" * 100_000}))
+    otlp.encode(spans.take_ended(), of)
+    assert otlp._repeated.cache_info().currsize == 0  # pyright: ignore[reportPrivateUsage]
 
 
 def of(**environ: str) -> dict[str, str]:

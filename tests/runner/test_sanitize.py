@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_runner.sanitize import FULL_LENGTH, PREVIEW_LENGTH, SANITIZERS, full, preview, redact
@@ -80,6 +80,13 @@ def test_no_text_takes_long_to_be_looked_through(part: str) -> None:
 PIECES = ("e2b_", "sst_", "ghp_", "gho_", "github_pat_", "AKIA", "ASIA", "AIza", "eyJ", "a", "Z", "0", "_", "A" * 16)
 
 
+@example("e2b_" + "A" * 16)
+@example("sst_" + "A" * 16)
+@example("gho_" + "A" * 16)
+@example("github_pat_" + "A" * 16)
+@example("AKIA" + "A" * 16)
+@example("ASIA" + "A" * 16)
+@example("AIza" + "A" * 32)
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 def test_a_secret_that_is_one_word_is_redacted_where_the_expression_finds_it(word: str) -> None:
     assert f"{redact(word)} @" == redact(f"{word} @")  # which is more than one word

@@ -79,6 +79,41 @@ def test_what_was_seen_before_is_cleaned_as_at_first() -> None:
     assert cleaned(*sent) == ({name: values[name] for name in ("plain", "list", "number")}, sent)
 
 
+@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("of", [Span, Span.Event], ids=["span", "event"])
+def test_however_many_of_the_hosts_attributes_are_sent_none_is_left(of: Any, number: int) -> None:
+    names = (
+        "langfuse.user.id",
+        "langfuse.tags",
+        "gen_ai.usage.cost",
+        "user.tier",
+        "tenant.id",
+        "user.id",
+        "session.id",
+    )
+    forged = [text(name, "mallory") for name in (*names, "langfuse.a", "langfuse.b")][:number]
+    for _ in range(2):
+        message = of(attributes=[*forged, text("a", "b")])
+        assert attributes.Cleaner(()).clean(message, frozenset()) == {"a": "b"}
+        assert list(message.attributes) == [text("a", "b")]
+
+
+def test_items_of_lists_count_also_where_the_list_was_seen_before() -> None:
+    items = AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=1)] * 20))
+    short = KeyValue(key="k", value=items).SerializeToString()
+    span, cleaner = Span(attributes=[short]), attributes.Cleaner(())
+    with pytest.raises(ValueError, match="more than"):
+        for _ in range(attributes.MAX_VALUES // 20):
+            cleaner.clean(span, frozenset())
+
+
+def test_what_is_cut_is_not_looked_at() -> None:
+    cleaner = attributes.Cleaner(())
+    span = Span(attributes=[b"no attribute", *[text(f"k{number}", "") for number in range(128)]])
+    assert len(cleaner.clean(span, frozenset())) == 128
+    assert span.dropped_attributes_count == 1
+
+
 def test_a_text_that_one_session_was_given_is_redacted_in_another() -> None:
     mail = text("mail", SECRET)
     for _ in range(2):
