@@ -67,6 +67,9 @@ _HOSTS: Attribute = ("", None)
 _FEW = 4
 """So many are deleted one by one: to leave only the others copies them all."""
 
+_LONG = 4096
+"""Bytes of an attribute that is looked at after it is known to be wanted."""
+
 as_it_is: clean.Memory[bytes, Attribute] = clean.Memory()
 """What a sandbox may say in these bytes, or that it is the host's. No lists."""
 
@@ -101,7 +104,7 @@ class Cleaner:
         encoded: list[bytes] = list(attributes)
         self.count(len(encoded))
         self._rewritten.clear()
-        if len(encoded) > clean.MAX_ATTRIBUTES:
+        if len(encoded) > clean.MAX_ATTRIBUTES or max(map(len, encoded), default=0) > _LONG:
             return self._sift(of, encoded, owned)
         known, learn = as_it_is.get, self._learn
         found = [known(each) or learn(each) for each in encoded]
@@ -122,7 +125,7 @@ class Cleaner:
                 of.dropped_attributes_count = min(of.dropped_attributes_count + index + 1, _MAX_COUNT)
                 break
             each = encoded[index]
-            name, value = as_it_is.get(each) or self._learn(each)
+            name, value = as_it_is.get(each) or self._learn(each, values)
             if name and name not in owned and name not in values:
                 values[name] = value
                 kept.append(self._rewritten.get(each, each))
@@ -130,8 +133,8 @@ class Cleaner:
         of.attributes.extend(reversed(kept))
         return values
 
-    def _learn(self, encoded: bytes) -> Attribute:
-        """Return what an attribute may say; what goes on as it came is remembered."""
+    def _learn(self, encoded: bytes, taken: Collection[str] = ()) -> Attribute:
+        """Return what an attribute may say, nothing under a name that is taken; remember what goes on as it came."""
         if (known := _lists.get(encoded)) is not None:
             self.count(len(known[1]))
             return known
@@ -143,6 +146,8 @@ class Cleaner:
         if not (name := clean.attribute[pair.key]):
             as_it_is.keep(encoded, _HOSTS)
             return _HOSTS
+        if name in taken:
+            return name, None
         pair.key = name
         attribute = name, self._clean_value(name, pair.value)
         if (otherwise := pair.SerializeToString()) == encoded:

@@ -107,6 +107,12 @@ def test_items_of_lists_count_also_where_the_list_was_seen_before() -> None:
             cleaner.clean(span, frozenset())
 
 
+def test_of_two_long_texts_of_a_name_the_last_counts() -> None:
+    first, last = text("k", "a" * 5000), text("k", "b" * 1000)
+    for _ in range(2):
+        assert cleaned(text("x", "y"), first, last) == ({"x": "y", "k": "b" * 1000}, [text("x", "y"), last])
+
+
 def test_what_is_cut_is_not_looked_at() -> None:
     cleaner = attributes.Cleaner(())
     span = Span(attributes=[b"no attribute", *[text(f"k{number}", "") for number in range(128)]])
