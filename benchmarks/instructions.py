@@ -1,8 +1,9 @@
 """What telemetry adds to a run of 200 tool calls on the real CLI, in instructions of host and runner.
 
 Seconds of a machine that others use vary by more than what is looked for. Instructions, which valgrind counts, hardly
-do: the same work is the same number, whatever else the machine does. They are no seconds: one that waits for memory
-counts as much as any other, and what the kernel does is not in them.
+do: the same work is the same number. On a busy machine a run takes longer and hands its spans over more often, which is
+more work: measure on a quiet one. They are no seconds: one that waits for memory counts as much as any other, and what
+the kernel does is not in them.
 
 The runs are those of `telemetry`: the whole runner, and the host from opening the session to the last delivered span,
 without what it pays once. That is told by a run of few calls: what a run of many has more is by the calls.
