@@ -113,6 +113,13 @@ def test_of_two_long_texts_of_a_name_the_last_counts() -> None:
         assert cleaned(text("x", "y"), first, last) == ({"x": "y", "k": "b" * 1000}, [text("x", "y"), last])
 
 
+def test_a_list_is_read_as_none_whoever_cleaned_it_before() -> None:
+    items = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="a")]))
+    sent = KeyValue(key="a list", value=items).SerializeToString()
+    assert cleaned(sent) == ({"a list": ("a",)}, [sent])
+    assert attributes.read(sent) == ("a list", None)
+
+
 def test_what_is_cut_is_not_looked_at() -> None:
     cleaner = attributes.Cleaner(())
     span = Span(attributes=[b"no attribute", *[text(f"k{number}", "") for number in range(128)]])
