@@ -100,10 +100,10 @@ def _attributes(number: int, of: Mapping[str, Any]) -> bytes:
 
 def _attribute(number: int, key: str, value: Value) -> bytes:
     if isinstance(value, str) and len(text := value.encode()) < _SHORT:
-        text = bytes((0x12, len(text) + 2, 0x0A, len(text))) + text  # the same as below, in one step
+        encoded = bytes((0x12, len(text) + 2, 0x0A, len(text))) + text  # the same as below, in one step
     else:
-        text = _sized(2, _any_value(value))
-    return _sized(number, _key(key) + text)
+        encoded = _sized(2, _any_value(value))
+    return _sized(number, _key(key) + encoded)
 
 
 _repeated = lru_cache(512, typed=True)(_attribute)  # typed: 1, 1.0 and True are three values here

@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from .backends import Backends, backends
-from .support import REPOSITORY, Row, bench, progress
-from .telemetry import CALLS, EXPORTERS, GOAL_CPU, took_all, variables
+from .support import Row, progress
+from .telemetry import CALLS, EXPORTERS, GOAL_CPU, run_session, variables
 
 FEW = 10
 TIMES = 3
 """How often the runner is run, of which the median counts."""
 
-LIMIT_SECONDS = 600
 VALGRIND = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
 
 
@@ -60,21 +58,13 @@ def _runner(variables: Mapping[str, str], to: Backends, *expected: str) -> int:
 
 def _count(whose: str, calls: int, variables: Mapping[str, str], to: Backends, *expected: str) -> int:
     """Make one run, the process of one side under valgrind; return the instructions of that side."""
-    with tempfile.TemporaryDirectory(prefix="bench_") as state, bench(calls) as run:
-        log = Path(state, "valgrind")
+    with tempfile.TemporaryDirectory(prefix="bench_") as folder:
+        log = Path(folder, "log")
         counting = (*VALGRIND, f"--log-file={log}")
-        command = run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(calls))
-        done = subprocess.run(
-            [*counting, *command] if whose == "host" else [*command, *counting],
-            cwd=REPOSITORY,
-            env={**run.environ, "XDG_STATE_HOME": state, **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-        assert done.returncode == 0, done.stderr
-        took_all(to, calls, expected, done.stderr)
+        if whose == "host":
+            run_session(variables, to, expected, calls, host_under=counting)
+        else:
+            run_session(variables, to, expected, calls, runner_under=counting)
         progress(".")
         return _told(log.read_text())
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -47,25 +46,11 @@ A value is None that is no text, number or truth value.
 
 def encode(of: Mapping[str, Value]) -> list[bytes]:
     """Return attributes, encoded."""
-    return [
-        _encoded(name, value)
-        if not isinstance(value, str) or len(value) <= clean.SHORT
-        else _encoded.__wrapped__(name, value)
-        for name, value in of.items()
-    ]
-
-
-@lru_cache(512, typed=True)  # 1, 1.0 and True are three values here
-def _encoded(name: str, value: Value) -> bytes:
-    (pair,) = key_values({name: value})
-    return pair.SerializeToString()
+    return [pair.SerializeToString() for pair in key_values(of)]
 
 
 _HOSTS: Attribute = ("", None)
 """What is the host's to say."""
-
-_FEW = 4
-"""So many are deleted one by one: to leave only the others copies them all."""
 
 _LONG = 4096
 """Bytes of an attribute that is looked at after it is known to be wanted."""
@@ -95,7 +80,7 @@ class Cleaner:
         if self._left < 0:
             raise ValueError(f"telemetry of more than {MAX_VALUES} attributes and events")
 
-    def clean(self, of: Message, owned: AbstractSet[str]) -> dict[str, Any]:
+    def clean(self, of: Message, owned: AbstractSet[str] = frozenset()) -> dict[str, Any]:
         """Leave what is the sandbox's to say, of two of a name the last, and of too many the last.
 
         Returns the attributes; ``of`` is a span or an event. ``owned`` are names that the host will say itself.
@@ -108,11 +93,12 @@ class Cleaner:
             return self._sift(of, encoded, owned)
         known, learn = as_it_is.get, self._learn
         found = [known(each) or learn(each) for each in encoded]
-        for _ in range(min(found.count(_HOSTS), _FEW)):
-            index = found.index(_HOSTS)
+        index = 0
+        for _ in range(found.count(_HOSTS)):
+            index = found.index(_HOSTS, index)
             del found[index], encoded[index], attributes[index]
         values = dict(found)
-        if len(values) == len(found) and "" not in values and not self._rewritten and owned.isdisjoint(values):
+        if len(values) == len(found) and not self._rewritten and owned.isdisjoint(values):
             return values  # what a runner sends
         return self._sift(of, encoded, owned)
 

@@ -36,7 +36,7 @@ _OF_RESOURCE = frozenset(
 _BEYOND = 8192
 """A secret that begins before the cut must be seen whole to be recognised."""
 
-SHORT = 128
+_SHORT = 128
 """A longer text hardly comes twice, and would only fill the memory."""
 
 _MAX_REMEMBERED = 2048
@@ -50,7 +50,7 @@ class Memory(dict[K, V]):
 
     def keep(self, key: K, made: V) -> None:
         """Remember it, if it is short."""
-        if len(key) <= SHORT:
+        if len(key) <= _SHORT:
             if len(self) >= _MAX_REMEMBERED:
                 self.clear()
             self[key] = made

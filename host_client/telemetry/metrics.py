@@ -231,7 +231,7 @@ class Metrics:
         customer = session.customer
         self._events[(session.key, event.type)] += 1
         match event:
-            case ToolUse():
+            case ToolUse() | Start() | ApprovalRequest():
                 self._note(session, event)
             case ToolResult():
                 self._tool_ended(session, event, customer)
@@ -244,7 +244,7 @@ class Metrics:
             case Result():
                 self._turn_ended(session, event, who, customer)
             case _:
-                self._note(session, event)
+                pass
 
     def recall(self, event: AnyEvent, who: Who) -> None:
         """Take note of a session's model and of the tools it called: later events name neither."""

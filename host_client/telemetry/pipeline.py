@@ -485,7 +485,7 @@ class Telemetry:
 
     def _take_relayed(self, relayed: Relayed) -> None:
         if self._observers:
-            self._show(relayed.spans())
+            self._show(list(relayed.spans()))
         self._pass_on_relayed(relayed)
 
     def _take_relayed_again(self, relayed: Relayed) -> None:

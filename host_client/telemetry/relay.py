@@ -37,7 +37,6 @@ DAY_NS = 86_400 * 10**9
 
 _MAX_COUNT = 2**32 - 1
 _NO_ID = bytes(8)
-_NONE: frozenset[str] = frozenset()
 
 _OF_THE_HOST = ("deployment.", "service.namespace")
 """Beginnings of what OTEL_RESOURCE_ATTRIBUTES here says of the deployment, and so of its sandboxes."""
@@ -202,4 +201,4 @@ class _Cleaner:
         for event in span.events:
             event.name = clean.name(event.name)
             event.time_unix_nano = self._moment(event.time_unix_nano)
-            self._attributes.clean(event, _NONE)
+            self._attributes.clean(event)

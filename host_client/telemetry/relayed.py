@@ -5,7 +5,7 @@ Importing this module imports OpenTelemetry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -68,7 +68,6 @@ class Relayed:
         self._request = request
         self._attributes = attributes
         self._encoded: bytes | None = None
-        self._spans: list[RelayedSpan] | None = None
 
     def __len__(self) -> int:
         return len(self._attributes)
@@ -87,15 +86,13 @@ class Relayed:
                 unwanted = [number for number in range(len(of_scope.spans)) if not next(answers)]
                 for number in reversed(unwanted):
                     del of_scope.spans[number]
-        self._request, self._encoded, self._spans = compact(self._request), None, None
+        self._request, self._encoded = compact(self._request), None
         self._attributes = list(compress(self._attributes, wanted))
         return len(wanted) - len(self._attributes)
 
-    def spans(self) -> list[RelayedSpan]:
-        """Return its spans, to be asked; made once."""
-        if self._spans is None:
-            self._spans = list(map(RelayedSpan, spans_of(self._request), self._attributes))
-        return self._spans
+    def spans(self) -> Iterator[RelayedSpan]:
+        """Yield its spans, to be asked."""
+        return map(RelayedSpan, spans_of(self._request), self._attributes)
 
     def readable(self) -> list[ReadableSpan]:
         """Return its spans as OpenTelemetry's SDK has them."""

@@ -163,13 +163,8 @@ class SessionTrace:
         except ValueError as error:
             return str(error)
         span_ids = relayed.span_ids()
-        arrived = frozenset(span_ids)
-        taken = 0
-        if len(arrived) == len(span_ids) and arrived.isdisjoint(self._seen):
-            self._seen |= arrived
-        else:
-            taken = relayed.keep_only([self._is_new(span_id) for span_id in span_ids])
-        self._orphans.arrived(arrived)
+        taken = relayed.keep_only([self._is_new(span_id) for span_id in span_ids])
+        self._orphans.arrived(frozenset(span_ids))
         if len(relayed):
             otlp = relayed.encoded()
             self._keep(otlp, len(relayed), len(otlp))
