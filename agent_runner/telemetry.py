@@ -6,10 +6,11 @@ here never reaches the agent: it is counted, and told in a ``log`` event.
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import msgspec
 
 from .otlp import encode
 from .protocol import LogData, TelemetryData
@@ -83,7 +84,7 @@ class Relay:
         except Exception as error:  # whatever breaks telemetry must not break the agent
             self._emit(LogData(stream="telemetry", text=f"{len(spans)} spans lost: {error!r}"[:500]))
         else:
-            self._emit(TelemetryData(otlp=base64.b64encode(payload).decode("ascii")))
+            self._emit(TelemetryData(otlp=msgspec.to_builtins(payload)))  # base64
 
     def close(self) -> str | None:
         """Every span has been emitted already."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from agent_runner.memory import SHORT, Memory, Remembered
 from agent_runner.spans import Value
 
-from . import clean
+from . import clean, short
 from .encoding import key_values
 from .shallow import Message
 
@@ -37,7 +38,7 @@ def _read(encoded: bytes) -> Attribute:
     return pair.key, getattr(pair.value, kind) if kind in _PLAIN else None
 
 
-read = clean.Remembered(_read)
+read = Remembered(_read)
 """Return what an encoded attribute says; raise DecodeError for what is none.
 
 A value is None that is no text, number or truth value.
@@ -55,10 +56,10 @@ _HOSTS: Attribute = ("", None)
 _LONG = 4096
 """Bytes of an attribute that is looked at after it is known to be wanted."""
 
-as_it_is: clean.Memory[bytes, Attribute] = clean.Memory()
+as_it_is: Memory[bytes, Attribute] = Memory()
 """What a sandbox may say in these bytes, or that it is the host's. No lists."""
 
-_lists: clean.Memory[bytes, Attribute] = clean.Memory()
+_lists: Memory[bytes, Attribute] = Memory()
 """The same of lists, whose items count each time."""
 
 
@@ -86,21 +87,23 @@ class Cleaner:
         Returns the attributes; ``of`` is a span or an event. ``owned`` are names that the host will say itself.
         """
         attributes = of.attributes
-        encoded: list[bytes] = list(attributes)
+        encoded: list[bytes] = attributes[:]
         self.count(len(encoded))
         self._rewritten.clear()
-        if len(encoded) > clean.MAX_ATTRIBUTES or max(map(len, encoded), default=0) > _LONG:
+        if len(encoded) > clean.MAX_ATTRIBUTES:
             return self._sift(of, encoded, owned)
-        known, learn = as_it_is.get, self._learn
-        found = [known(each) or learn(each) for each in encoded]
-        index = 0
-        for _ in range(found.count(_HOSTS)):
-            index = found.index(_HOSTS, index)
-            del found[index], encoded[index], attributes[index]
-        values = dict(found)
-        if len(values) == len(found) and not self._rewritten and owned.isdisjoint(values):
-            return values  # what a runner sends
-        return self._sift(of, encoded, owned)
+        found = list(map(as_it_is.get, encoded))
+        for index in [index for index, attribute in enumerate(found) if attribute is None]:
+            if len(encoded[index]) > _LONG:
+                return self._sift(of, encoded, owned)
+            found[index] = self._learn(encoded[index])
+        values: dict[str, Any] = dict(cast("list[Attribute]", found))
+        if len(values) < len(found) or self._rewritten or not owned.isdisjoint(values):
+            return self._sift(of, encoded, owned)
+        # What a runner sends: one attribute of a name, and one of them the host's, which is its session.
+        if "" in values:
+            del values[""], attributes[found.index(_HOSTS)]
+        return values
 
     def _sift(self, of: Message, encoded: list[bytes], owned: AbstractSet[str]) -> dict[str, Any]:
         """Do the same one by one, from the last, until there are enough."""
@@ -121,6 +124,16 @@ class Cleaner:
 
     def _learn(self, encoded: bytes, taken: Collection[str] = ()) -> Attribute:
         """Return what an attribute may say, nothing under a name that is taken; remember what goes on as it came."""
+        if (attribute := short.read(encoded)) is not None:
+            name, value = attribute
+            is_clean = name and clean.attribute[name] == name
+            if is_clean and (type(value) is not str or clean.said(name, value, self._given) == value):
+                self._keep(encoded, attribute)
+                return attribute
+        return self._learn_any(encoded, taken)
+
+    def _learn_any(self, encoded: bytes, taken: Collection[str]) -> Attribute:
+        """Do it for one that may be long or a list, or must be cleaned."""
         if (known := _lists.get(encoded)) is not None:
             self.count(len(known[1]))
             return known
@@ -130,24 +143,26 @@ class Cleaner:
             raise ValueError(f"telemetry that is no OTLP: {error}") from None
         pair.DiscardUnknownFields()
         if not (name := clean.attribute[pair.key]):
-            as_it_is.keep(encoded, _HOSTS)
+            if len(encoded) <= SHORT:
+                as_it_is.keep(encoded, _HOSTS)
             return _HOSTS
         if name in taken:
             return name, None
         pair.key = name
         attribute = name, self._clean_value(name, pair.value)
-        if (otherwise := pair.SerializeToString()) == encoded:
-            self._keep(encoded, attribute)
-        else:
+        if (otherwise := pair.SerializeToString()) != encoded:
             self._rewritten[encoded] = otherwise
+        elif len(encoded) > SHORT:
+            return attribute
+        elif isinstance(attribute[1], tuple):
+            _lists.keep(encoded, attribute)
+        else:
+            self._keep(encoded, attribute)
         return attribute
 
     def _keep(self, encoded: bytes, attribute: Attribute) -> None:
         """Remember what goes on as it came."""
-        value = attribute[1]
-        if isinstance(value, tuple):
-            _lists.keep(encoded, attribute)
-        elif not isinstance(value, str) or value not in self._given:  # else another session may not say it
+        if attribute[1] not in self._given:  # else another session may not say it
             as_it_is.keep(encoded, attribute)
             read.keep(encoded, attribute)
 

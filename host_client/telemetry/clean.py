@@ -5,10 +5,10 @@ The runner cleans what it sends. This holds for whatever else writes to its stdo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import TypeVar
+from collections.abc import Collection, Iterable
 
 from agent_runner.genai import CONTENT, MESSAGES, message, read_message
+from agent_runner.memory import Remembered
 from agent_runner.sanitize import brief, full, redact, single_line
 from agent_runner.spans import Value
 
@@ -35,45 +35,6 @@ _OF_RESOURCE = frozenset(
 )
 _BEYOND = 8192
 """A secret that begins before the cut must be seen whole to be recognised."""
-
-_SHORT = 128
-"""A longer text hardly comes twice, and would only fill the memory."""
-
-_MAX_REMEMBERED = 2048
-
-K = TypeVar("K", str, bytes)
-V = TypeVar("V")
-
-
-class Memory(dict[K, V]):
-    """What was made of short texts or bytes: the same come again and again. Bounded; safe for threads."""
-
-    def keep(self, key: K, made: V) -> None:
-        """Remember it, if it is short."""
-        if len(key) <= _SHORT:
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[key] = made
-
-
-class Remembered(Memory[K, V]):
-    """A function of texts or bytes, and what it returned for short ones.
-
-    ``of[text]`` is the same as ``of(text)``, and costs no call where the result is known.
-    """
-
-    def __init__(self, function: Callable[[K], V]) -> None:
-        super().__init__()
-        self._function = function
-
-    def __call__(self, key: K) -> V:
-        return self[key]
-
-    def __missing__(self, key: K) -> V:
-        made = self._function(key)
-        self.keep(key, made)
-        return made
-
 
 name = Remembered(brief)
 """Return the name of an event or a scope, or a status message: at most 200 characters."""

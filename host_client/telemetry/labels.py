@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from agent_runner.approvals import NO_ONE
+from agent_runner.memory import Remembered
 from agent_runner.prices import PRICES, family
 from agent_runner.protocol import ERROR_TYPES
 from agent_runner.sanitize import single_line
 
-from .clean import Remembered
 from .pipeline import Who
 
 OTHER = "other"

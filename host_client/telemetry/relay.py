@@ -22,6 +22,7 @@ from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import OTELResourceDetector
 from opentelemetry.trace import TraceState
 
+from agent_runner.memory import Remembered
 from agent_runner.spans import Value
 
 from . import attributes, clean
@@ -116,7 +117,7 @@ def _clean_scope(said: bytes) -> bytes:
     return InstrumentationScope(name=clean.name(scope.name), version=clean.name(scope.version)).SerializeToString()
 
 
-_scope = clean.Remembered(_clean_scope)
+_scope = Remembered(_clean_scope)
 
 
 def _clean_resource(said: bytes) -> bytes:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from agent_runner.memory import Remembered
 from agent_runner.prices import family, of_tokens
 from agent_runner.protocol import ResultData
 from agent_runner.sanitize import brief, single_line
-
-from .clean import Remembered
 
 NANO = 1_000_000_000
 """A US dollar in the unit of all sums: integers add up exactly."""
@@ -19,7 +18,6 @@ MAX_TOKENS = 10**12
 """What is beyond is no turn's: a sandbox is not trusted, and one forged figure must not spoil a sum."""
 
 _NUMBER = (int, float)
-_ALL_INT = {int}
 MAX_MODELS = 20
 UNKNOWN = "unknown"
 _MAX_NAME = 128
@@ -36,11 +34,8 @@ class Part(NamedTuple):
     cache_creation_tokens: int = 0
 
 
-class Request(NamedTuple):
-    """What one model request used: tokens in the order that a `Part` has them in."""
-
-    model: str
-    tokens: tuple[int, int, int, int]
+Request = tuple[str, tuple[int, int, int, int]]
+"""What one model request used: the model, and tokens in the order that a `Part` has them in."""
 
 
 class Turn(NamedTuple):
@@ -80,14 +75,25 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
     model = model[:_MAX_NAME] if isinstance(model, str) and model else UNKNOWN  # a sandbox may say anything
     all_input, output, read, created = _tokens(attributes, TOKEN_ATTRIBUTES)
     # The conventions count cached tokens in; the price list, as the API, does not.
-    return Request(model, (max(0, all_input - read - created), output, read, created))
+    fresh = all_input - read - created
+    return model, (fresh if fresh > 0 else 0, output, read, created)
 
 
 def priced(request: Request) -> Part:
     """Return what a model request came to, at list price; nothing where the list has none."""
     model, tokens = request
-    usd = of_tokens(model, *tokens) if family(model) is not None else 0.0
-    return Part(_name(model), _nano(usd), *tokens)
+    return Part(_name(model), _list_nano(request) or 0, *tokens)
+
+
+def list_price(request: Request) -> float | None:
+    """Return the same in US dollars; None where the list has none."""
+    nano = _list_nano(request)
+    return nano / NANO if nano is not None else None
+
+
+def _list_nano(request: Request) -> int | None:
+    model, tokens = request
+    return _nano(of_tokens(model, *tokens)) if family(model) is not None else None
 
 
 _OF_MODEL = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
@@ -125,11 +131,9 @@ def _nano(usd: float) -> int:
     return round(usd * NANO) if 0 <= usd <= MAX_COST_USD else 0
 
 
-def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> tuple[int, ...]:
-    told: list[Any] = list(map(usage.get, keys))
-    if set(map(type, told)) == _ALL_INT and min(told) >= 0 and max(told) <= MAX_TOKENS:
-        return tuple(told)  # as nearly all are
-    return tuple(map(_count, told))
+def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> list[int]:
+    # Nearly all are whole numbers, for which there is no call.
+    return [told if type(told) is int and 0 <= told <= MAX_TOKENS else _count(told) for told in map(usage.get, keys)]
 
 
 def _count(value: object) -> int:

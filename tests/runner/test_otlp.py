@@ -8,7 +8,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from agent_runner import __version__, otlp, readable
 from agent_runner.resource import resource
-from agent_runner.spans import Attributes, Span, Spans
+from agent_runner.spans import Span, Spans
 from agent_runner.trace_context import TraceContext
 
 REMOTE = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, "vendor=a,other=b")
@@ -47,22 +47,25 @@ def test_a_text_of_any_length_is_encoded_as_opentelemetry_encodes_it(text: str) 
     assert ExportTraceServiceRequest.FromString(otlp.encode(ended, of)) == reference
 
 
-def test_content_is_encoded_and_not_kept() -> None:
+@pytest.mark.parametrize("name", ["gen_ai.input.messages", "gen_ai.request.model", "x" * 100_000])
+def test_what_is_long_is_encoded_and_not_kept(name: str) -> None:
     spans, of = Spans({}), readable.resource("agent_runner")
-    said: Attributes = {"gen_ai.input.messages": "x" * 100_000, "a": "b"}
-    spans.close(spans.open_root("agent.execute", spans.new_trace(), said))
-    otlp._repeated.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    spans.close(spans.open_root("agent.execute", spans.new_trace(), {name: "x" * 100_000, "a": "b"}))
+    otlp._of_span.clear()  # pyright: ignore[reportPrivateUsage]
     ended = spans.take_ended()
     reference = encode_spans([readable.readable(span, of) for span in ended])
     assert ExportTraceServiceRequest.FromString(otlp.encode(ended, of)) == reference
-    assert otlp._repeated.cache_info().currsize == len(of.attributes)  # pyright: ignore[reportPrivateUsage]
+    assert list(otlp._of_span) == [("a", "b", str)]  # pyright: ignore[reportPrivateUsage]
+    assert all(len(known) < 1000 for known in otlp._key)  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_long_text_that_is_no_content_is_not_kept_either() -> None:
+def test_however_many_attributes_there_are_few_are_kept() -> None:
     spans, of = Spans({}), readable.resource("agent_runner")
-    spans.close(spans.open_root("agent.execute", spans.new_trace(), {"gen_ai.request.model": "x" * 100_000}))
+    for number in range(10_000):
+        spans.close(spans.open_root("agent.execute", spans.new_trace(), {f"key.{number}": number}))
     otlp.encode(spans.take_ended(), of)
-    assert otlp._repeated.cache_info().currsize == 0  # pyright: ignore[reportPrivateUsage]
+    for kept in (otlp._of_span, otlp._key, otlp._varint):  # pyright: ignore[reportPrivateUsage]
+        assert 0 < len(kept) <= 2048
 
 
 def of(**environ: str) -> dict[str, str]:

@@ -98,6 +98,15 @@ def test_however_many_of_the_hosts_attributes_are_sent_none_is_left(of: Any, num
         assert list(message.attributes) == [text("a", "b")]
 
 
+@pytest.mark.parametrize("unwanted", [text("", "nameless"), KeyValue().SerializeToString(), text("user.id", "x")])
+def test_one_attribute_that_no_sandbox_may_send_is_taken_out(unwanted: bytes) -> None:
+    for _ in range(2):
+        assert cleaned(text("a", "b"), unwanted, text("c", "d")) == (
+            {"a": "b", "c": "d"},
+            [text("a", "b"), text("c", "d")],
+        )
+
+
 def test_items_of_lists_count_also_where_the_list_was_seen_before() -> None:
     items = AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=1)] * 20))
     short = KeyValue(key="k", value=items).SerializeToString()

@@ -220,20 +220,3 @@ def test_a_cleaned_text_is_one_line_and_cleaning_it_again_changes_nothing(text: 
     cleaned = clean.text(text)
     assert len(cleaned.splitlines()) <= 1
     assert clean.text(cleaned) == cleaned
-
-
-def test_what_is_remembered_is_bounded_and_what_is_long_is_not() -> None:
-    asked: list[str] = []
-
-    def cleaned(text: str) -> str:
-        asked.append(text)
-        return text.upper()
-
-    remembered = clean.Remembered(cleaned)
-    for _ in range(2):
-        assert remembered("a") == remembered["a"] == "A"
-        assert remembered("b" * 500) == "B" * 500
-    assert asked == ["a", "b" * 500, "b" * 500]
-    for number in range(10_000):
-        assert remembered[f"n-{number}"] == f"N-{number}"
-    assert len(remembered) <= 2048 and len(asked) == 10_003

@@ -10,20 +10,24 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any
+from struct import Struct
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 
-from agent_runner.prices import family
 from host_client.telemetry.attributes import read
 from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.shallow import Message, Request, spans_of
-from host_client.telemetry.turns import NANO, priced, request_of
+from host_client.telemetry.shallow import Message, Request, Span, spans_of
+from host_client.telemetry.turns import list_price, request_of
 
 from .otlp_http import OtlpHttp
 
 ROOT = "agent.session"
+_BEGAN = "langfuse.observation.completion_start_time"
+_COST = "gen_ai.usage.cost"
+_COST_DETAILS = "langfuse.observation.cost_details"
+_DOUBLE = Struct("<d").pack
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
 
 
@@ -49,19 +53,18 @@ def _mapped(request: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
 
 
 def _complete(span: Message, environment: str, tags: tuple[str, ...]) -> None:
-    found = dict(map(read.__getitem__, span.attributes))
+    found = dict(map(read.__getitem__, span.attributes[:]))
     name = span.name
     if name == "agent.approval":
         _rename_tool(span)
     operation = found.get("gen_ai.operation.name")
     kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
     always = _always(kind, found.get("tenant.id"), name == ROOT, environment, tags)
-    if found.keys().isdisjoint(always):
-        span.attributes.extend(always.values())
+    if found.keys().isdisjoint(always.by_name):
+        added = always.joined
     else:  # what the span has under such a name stays alone
-        span.attributes.extend(encoded for key, encoded in always.items() if key not in found)
-    if kind == "generation":
-        _complete_chat(span, found)
+        added = b"".join(field for key, field in always.by_name.items() if key not in found)
+    span.MergeFromString(added + _of_chat(span, found) if kind == "generation" else added)
 
 
 def _rename_tool(span: Message) -> None:
@@ -73,9 +76,16 @@ def _rename_tool(span: Message) -> None:
             span.attributes[number] = tool.SerializeToString()
 
 
+class _Fields(NamedTuple):
+    """Attributes as the fields of a span that they are."""
+
+    by_name: Mapping[str, bytes]
+    joined: bytes
+
+
 @lru_cache(256)
-def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> Mapping[str, bytes]:
-    """Return what spans of one kind get, encoded, by name."""
+def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> _Fields:
+    """Return what spans of one kind get."""
     added = {
         "langfuse.environment": _text(environment),
         "langfuse.trace.name": _text(ROOT),
@@ -89,17 +99,20 @@ def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tu
     if is_root:
         # Also where it has a parent, which is the caller's and in another place.
         added["langfuse.internal.as_root"] = AnyValue(bool_value=True)
-    return {name: _encoded(name, value) for name, value in added.items()}
+    fields = {name: _field(name, value) for name, value in added.items()}
+    return _Fields(fields, b"".join(fields.values()))
 
 
-def _complete_chat(span: Message, found: Mapping[str, Any]) -> None:
-    added: dict[str, AnyValue] = {}
-    if (at := _first_chunk_at(span, found)) is not None:
-        added["langfuse.observation.completion_start_time"] = _text(f'"{at}"')  # as JSON
+def _of_chat(span: Message, found: Mapping[str, Any]) -> bytes:
+    added = b""
+    if _BEGAN not in found and (at := _first_chunk_at(span, found)) is not None:
+        added = _with_text(_BEGAN, f'"{at}"')  # as JSON
     if (total := _list_price(found)) is not None:
-        added["gen_ai.usage.cost"] = AnyValue(double_value=total)
-        added["langfuse.observation.cost_details"] = _text(f'{{"total": {total!r}}}')
-    span.attributes.extend(_encoded(name, value) for name, value in added.items() if name not in found)
+        if _COST not in found:
+            added += _before_number(_COST) + _DOUBLE(total)
+        if _COST_DETAILS not in found:
+            added += _with_text(_COST_DETAILS, f'{{"total": {total!r}}}')
+    return added
 
 
 def _first_chunk_at(span: Message, found: Mapping[str, Any]) -> str | None:
@@ -110,21 +123,44 @@ def _first_chunk_at(span: Message, found: Mapping[str, Any]) -> str | None:
 def _moment(seconds: float) -> str | None:
     """Return a time since the epoch as text; None for one that no calendar has: a sandbox may say anything."""
     try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat()
+        second, part = divmod(seconds, 1.0)
+        return f"{_second(second)}.{int(part * 1e6):06}+00:00"
     except (ValueError, OverflowError, OSError):
         return None
 
 
+@lru_cache(16)
+def _second(number: float) -> str:
+    return datetime.fromtimestamp(number, UTC).replace(tzinfo=None).isoformat()
+
+
 def _list_price(given: Mapping[str, Any]) -> float | None:
     """Return what a model request costs by list price, in US dollars; None for a model without one."""
-    part = priced(request_of(given))
-    told = isinstance(given.get("gen_ai.usage.input_tokens"), int)
-    return part.nano / NANO if told and family(part.model) is not None else None
+    return list_price(request_of(given)) if isinstance(given.get("gen_ai.usage.input_tokens"), int) else None
 
 
 def _text(value: str) -> AnyValue:
     return AnyValue(string_value=value)
 
 
-def _encoded(name: str, value: AnyValue) -> bytes:
-    return KeyValue(key=name, value=value).SerializeToString()
+def _field(name: str, value: AnyValue) -> bytes:
+    return Span(attributes=[KeyValue(key=name, value=value).SerializeToString()]).SerializeToString()
+
+
+# The value stands last in such a field, and before it the same for all of one length: to make messages of them would
+# take as long as all else that a span needs.
+
+
+def _with_text(name: str, value: str) -> bytes:
+    """Return an attribute; ``value`` is ASCII."""
+    return _before_text(name, len(value)) + value.encode()
+
+
+@lru_cache(256)
+def _before_text(name: str, size: int) -> bytes:
+    return _field(name, _text(" " * size))[:-size]
+
+
+@lru_cache
+def _before_number(name: str) -> bytes:
+    return _field(name, AnyValue(double_value=1.0))[:-8]
