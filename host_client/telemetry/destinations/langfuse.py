@@ -152,7 +152,7 @@ def _field(name: str, value: AnyValue) -> bytes:
 
 
 def _with_text(name: str, value: str) -> bytes:
-    """Return an attribute; ``value`` is ASCII."""
+    """Return an attribute; ``value`` is ASCII, and not empty."""
     return _before_text(name, len(value)) + value.encode()
 
 
