@@ -27,7 +27,7 @@ from host_client.session import Session
 
 from .render import approval_card, visible
 
-KEYS = "[y]es  [a]llow and remember  [e]dit  [n]o, with a reason"
+KEYS = "[y]es  [a]llow and remember  [e]dit  [n]o, or n and the reason"
 
 
 class Person:
@@ -90,7 +90,7 @@ class Person:
                 case "n" | "no" | "":
                     return await self._session.deny(key, reason or None, decided_by=me)
                 case _:
-                    self._console.print("y, a, e, or n followed by a reason")
+                    self._console.print("y, a, e, n, or n and the reason")
 
     async def _edit(self, tool_input: dict[str, Any]) -> dict[str, Any] | None:
         text = json.dumps(tool_input, indent=2, ensure_ascii=False)

@@ -68,6 +68,7 @@ def run(
     with told("host_client run"):
         check_prompt(prompt)
         check_files(upload, download, trace_out)
+        answers = policy(approvals)
         if resume is not None and keep in (None, PAUSE):
             raise ConfigurationError(
                 "--resume needs --keep DIRECTORY; `host_client resume` goes on with a paused session in E2B"
@@ -102,7 +103,7 @@ def run(
             prompt=prompt,
             options=options,
             place=place_of(wish, os.environ),
-            approvals=policy(approvals),
+            approvals=answers,
             environ=os.environ,
             upload=upload,
             download=download,
@@ -146,6 +147,7 @@ def resume(
     with told("host_client resume"):
         check_prompt(prompt)
         check_files(upload, download, trace_out)
+        answers = policy(approvals)
         paused = _paused(session)
         options = AgentOptions(
             model=model,
@@ -165,7 +167,7 @@ def resume(
             prompt=prompt,
             options=options,
             place=place_of(wish, os.environ),
-            approvals=policy(approvals),
+            approvals=answers,
             environ={**os.environ, "TRACEPARENT": paused.traceparent, "TRACESTATE": ""},
             upload=upload,
             download=download,

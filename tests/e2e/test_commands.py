@@ -336,6 +336,7 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
         (("run", ""), "host_client run: the prompt is empty"),
         (("run", " "), "host_client run: the prompt is empty"),
         (("resume", "0123456789", ""), "host_client resume: the prompt is empty"),
+        (("resume", "0123456789", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
         (("resume", "", "go"), "host_client resume: session '': takes its id, or the first 8 characters"),
         (("resume", "0123456", "go"), "session '0123456': takes its id, or the first 8 characters"),
         (("demo", "--prompt", "x"), "host_client demo: --prompt needs --script"),
@@ -348,6 +349,12 @@ def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tupl
     message = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]", " ", done.stderr.decode()))
     assert told in message
     assert "Traceback" not in message
+
+
+def test_a_bad_option_is_told_before_a_missing_key(tmp_path: Path) -> None:
+    done = piped(tmp_path, "run", "go", "--approvals", "maybe", ANTHROPIC_API_KEY="")
+    assert done.returncode == 2
+    assert b"--approvals takes one of ask, auto, deny" in done.stderr
 
 
 def test_without_a_key_for_the_model_nothing_is_started(tmp_path: Path) -> None:
