@@ -23,10 +23,13 @@ class Demo:
     """The demo, and its session's events one by one."""
 
     def __init__(self, home: Path) -> None:
-        self.state = home / "state"
+        self.state, self.temporary = home / "state", home / "tmp"
+        self.temporary.mkdir()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host_client", "serve", "--demo", "--port", "0"],
-            env=clean_environment(home, "http://127.0.0.1:1", XDG_STATE_HOME=str(self.state)),
+            env=clean_environment(
+                home, "http://127.0.0.1:1", XDG_STATE_HOME=str(self.state), TMPDIR=str(self.temporary)
+            ),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -65,17 +68,22 @@ class Demo:
         self._process.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=WAIT_SECONDS)
 
-    def kill(self) -> None:
+    def left(self) -> list[Path]:
+        """Return what is still there of it."""
+        return [path for path in (*self.state.rglob("*"), *self.temporary.glob("sandspan*")) if path.exists()]
+
+    def close(self) -> None:
         self._events.close()
-        self._process.kill()
-        self._process.communicate()
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
     demo = Demo(tmp_path)
     yield demo
-    demo.kill()
+    demo.close()
 
 
 def test_the_demo_heeds_what_is_allowed_and_leaves_no_dollars_behind(demo: Demo) -> None:
@@ -88,8 +96,9 @@ def test_the_demo_heeds_what_is_allowed_and_leaves_no_dollars_behind(demo: Demo)
     assert demo.decide("allow") == ("Write", ["I note it."])
     result, _ = demo.until("result")
     assert result["result"] == "Noted. That is all. What next?"
+    assert demo.left() != []
     demo.stop()
-    assert [path for path in demo.state.rglob("*") if path.is_file()] == []
+    assert demo.left() == []
 
 
 def test_the_demo_heeds_what_is_refused(demo: Demo) -> None:
@@ -98,3 +107,5 @@ def test_the_demo_heeds_what_is_refused(demo: Demo) -> None:
     assert (tool, said[0].partition(".")[0]) == ("Edit", "Then I do not run them")
     result, _ = demo.until("result")
     assert result["result"].startswith("The demo's script has nothing more to say")
+    demo.stop()
+    assert demo.left() == []
