@@ -70,7 +70,7 @@ def _span(span: Span) -> bytes:
             _name[span.name],
             _KINDS[span.kind],
             _TIMES(0x39, span.start, 0x41, span.end or 0),
-            _of_span.encoded(span.attributes),
+            of_span.encoded(span.attributes),
             *[_sized(_11, _event(event)) for event in span.events],
             _UNSET if span.error_type is None else _failed(span.error_message or span.error_type),
             _IS_REMOTE if span.parent_is_remote else _IS_LOCAL,
@@ -148,7 +148,8 @@ class _Varints(dict[int, bytes]):
 
 
 _varint = _Varints()
-_of_resource, _of_event, _of_span = map(_Attributes, (_1, _3, _9))
+of_span = _Attributes(_9)
+_of_resource, _of_event = _Attributes(_1), _Attributes(_3)
 _key = Remembered(partial(_text, _1))
 _name = Remembered(partial(_text, _5))
 """Of an attribute, and of a span."""

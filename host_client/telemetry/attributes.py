@@ -152,17 +152,15 @@ class Cleaner:
         attribute = name, self._clean_value(name, pair.value)
         if (otherwise := pair.SerializeToString()) != encoded:
             self._rewritten[encoded] = otherwise
-        elif len(encoded) > SHORT:
-            return attribute
-        elif isinstance(attribute[1], tuple):
-            _lists.keep(encoded, attribute)
-        else:
+        elif len(encoded) <= SHORT:
             self._keep(encoded, attribute)
         return attribute
 
     def _keep(self, encoded: bytes, attribute: Attribute) -> None:
         """Remember what goes on as it came."""
-        if attribute[1] not in self._given:  # else another session may not say it
+        if isinstance(attribute[1], tuple):
+            _lists.keep(encoded, attribute)
+        elif attribute[1] not in self._given:  # else another session may not say it
             as_it_is.keep(encoded, attribute)
             read.keep(encoded, attribute)
 

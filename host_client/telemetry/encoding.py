@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from agent_runner.memory import SHORT
+
 from .batch import Batch
 
 _IS_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
@@ -29,8 +31,6 @@ _CODES = {
     StatusCode.ERROR: ProtoStatus.STATUS_CODE_ERROR,
 }
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_SHORT = 128
-"""A longer text hardly comes twice, and would only fill the cache."""
 
 
 def encode(spans: Sequence[ReadableSpan]) -> Batch:
@@ -98,7 +98,7 @@ def _add_span(to: Any, span: ReadableSpan) -> None:
 def key_values(of: Mapping[str, Any]) -> list[KeyValue]:
     """Return attributes as OTLP has them."""
     return [
-        _key_value(key, value) if isinstance(value, str) and len(value) > _SHORT else _repeated(key, value)
+        _key_value(key, value) if isinstance(value, str) and len(value) > SHORT else _repeated(key, value)
         for key, value in of.items()
     ]
 

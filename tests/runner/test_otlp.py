@@ -51,11 +51,11 @@ def test_a_text_of_any_length_is_encoded_as_opentelemetry_encodes_it(text: str) 
 def test_what_is_long_is_encoded_and_not_kept(name: str) -> None:
     spans, of = Spans({}), readable.resource("agent_runner")
     spans.close(spans.open_root("agent.execute", spans.new_trace(), {name: "x" * 100_000, "a": "b"}))
-    otlp._of_span.clear()  # pyright: ignore[reportPrivateUsage]
+    otlp.of_span.clear()
     ended = spans.take_ended()
     reference = encode_spans([readable.readable(span, of) for span in ended])
     assert ExportTraceServiceRequest.FromString(otlp.encode(ended, of)) == reference
-    assert list(otlp._of_span) == [("a", "b", str)]  # pyright: ignore[reportPrivateUsage]
+    assert list(otlp.of_span) == [("a", "b", str)]
     assert all(len(known) < 1000 for known in otlp._key)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -64,7 +64,7 @@ def test_however_many_attributes_there_are_few_are_kept() -> None:
     for number in range(10_000):
         spans.close(spans.open_root("agent.execute", spans.new_trace(), {f"key.{number}": number}))
     otlp.encode(spans.take_ended(), of)
-    for kept in (otlp._of_span, otlp._key, otlp._varint):  # pyright: ignore[reportPrivateUsage]
+    for kept in (otlp.of_span, otlp._key, otlp._varint):  # pyright: ignore[reportPrivateUsage]
         assert 0 < len(kept) <= 2048
 
 

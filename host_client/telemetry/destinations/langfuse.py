@@ -10,24 +10,21 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
+from agent_runner.otlp import of_span
+from agent_runner.spans import Attributes
 from host_client.telemetry.attributes import read
 from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.shallow import Message, Request, Span, spans_of
+from host_client.telemetry.shallow import Message, Request, spans_of
 from host_client.telemetry.turns import list_price, request_of
 
 from .otlp_http import OtlpHttp
 
 ROOT = "agent.session"
-_BEGAN = "langfuse.observation.completion_start_time"
-_COST = "gen_ai.usage.cost"
-_COST_DETAILS = "langfuse.observation.cost_details"
-_DOUBLE = Struct("<d").pack
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
 
 
@@ -59,12 +56,12 @@ def _complete(span: Message, environment: str, tags: tuple[str, ...]) -> None:
         _rename_tool(span)
     operation = found.get("gen_ai.operation.name")
     kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
-    always = _always(kind, found.get("tenant.id"), name == ROOT, environment, tags)
-    if found.keys().isdisjoint(always.by_name):
-        added = always.joined
-    else:  # what the span has under such a name stays alone
-        added = b"".join(field for key, field in always.by_name.items() if key not in found)
-    span.MergeFromString(added + _of_chat(span, found) if kind == "generation" else added)
+    added = {**_always(kind, found.get("tenant.id"), name == ROOT, environment, tags)}
+    if kind == "generation":
+        added.update(_of_chat(span, found))
+    if not found.keys().isdisjoint(added):  # what the span has under such a name stays alone
+        added = {key: value for key, value in added.items() if key not in found}
+    span.MergeFromString(of_span.encoded(added))
 
 
 def _rename_tool(span: Message) -> None:
@@ -76,42 +73,32 @@ def _rename_tool(span: Message) -> None:
             span.attributes[number] = tool.SerializeToString()
 
 
-class _Fields(NamedTuple):
-    """Attributes as the fields of a span that they are."""
-
-    by_name: Mapping[str, bytes]
-    joined: bytes
-
-
 @lru_cache(256)
-def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> _Fields:
+def _always(kind: str, tenant: object, is_root: bool, environment: str, tags: tuple[str, ...]) -> Attributes:
     """Return what spans of one kind get."""
-    added = {
-        "langfuse.environment": _text(environment),
-        "langfuse.trace.name": _text(ROOT),
-        "langfuse.observation.type": _text(kind),
+    added: Attributes = {
+        "langfuse.environment": environment,
+        "langfuse.trace.name": ROOT,
+        "langfuse.observation.type": kind,
     }
     if tenant:
         tags = (*tags, f"tenant:{tenant}")
-        added["langfuse.trace.metadata.tenant_id"] = _text(str(tenant))
+        added["langfuse.trace.metadata.tenant_id"] = str(tenant)
     if tags:
-        added["langfuse.trace.tags"] = AnyValue(array_value=ArrayValue(values=[_text(tag) for tag in tags]))
+        added["langfuse.trace.tags"] = tags
     if is_root:
         # Also where it has a parent, which is the caller's and in another place.
-        added["langfuse.internal.as_root"] = AnyValue(bool_value=True)
-    fields = {name: _field(name, value) for name, value in added.items()}
-    return _Fields(fields, b"".join(fields.values()))
+        added["langfuse.internal.as_root"] = True
+    return added
 
 
-def _of_chat(span: Message, found: Mapping[str, Any]) -> bytes:
-    added = b""
-    if _BEGAN not in found and (at := _first_chunk_at(span, found)) is not None:
-        added = _with_text(_BEGAN, f'"{at}"')  # as JSON
+def _of_chat(span: Message, found: Mapping[str, Any]) -> Attributes:
+    added: Attributes = {}
+    if (at := _first_chunk_at(span, found)) is not None:
+        added["langfuse.observation.completion_start_time"] = f'"{at}"'  # as JSON
     if (total := _list_price(found)) is not None:
-        if _COST not in found:
-            added += _before_number(_COST) + _DOUBLE(total)
-        if _COST_DETAILS not in found:
-            added += _with_text(_COST_DETAILS, f'{{"total": {total!r}}}')
+        added["gen_ai.usage.cost"] = total
+        added["langfuse.observation.cost_details"] = f'{{"total": {total!r}}}'
     return added
 
 
@@ -137,30 +124,3 @@ def _second(number: float) -> str:
 def _list_price(given: Mapping[str, Any]) -> float | None:
     """Return what a model request costs by list price, in US dollars; None for a model without one."""
     return list_price(request_of(given)) if isinstance(given.get("gen_ai.usage.input_tokens"), int) else None
-
-
-def _text(value: str) -> AnyValue:
-    return AnyValue(string_value=value)
-
-
-def _field(name: str, value: AnyValue) -> bytes:
-    return Span(attributes=[KeyValue(key=name, value=value).SerializeToString()]).SerializeToString()
-
-
-# The value stands last in such a field, and before it the same for all of one length: to make messages of them would
-# take as long as all else that a span needs.
-
-
-def _with_text(name: str, value: str) -> bytes:
-    """Return an attribute; ``value`` is ASCII, and not empty."""
-    return _before_text(name, len(value)) + value.encode()
-
-
-@lru_cache(256)
-def _before_text(name: str, size: int) -> bytes:
-    return _field(name, _text(" " * size))[:-size]
-
-
-@lru_cache
-def _before_number(name: str) -> bytes:
-    return _field(name, AnyValue(double_value=1.0))[:-8]
