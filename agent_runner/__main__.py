@@ -15,17 +15,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import __version__
-from .config import Config, ConfigError, arguments, load_config
-from .events import Events, misconfigured
-from .journal import Journal, JournalError, RunnerGoneError, follow
-from .protocol import LogData, command_schema, event_schema
-from .spans import Ids
-from .trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
-from .wire import Outlet, claim_stdio
+from ._config import Config, ConfigError, arguments, load_config
+from ._events import Events, misconfigured
+from ._journal import Journal, JournalError, RunnerGoneError, follow
+from ._wire import Outlet, claim_stdio
+from .contract import __version__
+from .contract.protocol import LogData, command_schema, event_schema
+from .contract.spans import Ids
+from .contract.trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
 
 if TYPE_CHECKING:
-    from .metering import Meter
+    from ._metering import Meter
 
 EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         case ["attach", *rest]:
             return attach(rest)
         case ["doctor", *rest]:
-            from .doctor import doctor  # what it looks at is no business of a run
+            from ._doctor import doctor  # what it looks at is no business of a run
 
             return doctor(rest)
         case ["schema", *rest]:
@@ -139,7 +139,7 @@ def separated(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
     """Make ready for a CLI that runs as somebody else; return the environment that is the CLI's."""
     if config.user is None:
         return dict(environ)
-    from .privileges import check_usable, find_account, give_up_for  # most runs do without
+    from ._privileges import check_usable, find_account, give_up_for  # most runs do without
 
     account = find_account(config.user)
     check_usable(config.cwd or os.getcwd(), account)
@@ -159,11 +159,11 @@ async def _run(
     # The SDK takes 0.4 s to import; a bad configuration has been answered by now. All that it makes
     # stays, and looking through it for garbage again and again takes a sixth of that time.
     gc.disable()
-    from .commands import read_commands
-    from .metering import Meter
-    from .processes import Descendants
-    from .run import NO_PROMPT, Run
-    from .telemetry import choose_sink
+    from ._commands import read_commands
+    from ._metering import Meter
+    from ._processes import Descendants
+    from ._run import NO_PROMPT, Run
+    from ._telemetry import choose_sink
 
     gc.freeze()
     gc.enable()
@@ -194,8 +194,8 @@ async def _run(
 
 async def _behind_gateway(environ: Mapping[str, str], events: Events, meter: Meter | None) -> dict[str, str]:
     """Start the gateway, which ends with this process; return the environment of a CLI behind it."""
-    from .gateway import Gateway, credential, forget_credentials  # most runs do without
-    from .privileges import hide_memory
+    from ._gateway import Gateway, credential, forget_credentials  # most runs do without
+    from ._privileges import hide_memory
 
     key = credential(environ)
     forget_credentials(os.environ)  # the SDK hands all of it down
@@ -209,7 +209,7 @@ def readable_cli(config: Config) -> str | None:
     """Return a remark where the account that the CLI runs as can read its binary, and so its tools the process."""
     if config.user is None:
         return None
-    from .privileges import cli_binary, find_account, may_read
+    from ._privileges import cli_binary, find_account, may_read
 
     path = cli_binary(config.cli_path)
     if path is None or not may_read(path, find_account(config.user)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from agent_runner.protocol import decode_event
+from agent_runner.contract.protocol import decode_event
 from host_client import open_session
 from host_client.sandbox.local import LocalProcess, LocalSandbox
 from host_client.telemetry import TelemetryConfig, initialize_telemetry

@@ -20,7 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent_runner.protocol import ApprovalRequest
+from agent_runner.contract.protocol import ApprovalRequest
 from host_client import AgentOptions, run_agent
 from host_client.scripted_model import ScriptedModel, parse_script
 from host_client.telemetry import Telemetry

@@ -20,19 +20,20 @@ from pathlib import Path
 
 import msgspec.structs
 
-from agent_runner.protocol import Telemetry as TelemetryEvent
-from agent_runner.protocol import TelemetryData, UnknownEvent, decode_event, encode
+from agent_runner.contract.protocol import Telemetry as TelemetryEvent
+from agent_runner.contract.protocol import TelemetryData, UnknownEvent, decode_event, encode
 from host_client import AgentOptions
-from host_client.session import common_attributes
-from host_client.telemetry import SamplingConfig, SessionTrace, Telemetry, TelemetryConfig, Who, attributes, root_of
-from host_client.telemetry.assembly import SpooledOutbox
+from host_client.client.session import common_attributes
+from host_client.telemetry import SamplingConfig, SessionTrace, Telemetry, TelemetryConfig, Who, root_of
 from host_client.telemetry.batch import Batch, spans_of
-from host_client.telemetry.delivery import Delivery
-from host_client.telemetry.destinations import Delivered, Outcome
-from host_client.telemetry.encoding import halves
-from host_client.telemetry.ledger import Ledger
-from host_client.telemetry.metrics import metrics_of
-from host_client.telemetry.spool import Spool
+from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.export.delivery import Delivery
+from host_client.telemetry.export.destinations import Delivered, Outcome
+from host_client.telemetry.export.spool import Spool
+from host_client.telemetry.metrics.observer import metrics_of
+from host_client.telemetry.otlp import halves
+from host_client.telemetry.relay import attributes
+from host_client.telemetry.setup._assembly import SpooledOutbox
 
 from .support import Row, interleaved, spread
 from .turn import CONTEXT, recorded

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from agent_runner.protocol import Result, ResultData, ToolUse, event_of
+from agent_runner.contract.protocol import Result, ResultData, ToolUse, event_of
 from host_client import open_session
 from host_client.telemetry import SessionTrace, Telemetry, Who, root_of, telemetry_of
 

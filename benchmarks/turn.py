@@ -12,15 +12,15 @@ from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, HookMatcher
 
-from agent_runner.config import Config
-from agent_runner.events import Events
-from agent_runner.journal import Journal
-from agent_runner.options import agent_options
-from agent_runner.protocol import LogData, TelemetryData
-from agent_runner.run import Run
-from agent_runner.telemetry import Relay
-from agent_runner.trace_context import TraceContext
-from agent_runner.wire import Outlet
+from agent_runner._config import Config
+from agent_runner._events import Events
+from agent_runner._journal import Journal
+from agent_runner._run import Run
+from agent_runner._sdk_options import agent_options
+from agent_runner._telemetry import Relay
+from agent_runner._wire import Outlet
+from agent_runner.contract.protocol import LogData, TelemetryData
+from agent_runner.contract.trace_context import TraceContext
 
 from .replay import ReplayTransport
 

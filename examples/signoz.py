@@ -13,7 +13,8 @@ import os
 import sys
 
 from host_client import AgentOptions, events, open_session
-from host_client.telemetry import SamplingConfig, TelemetryConfig, endpoints, initialize_telemetry
+from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
+from host_client.telemetry.export import endpoints
 
 
 async def main(prompts: list[str]) -> None:

@@ -1,13 +1,13 @@
 """The half of Sandspan that runs on the host: sandboxes, sessions, approvals and the trace."""
 
-from agent_runner import protocol as events
+from agent_runner.contract import protocol as events
 
-from .agent import AgentResult, run_agent
-from .config import AgentOptions
+from .client.agent import AgentResult, run_agent
+from .client.options import AgentOptions
+from .client.session import Session, Whereabouts, open_session
+from .client.takeover import take_over
 from .errors import SandspanError
 from .sandbox import LocalSandbox, Sandbox
-from .session import Session, Whereabouts, open_session
-from .takeover import take_over
 from .telemetry import Telemetry
 
 __all__ = [

@@ -21,7 +21,7 @@
 
 from __future__ import annotations
 
-from agent_runner.protocol import ErrorType
+from agent_runner.contract.protocol import ErrorType
 
 
 class SandspanError(Exception):

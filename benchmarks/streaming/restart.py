@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from host_client.client.session import Whereabouts
 from host_client.sandbox import SandboxInfo
-from host_client.session import Whereabouts
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import SandboxRef, SessionRecord, SessionState, Stored
-from host_client.store.sqlite import SqliteStore
 from host_client.telemetry import root_of
 
 from .processes import Server, server

@@ -13,7 +13,7 @@ import time
 
 import msgspec
 
-from agent_runner.protocol import EventData, StartData, TextData, TurnStartData, encode, event_of
+from agent_runner.contract.protocol import EventData, StartData, TextData, TurnStartData, encode, event_of
 
 DELAY_SECONDS = 2.5
 """From a turn's start to its first event: what it takes to send turns is measured by itself."""

@@ -16,14 +16,14 @@ import uvicorn
 
 from host_client.errors import SandboxGoneError, StreamLostError
 from host_client.sandbox import Exit, SandboxInfo
-from host_client.server.app import create_app
-from host_client.server.hosting import House
-from host_client.server.limits import Limits
-from host_client.server.run import options_of
-from host_client.server.service import Service
-from host_client.server.settings import ServiceConfig
+from host_client.service._app import create_app
+from host_client.service._hosting import House
+from host_client.service._limits import Limits
+from host_client.service._service import Service
+from host_client.service.config import ServiceConfig
+from host_client.service.run import options_of
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Stored
-from host_client.store.sqlite import SqliteStore
 from host_client.telemetry import Telemetry
 
 from .runners import Pace

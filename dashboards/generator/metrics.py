@@ -1,8 +1,8 @@
-"""What queries may name: the metrics of `host_client.telemetry.instruments`, and their names in Prometheus."""
+"""What queries may name: the metrics of `host_client.telemetry.metrics.instruments`, and their names in Prometheus."""
 
 from __future__ import annotations
 
-from host_client.telemetry.instruments import BY_NAME
+from host_client.telemetry.metrics.instruments import BY_NAME
 
 MODEL_LABELS = ("model", "gen_ai.request.model")
 

@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from agent_runner import __version__
+from agent_runner.contract import __version__
 from host_client.errors import ConfigurationError
 
-from . import costs, dashboards, doctor, sandboxes, serve, start, template, tokens
-from .checks import check_files, check_prompt
-from .failures import told
-from .help import Command, Group
+from . import _costs as costs
+from . import _dashboards as dashboards
+from . import _doctor as doctor
+from . import _sandboxes as sandboxes
+from . import _serve as serve
+from . import _start as start
+from . import _template as template
+from . import _tokens as tokens
+from ._checks import check_files, check_prompt
+from ._failures import told
+from ._help import Command, Group
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(cls=Command)(start.run)
@@ -51,8 +58,9 @@ def demo(
     trace_out: Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")] = None,
 ) -> None:
     """Run a real agent against a scripted model: no account, no key, no network."""
-    from host_client.demo import run_demo  # the scripted model's server is not needed for --help
     from host_client.scripted_model import ScriptError
+
+    from ._demo import run_demo  # the scripted model's server is not needed for --help
 
     with told("host_client demo"):
         check_files(None, None, trace_out)

@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from host_client.errors import ConfigurationError, SandspanError
-from host_client.telemetry import endpoints
+from host_client.telemetry.export import endpoints
 
 FORMAT_VERSION = 1
 URL_VARIABLES = ("LANGFUSE_OTLP_ENDPOINT", "LANGFUSE_BASE_URL", "LANGFUSE_HOST")

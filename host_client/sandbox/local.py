@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from agent_runner.processes import oom_kills
+from agent_runner.contract.oom import oom_kills
+
 from host_client.errors import (
     ConfigurationError,
     FileMissingError,

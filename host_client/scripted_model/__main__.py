@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 
-from host_client.config import CREDENTIALS
+from host_client.environment import CREDENTIALS
 
-from .script import ScriptError, load_script
-from .server import ScriptedModel
+from ._script import ScriptError, load_script
+from ._server import ScriptedModel
 
 NOT_FOUND = 127
 """What a shell ends with where it finds no such command."""

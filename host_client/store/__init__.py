@@ -1,6 +1,6 @@
 """What the service keeps, and where: one protocol, a module for each kind of store."""
 
+from ._place import is_to_be_made, open_store, open_tokens
 from .base import Store, TokenStore
-from .place import is_to_be_made, open_store, open_tokens
 
 __all__ = ["Store", "TokenStore", "is_to_be_made", "open_store", "open_tokens"]

@@ -3,14 +3,14 @@
 Importing this imports no OpenTelemetry module.
 """
 
-from . import endpoints
-from .config import TelemetryConfig
-from .orphans import Orphans
-from .pipeline import Telemetry, Who
-from .root import Root, caller_of, root_of
-from .sampling import SamplingConfig
-from .setup import initialize_telemetry, telemetry_of
-from .trace import OnOwnSpans, SessionTrace
+from .export import endpoints
+from .setup.config import TelemetryConfig
+from .setup.start import initialize_telemetry, telemetry_of
+from .tail.pipeline import Telemetry, Who
+from .tail.sampling import SamplingConfig
+from .trace.orphans import Orphans
+from .trace.root import Root, caller_of, root_of
+from .trace.session_trace import OnOwnSpans, SessionTrace
 
 __all__ = [
     "OnOwnSpans",

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent_runner.protocol import AnyEvent, ApprovalRequest, ApprovalResolved
+from agent_runner.contract.protocol import AnyEvent, ApprovalRequest, ApprovalResolved
 from dashboards.generator.alerts import ALERTS, Alert
 from dashboards.generator.panels import DASHBOARDS, Ask, Panel
 from dashboards.generator.promql import ZERO, Range, promql
 from host_client import AgentOptions, AgentResult, LocalSandbox, Telemetry, run_agent
 from host_client.sandbox.local import LocalProcess
-from host_client.telemetry.assembly import SpooledOutbox
-from host_client.telemetry.delivery import Delivery
-from host_client.telemetry.destinations import Delivered, Outcome, Refused, Retry
-from host_client.telemetry.metrics import Metrics
-from host_client.telemetry.prometheus import PrometheusServer
-from host_client.telemetry.spool import Spool
+from host_client.telemetry.export.delivery import Delivery
+from host_client.telemetry.export.destinations import Delivered, Outcome, Refused, Retry
+from host_client.telemetry.export.spool import Spool
+from host_client.telemetry.metrics._prometheus import PrometheusServer
+from host_client.telemetry.metrics.observer import Metrics
+from host_client.telemetry.setup._assembly import SpooledOutbox
 from tests.support.hosts import host_lab
 from tests.support.prometheus import Labels, Prometheus, program, prometheus
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from agent_runner import protocol as p
-from agent_runner.protocol import encode
+from agent_runner.contract import protocol as p
+from agent_runner.contract.protocol import encode
 from host_client import run_agent
 from tests.support.hosts import host_lab
 from tests.support.tables import MARKED, ROOT, SCHEMAS, TABLES, filled, schema_text

@@ -14,9 +14,9 @@ import typer.main
 
 from host_client import AgentOptions, run_agent
 from host_client.cli.app import app
-from host_client.telemetry.config import telemetry_config
-from host_client.telemetry.console import JsonExporter
-from host_client.telemetry.settings import SDK_VARIABLES, SETTINGS
+from host_client.telemetry.export.console import JsonExporter
+from host_client.telemetry.setup._variables import SDK_VARIABLES, SETTINGS
+from host_client.telemetry.setup.config import telemetry_config
 from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
 
@@ -24,12 +24,12 @@ DOCUMENT = (ROOT / "docs" / "OPENTELEMETRY_INTEGRATION.md").read_text()
 ATTRIBUTE = r"(?:gen_ai|agent|tool|sandbox|approval|retry|user|tenant|session|error|http)\.[a-z_.]+"
 SPANS = {"agent.session", "agent.execute", "agent.approval", "sandbox.create", "sandbox.cleanup"}
 SETTERS = (
-    "agent_runner/genai.py",
-    "agent_runner/spans.py",
-    "agent_runner/translate.py",
-    "agent_runner/run.py",
-    "host_client/session.py",
-    "host_client/sandbox/e2b/sandbox.py",
+    "agent_runner/contract/genai.py",
+    "agent_runner/contract/spans.py",
+    "agent_runner/_translate.py",
+    "agent_runner/_run.py",
+    "host_client/client/session.py",
+    "host_client/sandbox/e2b/_sandbox.py",
 )
 """All modules that put attributes on spans."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner.protocol import decode_event
+from agent_runner.contract.protocol import decode_event
 from host_client.sandbox.e2b import E2BOptions
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.host.test_session import LONG_TOOL, ONE_TOOL

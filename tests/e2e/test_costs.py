@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent_runner import protocol as p
-from agent_runner.prices import cost
+from agent_runner.contract import protocol as p
+from agent_runner.contract.prices import cost
 from host_client import AgentOptions, AgentResult, LocalSandbox, open_session, run_agent
 from host_client.sandbox.local import LocalProcess
 from host_client.scripted_model import ScriptedModel, parse_script

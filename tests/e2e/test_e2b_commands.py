@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from e2b import Sandbox
 
-from agent_runner.protocol import decode_event
-from host_client.sandbox.e2b.connection import api_params
+from agent_runner.contract.protocol import decode_event
+from host_client.sandbox.e2b._connection import api_params
 from tests.e2e.test_commands import LIMIT, ROOT, piped, terminal
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
 from tests.support.hosts import E2BLab, e2b_lab

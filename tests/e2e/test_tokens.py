@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from host_client.store.sqlite import SqliteStore
+from host_client.store._sqlite import SqliteStore
 from host_client.store.tokens import digest_of
 from tests.e2e.test_commands import piped
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from agent_runner import protocol as p
-from agent_runner.protocol import decode_event
+from agent_runner.contract import protocol as p
+from agent_runner.contract.protocol import decode_event
 from host_client import AgentOptions, run_agent
 from tests.host.test_session import ONE_TOOL, WHOLE_TRACE
 from tests.support.e2b import CutAtRandom, random_chunks

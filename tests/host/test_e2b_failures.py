@@ -11,13 +11,14 @@ import pytest
 from e2b import TimeoutException
 from starlette.responses import HTMLResponse
 
-from agent_runner import protocol as p
-from host_client import AgentOptions, open_session, run_agent, stream
-from host_client.cli.place import Place
-from host_client.cli.run import Job, run_job
+from agent_runner.contract import protocol as p
+from host_client import AgentOptions, open_session, run_agent
+from host_client.cli._place import Place
+from host_client.cli._run import Job, run_job
+from host_client.client import _stream as stream
 from host_client.errors import ConfigurationError, SandboxError, SessionClosedError, StreamLostError
 from host_client.sandbox.e2b import Layout
-from host_client.sandbox.e2b.failures import failure_of
+from host_client.sandbox.e2b._failures import failure_of
 from host_client.sandbox.e2b.inventory import find_session
 from tests.host.test_e2b_sessions import REPLY
 from tests.host.test_session import LONG_TOOL

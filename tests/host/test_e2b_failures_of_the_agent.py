@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, Session, open_session
 from host_client.errors import SessionClosedError
 from tests.host.test_e2b_scenarios import bash, replies

@@ -14,7 +14,7 @@ import pytest
 
 from host_client import open_session
 from host_client.errors import ConfigurationError, SandboxError
-from host_client.sandbox.e2b import files
+from host_client.sandbox.e2b import _files as files
 from tests.support.hosts import ACCOUNT, e2b_lab
 
 REPLY_AFTER = """
@@ -65,7 +65,7 @@ async def test_a_single_file_goes_in(tmp_path: Path) -> None:
 async def test_links_that_lead_out_and_pipes_stay_behind_and_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "host_client.sandbox.e2b.files"):
+    with caplog.at_level(logging.WARNING, "host_client.sandbox.e2b._files"):
         await session_that("ln -s /etc out; ln -s ../.. up; mkfifo pipe; echo yes > fine", None, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["fine"]
     assert "3 entries from the sandbox were refused" in caplog.text

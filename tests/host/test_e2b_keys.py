@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, run_agent
 from host_client.errors import ConfigurationError
 from host_client.sandbox.e2b import E2BOptions

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, Session, open_session
-from host_client.config import ApprovalPolicy
+from host_client.client.options import ApprovalPolicy
+from host_client.client.session import Approver
 from host_client.errors import NotWaitingError
-from host_client.session import Approver
 from tests.host.test_e2b_sessions import until
 from tests.runner.test_approvals import TOUCH
 from tests.runner.test_input import ODD
@@ -324,8 +324,8 @@ async def test_odd_characters_pass_unchanged_through_a_stream_that_is_cut_anywhe
 
 async def test_a_reader_that_stalls_for_the_whole_run_then_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the host's buffers nor the stream's hold what the agent says: it goes on, and its journal has it."""
-    monkeypatch.setattr("host_client.mailbox.MAX_ITEMS", 4)
-    monkeypatch.setattr("host_client.sandbox.e2b.process.MAX_CHUNKS", 4)
+    monkeypatch.setattr("host_client.client.mailbox.MAX_ITEMS", 4)
+    monkeypatch.setattr("host_client.sandbox.e2b._process.MAX_CHUNKS", 4)
     long = "x" * 2_000_000
     calls = ({"text": long, "chunk": 100_000, **bash(f"echo {n}")} for n in range(8))
     with e2b_lab(replies(*calls, DONE)) as lab:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, open_session, run_agent
 from host_client.errors import SandboxGoneError
 from tests.host.test_session import LONG_TOOL, ONE_TOOL, WHOLE_TRACE

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, open_session, run_agent
 from host_client.errors import StreamLostError
-from host_client.sandbox.e2b import lifecycle
+from host_client.sandbox.e2b import _lifecycle as lifecycle
 from host_client.sandbox.e2b.inventory import find_session, sandboxes
 from tests.host.test_e2b_sessions import REPLY, until
 from tests.host.test_session import LONG_TOOL, ONE_TOOL, WHOLE_TRACE
@@ -66,7 +66,7 @@ async def test_a_command_whose_delivery_is_unsure_is_sent_again_and_taken_once(f
 
 
 async def test_an_approval_that_could_not_be_delivered_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("host_client.conversation.WRITE_ATTEMPTS", 2)
+    monkeypatch.setattr("host_client.client._conversation.WRITE_ATTEMPTS", 2)
     with e2b_lab(ONE_TOOL) as lab:
         async with open_session("go", sandbox=lab.sandbox(), environ=lab.environ) as session:
             await session.finish()

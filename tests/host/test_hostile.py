@@ -11,16 +11,16 @@ import sys
 from collections.abc import Mapping
 
 import pytest
+from agent_runner.contract.oom import oom_kills
 from rich.console import Console
 
-from agent_runner import otlp, readable
-from agent_runner import protocol as p
-from agent_runner.processes import oom_kills
-from agent_runner.spans import Span
+from agent_runner.contract import otlp, readable
+from agent_runner.contract import protocol as p
+from agent_runner.contract.spans import Span
 from host_client import LocalSandbox, Session, open_session
-from host_client.cli.render import Renderer, approval_card
+from host_client.cli._render import Renderer, approval_card
 from host_client.sandbox.local import LocalProcess
-from host_client.telemetry.console import otlp_json, trace_tree
+from host_client.telemetry.export.console import otlp_json, trace_tree
 from tests.support.hosts import numbered, views
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import LocalSandbox, open_session
 from host_client.errors import SessionClosedError
 from host_client.sandbox.local import LocalProcess

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runner.protocol import (
+from agent_runner.contract.protocol import (
     MAX_LINE_BYTES,
     AnyEvent,
     End,
@@ -20,7 +20,7 @@ from agent_runner.protocol import (
     TextDeltaData,
     encode,
 )
-from host_client.reader import EventReader, Fault, Gap
+from host_client.client._reader import EventReader, Fault, Gap
 
 ID: dict[str, Any] = {"trace_id": "a" * 32, "span_id": "b" * 16}
 

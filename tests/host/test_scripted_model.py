@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from host_client.scripted_model import Script, ScriptedModel, ScriptError, load_script, parse_script
-from host_client.scripted_model.script import Usage
+from host_client.scripted_model._script import Usage
 
 SCRIPT = """
 model: claude-test

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, AgentResult, LocalSandbox, Session, open_session, run_agent
+from host_client.client._reader import EventReader, Fault, Gap
 from host_client.errors import ConfigurationError, NotAskedError, NotWaitingError, SandboxStartError, StreamLostError
-from host_client.reader import EventReader, Fault, Gap
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
 from tests.support.hosts import host_lab, numbered, views

@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_runner import protocol as p
-from host_client import AgentOptions, LocalSandbox, Session, open_session, takeover
-from host_client.config import ApprovalPolicy
+from agent_runner.contract import protocol as p
+from host_client import AgentOptions, LocalSandbox, Session, open_session
+from host_client.client import takeover
+from host_client.client.options import ApprovalPolicy
+from host_client.client.session import Whereabouts
+from host_client.client.takeover import take_over
 from host_client.errors import ConfigurationError, NotWaitingError, SandboxGoneError, SandspanError, SessionClosedError
 from host_client.sandbox.e2b.inventory import remove_session, sandboxes
-from host_client.session import Whereabouts
-from host_client.takeover import take_over
 from host_client.telemetry import root_of
 from tests.host.test_e2b_sessions import REPLY, until
 from tests.host.test_session import LONG_TOOL, ONE_TOOL

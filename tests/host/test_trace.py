@@ -11,17 +11,17 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from rich.console import Console
 
-from agent_runner import otlp, readable
-from agent_runner import protocol as p
-from agent_runner.spans import Attributes, Span, Spans
-from agent_runner.trace_context import TraceContext
+from agent_runner.contract import otlp, readable
+from agent_runner.contract import protocol as p
+from agent_runner.contract.spans import Attributes, Span, Spans
+from agent_runner.contract.trace_context import TraceContext
 from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
-from host_client.telemetry.console import JsonExporter, TreeExporter
-from host_client.telemetry.metrics import Metrics
-from host_client.telemetry.orphans import MAX_UNREAD, MAX_UNREAD_BYTES
-from host_client.telemetry.relay import decode
-from host_client.telemetry.relayed import Relayed
-from host_client.telemetry.summary import summarize
+from host_client.telemetry.export.console import JsonExporter, TreeExporter
+from host_client.telemetry.metrics.observer import Metrics
+from host_client.telemetry.relay.decoding import decode
+from host_client.telemetry.relay.relayed import Relayed
+from host_client.telemetry.trace.orphans import MAX_UNREAD, MAX_UNREAD_BYTES
+from host_client.telemetry.trace.summary import summarize
 from tests.support.hosts import views
 from tests.support.metrics import Kept
 
@@ -212,7 +212,7 @@ class Noting(Telemetry):
 def test_telemetry_of_no_span_goes_nowhere_and_spans_count_by_what_the_host_makes_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("host_client.telemetry.trace.MAX_KEPT_BYTES", 5_000)
+    monkeypatch.setattr("host_client.telemetry.trace.session_trace.MAX_KEPT_BYTES", 5_000)
     telemetry = Noting()
     trace = SessionTrace(telemetry, {"region": "x" * 4_000}, ROOT, Who(session_id="s"))
     sent = [relayed(ended_span()), relayed(ended_span()), relayed(), base64.b64encode(b"\x0a\x00" * 9).decode()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent_runner import protocol as p
-from agent_runner.protocol import input_digest
+from agent_runner.contract import protocol as p
+from agent_runner.contract.protocol import input_digest
 from tests.support.page_server import Log
 
 MODEL = "claude-sonnet-4-5"

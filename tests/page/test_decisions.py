@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from agent_runner import protocol as p
-from agent_runner.protocol import input_digest
+from agent_runner.contract import protocol as p
+from agent_runner.contract.protocol import input_digest
 from tests.page.logs import EDIT, QUESTIONS, RULE, ask, begin, call, done, resolve
 from tests.support.browser import PHONE, Windows
 from tests.support.page_server import Log, PageServer

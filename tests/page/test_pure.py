@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from tests.page.logs import EDIT, RULE, ask, begin, call, done, end_turn, resolve, text, work
 from tests.support.browser import Windows
 from tests.support.page_server import Log, page_server

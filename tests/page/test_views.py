@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from tests.page.logs import begin, end_turn, text, work
 from tests.support.browser import PHONE, Windows, ready
 from tests.support.page_server import Log, PageServer

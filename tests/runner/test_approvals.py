@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agent_runner import protocol
-from agent_runner.protocol import Answer, Approval, input_digest
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import Answer, Approval, input_digest
 from tests.support.runs import CHAT, ERROR, OK, Finished, Lab, RunnerProcess
 
 MakeLab = Callable[[str], Lab]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runner.classify import UNKNOWN, classify, status_in
-from agent_runner.protocol import ERROR_TYPES
+from agent_runner.contract.classify import UNKNOWN, classify, status_in
+from agent_runner.contract.protocol import ERROR_TYPES
 
 TABLE: list[tuple[dict[str, object], str, bool]] = [
     ({"subtype": "error_max_turns"}, "max_turns", False),

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runner import protocol
-from agent_runner.config import SETTINGS, Config, ConfigError, Setting, load_config
+from agent_runner._config import SETTINGS, Config, ConfigError, Setting, load_config
+from agent_runner.contract import protocol
 from tests.support.runs import Lab
 
 MakeLab = Callable[[str], Lab]
@@ -165,7 +165,7 @@ def test_help_schema_and_version_are_told_on_stdout() -> None:
 def test_the_contract_and_the_configuration_need_neither_the_sdk_nor_opentelemetry() -> None:
     heavy = "claude_agent_sdk|mcp|opentelemetry|anyio|asyncio"
     code = (
-        "import sys, agent_runner.protocol, agent_runner.config, agent_runner.trace_context, agent_runner.lines;"
+        "import sys, agent_runner.contract.protocol, agent_runner._config, agent_runner.contract.trace_context, agent_runner.contract.lines;"
         f"print([name for name in sys.modules if name.split('.')[0] in {heavy.split('|')!r}])"
     )
     root = Path(__file__).resolve().parents[2]

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from agent_runner.contract.approvals import NO_ONE, fault_of_answer, fault_of_approval
 from msgspec.structs import replace
 
-from agent_runner.approvals import NO_ONE, Desk, RefusedError, Unanswered, fault_of_answer, fault_of_approval
-from agent_runner.protocol import Approval
+from agent_runner._desk import Desk, RefusedError, Unanswered
+from agent_runner.contract.protocol import Approval
 
 pytestmark = pytest.mark.anyio
 

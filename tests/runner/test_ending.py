@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner import protocol
-from agent_runner.protocol import Approval, Finish, Interrupt, Prompt, Stop
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import Approval, Finish, Interrupt, Prompt, Stop
 from tests.support.runs import CHAT, ERROR, HANG, OK, WAIT_SECONDS, Finished, Lab, RunnerProcess, children, is_gone
 
 MakeLab = Callable[[str], Lab]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner import protocol
-from agent_runner.events import Events, misconfigured
-from agent_runner.journal import Journal
-from agent_runner.protocol import MAX_LINE_BYTES, LogData, TextData, ToolUseData, TurnStartData
-from agent_runner.spans import Spans
-from agent_runner.trace_context import TraceContext
+from agent_runner._events import Events, misconfigured
+from agent_runner._journal import Journal
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import MAX_LINE_BYTES, LogData, TextData, ToolUseData, TurnStartData
+from agent_runner.contract.spans import Spans
+from agent_runner.contract.trace_context import TraceContext
 from tests.support.runs import read_events, seqs
 
 CONTEXT = TraceContext("a" * 32, "")

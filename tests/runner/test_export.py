@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from agent_runner import protocol
+from agent_runner.contract import protocol
 from tests.support.runs import CHAT, LAB_SERVER, Finished, Lab, SpanView, spans_in, tree
 
 MakeLab = Callable[[str], Lab]
@@ -172,6 +172,6 @@ def test_for_the_relay_no_opentelemetry_module_is_imported_with_telemetry_on_or_
     # Off or on, events name the spans they belong to.
     assert all(event.span_id.strip("0") for event in done.of(protocol.ToolUse))
     loaded = " ".join(result.data.content[0]["text"] for result in done.of(protocol.ToolResult)).split()
-    assert "agent_runner.run" in loaded
+    assert "agent_runner._run" in loaded
     ours = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "google.protobuf")
     assert [name for name in loaded if name.startswith(ours)] == []

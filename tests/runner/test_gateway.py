@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from agent_runner import gateway as g
-from agent_runner import protocol
-from agent_runner.config import ConfigError
-from agent_runner.metering import Meter
-from host_client.scripted_model.script import Reply
-from host_client.scripted_model.stream import encode_event, message_events
+from agent_runner import _gateway as g
+from agent_runner._config import ConfigError
+from agent_runner._metering import Meter
+from agent_runner.contract import protocol
+from host_client.scripted_model._script import Reply
+from host_client.scripted_model._stream import encode_event, message_events
 from tests.support.runs import CHAT, MODEL, Lab
 from tests.support.upstream import Answering, Asked, Upstream, Wire, upstream
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent_runner import protocol
+from agent_runner.contract import protocol
 from tests.support.account import account_environment, account_lab, cli_binary
 from tests.support.runs import CHAT, Finished, Lab, RunnerProcess, is_gone, read_events, seqs
 

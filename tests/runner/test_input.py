@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from agent_runner import protocol
-from agent_runner.protocol import MAX_LINE_BYTES, Prompt, Stop
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import MAX_LINE_BYTES, Prompt, Stop
 from tests.support.runs import CHAT, Lab
 
 MakeLab = Callable[[str], Lab]

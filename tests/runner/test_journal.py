@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_runner.journal import Journal, JournalError, RunnerGoneError, follow
-from agent_runner.protocol import EndData, LogData, encode, event_of
+from agent_runner._journal import Journal, JournalError, RunnerGoneError, follow
+from agent_runner.contract.protocol import EndData, LogData, encode, event_of
 
 
 def event(seq: int, *, end: bool = False, text: str = "x") -> bytes:

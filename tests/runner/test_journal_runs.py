@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from agent_runner import protocol
-from agent_runner.wire import QUEUE_BYTES
+from agent_runner._wire import QUEUE_BYTES
+from agent_runner.contract import protocol
 from tests.support.runs import HANG, WAIT_SECONDS, Lab, children, is_gone, read_events, seqs
 
 MakeLab = Callable[[str], Lab]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runner.lines import LineFramer, Oversized
+from agent_runner.contract.lines import LineFramer, Oversized
 
 LIMIT = 20
 STREAMS = st.lists(st.binary(max_size=30) | st.sampled_from([b"\n", b"\n\n", b"\r\n", "\u2028\x85".encode()])).map(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_runner.memory import MAX_KEPT, Remembered
+from agent_runner.contract.memory import MAX_KEPT, Remembered
 
 
 def test_what_is_short_is_remembered_and_what_is_long_is_not() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent_runner import protocol
+from agent_runner.contract import protocol
 from tests.support.runs import CHAT, ERROR, OK, Lab
 
 MakeLab = Callable[[str], Lab]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner import protocol
-from agent_runner.config import Config
-from agent_runner.events import Events
-from agent_runner.run import Run
-from agent_runner.telemetry import Relay
-from agent_runner.trace_context import TraceContext
+from agent_runner._config import Config
+from agent_runner._events import Events
+from agent_runner._run import Run
+from agent_runner._telemetry import Relay
+from agent_runner.contract import protocol
+from agent_runner.contract.trace_context import TraceContext
 from tests.support.runs import Lab, read_events, spans_in, tree
 
 SCRIPT = """

@@ -6,10 +6,10 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from agent_runner import __version__, otlp, readable
-from agent_runner.resource import resource
-from agent_runner.spans import Span, Spans
-from agent_runner.trace_context import TraceContext
+from agent_runner._resource import resource
+from agent_runner.contract import __version__, otlp, readable
+from agent_runner.contract.spans import Span, Spans
+from agent_runner.contract.trace_context import TraceContext
 
 REMOTE = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", 1, "vendor=a,other=b")
 

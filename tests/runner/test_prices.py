@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ResultMessage
 
-from agent_runner.metering import Answer
-from agent_runner.prices import DEAREST, PRICES, cost, price_of
+from agent_runner._metering import Answer
+from agent_runner.contract.prices import DEAREST, PRICES, cost, price_of
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.support.runs import clean_environment
 

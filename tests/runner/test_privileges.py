@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent_runner import protocol
+from agent_runner.contract import protocol
 from tests.support.account import ACCOUNT, account_environment, account_lab, cli_binary, need_root
 from tests.support.runs import HANG, Lab, children, is_gone
 
@@ -179,11 +179,11 @@ def test_a_directory_the_account_cannot_enter_is_refused(make_lab: MakeLab) -> N
 
 
 def test_a_runner_that_is_not_root_cannot_start_as_somebody_else(tmp_path: Path) -> None:
-    code = f"from agent_runner.privileges import find_account; find_account({ACCOUNT!r})"
+    code = f"from agent_runner._privileges import find_account; find_account({ACCOUNT!r})"
     # Root's interpreter may be out of the account's reach, so it becomes the account itself.
     drop = "import os; os.geteuid() or (os.setgid(65534), os.setuid(65534)); "
     tried = subprocess.run(
-        [sys.executable, "-c", "import agent_runner.privileges; " + drop + code], capture_output=True
+        [sys.executable, "-c", "import agent_runner._privileges; " + drop + code], capture_output=True
     )
     assert b"AGENT_USER='nobody': the runner must be root to start the CLI as somebody else" in tried.stderr
 

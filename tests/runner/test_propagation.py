@@ -12,8 +12,8 @@ from opentelemetry import baggage, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from agent_runner import protocol
-from agent_runner.trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
+from agent_runner.contract import protocol
+from agent_runner.contract.trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
 from tests.support.runs import CHAT, Finished, Lab
 
 MakeLab = Callable[[str], Lab]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runner import protocol
-from agent_runner.protocol import (
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import (
     COMMAND_TYPES,
     ERROR_TYPES,
     EVENT_TYPES,

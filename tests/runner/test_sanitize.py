@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_runner.sanitize import FULL_LENGTH, PREVIEW_LENGTH, SANITIZERS, full, preview, redact
+from agent_runner.contract.sanitize import FULL_LENGTH, PREVIEW_LENGTH, SANITIZERS, full, preview, redact
 
 SECRETS = [
     "sk-ant-api03-abcdefghijkl",

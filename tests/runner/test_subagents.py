@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from agent_runner import protocol
+from agent_runner.contract import protocol
 from tests.support.runs import CHAT, OK, Finished, Lab
 
 MakeLab = Callable[[str], Lab]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from agent_runner import protocol
+from agent_runner.contract import protocol
 from tests.support.runs import CHAT, ERROR, HANG, MODEL, OK, Lab, is_gone
 
 MakeLab = Callable[[str], Lab]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agent_runner import protocol
-from agent_runner.protocol import Prompt
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import Prompt
 from tests.support.runs import CHAT, MODEL, Lab
 
 MakeLab = Callable[[str], Lab]

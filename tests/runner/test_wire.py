@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner.journal import Journal
-from agent_runner.wire import QUEUE_BYTES, Outlet
+from agent_runner._journal import Journal
+from agent_runner._wire import QUEUE_BYTES, Outlet
 
 PIPE = tuple[int, int]
 
@@ -192,7 +192,7 @@ def test_when_the_journal_fails_while_the_reader_is_slow_the_rest_comes_from_mem
 def test_descriptor_1_belongs_to_events_alone() -> None:
     code = """
 import os, subprocess, sys
-from agent_runner.wire import claim_stdio
+from agent_runner._wire import claim_stdio
 stdin, stdout = claim_stdio()
 print("stray print")
 os.write(1, b"stray write\\n")

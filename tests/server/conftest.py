@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from host_client.server.auth import Authenticator
+from host_client.service._auth import Authenticator
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Role
-from host_client.store.sqlite import SqliteStore
 from host_client.store.tokens import new_token
 from tests.server.shell import NoTokens, shell
 from tests.support.hosts import E2BLab, HostLab, e2b_lab, host_lab

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Additions, SessionState
-from host_client.store.sqlite import SqliteStore
 
 Told = Callable[[Exception | None], None]
 

@@ -16,10 +16,11 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from host_client.server import auth, problems
-from host_client.server.auth import Approver, Authenticator, Operator, Reader
-from host_client.server.body import JsonRoute
-from host_client.server.guard import Guard
+from host_client.service import _auth as auth
+from host_client.service import _problems as problems
+from host_client.service._auth import Approver, Authenticator, Operator, Reader
+from host_client.service._body import JsonRoute
+from host_client.service._guard import Guard
 from host_client.store.base import StoreError, Token, TooManyError, UnknownSessionError
 
 BASE = "http://localhost:8765"

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from host_client.server.app import described_app
+from host_client.service._app import described_app
 from tests.server.scripts import TALK, TWO_APPROVALS
 from tests.support.hosts import HostLab
 from tests.support.runs import WAIT_SECONDS

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from fastapi import FastAPI
 
-from host_client.server.auth import CACHE_SECONDS, FAILURE_SECONDS, LOCAL, MAX_FAILURES, Authenticator, Failures
+from host_client.service._auth import CACHE_SECONDS, FAILURE_SECONDS, LOCAL, MAX_FAILURES, Authenticator, Failures
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Role, Token
-from host_client.store.sqlite import SqliteStore
 from host_client.store.tokens import new_token
 from tests.server.shell import BASE, client, served, shell, slug
 
@@ -227,7 +227,7 @@ async def test_addresses_of_one_ipv6_customer_are_one(store: SqliteStore) -> Non
 
 
 def test_failures_of_too_many_addresses_forget_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("host_client.server.auth.MAX_ADDRESSES", 3)
+    monkeypatch.setattr("host_client.service._auth.MAX_ADDRESSES", 3)
     failures = Failures(Clock())
     for address in ("a", "b", "c", "d"):
         for _ in range(MAX_FAILURES):

@@ -13,18 +13,18 @@ import pytest
 
 from host_client.errors import SandboxStartError
 from host_client.sandbox import LocalSandbox, SandboxInfo
-from host_client.server import service as services
-from host_client.server.app import create_app
-from host_client.server.downloads import AT_ONCE, MOST_WAITING, Downloads, FileAnswer
-from host_client.server.hosting import House
-from host_client.server.limits import IN_FLIGHT_SECONDS, Limits
-from host_client.server.problems import ProblemError
-from host_client.server.run import options_of
-from host_client.server.service import Retention, Service
-from host_client.server.settings import ServiceConfig
-from host_client.server.sse import PIECE
+from host_client.service import _service as services
+from host_client.service._app import create_app
+from host_client.service._downloads import AT_ONCE, MOST_WAITING, Downloads, FileAnswer
+from host_client.service._hosting import House
+from host_client.service._limits import IN_FLIGHT_SECONDS, Limits
+from host_client.service._problems import ProblemError
+from host_client.service._service import Retention, Service
+from host_client.service._sse import PIECE
+from host_client.service.config import ServiceConfig
+from host_client.service.run import options_of
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Stored
-from host_client.store.sqlite import SqliteStore
 from host_client.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio

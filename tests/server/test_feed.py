@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from host_client.server import feed as feeds
-from host_client.server.feed import Feed, Frame, pack, unpack
+from host_client.service import _feed as feeds
+from host_client.service._feed import Feed, Frame, pack, unpack
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from hypothesis.strategies import sampled_from
 from schemathesis import checks as common_checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
-from host_client.server.app import described_app
+from host_client.service._app import described_app
 from tests.server.conftest import new_service
 from tests.server.scripts import TALK
 from tests.support.hosts import HostLab

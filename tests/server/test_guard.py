@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from host_client.server.auth import Authenticator
-from host_client.server.guard import HEADERS, Guard
+from host_client.service._auth import Authenticator
+from host_client.service._guard import HEADERS, Guard
 from host_client.store.base import Role
 from tests.server.shell import BASE, PATIENCE, NoTokens, client, send_raw, served, shell, slug
 

@@ -13,18 +13,18 @@ from typing import Any
 import msgspec.structs
 import pytest
 
-from agent_runner.protocol import ApprovalRequestData, LogData, QuestionRequestData, ResultData, TurnStartData
+from agent_runner.contract.protocol import ApprovalRequestData, LogData, QuestionRequestData, ResultData, TurnStartData
 from host_client.errors import ConfigurationError, SandboxError
-from host_client.server import commands as c
-from host_client.server.events import AdoptedData
-from host_client.server.feed import Feed
-from host_client.server.hosting import House
-from host_client.server.limits import day_of
-from host_client.server.log import SessionLog
-from host_client.server.run import options_of
-from host_client.server.service import DecidedError, MismatchError, Service, SessionOverError
+from host_client.service import _commands as c
+from host_client.service._events import AdoptedData
+from host_client.service._feed import Feed
+from host_client.service._hosting import House
+from host_client.service._limits import day_of
+from host_client.service._log import SessionLog
+from host_client.service._service import DecidedError, MismatchError, Service, SessionOverError
+from host_client.service.run import options_of
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Note, Stored, StoreError
-from host_client.store.sqlite import SqliteStore
 from host_client.telemetry import Telemetry
 from tests.server.flaky import Flaky
 from tests.store.records import created as kept

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from host_client.server.limits import (
+from host_client.service._limits import (
     IDEMPOTENCY_SECONDS,
     IN_FLIGHT_SECONDS,
     Answer,
@@ -23,9 +23,9 @@ from host_client.server.limits import (
     idempotent,
     request_digest,
 )
-from host_client.server.problems import ProblemError
+from host_client.service._problems import ProblemError
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import Additions, Root, SessionRecord, SessionState, Stored, StoreError
-from host_client.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 

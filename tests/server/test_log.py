@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner.protocol import AnyEvent, LogData, TextDeltaData, event_of
-from host_client.mailbox import MAX_ITEMS
-from host_client.server.events import AdoptedData
-from host_client.server.feed import Feed, unpack
-from host_client.server.log import SessionLog
+from agent_runner.contract.protocol import AnyEvent, LogData, TextDeltaData, event_of
+from host_client.client.mailbox import MAX_ITEMS
+from host_client.service._events import AdoptedData
+from host_client.service._feed import Feed, unpack
+from host_client.service._log import SessionLog
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import NotOwnerError, StoreError
-from host_client.store.sqlite import SqliteStore
 from tests.server.flaky import Flaky, Told
 from tests.store.records import ME, OTHER, created, stored
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from host_client.server.problems import EVERYWHERE, PROBLEM_RESPONSES, PROBLEMS, ProblemError
+from host_client.service._problems import EVERYWHERE, PROBLEM_RESPONSES, PROBLEMS, ProblemError
 from tests.server.shell import client, send_raw, served, slug
 
 pytestmark = pytest.mark.anyio

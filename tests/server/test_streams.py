@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from host_client.server import feed as feeds
-from host_client.server.feed import Feed, Frame
-from host_client.server.sse import HEARTBEAT, PIECE, EventStream, Pace, Reader, frame
+from host_client.service import _feed as feeds
+from host_client.service._feed import Feed, Frame
+from host_client.service._sse import HEARTBEAT, PIECE, EventStream, Pace, Reader, frame
+from host_client.store._sqlite import SqliteStore
 from host_client.store.base import SessionState
-from host_client.store.sqlite import SqliteStore
 from tests.store.records import ME, ROOT, append, close, created, texts
 
 pytestmark = pytest.mark.anyio

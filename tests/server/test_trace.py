@@ -12,9 +12,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from host_client.server import trace as traces
-from host_client.server.kept import own, relayed
-from host_client.server.trace import Trace, trace_of
+from host_client.service import _trace as traces
+from host_client.service._kept import own, relayed
+from host_client.service._trace import Trace, trace_of
 
 pytestmark = pytest.mark.anyio
 HERE, OTHER = "ab" * 16, "cd" * 16

@@ -8,7 +8,10 @@ import base64
 import msgspec
 import pytest
 
-from host_client.store import Store, open_store, open_tokens, redis, sqlite
+from host_client.store import Store, open_store, open_tokens
+from host_client.store import _redis as redis
+from host_client.store import _sqlite as sqlite
+from host_client.store._fanout import MAX_LIVE
 from host_client.store.base import (
     Additions,
     BadCursorError,
@@ -24,7 +27,6 @@ from host_client.store.base import (
     UnknownSessionError,
     Waiting,
 )
-from host_client.store.fanout import MAX_LIVE
 from tests.store.records import (
     ME,
     OTHER,

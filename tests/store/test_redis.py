@@ -17,9 +17,9 @@ import pytest
 
 from host_client.errors import ConfigurationError
 from host_client.store import open_store
+from host_client.store._redis import RedisStore
+from host_client.store._redis_client import RedisClient
 from host_client.store.base import LEASE_SECONDS, Additions, Note, NotOwnerError, StoreError
-from host_client.store.redis import RedisStore
-from host_client.store.redis_client import RedisClient
 from tests.store.records import (
     ME,
     OTHER,

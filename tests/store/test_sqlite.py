@@ -14,9 +14,9 @@ import pytest
 
 from host_client.errors import ConfigurationError
 from host_client.store import open_store
+from host_client.store._sqlite import SqliteStore
+from host_client.store._sqlite_file import APPLICATION_ID, VERSION
 from host_client.store.base import Additions, NotOwnerError, SessionState, StoreError
-from host_client.store.sqlite import SqliteStore
-from host_client.store.sqlite_file import APPLICATION_ID, VERSION
 from tests.store.records import ME, WAIT_SECONDS, append, appending_process, created, numbers, process, stored, texts
 
 pytestmark = pytest.mark.anyio

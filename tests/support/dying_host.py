@@ -16,10 +16,10 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, LocalSandbox, Session, open_session
+from host_client.client.session import Whereabouts
 from host_client.sandbox.e2b import E2BOptions, E2BSandbox
-from host_client.session import Whereabouts
 from host_client.telemetry import Root, root_of
 from tests.support.runs import SpanView, spans_in
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from agent_runner.protocol import AnyEvent
+from agent_runner.contract.protocol import AnyEvent
 from host_client.sandbox.e2b import E2BOptions, E2BSandbox, Layout
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.support.e2b import Image, StandIn

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, MetricsData
 
-from agent_runner import protocol as p
-from agent_runner.protocol import AnyEvent, EventData
+from agent_runner.contract import protocol as p
+from agent_runner.contract.protocol import AnyEvent, EventData
 
 Labels = frozenset[tuple[str, str]]
 

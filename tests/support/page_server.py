@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import host_client
-from agent_runner.protocol import EventData, event_of, input_digest, to_json
+from agent_runner.contract.protocol import EventData, event_of, input_digest, to_json
 from tests.support.e2b.server import Server, loop_in_a_thread, run_in
 
 PAGE = Path(host_client.__file__).parent / "server" / "page"

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, AgentResult, Session, open_session
-from host_client.agent import result_of
-from host_client.config import ApprovalPolicy
-from host_client.session import Approver
+from host_client.client.agent import result_of
+from host_client.client.options import ApprovalPolicy
+from host_client.client.session import Approver
 from tests.support.hosts import E2BLab, views
 from tests.support.runs import MODEL, Fifo, Finished, SpanView, seqs
 

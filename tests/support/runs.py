@@ -18,8 +18,8 @@ from typing import Any, TypeVar, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from agent_runner import protocol
-from agent_runner.protocol import AnyCommand, AnyEvent, UnknownEvent, decode_event, encode
+from agent_runner.contract import protocol
+from agent_runner.contract.protocol import AnyCommand, AnyEvent, UnknownEvent, decode_event, encode
 from host_client.scripted_model import ScriptedModel, parse_script
 
 WAIT_SECONDS = 60.0

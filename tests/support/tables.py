@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from agent_runner.config import SETTINGS
-from agent_runner.protocol import (
+from agent_runner._config import SETTINGS
+from agent_runner.contract.protocol import (
     COMMAND_TYPES,
     ERROR_TYPES,
     EVENT_TYPES,
@@ -21,13 +21,13 @@ from agent_runner.protocol import (
     command_schema,
     event_schema,
 )
-from host_client.scripted_model.script import Conversation, Failure, Reply, Script, Tool, Usage
-from host_client.server.app import described_app
-from host_client.server.events import OWN_TYPES
-from host_client.server.problems import PROBLEMS
-from host_client.telemetry.instruments import METRICS
-from host_client.telemetry.settings import SDK_VARIABLES
-from host_client.telemetry.settings import SETTINGS as TELEMETRY_SETTINGS
+from host_client.scripted_model._script import Conversation, Failure, Reply, Script, Tool, Usage
+from host_client.service._app import described_app
+from host_client.service._events import OWN_TYPES
+from host_client.service._problems import PROBLEMS
+from host_client.telemetry.metrics.instruments import METRICS
+from host_client.telemetry.setup._variables import SDK_VARIABLES
+from host_client.telemetry.setup._variables import SETTINGS as TELEMETRY_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = (

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from agent_runner.protocol import EndData, EventData, StartData, Stop, decode_command, encode, event_of
+from agent_runner.contract.protocol import EndData, EventData, StartData, Stop, decode_command, encode, event_of
 from host_client.errors import SandboxError, StreamLostError
 from host_client.sandbox import Exit, SandboxInfo
 

@@ -25,9 +25,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from agent_runner import readable
-from agent_runner.spans import Span
-from host_client.telemetry.encoding import Batch, encode
+from agent_runner.contract import readable
+from agent_runner.contract.spans import Span
+from host_client.telemetry.otlp import Batch, encode
 from tests.support.runs import SpanView, spans_in
 
 WAIT_SECONDS = 60.0

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 
-from host_client.telemetry import attributes
-from host_client.telemetry.shallow import Span
+from host_client.telemetry.relay import attributes
+from host_client.telemetry.relay.shallow import Span
 
 SECRET = "ada@example.org"
 

@@ -18,11 +18,11 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace import ReadableSpan
 
-from agent_runner.genai import message
-from agent_runner.spans import Value
-from host_client.telemetry import clean
-from host_client.telemetry.console import otlp_json
-from host_client.telemetry.relay import decode
+from agent_runner.contract.genai import message
+from agent_runner.contract.spans import Value
+from host_client.telemetry.export.console import otlp_json
+from host_client.telemetry.relay import clean
+from host_client.telemetry.relay.decoding import decode
 
 TRACE = "a" * 32
 KEY = "sk-ant-api03-Pl4nt3dPl4nt3d"

@@ -9,10 +9,10 @@ import pytest
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
-from agent_runner import genai
-from agent_runner.sanitize import full
-from agent_runner.spans import Span
-from host_client.telemetry.content import WITHHELD, ContentFilter
+from agent_runner.contract import genai
+from agent_runner.contract.sanitize import full
+from agent_runner.contract.spans import Span
+from host_client.telemetry.export.content import WITHHELD, ContentFilter
 
 
 def span(attributes: dict[str, object], events: tuple[Event, ...] = ()) -> ReadableSpan:

@@ -16,14 +16,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from host_client.telemetry.delivery import Delivery
-from host_client.telemetry.destinations import Delivered, Destination, Outcome
-from host_client.telemetry.destinations.custom import Custom
-from host_client.telemetry.destinations.otlp import otlp
-from host_client.telemetry.encoding import Batch
-from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.sender import HANGS_AFTER, Counts, Sender
-from host_client.telemetry.spool import Spool
+from host_client.telemetry.export.delivery import Delivery
+from host_client.telemetry.export.destinations import Delivered, Destination, Outcome
+from host_client.telemetry.export.destinations.custom import Custom
+from host_client.telemetry.export.destinations.otlp import otlp
+from host_client.telemetry.export.endpoints import Endpoint
+from host_client.telemetry.export.sender import HANGS_AFTER, Counts, Sender
+from host_client.telemetry.export.spool import Spool
+from host_client.telemetry.otlp import Batch
 from tests.telemetry.receiver import (
     WAIT_SECONDS,
     Answer,
@@ -553,10 +553,10 @@ def test_undecided_spans_that_the_next_process_gets_are_told(
 HOST = """
 import sys
 from pathlib import Path
-from host_client.telemetry.delivery import Delivery
-from host_client.telemetry.destinations.otlp import otlp
-from host_client.telemetry.endpoints import Endpoint
-from host_client.telemetry.spool import Spool
+from host_client.telemetry.export.delivery import Delivery
+from host_client.telemetry.export.destinations.otlp import otlp
+from host_client.telemetry.export.endpoints import Endpoint
+from host_client.telemetry.export.spool import Spool
 from tests.telemetry.receiver import batch
 
 if __name__ == "__main__":

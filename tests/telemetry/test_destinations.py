@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from agent_runner import otlp as runner_otlp
-from agent_runner import readable
-from agent_runner.prices import cost
-from agent_runner.spans import Span
-from host_client.telemetry import endpoints
-from host_client.telemetry.destinations import Delivered, Outcome, Refused, Retry, TooLarge
-from host_client.telemetry.destinations.answers import of_http, retry_after
-from host_client.telemetry.destinations.langfuse import langfuse, mapping
-from host_client.telemetry.destinations.otlp import otlp
-from host_client.telemetry.destinations.otlp_grpc import OtlpGrpc
-from host_client.telemetry.destinations.otlp_http import OtlpHttp
-from host_client.telemetry.endpoints import Compression, Endpoint
+from agent_runner.contract import otlp as runner_otlp
+from agent_runner.contract import readable
+from agent_runner.contract.prices import cost
+from agent_runner.contract.spans import Span
+from host_client.telemetry.export import endpoints
+from host_client.telemetry.export.destinations import Delivered, Outcome, Refused, Retry, TooLarge
+from host_client.telemetry.export.destinations._answers import of_http, retry_after
+from host_client.telemetry.export.destinations._otlp_grpc import OtlpGrpc
+from host_client.telemetry.export.destinations._otlp_http import OtlpHttp
+from host_client.telemetry.export.destinations.langfuse import langfuse, mapping
+from host_client.telemetry.export.destinations.otlp import otlp
+from host_client.telemetry.export.endpoints import Compression, Endpoint
 from tests.support.runs import SpanView, spans_in
 from tests.telemetry.certificates import Authority
 from tests.telemetry.receiver import Answer, Tls, batch, grpc_receiver, http_receiver

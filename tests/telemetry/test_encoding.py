@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from host_client.telemetry.encoding import decode, encode, halves
+from host_client.telemetry.otlp import decode, encode, halves
 from tests.telemetry.receiver import batch, ids_of
 
 HOST, SANDBOX = Resource({"service.name": "host"}, "https://schema"), Resource({"service.name": "runner", "n": 1})

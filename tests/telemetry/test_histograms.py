@@ -16,8 +16,8 @@ from opentelemetry.sdk.metrics.export import (
     Metric,
 )
 
-from host_client.telemetry.histograms import MAX_SERIES, OVERFLOW, Recorder
-from host_client.telemetry.instruments import BY_NAME
+from host_client.telemetry.metrics._histograms import MAX_SERIES, OVERFLOW, Recorder
+from host_client.telemetry.metrics.instruments import BY_NAME
 
 METRIC = BY_NAME["gen_ai.client.operation.duration"]
 VALUES = st.one_of(

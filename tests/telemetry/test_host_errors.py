@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent_runner.protocol import AnyEvent, ApprovalResolved, Error
+from agent_runner.contract.protocol import AnyEvent, ApprovalResolved, Error
 from host_client import LocalSandbox, Telemetry, run_agent
 from host_client.errors import SandboxStartError
 from host_client.sandbox.local import LocalProcess
 from tests.support.hosts import host_lab
 
 if TYPE_CHECKING:
-    from host_client.telemetry.pipeline import Who
-    from host_client.telemetry.sampling import EndedSpan
+    from host_client.telemetry.tail.pipeline import Who
+    from host_client.telemetry.tail.sampling import EndedSpan
 
 pytestmark = pytest.mark.anyio
 

@@ -23,16 +23,17 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
-from agent_runner import otlp
-from agent_runner import protocol as p
-from agent_runner.resource import resource
-from agent_runner.spans import Span
-from host_client.telemetry import Telemetry, Who, ledger_file
-from host_client.telemetry.ledger import BY, Ledger, LedgerError, Total
-from host_client.telemetry.relay import decode
-from host_client.telemetry.relayed import Relayed
-from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, Turn, request_of, turn_of
-from host_client.telemetry.unfinished import MAX_UNPRICED
+from agent_runner._resource import resource
+from agent_runner.contract import otlp
+from agent_runner.contract import protocol as p
+from agent_runner.contract.spans import Span
+from host_client.telemetry import Telemetry, Who
+from host_client.telemetry.costs import _ledger_file as ledger_file
+from host_client.telemetry.costs._unfinished import MAX_UNPRICED
+from host_client.telemetry.costs.ledger import BY, Ledger, LedgerError, Total
+from host_client.telemetry.costs.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, Turn, request_of, turn_of
+from host_client.telemetry.relay.decoding import decode
+from host_client.telemetry.relay.relayed import Relayed
 from tests.support.metrics import event, result
 from tests.support.tables import ROOT
 
@@ -394,7 +395,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from host_client.telemetry import Who
-from host_client.telemetry.ledger import Ledger
+from host_client.telemetry.costs.ledger import Ledger
 from tests.telemetry.test_ledger import result, told
 
 ledger = Ledger(Path(sys.argv[1]))
@@ -511,9 +512,9 @@ def test_that_another_process_writes_for_a_moment_is_no_warning(
 def test_a_ledger_that_another_process_holds_holds_no_spans_up_and_is_written_later(
     tmp_path: Path, held: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host_client.telemetry.ledger.BUSY_SECONDS", 2 * WAIT_SECONDS)
+    monkeypatch.setattr("host_client.telemetry.costs.ledger.BUSY_SECONDS", 2 * WAIT_SECONDS)
     written = threading.Event()
-    monkeypatch.setattr("host_client.telemetry.ledger.write", then(written.set, ledger_file.write))
+    monkeypatch.setattr("host_client.telemetry.costs.ledger.write", then(written.set, ledger_file.write))
     ledger = Ledger(tmp_path / "ledger")
     telemetry = Telemetry(observers=[ledger])
     for number in range(1, 4):
@@ -583,7 +584,7 @@ NO_LARGER = """
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
-from host_client.telemetry.ledger import Ledger
+from host_client.telemetry.costs.ledger import Ledger
 from tests.telemetry.test_ledger import ADA, result, told
 
 ledger = Ledger(Path(sys.argv[1]))

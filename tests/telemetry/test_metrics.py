@@ -12,14 +12,13 @@ import pytest
 from opentelemetry.sdk.metrics.export import Histogram
 from opentelemetry.sdk.trace import ReadableSpan
 
-from agent_runner import protocol as p
-from agent_runner.protocol import AnyEvent, EventData
+from agent_runner.contract import protocol as p
+from agent_runner.contract.protocol import AnyEvent, EventData
 from host_client import AgentOptions, AgentResult, Telemetry, run_agent
 from host_client.telemetry import Who
-from host_client.telemetry.destinations.otlp import otlp_metrics
-from host_client.telemetry.endpoints import Endpoint, Protocol
-from host_client.telemetry.instruments import METRICS
-from host_client.telemetry.labels import (
+from host_client.telemetry.export.destinations.otlp import otlp_metrics
+from host_client.telemetry.export.endpoints import Endpoint, Protocol
+from host_client.telemetry.metrics._labels import (
     MAX_DECIDERS,
     MAX_LENGTH,
     MAX_MODELS,
@@ -30,8 +29,9 @@ from host_client.telemetry.labels import (
     TOOLS,
     TOOLS_OF_ONE,
 )
-from host_client.telemetry.metrics import MAX_ALIKE, Metrics
-from host_client.telemetry.otlp_metrics import OtlpPart
+from host_client.telemetry.metrics._otlp import OtlpPart
+from host_client.telemetry.metrics.instruments import METRICS
+from host_client.telemetry.metrics.observer import MAX_ALIKE, Metrics
 from tests.support.hosts import host_lab, views
 from tests.support.metrics import Kept, event, labels, result
 from tests.telemetry.receiver import METRICS_PATH, Answer, Hang, grpc_receiver, http_receiver, nobody
@@ -515,7 +515,7 @@ def test_a_receiver_that_refuses_is_counted_told_once_and_tried_again_at_the_end
         there.script.extend([Answer(status, {"location": "http://127.0.0.1:1/"})] * 2)
         assert metrics.close(20.0)
         assert (part.exporter.failures, len(there.requests)) == (2, 3)
-    told = [record.getMessage() for record in caplog.records if record.name == "host_client.telemetry.otlp_metrics"]
+    told = [record.getMessage() for record in caplog.records if record.name == "host_client.telemetry.metrics._otlp"]
     assert len(told) == 1
     assert "metrics to otlp were not taken" in told[0]
 

@@ -12,15 +12,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
-from agent_runner import otlp
-from agent_runner import protocol as p
-from agent_runner.resource import resource
-from agent_runner.spans import Span
-from host_client.telemetry import Telemetry, Who, pipeline
+from agent_runner._resource import resource
+from agent_runner.contract import otlp
+from agent_runner.contract import protocol as p
+from agent_runner.contract.spans import Span
+from host_client.telemetry import Telemetry, Who
 from host_client.telemetry.batch import Batch
-from host_client.telemetry.relay import decode
-from host_client.telemetry.relayed import Relayed
-from host_client.telemetry.sampling import EndedSpan, SamplingConfig
+from host_client.telemetry.relay.decoding import decode
+from host_client.telemetry.relay.relayed import Relayed
+from host_client.telemetry.tail import pipeline
+from host_client.telemetry.tail.sampling import EndedSpan, SamplingConfig
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
 """Trace ids that the ratio keeps first and last."""

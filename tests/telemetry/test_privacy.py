@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_runner.protocol import AnyEvent, encode
-from agent_runner.sanitize import redact
+from agent_runner.contract.protocol import AnyEvent, encode
+from agent_runner.contract.sanitize import redact
 from host_client import AgentOptions, AgentResult, run_agent
-from host_client.telemetry import TelemetryConfig, endpoints, initialize_telemetry
-from host_client.telemetry.console import JsonExporter, otlp_json
-from host_client.telemetry.ledger import Ledger
+from host_client.telemetry import TelemetryConfig, initialize_telemetry
+from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.export import endpoints
+from host_client.telemetry.export.console import JsonExporter, otlp_json
 from tests.docs.test_telemetry import attributes_of_the_code
 from tests.support.collector import Collector
 from tests.support.hosts import host_lab, views

@@ -18,12 +18,12 @@ from prometheus_client import Metric as Family
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, Telemetry, run_agent
 from host_client.telemetry import TelemetryConfig, Who, initialize_telemetry
-from host_client.telemetry.instruments import METRICS, Metric
-from host_client.telemetry.metrics import Metrics, metrics_of
-from host_client.telemetry.prometheus import PrometheusServer, Registry
+from host_client.telemetry.metrics._prometheus import PrometheusServer, Registry
+from host_client.telemetry.metrics.instruments import METRICS, Metric
+from host_client.telemetry.metrics.observer import Metrics, metrics_of
 from tests.support.hosts import host_lab
 from tests.support.metrics import event, result
 from tests.support.prometheus import program, prometheus

@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from host_client.telemetry.relay import decode
+from host_client.telemetry.relay.decoding import decode
 
 TRACE, OTHER = b"T" * 16, b"O" * 16
 IDS = frozenset({TRACE.hex(), OTHER.hex()})

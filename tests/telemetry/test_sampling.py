@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Status, StatusCode
 
-from host_client.telemetry.sampling import Limits, Sampler, SamplingConfig, Verdict
+from host_client.telemetry.tail.sampling import Limits, Sampler, SamplingConfig, Verdict
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
 """Trace ids that the ratio keeps first and last."""

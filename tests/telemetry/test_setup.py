@@ -13,10 +13,10 @@ import pytest
 
 from host_client import AgentOptions, run_agent
 from host_client.telemetry import SessionTrace, Who, root_of
-from host_client.telemetry.config import TelemetryConfig, telemetry_config
-from host_client.telemetry.endpoints import langfuse, otlp, signoz
-from host_client.telemetry.sampling import SamplingConfig
-from host_client.telemetry.setup import initialize_telemetry
+from host_client.telemetry.export.endpoints import langfuse, otlp, signoz
+from host_client.telemetry.setup.config import TelemetryConfig, telemetry_config
+from host_client.telemetry.setup.start import initialize_telemetry
+from host_client.telemetry.tail.sampling import SamplingConfig
 from tests.support.collector import Collector
 from tests.support.hosts import e2b_lab, host_lab
 from tests.support.runs import tree
@@ -95,7 +95,7 @@ def run_python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_bad_value_in_the_environment_is_one_line_on_stderr_and_the_process_goes_on(tmp_path: Path) -> None:
-    code = "from host_client.telemetry.setup import initialize_telemetry as i; i().shutdown(); print('went on')"
+    code = "from host_client.telemetry.setup.start import initialize_telemetry as i; i().shutdown(); print('went on')"
     done = run_python(code, OTEL_SAMPLING_RATE="7", HOME=str(tmp_path))
     assert done.stdout == "went on\n"
     assert done.stderr == "telemetry: OTEL_SAMPLING_RATE='7' takes a number from 0 to 1; using the default\n"
@@ -103,7 +103,7 @@ def test_a_bad_value_in_the_environment_is_one_line_on_stderr_and_the_process_go
 
 def test_telemetry_that_is_off_loads_no_opentelemetry() -> None:
     code = (
-        "import sys; from host_client.telemetry.setup import initialize_telemetry as i; t = i(); t.shutdown();"
+        "import sys; from host_client.telemetry.setup.start import initialize_telemetry as i; t = i(); t.shutdown();"
         "print(t.enabled, [name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     done = run_python(code, OTEL_ENABLED="false", OTEL_EXPORTERS="langfuse,kafka")

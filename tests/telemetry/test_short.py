@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from host_client.telemetry import short
+from host_client.telemetry.relay import _short as short
 
 NUMBERS = [0, 1, 127, 128, 16_383, 16_384, 2**21 - 1, 2**21, 2**28 - 1]
 

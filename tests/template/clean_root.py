@@ -23,7 +23,7 @@ from typing import Any
 
 from e2b import Template
 
-from host_client.sandbox.e2b.layout import Layout
+from host_client.sandbox.e2b._layout import Layout
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = REPOSITORY / "template" / "e2b.Dockerfile"
@@ -247,7 +247,7 @@ FAILS = (
     ("user becomes root by su and an empty password", "echo | su -c true", DENIED),
     ("user reads the CLI", f"cat {PACKAGES}/claude_agent_sdk/_bundled/claude", DENIED),
     ("user looks at journals", "ls /var/lib/sandspan", DENIED),
-    ("user changes the runner", "touch /opt/sandspan/runner/agent_runner/run.py", DENIED),
+    ("user changes the runner", "touch /opt/sandspan/runner/agent_runner/_run.py", DENIED),
     ("user adds a package", f"touch {PACKAGES}/sitecustomize.py", DENIED),
     ("user changes Python", "touch $(readlink -f /opt/sandspan/bin/python)", DENIED),
     ("user changes Python's library", "touch /usr/lib/python3.*/json/__init__.py", DENIED),

@@ -12,7 +12,7 @@ import pytest
 from e2b import Template
 
 from host_client.sandbox.e2b import DEFAULT_TEMPLATE
-from host_client.sandbox.e2b.sandbox import Layout
+from host_client.sandbox.e2b._sandbox import Layout
 from host_client.sandbox.e2b.template import DOCKERFILE, TemplateOptions, image_files
 from tests.packaging.environments import Wheel, closure
 from tests.packaging.test_constraints import pins

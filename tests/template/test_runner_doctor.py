@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import agent_runner as agent_runner_package
-from agent_runner.doctor import STATE
+from agent_runner._doctor import STATE
 from tests.packaging.environments import Wheel, closure, new_environment
 
 from .tools import agent_runner, clean

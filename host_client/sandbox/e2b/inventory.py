@@ -15,8 +15,8 @@ from e2b import AsyncSandbox, SandboxInfo, SandboxQuery
 
 from host_client.errors import ConfigurationError, SandboxError
 
-from .connection import api_params
-from .failures import Translated, failure_of
+from ._connection import api_params
+from ._failures import Translated, failure_of
 
 _MARK = {"sandspan": "1"}
 

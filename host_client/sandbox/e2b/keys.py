@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from host_client.config import CREDENTIALS
+from host_client.environment import CREDENTIALS
 from host_client.errors import ConfigurationError
 
 KeyMode = Literal["gateway", "e2b-secrets", "env"]

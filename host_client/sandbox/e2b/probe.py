@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from e2b import AsyncSandbox, AsyncTemplate, ConnectionConfig
 
-from .connection import api_params
-from .failures import Translated
+from ._connection import api_params
+from ._failures import Translated
 
 if TYPE_CHECKING:
     from e2b import ApiParams

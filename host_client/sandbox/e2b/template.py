@@ -19,8 +19,8 @@ import agent_runner
 import host_client
 from host_client.errors import ConfigurationError, SandboxError
 
-from .connection import api_params
-from .sandbox import DEFAULT_TEMPLATE
+from ._connection import api_params
+from ._sandbox import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
     from e2b import BuildInfo, LogEntry
@@ -81,7 +81,7 @@ async def build_template(options: TemplateOptions, environ: Mapping[str, str], o
     """Build the template and wait until it is ready; raise `TemplateBuildError` or another `SandboxError`."""
     from e2b import AsyncTemplate, BuildException, LogEntryEnd  # 0.5 s, and only here
 
-    from .failures import Translated
+    from ._failures import Translated
 
     require_key(environ)
     last: deque[str] = deque(maxlen=KEPT_LINES)

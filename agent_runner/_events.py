@@ -1,0 +1,119 @@
+"""Events on their way out: numbered, journaled, then sent. The order of the three is the guarantee."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ._journal import Journal
+from .contract.protocol import (
+    MAX_LINE_BYTES,
+    AnyEvent,
+    EndData,
+    ErrorData,
+    EventData,
+    LogData,
+    TextDeltaData,
+    encode,
+    event_of,
+)
+from .contract.spans import Span
+from .contract.trace_context import TraceContext
+
+NO_SPAN = "0" * 16
+
+DELTA_SECONDS = 0.05
+"""Text deltas that come within this time go out as one event."""
+
+
+class Output(Protocol):
+    """Takes encoded lines and never blocks; see `agent_runner._wire.Outlet`."""
+
+    def put(self, line: bytes, offset: int | None, *, live: bool = False) -> None:
+        """Send one line."""
+
+
+class Events:
+    """The one place where an event gets its number."""
+
+    def __init__(
+        self,
+        output: Output,
+        journal: Journal | None,
+        context: TraceContext,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._output = output
+        self._journal = journal
+        self._context = context
+        self._clock = clock
+        self._seq = 0
+        self._delta: list[str] = []
+        self._delta_of: tuple[str | None, Span | None] = (None, None)
+        self._delta_timer: asyncio.TimerHandle | None = None
+
+    def emit(self, data: EventData, span: Span | None = None, *, opens: bool = False) -> None:
+        """Number, journal and send one event. ``opens``: it announces its span, so its parent is named."""
+        self.flush_delta()
+        line = self._encoded(data, span, opens)
+        if len(line) > MAX_LINE_BYTES:
+            self._seq -= 1
+            text = f"an event of {len(line)} bytes was left out: {type(data).__name__.removesuffix('Data')}"
+            line = self._encoded(ErrorData(error_type="protocol", message=text), span, opens=False)
+        offset = None
+        if self._journal is not None:
+            was_well = self._journal.error is None
+            offset = self._journal.append(line)
+            if was_well and self._journal.error is not None:
+                self._output.put(line, None)
+                text = f"the journal ends before seq {self._seq}: {self._journal.error}; attach cannot go past it"
+                self.emit(LogData(stream="runner", text=text))
+                return
+        self._output.put(line, offset)
+
+    def delta(self, text: str, message_id: str | None, span: Span | None) -> None:
+        """Send a piece of text soon, together with those that follow at once."""
+        if self._delta_of != (message_id, span):
+            self.flush_delta()
+            self._delta_of = (message_id, span)
+        self._delta.append(text)
+        if self._delta_timer is None:
+            self._delta_timer = asyncio.get_running_loop().call_later(DELTA_SECONDS, self.flush_delta)
+
+    def flush_delta(self) -> None:
+        """Send the text that waits."""
+        if self._delta_timer is not None:
+            self._delta_timer.cancel()
+            self._delta_timer = None
+        if not self._delta:
+            return
+        message_id, span = self._delta_of
+        text = "".join(self._delta)
+        self._delta.clear()
+        line = encode(self._event(TextDeltaData(text=text, message_id=message_id), span, None, opens=False))
+        self._output.put(line, None, live=True)
+
+    def _encoded(self, data: EventData, span: Span | None, opens: bool) -> bytes:
+        self._seq += 1
+        return encode(self._event(data, span, self._seq, opens))
+
+    def _event(self, data: EventData, span: Span | None, seq: int | None, opens: bool) -> AnyEvent:
+        return event_of(
+            data,
+            seq=seq,
+            # An event that opens a span tells the span's true start: a reader may have to rebuild it.
+            ts=span.start / 1e9 if span and opens else self._clock(),
+            trace_id=span.trace_id if span else self._context.trace_id,
+            span_id=span.span_id if span else self._context.span_id or NO_SPAN,
+            parent_span_id=(span.parent_span_id if span and opens else None),
+        )
+
+
+def misconfigured(events: Events, message: str) -> int:
+    """Say what is wrong with the configuration and end; return the exit code."""
+    events.emit(ErrorData(error_type="invalid_request", message=message))
+    events.emit(EndData(reason="misconfigured", exit_code=2))
+    return 2

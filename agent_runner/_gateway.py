@@ -1,0 +1,386 @@
+"""The loopback gateway: the runner keeps the model's key, and the CLI gets a token good for this run only.
+
+Takes the CLI's requests on 127.0.0.1, puts the key in the token's place and passes the answer on as it
+comes. Whoever else finds the port learns nothing and can do nothing; whoever has the token can do what
+the CLI can: ask the model, within the budget. Runs on the runner's own event loop, and is imported only
+where it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import httpx2 as httpx
+import uvicorn
+
+from ._config import ConfigError
+from ._metering import Answer, Meter
+from .contract.classify import BUDGET_SPENT
+from .contract.protocol import to_json
+
+API = "https://api.anthropic.com"
+MAX_BODY = 32 * 1024 * 1024
+"""The Messages API takes no longer request."""
+MAX_AT_ONCE = 32
+"""Requests under way at a time, which bounds what may be spent beyond the budget. More wait."""
+
+_MAX_HEAD = 64 * 1024
+_CONNECT_SECONDS = 30.0
+_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
+# In the CLI's own order, and what each is sent as.
+_BEARER = ("ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+_CREDENTIALS = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+_CUSTOM = "ANTHROPIC_CUSTOM_HEADERS"
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
+)
+_NOT_SENT_ON = _HOP_BY_HOP | {b"host", b"authorization", b"x-api-key", b"cookie", b"accept-encoding", b"expect"}
+# A cookie or a redirect would be for the runner, and the CLI is not to act in its place.
+_NOT_SENT_BACK = _HOP_BY_HOP | {b"set-cookie", b"location"}
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Credential(NamedTuple):
+    """The model's key: the variable it came in, the headers it goes out as, and where to."""
+
+    variable: str
+    headers: dict[str, str]
+    base_url: str
+
+    def stands_in(self, value: bytes) -> bool:
+        """Whether a value holds the key, in whole."""
+        return any(header.removeprefix("Bearer ").encode() in value for header in self.headers.values())
+
+
+def credential(environ: Mapping[str, str]) -> Credential:
+    """Return the key that the CLI would use; raise `ConfigError` where there is none."""
+    name = next((name for name in _CREDENTIALS if environ.get(name)), None)
+    if name is None:
+        raise ConfigError(f"AGENT_GATEWAY=on: no key to keep, set {', '.join(_CREDENTIALS[:-1])} or {_CREDENTIALS[-1]}")
+    lines = environ.get(_CUSTOM, "").split("\n")
+    headers = {
+        header.strip(): value.strip() for header, colon, value in (line.partition(":") for line in lines) if colon
+    }
+    if name in _BEARER:
+        headers["authorization"] = f"Bearer {environ[name]}"
+    else:
+        headers["x-api-key"] = environ[name]
+    return Credential(name, headers, environ.get("ANTHROPIC_BASE_URL") or API)
+
+
+def forget_credentials(environ: MutableMapping[str, str]) -> None:
+    """Take the model's keys out of an environment, so that no child gets them."""
+    for name in (*_CREDENTIALS, _CUSTOM):
+        environ.pop(name, None)
+
+
+class Refused(NamedTuple):
+    """An answer of the gateway's own, in the API's shape."""
+
+    status: int
+    kind: str
+    message: str
+
+
+_NO_TOKEN = Refused(401, "authentication_error", "this gateway takes the run's own token only")
+_NO_HOST = Refused(403, "permission_error", "this gateway answers to its own address only")
+_NO_PATH = Refused(404, "not_found_error", "this gateway passes on the Messages API only")
+_NO_METHOD = Refused(405, "invalid_request_error", "this gateway passes on POST only")
+_TOO_LARGE = Refused(413, "request_too_large", f"a request has at most {MAX_BODY} bytes")
+_SPENT = Refused(402, "billing_error", BUDGET_SPENT)
+_UNREADABLE = Refused(502, "api_error", "the model's answer is compressed, so that what it costs cannot be told")
+
+
+class Gateway:
+    """The gateway of one run, as an asynchronous context manager. `url` and `token` are what the CLI gets."""
+
+    def __init__(self, key: Credential, tell: Callable[[str], None], meter: Meter | None = None) -> None:
+        """``tell`` takes remarks for the run's log; each kind is told once."""
+        self._key = key
+        self._tell = tell
+        self._meter = meter
+        self._told: set[str] = set()
+        self._free = asyncio.Semaphore(MAX_AT_ONCE)
+        self.token = secrets.token_urlsafe(32)
+        # Listening before anything is served: the CLI's first request waits for us, and never fails.
+        self._socket = _listening()
+        self._hosts = tuple(f"{name}:{self._socket.getsockname()[1]}".encode() for name in ("127.0.0.1", "localhost"))
+        self.url = f"http://{self._hosts[0].decode()}"
+
+    async def __aenter__(self) -> Gateway:
+        await self.start()
+        return self
+
+    async def start(self) -> None:
+        """Begin to serve. In a process that ends with its run nobody has to end it."""
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)  # how long an answer may take is the CLI's to say
+        self._upstream = httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(), follow_redirects=False)
+        config = uvicorn.Config(
+            self._serve,
+            log_level="critical",  # what goes wrong is told by `tell`; an answer that is cut on purpose is no error
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            interface="asgi3",
+            http="h11",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            h11_max_incomplete_event_size=_MAX_HEAD,
+        )
+        # What `uvicorn.Server.serve` adds to this are signal handlers and a clock, and it takes its time to leave.
+        config.load()
+        self._server = uvicorn.Server(config)
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._socket])
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for listening in self._server.servers:
+            listening.close()
+        for connection in list(self._server.server_state.connections):
+            connection.shutdown()
+        for task in list(self._server.server_state.tasks):
+            task.cancel()
+        await self._upstream.aclose()
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a CLI that asks this gateway and has nothing but its token."""
+        env = dict(environ)
+        forget_credentials(env)
+        env["ANTHROPIC_BASE_URL"] = self.url
+        env[self._key.variable] = self.token
+        # What else the CLI would ask, it would ask elsewhere, with the token for a key.
+        env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+        for name in ("NO_PROXY", "no_proxy"):
+            env[name] = ",".join(filter(None, (env.get(name), "127.0.0.1")))
+        return env
+
+    # -- serving ----------------------------------------------------------------------------------
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = _Request(scope)
+        if refused := self._refusal(request):
+            await self._refuse(refused, request, send)
+        elif request.path == "/":
+            await _whole(send, 200, b"")  # the CLI looks whether there is anybody before it asks
+        else:
+            await self._in_turn(request, receive, send)
+
+    def _refusal(self, request: _Request) -> Refused | None:
+        """Say why a request is not served, or None. The token is compared in constant time."""
+        if request.one(b"host") not in self._hosts:
+            return _NO_HOST
+        if request.path == "/":
+            return None if request.method in ("GET", "HEAD") else _NO_METHOD
+        if request.path not in _PATHS:
+            return _NO_PATH
+        if request.method != "POST":
+            return _NO_METHOD
+        if not secrets.compare_digest(request.token, self.token.encode()):
+            return _NO_TOKEN
+        return _TOO_LARGE if request.size > MAX_BODY else None
+
+    async def _refuse(self, refused: Refused, request: _Request, send: Send) -> None:
+        if refused.message not in self._told:
+            self._told.add(refused.message)
+            self._tell(f"the gateway refused {request.method} {request.path[:100]}: {refused.message}")
+        await _error(send, refused)
+
+    async def _in_turn(self, request: _Request, receive: Receive, send: Send) -> None:
+        async with self._free:
+            if self._meter is not None and self._meter.exhausted:
+                await self._refuse(_SPENT, request, send)
+                return
+            await self._forward(request, receive, send)
+
+    async def _forward(self, request: _Request, receive: Receive, send: Send) -> None:
+        """Ask the model and pass its answer on; a caller that leaves ends both."""
+        body = _Body(receive)
+        exchange = _Exchange(request, body, send, self._meter)
+        passing = asyncio.ensure_future(exchange.run(self._upstream, self._key))
+        leaving = asyncio.ensure_future(body.left())
+        try:
+            await asyncio.wait((passing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not passing.done():
+                exchange.abandoned = True
+                if exchange.may_stop:
+                    passing.cancel()
+            await passing
+        except asyncio.CancelledError:
+            passing.cancel()
+            if not leaving.done():
+                raise  # it is the runner that leaves
+        except httpx.HTTPError as error:
+            await self._failed(error, exchange, request, send)
+        except _TooLargeError:
+            await self._refuse(_TOO_LARGE, request, send)
+        finally:
+            leaving.cancel()
+
+    async def _failed(self, error: httpx.HTTPError, exchange: _Exchange, request: _Request, send: Send) -> None:
+        what = f"the model's API at {httpx.URL(self._key.base_url).host}: {type(error).__name__}"
+        if exchange.answering:
+            raise _CutError(what) from error  # the server drops the connection: a cut for us is a cut for the CLI
+        slow = isinstance(error, httpx.TimeoutException)
+        await self._refuse(Refused(504 if slow else 502, "api_error", what), request, send)
+
+
+def _listening() -> socket.socket:
+    # asyncio turns Nagle's algorithm off where a socket says its protocol, and `socket.create_server` says none:
+    # each answer's end would wait 40 ms for an acknowledgement.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    return listening
+
+
+class _TooLargeError(Exception):
+    """A body without a length turned out too long."""
+
+
+class _CutError(ConnectionError):
+    """The answer broke off halfway."""
+
+
+class _Request:
+    """What the gateway looks at in a request."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+
+    def one(self, name: bytes) -> bytes:
+        """Return a header's value; nothing where there is none, or more than one."""
+        found = [value for header, value in self.headers if header == name]
+        return found[0] if len(found) == 1 else b""
+
+    @property
+    def token(self) -> bytes:
+        return self.one(b"x-api-key") or self.one(b"authorization").removeprefix(b"Bearer ")
+
+    @property
+    def size(self) -> int:
+        length = self.one(b"content-length")
+        return int(length) if length.isdigit() else 0
+
+    def sent_on(self, key: Credential) -> httpx.Headers:
+        """Return the headers for the model's API: the CLI's, without what is its own, and the key."""
+        headers = httpx.Headers([pair for pair in self.headers if pair[0] not in _NOT_SENT_ON])
+        headers.update(key.headers)
+        headers["accept-encoding"] = "identity"  # what an answer costs is read from it as it passes
+        return headers
+
+
+class _Body:
+    """A request's body, and when its sender leaves: both come out of one stream of messages."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read = asyncio.Event()
+        self._left = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._left = True
+                self._read.set()
+                raise httpx.WriteError("the CLI left before its request was whole")
+            size += len(message.get("body", b""))
+            if size > MAX_BODY:
+                raise _TooLargeError
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+        self._read.set()
+
+    async def left(self) -> None:
+        """Return when the sender has gone."""
+        await self._read.wait()
+        while not self._left:
+            self._left = (await self._receive())["type"] == "http.disconnect"
+
+
+class _Exchange:
+    """One request on its way to the model, and the answer on its way back."""
+
+    def __init__(self, request: _Request, body: _Body, send: Send, meter: Meter | None) -> None:
+        self._request = request
+        self._body = body
+        self._send = send
+        self._meter = meter
+        self._answer: Answer | None = None
+        self.answering = False
+        self.abandoned = False
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether nothing is left to be learnt: with a budget, what the input cost is read in any case."""
+        return self._meter is None or (self._answer is not None and self._answer.begun)
+
+    async def run(self, upstream: httpx.AsyncClient, key: Credential) -> None:
+        url = httpx.URL(key.base_url.rstrip("/") + self._request.path, query=self._request.query or None)
+        headers = self._request.sent_on(key)
+        outgoing = upstream.build_request("POST", url, headers=headers, content=self._body.chunks())
+        response = await upstream.send(outgoing, stream=True)
+        try:
+            await self._pass_on(response, key)
+        finally:
+            if self._meter is not None and self._answer is not None:
+                self._meter.spent += self._answer.cost
+            # Also when this is being cancelled: the connection must not stay open.
+            await asyncio.shield(response.aclose())
+
+    async def _pass_on(self, response: httpx.Response, key: Credential) -> None:
+        if self._meter is not None:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                await _error(self._send, _UNREADABLE)
+                return
+            self._answer = Answer(response.headers.get("content-type", ""))
+        headers = [
+            (name, value)
+            for name, value in response.headers.raw
+            if name.lower() not in _NOT_SENT_BACK and not key.stands_in(value)
+        ]
+        self.answering = True
+        await self._give({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        async for chunk in response.aiter_raw():
+            if self._answer is not None:
+                self._answer.feed(chunk)
+            # Waits while the CLI is slow to take it, and so does the model's API.
+            await self._give({"type": "http.response.body", "body": chunk, "more_body": True})
+            if self.abandoned and self.may_stop:
+                return
+        if self._answer is not None:
+            self._answer.end()
+        await self._give({"type": "http.response.body", "body": b""})
+
+    async def _give(self, message: MutableMapping[str, Any]) -> None:
+        if not self.abandoned:
+            await self._send(message)
+
+
+async def _whole(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _error(send: Send, refused: Refused) -> None:
+    error = {"type": "error", "error": {"type": refused.kind, "message": refused.message}}
+    await _whole(send, refused.status, to_json(error))

@@ -1,0 +1,153 @@
+"""The configuration as options of the Claude Agent SDK."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from claude_agent_sdk import CanUseTool, ClaudeAgentOptions, HookMatcher
+from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
+
+from ._config import Config, ConfigError
+from ._messages import ModelUsage, model_usage
+from .contract.trace_context import TraceContext
+
+MAX_MESSAGE = 128 * 1024 * 1024
+"""The SDK ends the run at a longer message of the CLI; its own default is 1 MiB."""
+
+# What the runner is told is not the agent's business: ids of tenants, and headers with credentials.
+_PRIVATE = re.compile(r"AGENT_|OTEL_|BAGGAGE$")
+
+
+def agent_options(
+    config: Config,
+    environ: Mapping[str, str],
+    context: TraceContext,
+    *,
+    can_use_tool: CanUseTool,
+    on_tool_end: HookCallback,
+    on_stderr: Callable[[str], None],
+) -> ClaudeAgentOptions:
+    """Return the SDK's options; raise `ConfigError` for what is not there: a directory, an MCP server.
+
+    ``environ`` is what the CLI gets; the SDK adds what else this process has.
+    Only hooks after a tool are set: one before it costs every call 2 ms on the real CLI, and its time
+    stands in the stream already.
+    """
+    if config.cwd is not None and not Path(config.cwd).is_dir():
+        raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: is not a directory")
+    hook = HookMatcher(hooks=[on_tool_end])
+    return ClaudeAgentOptions(
+        model=config.model,
+        cwd=config.cwd,
+        allowed_tools=list(config.allowed_tools),
+        disallowed_tools=list(config.disallowed_tools),
+        permission_mode=cast("PermissionMode", config.permission_mode),
+        max_turns=config.max_turns,
+        max_budget_usd=config.max_budget_usd,
+        resume=config.resume,
+        system_prompt=config.system_prompt or {"type": "preset", "preset": "claude_code"},
+        setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
+        mcp_servers=cast("Any", _mcp_servers(config)),
+        strict_mcp_config=True,
+        env=_environment(environ, context),
+        cli_path=config.cli_path,
+        user=config.user,
+        can_use_tool=can_use_tool,
+        hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
+        include_partial_messages=True,
+        forward_subagent_text=True,
+        max_buffer_size=MAX_MESSAGE,
+        stderr=on_stderr,
+    )
+
+
+def _environment(environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:
+    env = {
+        **environ,
+        "CLAUDE_CONFIG_DIR": str(config_directory(environ)),
+        "CLAUDE_CODE_DISABLE_AUTO_MEMORY": environ.get("CLAUDE_CODE_DISABLE_AUTO_MEMORY", "1"),
+        # Tells when the CLI owes no further turn: a background agent wakes it for one.
+        "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
+        "TRACEPARENT": context.traceparent,
+        "TRACESTATE": context.tracestate,
+    }
+    env.pop("CLAUDECODE", None)  # as the SDK does: this CLI runs under no other
+    own_telemetry = environ.get("CLAUDE_CODE_ENABLE_TELEMETRY") not in (None, "", "0")
+    for name in environ:
+        if _PRIVATE.match(name) and not (own_telemetry and name.startswith("OTEL_")):
+            env[name] = ""
+    return env
+
+
+def config_directory(environ: Mapping[str, str]) -> Path:
+    """Return where the CLI keeps its own files; by default not where a person's Claude Code does."""
+    return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME", "/"), ".sandspan", "claude"))
+
+
+def _mcp_servers(config: Config) -> dict[str, Any]:
+    servers: dict[str, Any] = _external_servers(config.mcp_config) if config.mcp_config else {}
+    for name, place in config.mcp_servers.items():
+        servers[name] = imported(f"AGENT_MCP_SERVERS: {name}", place)
+    return servers
+
+
+def _external_servers(source: str) -> dict[str, Any]:
+    try:
+        text = source if source.lstrip().startswith("{") else Path(source).read_text()
+        given = json.loads(text)
+        servers = given.get("mcpServers", given)
+        return {str(name): dict(server) for name, server in servers.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"AGENT_MCP_CONFIG={source[:80]!r}: cannot be read as MCP servers: {error}") from None
+
+
+def imported(what: str, place: str) -> Any:
+    """Return the object at ``module:attribute``; raise `ConfigError` naming the setting if there is none."""
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty name
+        raise ConfigError(f"{what}={place!r}: takes module:attribute ({error})") from None
+
+
+class Spent(NamedTuple):
+    """What a conversation had cost when it was left, in US dollars, and used by model."""
+
+    cost: float
+    usage: ModelUsage
+
+
+def resumed_cost(environ: Mapping[str, str], session_id: str) -> Spent | None:
+    """Return what a conversation had cost when it was left; None if that is not known.
+
+    The CLI goes on counting from there, so a resumed run's cost is a difference. It keeps the sum in
+    the conversation's transcript, in lines of type ``cost-state``.
+    """
+    if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", session_id):
+        return None
+    spent = None
+    for transcript in config_directory(environ).glob(f"projects/*/{session_id}.jsonl"):
+        for line in _regular_file(transcript).split(b"\n"):
+            if b'"cost-state"' in line[:200]:
+                state = json.loads(line)
+                spent = Spent(float(state["totalCostUSD"]), model_usage(dict(state.get("modelUsage") or {})))
+    if spent is not None and not 0 <= spent.cost < math.inf:
+        raise ValueError(f"{spent.cost} is no cost")
+    return spent
+
+
+def _regular_file(path: Path) -> bytes:
+    """Read a file that the agent may have put there: no link, and nothing to wait for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{path} is no regular file")
+        return file.read()

@@ -1,0 +1,590 @@
+"""The Claude Agent SDK's messages as events and spans.
+
+One `Translator` follows one conversation: it knows the turn, the model request under way on the main
+thread and in each subagent, and every tool call that has not ended. It does no I/O; time comes from
+`Spans.clock`. The order it relies on was measured (SDK 0.2.187, CLI 2.1.330): assistant messages come
+one per content block, tool results as user messages, subagents' messages carry the id of the call
+that started them and have no stream events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    Message,
+    RateLimitEvent,
+    ResultMessage,
+    ServerToolResultBlock,
+    ServerToolUseBlock,
+    StreamEvent,
+    SystemMessage,
+    TaskNotificationMessage,
+    TaskStartedMessage,
+    TaskUpdatedMessage,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+)
+
+from ._events import Events
+from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
+from .contract import genai
+from .contract.classify import Failure, budget_spent_in, classify, status_in
+from .contract.protocol import (
+    ErrorData,
+    ErrorType,
+    LogData,
+    TextData,
+    ThinkingData,
+    ToolResultData,
+    ToolUseData,
+    TurnStartData,
+    to_json,
+)
+from .contract.sanitize import Sanitizer, preview
+from .contract.spans import Span, Spans
+from .contract.trace_context import TraceContext
+
+_TERMINAL = ("completed", "failed", "stopped", "killed")
+_SYNTHETIC = "<synthetic>"
+
+
+@dataclass(slots=True)
+class Tool:
+    """A tool call that has not ended."""
+
+    span: Span
+    name: str
+    execution_ms: float | None = None
+    output_size: int = 0
+    """In bytes, where the CLI tells it; else 0."""
+    wait_ms: float = 0.0
+    refusal: str | None = None
+    task: str | None = None
+    """The background task that goes on after the call's result."""
+    result_seen: bool = False
+
+
+@dataclass(slots=True)
+class Lane:
+    """Where an agent stands: its current model request, and since when the next may be under way."""
+
+    parent: Span
+    chat: Span | None = None
+    message_id: str | None = None
+    boundary: int = 0
+    last_seen: int = 0
+
+
+@dataclass(slots=True)
+class Turn:
+    """A turn under way."""
+
+    number: int
+    span: Span
+    interrupted: bool = False
+    requested: bool = False
+    error_type: ErrorType | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the turns came to so far."""
+
+    turns: int = 0
+    failed: bool = False
+    interrupted: bool = False
+
+
+@dataclass(slots=True)
+class Translator:
+    """Follows one conversation; see the module."""
+
+    events: Events
+    spans: Spans
+    model: str | None = None
+    sanitize: Sanitizer | None = preview
+    """What prompts and answers go through on their way into a span; None keeps them out."""
+    sanitize_tools: Sanitizer | None = None
+    """The same for tools' arguments and MCP tools' results."""
+    resumed: bool = False
+    cost_before: float = 0.0
+    usage_before: ModelUsage = field(default_factory=dict[str, dict[str, float]])
+    turn: Turn | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    state: str | None = None
+    """The CLI's last ``session_state_changed``; None while it has sent none."""
+    _started: bool = False
+    _tools: dict[str, Tool] = field(default_factory=dict[str, Tool])
+    _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    _lanes: dict[str | None, Lane] = field(default_factory=dict[str | None, Lane])
+    _announced: TurnStartData | None = None
+    _last: TraceContext | None = None
+    _owes_turn: bool = False
+
+    # -- turns ------------------------------------------------------------------------------------
+
+    def begin_turn(self, parent: TraceContext, prompt: str | None, span_id: str = "") -> Span:
+        """Open the turn's span. Its event follows ``start``, which the CLI's first message brings."""
+        number = self.outcome.turns + 1
+        span = self.spans.open_root("agent.execute", parent, genai.invoke_agent(self.model, number), span_id)
+        if prompt is not None:
+            genai.set_input(span, prompt, self.sanitize)
+        self.turn = Turn(number, span)
+        self._lanes[None] = Lane(span)
+        self._announced = TurnStartData(turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace")))
+        if self._started:
+            self._announce_turn()
+        return span
+
+    def _begin_own_turn(self) -> Span:
+        """Begin a turn that nobody asked for: a background task that ended wakes the agent for one."""
+        return self.begin_turn(self._last or self.spans.new_trace(), None)
+
+    def _announce_turn(self) -> None:
+        if self._announced is not None and self.turn is not None:
+            self.events.emit(self._announced, self.turn.span, opens=True)
+        self._announced = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the agent is up and ``start`` was sent."""
+        return self._started
+
+    @property
+    def requested(self) -> bool:
+        """Whether the turn has got as far as the model."""
+        return self.turn is not None and self.turn.requested
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether a prompt would begin a turn: none is under way, and the CLI owes none of its own."""
+        return self.turn is None and not (self._owes_turn and self.state == "running")
+
+    @property
+    def tools_open(self) -> int:
+        """How many tool calls have not ended."""
+        return len(self._tools)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no turn is under way and the CLI owes none."""
+        return self.turn is None and self.state in (None, "idle")
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """Take the next message of the conversation."""
+        match message:
+            case StreamEvent():
+                self._stream_event(message)
+            case AssistantMessage():
+                self._assistant(message)
+            case UserMessage():
+                self._user(message)
+            case TaskStartedMessage():
+                self._task_started(message)
+            case TaskNotificationMessage():
+                self._task_ended(message.task_id, message.status)
+            case TaskUpdatedMessage():
+                if message.status in _TERMINAL:
+                    self._task_ended(message.task_id, message.status)
+            case SystemMessage():
+                self._system(message)
+            case ResultMessage():
+                self._result(message)
+            case RateLimitEvent():
+                if message.rate_limit_info.status != "allowed":
+                    text = f"rate limit: {message.rate_limit_info.status}"
+                    self.events.emit(LogData(stream="runner", text=text), self._turn_span)
+            case _:
+                pass
+
+    def _system(self, message: SystemMessage) -> None:
+        match message.subtype:
+            case "init":
+                self._init(message.data)
+            case "status" if message.data.get("status") == "requesting":
+                self._request_started()
+            case "api_retry":
+                self._retry(message.data)
+            case "session_state_changed":
+                self.state = message.data.get("state")
+                self._owes_turn = self._owes_turn and self.state != "idle"
+            case _:
+                pass
+
+    def _init(self, data: dict[str, Any]) -> None:
+        self.model = data.get("model") or self.model
+        conversation = str(data.get("session_id") or "")
+        self.spans.common["gen_ai.conversation.id"] = conversation
+        self.spans.common.setdefault("session.id", conversation)
+        span = self.turn.span if self.turn is not None else self._begin_own_turn()
+        span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": self.spans.common["session.id"]})
+        if self.model:
+            span.attributes.setdefault("gen_ai.request.model", self.model)
+        if not self._started:
+            self._started = True
+            self.events.emit(start_data(data, self.resumed))
+        self._announce_turn()
+
+    # -- model requests ---------------------------------------------------------------------------
+
+    def _request_started(self) -> None:
+        lane = self._lane(None)
+        if lane is None:
+            return
+        self._end_chat(lane)
+        lane.chat = self._open_chat(lane, self.model, self.spans.clock())
+        if self.turn is not None:
+            self.turn.requested = True
+
+    def _open_chat(self, lane: Lane, model: str | None, start: int) -> Span:
+        chat = self.spans.open_child(f"chat {model}" if model else "chat", lane.parent, genai.chat(model), start=start)
+        chat.kind = "client"
+        lane.message_id = None
+        return chat
+
+    def _retry(self, data: dict[str, Any]) -> None:
+        lane = self._lane(None)
+        if lane is not None and lane.chat is not None:
+            status = data.get("error_status")
+            failure = classify(status=status, label=data.get("error"), no_response=status is None or None)
+            about = genai.retry(data, failure.error_type)
+            lane.chat.add_event("api_retry", self.spans.clock(), about)
+            answered = f"answered {status}" if status else "did not answer"
+            delay = about.get("retry.delay_ms")
+            again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) else ""
+            text = f"the model {answered} ({failure.error_type}), attempt {about.get('retry.attempt', '?')}{again}"
+            self.events.emit(LogData(stream="runner", text=text), lane.chat)
+
+    def _stream_event(self, message: StreamEvent) -> None:
+        lane = self._lane(message.parent_tool_use_id)
+        if lane is None:
+            return
+        event = message.event
+        match event.get("type"):
+            case "message_start":
+                if lane.chat is None:
+                    lane.chat = self._open_chat(lane, self.model, self.spans.clock())
+                self._identify(lane, event.get("message") or {})
+            case "content_block_delta":
+                self._delta(lane, event.get("delta") or {})
+            case "message_delta" if lane.chat is not None:
+                genai.set_usage(lane.chat, event.get("usage") or {})
+                delta: dict[str, Any] = event.get("delta") or {}
+                genai.set_finish(lane.chat, delta.get("stop_reason"))
+            case "message_stop":
+                self._stream_ended(lane)
+            case _:
+                pass
+
+    def _stream_ended(self, lane: Lane) -> None:
+        # The CLI rounds off a broken stream as if it had ended; only the stop reason is missing.
+        if lane.chat is not None and "gen_ai.response.finish_reasons" not in lane.chat.attributes:
+            if self.turn is None or not self.turn.interrupted:
+                return  # the CLI asks again without a stream, and the answer comes whole
+            lane.chat.fail("cancelled", "interrupted")
+        self._end_chat(lane)
+
+    def _identify(self, lane: Lane, message: dict[str, Any]) -> None:
+        assert lane.chat is not None
+        lane.message_id = message.get("id")
+        genai.set_response(lane.chat, message)
+
+    def _delta(self, lane: Lane, delta: dict[str, Any]) -> None:
+        if lane.chat is not None:
+            genai.set_first_chunk(lane.chat, self.spans.clock())
+        if delta.get("type") == "text_delta":
+            self.events.delta(str(delta.get("text", "")), lane.message_id, lane.chat or lane.parent)
+
+    def _end_chat(self, lane: Lane, *, end: int | None = None) -> None:
+        if lane.chat is not None:
+            self.spans.close(lane.chat, end=end)
+            lane.chat = None
+
+    # -- what the model says ----------------------------------------------------------------------
+
+    def _assistant(self, message: AssistantMessage) -> None:
+        lane = self._lane(message.parent_tool_use_id)
+        if lane is None:
+            return
+        lane.last_seen = self.spans.clock()
+        if message.model == _SYNTHETIC:
+            self._api_error(lane, message)
+            return
+        if message.parent_tool_use_id is not None:
+            self._subagent_chat(lane, message)
+        elif message.stop_reason is not None and lane.chat is not None:
+            # The stream broke and the CLI asked again without one: this is the whole answer.
+            self._identify(lane, {"id": message.message_id, "model": message.model, "usage": message.usage})
+            genai.set_usage(lane.chat, message.usage or {})
+            genai.set_finish(lane.chat, message.stop_reason)
+        chat = lane.chat
+        for block in message.content:
+            self._block(block, message, chat or lane.parent)
+        if message.stop_reason is not None and message.parent_tool_use_id is None:
+            self._end_chat(lane)
+
+    def _block(self, block: object, message: AssistantMessage, span: Span) -> None:
+        parent = message.parent_tool_use_id
+        match block:
+            case TextBlock():
+                if message.parent_tool_use_id is None:
+                    genai.set_output(span, block.text, self.sanitize)
+                self.events.emit(
+                    TextData(text=block.text, message_id=message.message_id, parent_tool_use_id=parent), span
+                )
+            case ThinkingBlock():
+                self.events.emit(
+                    ThinkingData(text=block.thinking, message_id=message.message_id, parent_tool_use_id=parent), span
+                )
+            case ToolUseBlock() | ServerToolUseBlock():
+                self.tool(block.id, block.name, block.input, parent)
+            case ToolResultBlock() | ServerToolResultBlock():
+                failed = getattr(block, "is_error", None) is True
+                self._tool_result(block.tool_use_id, block.content, failed, self.spans.clock())
+            case _:
+                pass
+
+    def _api_error(self, lane: Lane, message: AssistantMessage) -> None:
+        text = "".join(block.text for block in message.content if isinstance(block, TextBlock))
+        failure = classify(budget_spent=budget_spent_in(text), status=status_in(text), label=message.error, text=text)
+        if lane.chat is not None:
+            lane.chat.fail(failure.error_type, text)
+            self._end_chat(lane)
+        if self.turn is not None and message.parent_tool_use_id is None:
+            self.turn.error_type = failure.error_type
+
+    def _subagent_chat(self, lane: Lane, message: AssistantMessage) -> None:
+        """Open a subagent's model request, of which only the answer's parts are seen.
+
+        It began when its agent did, or when the last tool result came; its output tokens are not told.
+        """
+        if lane.chat is None or lane.message_id != message.message_id:
+            self._end_chat(lane, end=lane.boundary)
+            lane.chat = self._open_chat(lane, message.model, lane.boundary or lane.last_seen)
+            self._identify(lane, {"id": message.message_id, "model": message.model, "usage": message.usage})
+        lane.boundary = lane.last_seen
+
+    # -- tools ------------------------------------------------------------------------------------
+
+    def tool(self, tool_id: str, name: str, tool_input: dict[str, Any], parent_id: str | None = None) -> Tool:
+        """Return the tool call, opening it on first sight.
+
+        Its permission can be asked for before the message that brings it has been read.
+        """
+        known = self._tools.get(tool_id)
+        if known is not None:
+            return known
+        attributes = genai.execute_tool(tool_id, name, len(to_json(tool_input)))
+        label = f"execute_tool {attributes['gen_ai.tool.name']}"
+        span = self.spans.open_child(label, self._parent_span(parent_id), attributes)
+        genai.set_arguments(span, tool_input, self.sanitize_tools)
+        tool = self._tools[tool_id] = Tool(span, name)
+        if awaited := self._awaited.pop(tool_id, None):
+            awaited.set()
+        self.events.emit(
+            ToolUseData(id=tool_id, name=name, input=tool_input, parent_tool_use_id=parent_id), span, opens=True
+        )
+        return tool
+
+    async def seen(self, tool_id: str, timeout: float) -> None:
+        """Wait for the message that brings a call, ``timeout`` seconds at most."""
+        if tool_id in self._tools:
+            return
+        awaited = self._awaited.setdefault(tool_id, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await awaited.wait()
+
+    def caller_of(self, agent_id: str | None) -> str | None:
+        """Return the id of the call that started a subagent."""
+        return next((key for key, tool in self._tools.items() if agent_id and tool.task == agent_id), None)
+
+    def executed(self, tool_id: str, duration_ms: float, output: object = None) -> None:
+        """Note how long a call ran, without waits, and how much it put out: the CLI's own measures."""
+        tool = self._tools.get(tool_id)
+        if tool is not None:
+            tool.execution_ms = duration_ms
+            tool.output_size = whole_size(output)
+
+    def _user(self, message: UserMessage) -> None:
+        lane, now = self._lane(message.parent_tool_use_id), self.spans.clock()
+        if lane is not None and message.parent_tool_use_id is not None:
+            # A result goes back to the subagent's model: its next request begins.
+            self._end_chat(lane, end=lane.boundary)
+            lane.boundary = now
+        if isinstance(message.content, list):
+            for block in message.content:
+                if isinstance(block, ToolResultBlock):
+                    self._tool_result(block.tool_use_id, block.content, block.is_error is True, now)
+
+    def _tool_result(self, tool_id: str, content: object, is_error: bool, now: int) -> None:
+        tool = self._tools.get(tool_id)
+        if tool is None or tool.result_seen:
+            return
+        tool.result_seen = True
+        kept, size, truncated = bounded(content)
+        if tool.output_size > size:
+            # The CLI put the output aside in a file and gave the model the beginning of it.
+            size, truncated = tool.output_size, True
+        span = tool.span
+        elapsed_ms = (now - span.start) / 1e6 - tool.wait_ms
+        duration = tool.execution_ms if tool.execution_ms is not None else max(0.0, elapsed_ms)
+        genai.set_tool_outcome(span, size, is_error, tool.execution_ms, tool.wait_ms)
+        genai.set_tool_output(span, tool.name, kept, self.sanitize_tools)
+        error_type = self._tool_error(tool) if is_error else None
+        if error_type is not None:
+            span.fail(error_type, f"{tool.name}: {tool.refusal or 'failed'}")
+        self.events.emit(
+            ToolResultData(
+                tool_use_id=tool_id,
+                content=kept,
+                is_error=is_error,
+                duration_ms=round(duration, 3),
+                bytes=size,
+                truncated=truncated,
+                error_type=error_type,
+            ),
+            span,
+        )
+        if tool.task is None:
+            self._close_tool(tool_id, end=now)
+
+    def _tool_error(self, tool: Tool) -> ErrorType:
+        interrupted = self.turn is not None and self.turn.interrupted
+        how = tool.refusal or ("cancelled" if interrupted else "failed")
+        return classify(tool=how).error_type
+
+    def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:
+        tool = self._tools.pop(tool_id, None)
+        lane = self._lanes.pop(tool_id, None)
+        if lane is not None:
+            self._end_chat(lane, end=lane.boundary)
+        if tool is not None:
+            self.spans.close(tool.span, end=end)
+
+    # -- subagents --------------------------------------------------------------------------------
+
+    def _task_started(self, message: TaskStartedMessage) -> None:
+        tool = self._tools.get(message.tool_use_id or "")
+        if tool is None or message.tool_use_id is None or message.task_type != "local_agent":
+            return
+        tool.task = message.task_id
+        tool.span.attributes["gen_ai.agent.name"] = str(message.data.get("subagent_type") or "subagent")
+        self._lanes[message.tool_use_id] = Lane(tool.span, boundary=self.spans.clock())
+
+    def _task_ended(self, task_id: str, status: str | None) -> None:
+        tool_id = next((key for key, tool in self._tools.items() if tool.task == task_id), None)
+        if tool_id is None:
+            return
+        tool = self._tools[tool_id]
+        tool.task = None
+        if status in ("failed", "killed", "stopped"):
+            tool.span.fail("tool_error" if status == "failed" else "cancelled", f"subagent {status}")
+        if tool.result_seen:
+            # It ran in the background, and its end wakes the agent for a turn of its own.
+            self._owes_turn = True
+            self._close_tool(tool_id)
+
+    # -- the end of a turn ------------------------------------------------------------------------
+
+    def _result(self, message: ResultMessage) -> None:
+        turn = self.turn
+        if turn is None:
+            return
+        failure = _failure_of(message, turn) if message.is_error else None
+        self._end_tools(turn, failure)
+        lane = self._lanes.pop(None, None)
+        if lane is not None and lane.chat is not None:
+            if failure is not None:
+                lane.chat.fail(failure.error_type, "ended without a whole response")
+            self._end_chat(lane)
+        total = message.total_cost_usd if message.total_cost_usd is not None else self.cost_before
+        cost, self.cost_before = max(0.0, total - self.cost_before), total
+        usage = model_usage(message.model_usage or {})
+        used, self.usage_before = used_since(usage, self.usage_before), {**self.usage_before, **usage}
+        if failure is not None:
+            text = error_text(message)
+            turn.span.fail(failure.error_type, text)
+            if failure.error_type != "cancelled":
+                data = ErrorData(error_type=failure.error_type, message=text, retryable=failure.retryable)
+                self.events.emit(data, turn.span)
+        genai.set_result(turn.span, message, cost)
+        if message.result is not None:
+            genai.set_output(turn.span, message.result, self.sanitize)
+        error_type = failure.error_type if failure is not None else None
+        self.events.emit(result_data(message, turn.number, cost, total, used, error_type), turn.span)
+        self._finish(turn, error_type)
+
+    def _finish(self, turn: Turn, error_type: ErrorType | None) -> None:
+        self.spans.close(turn.span)
+        self._last = TraceContext(turn.span.trace_id, turn.span.parent_span_id or "", 1, turn.span.tracestate)
+        self.turn = None
+        self.outcome.turns += 1
+        self.outcome.interrupted |= error_type == "cancelled"
+        self.outcome.failed |= error_type not in (None, "cancelled")
+
+    def _end_tools(self, turn: Turn, failure: Failure | None) -> None:
+        """End the calls that got no result; what runs in the background goes on."""
+        why = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
+        for tool_id in list(self._tools):
+            tool = self._tools.get(tool_id)
+            if tool is None or (tool.task is not None and not turn.interrupted) or self._in_background(tool):
+                continue
+            tool.span.fail(why, "ended without a result")
+            self._close_tool(tool_id)
+
+    def _in_background(self, tool: Tool) -> bool:
+        running = {each.span.span_id for each in self._tools.values() if each.task is not None}
+        return tool.span.parent_span_id in running
+
+    def abort(self, error_type: ErrorType, message: str) -> None:
+        """The CLI is gone or about to go: end whatever is open."""
+        for key, lane in self._lanes.items():
+            if key is not None:
+                # Of a subagent's request only the answer is seen, so one that is open has been answered.
+                self._end_chat(lane, end=lane.boundary)
+        self.spans.close_all(error_type, message)
+        self._tools.clear()
+        self._lanes.clear()
+        if self.turn is not None:
+            self._finish(self.turn, error_type)
+
+    # -- helpers ----------------------------------------------------------------------------------
+
+    @property
+    def _turn_span(self) -> Span | None:
+        return self.turn.span if self.turn is not None else None
+
+    def _lane(self, parent_id: str | None) -> Lane | None:
+        lane = self._lanes.get(parent_id)
+        if lane is None and parent_id is not None and (tool := self._tools.get(parent_id)):
+            lane = self._lanes[parent_id] = Lane(tool.span, boundary=self.spans.clock())
+        return lane
+
+    def _parent_span(self, parent_id: str | None) -> Span:
+        lane = self._lane(parent_id) or self._lanes.get(None)
+        # A call that no turn of ours is under way for still needs a place in the trace.
+        return lane.parent if lane is not None else self._begin_own_turn()
+
+
+def _failure_of(message: ResultMessage, turn: Turn) -> Failure:
+    failure = classify(
+        budget_spent=budget_spent_in(error_text(message)),
+        subtype=message.subtype,
+        reason="aborted_tools" if turn.interrupted else message.terminal_reason,
+        status=message.api_error_status,
+        text=error_text(message),
+    )
+    if failure.error_type == "internal" and turn.error_type is not None:
+        return failure._replace(error_type=turn.error_type)
+    return failure

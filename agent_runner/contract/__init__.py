@@ -1,0 +1,1 @@
+"""The contract between the runner and its host: all of `agent_runner` that the host may import."""

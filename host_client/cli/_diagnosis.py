@@ -1,0 +1,183 @@
+"""``host_client doctor``: can agents run from here, one line a check, with what to do about what is broken.
+
+A check is a function of the `Circumstances` that yields findings; `CHECKS` is all of them, in order. What the
+circumstances do not ask for is found to be neither good nor bad.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, Protocol
+
+from agent_runner.contract.findings import Finding, check_python, examine
+
+from agent_runner._doctor import run_checks
+from host_client.environment import CREDENTIALS
+from host_client.errors import ConfigurationError, SandboxError
+from host_client.telemetry.setup.config import telemetry_config
+
+__all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
+
+Kind = Literal["e2b", "local"]
+
+CLI_TIMEOUT = 30.0
+"""Seconds for ``e2b --version``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What is to work: the kind of sandbox, and on E2B the template."""
+
+    environ: Mapping[str, str]
+    kind: Kind
+    template: str
+
+
+class Check(Protocol):
+    """Looks at one thing."""
+
+    __name__: str
+
+    def __call__(self, circumstances: Circumstances, /) -> Iterable[Finding]: ...
+
+
+def diagnose(circumstances: Circumstances) -> Iterator[Finding]:
+    """Yield what every check finds, as it is found; one that breaks is a finding too, and the others get their turn."""
+    for check in CHECKS:
+        try:
+            yield from check(circumstances)
+        except Exception as error:  # whatever a check breaks on
+            yield Finding(check.__name__, False, f"{type(error).__name__}: {error}")
+
+
+def check_host(circumstances: Circumstances) -> Iterator[Finding]:
+    """Python, and the version of this package."""
+    yield check_python()
+
+
+def check_model(circumstances: Circumstances) -> Iterator[Finding]:
+    """There is a credential for the model; which one is said, and never what it is."""
+    found = [name for name in CREDENTIALS if circumstances.environ.get(name)]
+    mend = "Set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN; `host_client demo` needs neither"
+    yield Finding("Model credential", bool(found), f"{found[0]} is set" if found else "none is set", mend)
+
+
+def check_e2b(circumstances: Circumstances) -> Iterator[Finding]:
+    """E2B answers, takes the key and has the template."""
+    if circumstances.kind != "e2b":
+        yield Finding("E2B", None, "not asked for (--sandbox e2b, or set E2B_API_KEY)")
+        return
+    if find_spec("e2b") is None:
+        yield Finding("E2B", False, "its SDK is not installed", "pip install 'sandspan[host]'")
+        return
+    if not circumstances.environ.get("E2B_API_KEY"):
+        yield Finding("E2B key", False, "E2B_API_KEY is not set", "Make one at https://e2b.dev/dashboard?tab=keys")
+        return
+    from host_client.sandbox.e2b import probe  # imports the SDK, which takes 0.5 s
+
+    url = probe.api_url(circumstances.environ)
+    try:
+        asyncio.run(probe.ask_for_sandboxes(circumstances.environ))
+    except (ConfigurationError, SandboxError) as error:
+        yield _e2b_failure(error, url)
+        return
+    yield Finding("E2B key", True, f"accepted by {url}")
+    yield _template(circumstances)
+
+
+def _e2b_failure(error: ConfigurationError | SandboxError, url: str) -> Finding:
+    if error.error_type == "authentication":
+        return Finding("E2B key", False, f"{url} does not accept it", "Set E2B_API_KEY to a key of this E2B")
+    if error.error_type in ("network", "timeout"):
+        mend = "Look at E2B_API_URL, E2B_DOMAIN, the proxy variables and the network"
+        return Finding("E2B API", False, f"{url} does not answer: {error}", mend)
+    return Finding("E2B API", False, f"{url}: {error}", "Try again later")
+
+
+def _template(circumstances: Circumstances) -> Finding:
+    from host_client.sandbox.e2b import probe  # with the check above
+
+    name = circumstances.template
+    try:
+        found = asyncio.run(probe.template_exists(name, circumstances.environ))
+    except (ConfigurationError, SandboxError) as error:
+        return Finding("E2B template", False, f"{name}: {error}")
+    mend = f"Build it: host_client template build --name {name.partition(':')[0]}"
+    return Finding("E2B template", found, f"{name} {'exists' if found else 'does not exist'}", mend)
+
+
+def check_e2b_cli(circumstances: Circumstances) -> Iterator[Finding]:
+    """Which E2B CLI there is decides how it builds a template; none is needed."""
+    path = shutil.which("e2b", path=circumstances.environ.get("PATH"))
+    if path is None:
+        yield Finding("E2B CLI", None, "not on PATH, nor needed: `host_client template build` does without")
+        return
+    version = _e2b_cli_version(path, circumstances.environ)
+    if version is None:
+        yield Finding("E2B CLI", None, f"{path} does not say its version; `host_client template build` does without")
+    elif version.startswith(("0.", "1.")):
+        yield Finding("E2B CLI", True, f"{version}: builds with `e2b template build`, of e2b.toml, and needs Docker")
+    else:
+        instead = f"`e2b template create {circumstances.template} -d template/e2b.Dockerfile` in a checkout"
+        detail = f"{version}: refuses `e2b template build`; use `host_client template build`, or {instead}"
+        yield Finding("E2B CLI", True, detail)
+
+
+def _e2b_cli_version(path: str, environ: Mapping[str, str]) -> str | None:
+    # Without this the CLI asks its registry for a newer version of itself.
+    quiet = {**environ, "NO_UPDATE_NOTIFIER": "1"}
+    try:
+        done = subprocess.run(
+            [path, "--version"],
+            env=quiet,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CLI_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"\d+\.\d+\.\d+", done.stdout)
+    return found.group() if found is not None else None
+
+
+def check_local(circumstances: Circumstances) -> Iterator[Finding]:
+    """The runner and the CLI work on this machine."""
+    if circumstances.kind == "local":
+        for check in run_checks(None):
+            finding = examine(check)
+            if finding.name != "Python":  # stands above
+                yield finding
+        return
+    installed = find_spec("claude_agent_sdk") is not None
+    detail = "possible" if installed else "claude-agent-sdk is not installed: pip install 'sandspan[local]'"
+    yield Finding("Local sandbox", None, f"not asked for (--sandbox local); {detail}")
+
+
+def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:
+    """Each exporter takes a span, and what else telemetry needs is there."""
+    config, problems = telemetry_config(circumstances.environ)
+    if not config.enabled:
+        yield Finding("Telemetry", None, "off (OTEL_ENABLED, OTEL_SDK_DISABLED)")
+        return
+    for problem in problems:
+        yield Finding("Telemetry setting", False, problem, "All of them: docs/OPENTELEMETRY_INTEGRATION.md")
+    share = f"{config.sampling.rate * 100:.4g} % of the traces to {', '.join(config.exporters) or 'nowhere'}"
+    yield Finding("Telemetry", True, f"{config.environment}, {share}")
+    if circumstances.environ.get("LANGFUSE_SECRET_KEY") and "langfuse" not in config.exporters and not problems:
+        yield Finding("Exporter langfuse", None, "its keys are set, but not OTEL_EXPORTERS=langfuse")
+    if find_spec("opentelemetry") is None:
+        yield Finding("OpenTelemetry", False, "its SDK is not installed", "pip install 'sandspan[host]'")
+        return
+    from host_client.telemetry.setup import probe  # imports OpenTelemetry, which takes 0.2 s
+
+    yield from probe.examine(config)
+
+
+CHECKS: tuple[Check, ...] = (check_host, check_model, check_e2b, check_e2b_cli, check_local, check_telemetry)

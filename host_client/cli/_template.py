@@ -1,0 +1,94 @@
+"""``host_client template build``: the sandbox's image, built by E2B, with what it says meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from host_client.errors import SandspanError
+
+from ._failures import as_typed
+from ._help import Command, Group
+
+if TYPE_CHECKING:
+    from host_client.sandbox.e2b.template import LogLine
+
+app = typer.Typer(cls=Group, no_args_is_help=True)
+
+STYLES = {"error": "bold red", "warn": "yellow", "debug": "dim"}
+
+
+@app.callback()
+def template() -> None:
+    """The template that E2B sandboxes start from."""
+
+
+@app.command(cls=Command)
+def build(
+    name: Annotated[str | None, typer.Option(help="What to call it. Default: sandspan.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag for this build; repeatable.")] = None,
+    cpu_count: Annotated[int | None, typer.Option(min=1, help="CPUs of a sandbox. Default: 2.")] = None,
+    memory_mb: Annotated[int | None, typer.Option(min=128, help="Megabytes of a sandbox, even. Default: 2048.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", metavar="", help="Run every step anew.")] = False,
+) -> None:
+    """Build this version's image with E2B; needs E2B_API_KEY, and neither Node nor Docker."""
+    from host_client.sandbox.e2b import DEFAULT_TEMPLATE  # the SDK is not needed for --help
+    from host_client.sandbox.e2b.template import CPU_COUNT, MEMORY_MB, TemplateOptions, build_template
+
+    try:
+        options = TemplateOptions(
+            name=name or DEFAULT_TEMPLATE,
+            tags=tuple(tag or ()),
+            cpu_count=cpu_count or CPU_COUNT,
+            memory_mb=memory_mb or MEMORY_MB,
+            use_cache=not no_cache,
+        )
+        with Progress(options.name) as progress:
+            built = asyncio.run(build_template(options, os.environ, progress.show))
+    except SandspanError as error:
+        _fail(as_typed(str(error)), 2 if error.error_type == "invalid_request" else 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; what E2B has begun it may finish", 130)
+    else:
+        tags = f" {', '.join(built.tags)}" if built.tags else ""
+        typer.echo(f"{built.name}{tags}: template {built.template_id}, build {built.build_id}")
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"host_client template build: {message}", err=True)
+    raise typer.Exit(code)
+
+
+class Progress:
+    """Prints the build's log to stderr; at a terminal also what is being done, and for how long."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console  # not needed for --help
+
+        self._console = Console(stderr=True, soft_wrap=True)
+        self._status = self._console.status(f"building {name} …")
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.stop()
+
+    def show(self, line: LogLine) -> None:
+        """Print a line of the log."""
+        from rich.text import Text  # with the console
+
+        from ._render import visible
+
+        elapsed = f"{time.monotonic() - self._began:6.1f} s "
+        style = STYLES.get(line.level, "")
+        self._console.print(Text.assemble((elapsed, "dim"), (visible(line.text), style)))

@@ -1,0 +1,1 @@
+"""The library: sessions with an agent, from their options to their takeover by another process."""

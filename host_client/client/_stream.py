@@ -1,0 +1,140 @@
+"""Follows one runner to its end, over as many streams as that takes.
+
+The live stream is the fast path. Where it is lost, or has a gap, the runner's journal is read from the
+last event on; where that too is cut, again. Every event comes out once and in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from agent_runner.contract.classify import classify
+from agent_runner.contract.protocol import AnyEvent, ErrorType
+from host_client.errors import RunnerDiedError, SandboxError, SandboxGoneError, StreamLostError
+from host_client.sandbox import Exit, Process, Sandbox
+
+from ._reader import EventReader, Fault, Gap
+
+MAX_ATTACHES = 30
+MAX_PAUSE_SECONDS = 5.0
+"""Attempts to attach that bring nothing before it is given up, and the longest pause between two: 2 minutes in all."""
+
+_PASSING: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
+"""What may go by while the runner goes on."""
+
+_NOT_STARTED = (126, 127)
+"""How a shell says that a program cannot be run, or is not there."""
+
+_NO_JOURNAL = 2
+"""How `agent_runner attach` says that there is no journal: a runner that has just been started has none yet."""
+
+_START_SECONDS = 0.5
+
+_FAILED = 3
+"""The runner's own exit code for a CLI or SDK that failed."""
+
+
+class RunnerStream:
+    """The events of one runner."""
+
+    def __init__(self, sandbox: Sandbox, process: Process, journal: str, patience: float) -> None:
+        self._sandbox = sandbox
+        self._process = process
+        self._journal = journal
+        self._patience = patience
+        self._reader = EventReader()
+
+    async def items(self) -> AsyncIterator[tuple[AnyEvent | Fault, int]]:
+        """Yield events and faults, each with the bytes it came in, up to ``end``.
+
+        Raise `RunnerDiedError` where the runner ended without one, `StreamLostError` where it cannot be
+        reached any more.
+        """
+        source, barren = self._process, 0
+        while True:
+            before, gap, lost = self._reader.last_seq, None, False
+            try:
+                async for chunk in source.output():
+                    for item in self._reader.feed(chunk):
+                        if isinstance(item, Gap):
+                            gap = item
+                        else:
+                            yield item, self._reader.size
+                    if gap is not None or self._reader.ended:
+                        break
+            except StreamLostError:
+                gap, lost = None, True
+            if self._reader.ended:
+                break
+            if source is not self._process:
+                if gap is not None:
+                    yield self._hole(gap), 0
+                if gap is not None or lost:
+                    await source.kill()
+                elif (code := (await source.wait()).code) > 0 and not (code == _NO_JOURNAL and await self._starts()):
+                    raise await self._died()
+                barren = 0 if self._reader.last_seq > before else barren + 1
+            source = await self._attach(barren)
+        if source is not self._process:
+            await source.kill()
+
+    async def _attach(self, barren: int) -> Process:
+        """Read the journal from the last event on; try again while the sandbox cannot be reached."""
+        args = ("attach", "--after", str(self._reader.last_seq), "--journal", self._journal)
+        while True:
+            await _pause(barren)
+            try:
+                process = await self._sandbox.run(args, {})
+            except SandboxError as error:
+                if isinstance(error, SandboxGoneError) or error.error_type not in _PASSING:
+                    raise
+                barren += 1
+            else:
+                self._reader.begin_stream()
+                return process
+
+    def _hole(self, gap: Gap) -> Fault:
+        """Give up on what the journal itself does not have."""
+        lost = f"events {self._reader.last_seq + 1} to {gap.seq - 1} were lost"
+        self._reader.skip_to(gap.seq)
+        return Fault(lost)
+
+    async def _starts(self) -> bool:
+        """Whether the runner has not ended."""
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _died(self) -> RunnerDiedError:
+        try:
+            async with asyncio.timeout(self._patience):
+                ended = await self._process.wait()
+        except TimeoutError:
+            await self._process.kill()
+            ended = await self._process.wait()
+        return died(ended)
+
+
+def died(ended: Exit) -> RunnerDiedError:
+    """Return why a runner ended without saying so."""
+    if ended.code in _NOT_STARTED:
+        said = ended.stderr.strip()[-500:]
+        message = f"there is no runner in this sandbox: is its template one of Sandspan's (docs/TEMPLATE.md)? {said}"
+        return RunnerDiedError(message.strip(), "sandbox", _FAILED)
+    failure = classify(oom_killed=ended.out_of_memory or None, process="runner")
+    how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with exit code {ended.code}"
+    why = "the sandbox ran out of memory" if ended.out_of_memory else f"the runner {how}"
+    message = f"{why} without an end event. {ended.stderr.strip()[-500:]}".strip()
+    return RunnerDiedError(message, failure.error_type, ended.code)
+
+
+async def _pause(barren: int) -> None:
+    """Wait before attaching again where the last attempts brought nothing; raise when that is hopeless."""
+    if barren > MAX_ATTACHES:
+        raise StreamLostError(f"{barren} attempts to read the runner's events brought nothing")
+    if barren:
+        await asyncio.sleep(min(MAX_PAUSE_SECONDS, 0.02 * 2**barren))

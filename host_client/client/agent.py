@@ -1,0 +1,122 @@
+"""The shortest way: one prompt in, one result out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_runner.contract.protocol import AnyEvent, ErrorType, Result
+from host_client.errors import AgentError
+from host_client.sandbox import Sandbox
+from host_client.telemetry import Telemetry
+
+from .options import AgentOptions, ApprovalPolicy
+from .session import Approver, Session, open_session
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+OnEvent = Callable[[AnyEvent], Awaitable[None] | None]
+OnResult = Callable[["AgentResult"], Awaitable[None] | None]
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """What a run came to. ``cost_usd`` is in US dollars, ``duration_ms`` the agent's own time."""
+
+    text: str | None
+    is_error: bool
+    error_type: ErrorType | None
+    error_message: str | None
+    trace_id: str
+    session_id: str | None
+    """Claude's session id: `AgentOptions.resume` goes on from there."""
+    cost_usd: float = 0.0
+    duration_ms: float = 0.0
+    num_turns: int = 0
+    usage: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    model_usage: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    exit_code: int | None = None
+    spans: tuple[ReadableSpan, ...] = ()
+    """The trace, the host's spans and the sandbox's; empty with telemetry off."""
+
+    def raise_for_error(self) -> AgentResult:
+        """Raise `AgentError` if the run ended in an error; return the result otherwise."""
+        if self.is_error:
+            raise AgentError(self.error_message or "the agent failed", self.error_type or "internal")
+        return self
+
+
+async def run_agent(
+    prompt: str,
+    options: AgentOptions | None = None,
+    *,
+    sandbox: Sandbox | None = None,
+    approvals: ApprovalPolicy | Approver = "deny",
+    telemetry: Telemetry | None = None,
+    traceparent: str | None = None,
+    upload: Path | None = None,
+    on_event: OnEvent | None = None,
+    on_result: OnResult | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> AgentResult:
+    """Run one prompt to its end; see `open_session` for the arguments.
+
+    ``on_event`` is called with every event, ``on_result`` once with what is returned. Raise `ConfigurationError`
+    and `SandboxError`; an agent's own error is in the result.
+    """
+    last: Result | None = None
+    async with open_session(
+        prompt,
+        options,
+        sandbox=sandbox,
+        approvals=approvals,
+        telemetry=telemetry,
+        traceparent=traceparent,
+        upload=upload,
+        environ=environ,
+    ) as session:
+        await session.finish()
+        async for event in session:
+            last = event if isinstance(event, Result) else last
+            if on_event is not None and inspect.isawaitable(waiting := on_event(event)):
+                await waiting
+    result = result_of(session, last)
+    if on_result is not None and inspect.isawaitable(waiting := on_result(result)):
+        await waiting
+    return result
+
+
+def result_of(session: Session, last: Result | None) -> AgentResult:
+    """Return what a closed session came to, given its last result."""
+    data = last.data if last is not None else None
+    error_type, message = _error_of(session, last)
+    return AgentResult(
+        text=data.result if data else None,
+        is_error=error_type is not None,
+        error_type=error_type,
+        error_message=message,
+        trace_id=session.trace_id,
+        session_id=session.claude_session_id,
+        cost_usd=session.cost_usd,
+        duration_ms=data.duration_ms if data else 0.0,
+        num_turns=data.num_turns if data else 0,
+        usage=data.usage if data else {},
+        model_usage=data.model_usage if data else {},
+        exit_code=session.exit_code,
+        spans=tuple(session.trace.kept),
+    )
+
+
+def _error_of(session: Session, last: Result | None) -> tuple[ErrorType | None, str | None]:
+    if session.failure is not None:
+        return session.failure.error_type, session.failure.message
+    if last is None:
+        error = session.last_error
+        return (error.error_type, error.message) if error else ("internal", "the run ended without a result")
+    if last.data.is_error:
+        return last.data.error_type or "internal", last.data.result or last.data.subtype
+    return None, None

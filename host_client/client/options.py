@@ -1,0 +1,116 @@
+"""What a host asks of a run, and the environment that tells the runner so. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import quote
+
+from agent_runner.contract.tools import PERMISSION_MODES
+
+from agent_runner.contract.sanitize import Content
+from host_client.errors import ConfigurationError
+
+MODEL_VARIABLES = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_MAX_RETRIES",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+    "API_TIMEOUT_MS",
+)
+"""Of the host's own environment only these go into a sandbox."""
+
+CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+"""Those of them that the model's API takes for a key."""
+
+ApprovalPolicy = Literal["ask", "auto", "deny"]
+APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
+
+
+def state_path(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return where this user's state belongs, as the XDG base directory specification has it; None for nobody's."""
+    base, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if Path(base).is_absolute():
+        return Path(base) / "sandspan" / name
+    return Path(home) / ".local" / "state" / "sandspan" / name if Path(home).is_absolute() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOptions:
+    """What an agent may do and on whose behalf; every field is optional.
+
+    ``attributes`` go on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
+    """
+
+    model: str | None = None
+    allowed_tools: tuple[str, ...] = ()
+    disallowed_tools: tuple[str, ...] = ()
+    permission_mode: str = "default"
+    max_turns: int | None = None
+    max_budget_usd: float | None = None
+    system_prompt: str | None = None
+    mcp_config: str | None = None
+    mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    resume: str | None = None
+    user_id: str | None = None
+    tenant_id: str | None = None
+    user_tier: str | None = None
+    """Decides, with the sampling configuration, which share of this user's traces is kept."""
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+    approval_timeout: float = 300.0
+    content: Content = "preview"
+    tool_content: Content = "none"
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Further variables of the runner's environment; they win over all others."""
+
+    def __post_init__(self) -> None:
+        if self.permission_mode not in PERMISSION_MODES:
+            raise ConfigurationError(f"permission_mode takes one of {', '.join(PERMISSION_MODES)}")
+        for name in ("max_turns", "max_budget_usd", "approval_timeout"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigurationError(f"{name} takes a number above 0")
+        for name, value in (*self.attributes.items(), *self.mcp_servers.items()):
+            if "," in f"{name}{value}" or "=" in name or not name:
+                raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
+
+
+def runner_environment(options: AgentOptions, session_id: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a runner: the model's from ``environ``, and every option as ``AGENT_*``."""
+    env = {name: environ[name] for name in MODEL_VARIABLES if environ.get(name)}
+    env.update({name: environ[name] for name in ("OTEL_ENABLED", "OTEL_SDK_DISABLED") if environ.get(name)})
+    settings: dict[str, object | None] = {
+        "MODEL": options.model,
+        "ALLOWED_TOOLS": ",".join(options.allowed_tools),
+        "DISALLOWED_TOOLS": ",".join(options.disallowed_tools),
+        "PERMISSION_MODE": options.permission_mode,
+        "MAX_TURNS": options.max_turns,
+        "MAX_BUDGET_USD": options.max_budget_usd,
+        "SYSTEM_PROMPT": options.system_prompt,
+        "MCP_CONFIG": options.mcp_config,
+        "MCP_SERVERS": _joined(options.mcp_servers),
+        "RESUME": options.resume,
+        "APPROVAL_TIMEOUT": options.approval_timeout,
+        "SESSION_ID": session_id,
+        "USER_ID": options.user_id,
+        "TENANT_ID": options.tenant_id,
+        "ATTRIBUTES": _joined(options.attributes),
+        "CONTENT": options.content,
+        "TOOL_CONTENT": options.tool_content,
+    }
+    env.update({f"AGENT_{name}": str(value) for name, value in settings.items() if value not in (None, "")})
+    return {**env, **options.env}
+
+
+def baggage(options: AgentOptions, session_id: str) -> str:
+    """Return the W3C baggage that goes with a run: who it is for."""
+    entries = {"user.id": options.user_id, "tenant.id": options.tenant_id, "session.id": session_id}
+    return ",".join(f"{name}={quote(value, safe='')}" for name, value in entries.items() if value)
+
+
+def _joined(pairs: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in pairs.items())

@@ -1,0 +1,196 @@
+"""Files into and out of an E2B sandbox, each way as one tar archive.
+
+What comes out was made by the agent, so nothing in it is believed: sizes are counted while they come,
+and what would leave the target folder, or is no plain file, folder or inner link, is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import secrets
+import shlex
+import tarfile
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from e2b import CommandExitException
+
+from host_client.errors import ConfigurationError, FileMissingError, FileRefusedError, FileTooLargeError, SandboxError
+from host_client.sandbox.base import inner_path
+
+from ._failures import Translated
+from ._layout import Layout
+
+if TYPE_CHECKING:
+    from e2b import AsyncSandbox
+
+Write = Callable[..., Awaitable[object]]
+
+MAX_BYTES = 1024 * 1024 * 1024
+"""Most that is copied either way, in bytes; a download counts what it unpacks to."""
+
+MAX_FILES = 100_000
+"""Most files and folders that a download makes."""
+
+_SPOOL_BYTES = 16 * 1024 * 1024
+_PACK_SECONDS = 600
+_logger = logging.getLogger(__name__)
+
+
+async def upload(sandbox: AsyncSandbox, source: Path, layout: Layout) -> None:
+    """Copy a file, or a folder's contents, into the working directory; symbolic links stay links."""
+    archive = f"{layout.state}/upload.tar"
+    write = cast("Write", sandbox.files.write)  # pyright: ignore[reportUnknownMemberType] - its IO has no parameter
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
+        await asyncio.to_thread(_pack, source, packed)
+        with Translated():
+            await write(archive, packed, user="root", request_timeout=_PACK_SECONDS)
+    command = f"{_as_agent(layout)} /bin/tar -xf - -C {shlex.quote(layout.work)} --no-same-owner < {archive}"
+    failed = f"cannot unpack {source} there: is the template one of Sandspan's?"
+    await _run(sandbox, f"{command}; code=$?; /bin/rm -f {archive}; exit $code", failed)
+
+
+def _as_agent(layout: Layout) -> str:
+    """Return the start of a command line that runs as the agent's account, with nothing of the agent's making.
+
+    A login shell of that account would run its own files first, and outside of what the runner ends.
+    """
+    user = f"u={shlex.quote(layout.user)}"
+    ids = '--reuid "$u" --regid "$(/usr/bin/id -g "$u")" --init-groups'
+    return f"{user}; /usr/bin/setpriv {ids} --no-new-privs --reset-env"
+
+
+def _pack(source: Path, into: IO[bytes]) -> None:
+    limits = _Limits(ConfigurationError(f"{source} has more than {MAX_FILES} files or {MAX_BYTES} bytes: upload less"))
+
+    def within(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        limits.count(member)
+        return member
+
+    try:
+        with tarfile.open(fileobj=into, mode="w") as tar:
+            for path in sorted(source.iterdir()) if source.is_dir() else (source,):
+                tar.add(path, arcname=path.name, filter=within)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {source}: {error}") from error
+    into.seek(0)
+
+
+class _Limits:
+    """Counts what an archive has, and raises for too much of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._files = self._size = 0
+
+    def count(self, member: tarfile.TarInfo) -> None:
+        self._files += 1
+        self._size += member.size
+        if self._files > MAX_FILES or self._size > MAX_BYTES:
+            raise self._error
+
+
+async def download(sandbox: AsyncSandbox, layout: Layout, target: Path) -> None:
+    """Copy the contents of the working directory into a folder here; raise `SandboxError` where it is too much.
+
+    What is refused is logged, and the rest is copied.
+    """
+    archive = f"{layout.state}/download.tar"
+    # Packed as the agent's account: a link to what it cannot read gives it nothing.
+    pack = f"{_as_agent(layout)} /bin/tar -cf - -C {shlex.quote(layout.work)} --ignore-failed-read . > {archive}"
+    # Exit code 1 is a file that changed meanwhile.
+    await _run(sandbox, f"{pack}; code=$?; [ $code -le 1 ]", "cannot pack the sandbox's files")
+    try:
+        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
+            too_large = SandboxError(f"the sandbox's files are larger than {MAX_BYTES} bytes")
+            await _fetch(sandbox, archive, packed, MAX_BYTES, too_large)
+            refused = await asyncio.to_thread(unpack, packed, target)
+    finally:
+        await _run(sandbox, f"/bin/rm -f {archive}", "cannot tidy up in the sandbox")
+    if refused:
+        _logger.warning("%d entries from the sandbox were refused: %s", len(refused), "; ".join(refused[:5]))
+
+
+async def _fetch(sandbox: AsyncSandbox, path: str, into: IO[bytes], max_bytes: int, too_large: SandboxError) -> None:
+    size = 0
+    with Translated():
+        async for chunk in await sandbox.files.read(path, format="stream", user="root"):
+            size += len(chunk)
+            if size > max_bytes:
+                raise too_large
+            into.write(chunk)
+    into.seek(0)
+
+
+_MISSING, _OUTSIDE, _NO_FILE = 81, 82, 83
+
+_COPY = f"""cd "$1" && path=$(/usr/bin/realpath -e -- "$2" 2>/dev/null) || exit {_MISSING}
+case "$path" in "$(/usr/bin/realpath .)"/*) ;; *) exit {_OUTSIDE};; esac
+[ -f "$path" ] || exit {_NO_FILE}
+exec /usr/bin/head -c "$3" -- "$path"
+"""
+"""Writes the beginning of a file to stdout: $1 is the working directory, $2 the file and $3 how many bytes."""
+
+
+async def read_file(sandbox: AsyncSandbox, layout: Layout, path: str, max_bytes: int) -> bytes:
+    """Return a file of the working directory; raise `FileRefusedError` and `SandboxError`.
+
+    It is read as the agent's account, so that a link gives out nothing that the agent cannot read.
+    """
+    refused = {
+        _MISSING: FileMissingError(f"the working directory has no file {path!r}"),
+        _OUTSIDE: FileRefusedError(f"{path!r} leads out of the working directory"),
+        _NO_FILE: FileRefusedError(f"{path!r} is no regular file"),
+    }
+    arguments = shlex.join((layout.work, str(inner_path(path)), str(max_bytes + 1)))
+    copy = f"{layout.state}/{secrets.token_hex(8)}.file"
+    command = f"{_as_agent(layout)} /bin/sh -c {shlex.quote(_COPY)} sh {arguments} > {copy}"
+    into = io.BytesIO()
+    try:
+        with Translated():
+            try:
+                await sandbox.commands.run(command, user="root")
+            except CommandExitException as error:
+                cannot = FileRefusedError(f"{path!r} cannot be read: {error.stderr.strip()[-300:]}")
+                raise refused.get(error.exit_code, cannot) from error
+        too_large = FileTooLargeError(f"{path!r} is larger than {max_bytes} bytes")
+        await _fetch(sandbox, copy, into, max_bytes, too_large)
+    finally:
+        await _run(sandbox, f"/bin/rm -f {copy}", "cannot tidy up in the sandbox")
+    return into.getvalue()
+
+
+def unpack(packed: IO[bytes], target: Path) -> list[str]:
+    """Unpack an archive nobody vouches for; return what was refused and why. Raise `SandboxError`."""
+    if not hasattr(tarfile, "data_filter"):
+        raise ConfigurationError("a download needs Python 3.11.4 or later, whose tarfile refuses what leads out")
+    refused: list[str] = []
+    limits = _Limits(SandboxError(f"the sandbox's files are more than {MAX_FILES} or larger than {MAX_BYTES} bytes"))
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=packed, mode="r:") as tar:
+            for member in tar:
+                limits.count(member)
+                try:
+                    # The filter refuses absolute paths, `..`, links that lead out, and devices.
+                    tar.extract(member, target, filter="data")
+                except tarfile.FilterError as error:
+                    refused.append(str(error)[:200])
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two for numbers that are none
+        raise SandboxError(f"what the sandbox sent is no archive: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to {target}: {error}") from error
+    return refused
+
+
+async def _run(sandbox: AsyncSandbox, command: str, failed: str) -> None:
+    """Run a command line as root."""
+    with Translated():
+        try:
+            await sandbox.commands.run(command, user="root", timeout=_PACK_SECONDS)
+        except CommandExitException as error:
+            raise SandboxError(f"{failed} {error.stderr.strip()[-300:]}") from error

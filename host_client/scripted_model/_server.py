@@ -1,0 +1,237 @@
+"""The scripted model's HTTP side: ``POST /v1/messages`` on loopback, streaming as the real API does.
+
+Runs in a thread with an event loop of its own, so that it serves a synchronous test, a terminal demo
+and an asyncio program alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ._script import Failure, Reply, Script, UnexpectedRequestError
+from ._stream import encode_event, message_events
+
+DEFAULT_MODEL = "claude-sonnet-4-5"
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class StreamCutError(ConnectionError):
+    """Raised inside a response to drop its connection halfway, as a script's ``cut`` asks."""
+
+
+@dataclass(frozen=True)
+class SeenRequest:
+    """One request the model answered: where in the script, its headers and its body."""
+
+    conversation: str | None
+    index: int
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+class ScriptedModel:
+    """An Anthropic Messages API on 127.0.0.1 that answers from a script.
+
+    Use as a context manager; `url` is what ``ANTHROPIC_BASE_URL`` takes. After the run `unexpected`
+    lists what the script had no answer for, and `requests` all that came.
+    """
+
+    def __init__(self, script: Script, *, port: int = 0) -> None:
+        self.script = script
+        self.requests: list[SeenRequest] = []
+        self.unexpected: list[str] = []
+        self._came = threading.Condition()
+        self._failed: Counter[tuple[str, int]] = Counter()
+        self._port = port
+        self._thread: threading.Thread | None = None
+        self._server: uvicorn.Server | None = None
+        self.url = ""
+
+    def __enter__(self) -> ScriptedModel:
+        config = uvicorn.Config(
+            self._app(),
+            host="127.0.0.1",
+            port=self._port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        server = self._server = uvicorn.Server(config)
+        listening = config.bind_socket()
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        async def serve() -> None:
+            await server.serve(sockets=[listening])
+
+        # A stream that the script cuts is no error of the server's.
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="scripted-model", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=5)
+
+    def _app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                # The CLI looks whether the base URL answers at all before it uses it.
+                Route("/", _alive, methods=["GET", "HEAD"]),
+                Route("/v1/messages", self._messages, methods=["POST"]),
+                Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
+            ]
+        )
+
+    async def _count_tokens(self, request: Request) -> Response:
+        return JSONResponse({"input_tokens": len(await request.body()) // 4})
+
+    async def _messages(self, request: Request) -> Response:
+        try:
+            body = msgspec.json.decode(await request.body(), type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return self._refuse(request, {}, f"the request is not JSON: {error}")
+        try:
+            name, index, reply = self.script.reply_to(body)
+        except UnexpectedRequestError as error:
+            return self._refuse(request, body, str(error))
+        self._note(SeenRequest(name, index, dict(request.headers), body))
+        failure = self._next_failure(name, index, reply)
+        # Here and not in the stream: the client waits for the response's head, too.
+        await _while_connected(request, reply.delay)
+        if failure is not None and failure.status is not None:
+            return _failed(failure)
+        model = self.script.model or str(body.get("model") or DEFAULT_MODEL)
+        message_id = f"msg_{name}_{index}"
+        if not body.get("stream"):
+            return JSONResponse(_whole_message(reply, message_id, model))
+        return StreamingResponse(
+            _stream(reply, failure, message_id, model),
+            media_type="text/event-stream",
+            headers={"request-id": f"req_{len(self.requests)}"},
+        )
+
+    def _note(self, seen: SeenRequest) -> None:
+        with self._came:
+            self.requests.append(seen)
+            self._came.notify_all()
+
+    def wait_for_requests(self, count: int, timeout: float) -> bool:
+        """Wait until so many requests have come; return whether they have."""
+        with self._came:
+            return self._came.wait_for(lambda: len(self.requests) >= count, timeout)
+
+    def _next_failure(self, name: str, index: int, reply: Reply) -> Failure | None:
+        failures = reply.attempts()
+        done = self._failed[name, index]
+        if done >= len(failures):
+            return None
+        self._failed[name, index] += 1
+        return failures[done]
+
+    def _refuse(self, request: Request, body: dict[str, Any], why: str) -> Response:
+        self.unexpected.append(why)
+        self._note(SeenRequest(None, -1, dict(request.headers), body))
+        _logger.error("scripted model: unexpected request: %s", why)
+        return _error(400, f"scripted model: {why}")
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], StreamCutError))
+
+
+async def _alive(_request: Request) -> Response:
+    return Response()
+
+
+async def _while_connected(request: Request, seconds: float) -> None:
+    """Wait for some seconds, or until the client gives up."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    kind = _ERROR_TYPES.get(status, "api_error")
+    body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_scripted"}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _failed(failure: Failure) -> Response:
+    assert failure.status is not None
+    headers = {"x-should-retry": "true"} if failure.retry_after is not None else {}
+    if failure.retry_after is not None:
+        headers["retry-after"] = f"{failure.retry_after:g}"
+    return _error(failure.status, failure.message, headers)
+
+
+async def _stream(reply: Reply, failure: Failure | None, message_id: str, model: str) -> AsyncIterator[bytes]:
+    events = list(message_events(reply, message_id=message_id, model=model))
+    halfway = len(events) // 2
+    for n, (wait, event) in enumerate(events):
+        if failure is not None and n == halfway:
+            if failure.cut:
+                raise StreamCutError
+            error = {"type": failure.error, "message": failure.message}
+            yield encode_event({"type": "error", "error": error})
+            return
+        if wait:
+            await asyncio.sleep(wait)
+        yield encode_event(event)
+
+
+def _whole_message(reply: Reply, message_id: str, model: str) -> dict[str, Any]:
+    """Return the reply as one JSON message, for a request without ``stream``."""
+    message: dict[str, Any] = {}
+    content: list[dict[str, Any]] = []
+    partial = ""
+    for _, event in message_events(reply, message_id=message_id, model=model):
+        match event:
+            case {"type": "message_start"}:
+                message = event["message"]
+            case {"type": "content_block_start"}:
+                content.append(dict(event["content_block"]))
+                partial = ""
+            case {"type": "content_block_delta", "delta": {"type": "input_json_delta"} as delta}:
+                partial += delta["partial_json"]
+                content[-1]["input"] = msgspec.json.decode(partial) if partial else {}
+            case {"type": "content_block_delta", "delta": delta}:
+                field = str(delta["type"]).removesuffix("_delta")
+                content[-1][field] += delta[field]
+            case {"type": "message_delta"}:
+                message = {**message, "stop_reason": event["delta"]["stop_reason"]}
+                message["usage"] = {**message["usage"], **event["usage"]}
+            case _:
+                pass
+    return {**message, "content": content}

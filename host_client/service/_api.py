@@ -1,0 +1,509 @@
+"""The routes of sessions: what each takes, who may ask it, what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import msgspec
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import BaseModel
+
+from agent_runner.contract.sanitize import single_line
+from agent_runner.contract.trace_context import InvalidTraceParentError, parse_baggage, parse_traceparent
+from host_client.errors import (
+    ConfigurationError,
+    FileMissingError,
+    FileRefusedError,
+    FileTooLargeError,
+    SandboxError,
+    SessionClosedError,
+)
+from host_client.store.base import Status, Stored
+
+from . import _commands as c
+from ._auth import Approver, Operator, Principal, Reader
+from ._body import JsonRoute
+from ._downloads import MAX_FILE, Downloads, FileAnswer
+from ._limits import Answer, Limits, budget_of, check_budget, check_prompt, check_turn, idempotent, request_digest
+from ._models import (
+    AnswerQuestion,
+    CreateSession,
+    Decide,
+    DecisionView,
+    LoggedEvent,
+    LogPage,
+    SendTurn,
+    SessionPage,
+    SessionView,
+    TurnView,
+    decision_view,
+    session_view,
+)
+from ._problems import EVERYWHERE, PROBLEM_RESPONSES, WITH_BODY, ProblemError
+from ._service import DecidedError, MismatchError, NotFoundError, Service, SessionOverError
+from ._sse import EventStream
+
+LOCAL_TENANT = "local"
+"""Whose sessions are that were made without a token and without a tenant."""
+
+SPANS_LEFT_OUT = "x-spans-left-out"
+"""The header that tells how many spans a trace has beyond those that are answered."""
+MAX_PAGE = 200
+MAX_LOG_PAGE = 5000
+MAX_NUMBER = 10**15
+"""More than any event's number; JSON's readers keep it exact."""
+
+SessionId = Annotated[str, Path(min_length=1, max_length=64)]
+RequestId = Annotated[str, Path(min_length=1, max_length=64)]
+After = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="The last event that was read; 0: all.")]
+IdempotencyKey = Annotated[
+    str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer, for a day.")
+]
+Traceparent = Annotated[str | None, Header(description="W3C: the caller's span, which this becomes a part of.")]
+Tracestate = Annotated[str | None, Header()]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The span of whoever asks; None where there is none, or none that can be followed (W3C: a new trace then)."""
+
+    traceparent: str | None
+    tracestate: str
+
+
+def caller_of(traceparent: str | None, tracestate: str | None) -> Caller:
+    """Read the W3C headers."""
+    if traceparent is None:
+        return Caller(None, "")
+    try:
+        context = parse_traceparent(traceparent, tracestate or "")
+    except InvalidTraceParentError:
+        return Caller(None, "")
+    return Caller(traceparent, context.tracestate)
+
+
+class Api:
+    """What the routes share."""
+
+    def __init__(self, service: Service, limits: Limits, trace_url: str | None) -> None:
+        self.service = service
+        self.limits = limits
+        self.trace_url = trace_url
+        self.downloads = Downloads()
+        self._budgets = WeakValueDictionary[str, asyncio.Lock]()
+
+    def view(self, stored: Stored) -> SessionView:
+        """Return a session as it is shown."""
+        return session_view(stored, self.trace_url)
+
+    async def stored(self, session_id: str, principal: Principal) -> Stored:
+        """Return a session of the principal's tenant; there is no other."""
+        try:
+            return await self.service.get(session_id, principal.tenant_id)
+        except NotFoundError as error:
+            raise ProblemError("not-found", str(error)) from None
+
+    def traced(self, stored: Stored) -> dict[str, str]:
+        """Return the headers that tell the trace."""
+        root = stored.record.root
+        return {"traceresponse": f"00-{root.trace_id}-{root.span_id}-01", "x-trace-id": root.trace_id}
+
+    async def once(
+        self, request: Request, principal: Principal, key: str | None, action: Callable[[str | None], Awaitable[Answer]]
+    ) -> Response:
+        """Do something once for an ``Idempotency-Key``; see `idempotent` for what the action is given."""
+        digest = request_digest(request.method, request.url.path, await request.body())
+        tenant_id = principal.tenant_id or LOCAL_TENANT
+        answer = await idempotent(self.service.store, tenant_id, key, digest, action)
+        return answer.response()
+
+    def check_open(self) -> None:
+        """Raise `ProblemError` (503) where the service is being stopped."""
+        if self.service.closing:
+            raise ProblemError("shutting-down", headers={"retry-after": "5"})
+
+    async def create(
+        self, body: CreateSession, principal: Principal, caller: Caller, baggage: str | None, session_id: str | None
+    ) -> Stored:
+        """Make a session; one of this id that an earlier attempt has made is returned as it is."""
+        if session_id is not None and (there := await self.service.store.get(session_id)) is not None:
+            return there
+        request = body.model_dump(exclude_defaults=True)
+        tenant_id = principal.tenant_id or body.tenant_id or LOCAL_TENANT
+        request["tenant_id"] = tenant_id
+        check_prompt(body.prompt, self.limits)
+        self.check_open()
+        if body.user_id is None and (user := parse_baggage(baggage or "").get("user.id")):
+            request["user_id"] = single_line(user, 200)
+        await check_turn(self.service.store, tenant_id, self.limits)
+        async with self._budgeting(tenant_id):
+            budget = await budget_of(self.service.store, tenant_id, self.limits, body.max_budget_usd)
+            if budget is not None:
+                request["max_budget_usd"] = budget
+            try:
+                return await self.service.create(
+                    request,
+                    tenant_id=tenant_id,
+                    by=principal.name,
+                    traceparent=caller.traceparent,
+                    tracestate=caller.tracestate,
+                    most_open=self.limits.sessions_per_tenant,
+                    session_id=session_id,
+                )
+            except ConfigurationError as error:
+                raise ProblemError("invalid", str(error)) from None
+
+    def _budgeting(self, tenant_id: str) -> AbstractAsyncContextManager[object]:
+        """Hold back a tenant's other new sessions, where what one may spend is not the next one's."""
+        if self.limits.usd_per_tenant_day is None:
+            return nullcontext()
+        return self._budgets.setdefault(tenant_id, asyncio.Lock())
+
+    async def send(self, stored: Stored, text: str, principal: Principal, caller: Caller, turn_id: str | None) -> str:
+        """Queue a turn of this id (None: any); return its id."""
+        check_prompt(text, self.limits)
+        self.check_open()
+        await check_turn(self.service.store, stored.record.tenant_id, self.limits)
+        await check_budget(self.service.store, stored.record.tenant_id, self.limits)
+        with _told_when_over():
+            return await self.service.send(
+                stored,
+                text,
+                by=principal.name,
+                traceparent=caller.traceparent,
+                tracestate=caller.tracestate,
+                turn_id=turn_id,
+            )
+
+    async def decide(
+        self, stored: Stored, command: c.ApprovalCommand | c.AnswerCommand, sha: str | None
+    ) -> DecisionView:
+        """Record a decision, or tell who was first."""
+        try:
+            return decision_view(await self.service.decide(stored, command, sha))
+        except NotFoundError as error:
+            raise ProblemError("not-found", str(error)) from None
+        except MismatchError as error:
+            raise ProblemError("input-changed", str(error)) from None
+        except SessionOverError:
+            raise ProblemError("session-closed") from None
+        except DecidedError as error:
+            view = decision_view(error.decision)
+            who = view.decided_by or "nobody in time"
+            raise ProblemError("already-decided", f"{view.decision} by {who}", **view.model_dump()) from None
+
+    async def read_file(self, stored: Stored, path: str) -> bytes:
+        """Return a file of the agent's working directory."""
+        try:
+            return await self.service.read_file(stored, path, MAX_FILE)
+        except SessionClosedError as error:
+            raise ProblemError("conflict", str(error)) from None
+        except FileMissingError as error:
+            raise ProblemError("not-found", str(error)) from None
+        except FileTooLargeError as error:
+            raise ProblemError("too-large", str(error)) from None
+        except FileRefusedError as error:
+            raise ProblemError("invalid", str(error)) from None
+        except SandboxError as error:
+            raise ProblemError("sandbox-failed", str(error)) from None
+
+    async def stream(self, stored: Stored, after: int) -> Response:
+        """Return the stream of a session's events after a number; 204 where it was closed and all was read."""
+        state = stored.state
+        if after > state.last_event_id:
+            raise ProblemError("invalid", f"the log of this session ends at {state.last_event_id}, before {after}")
+        if state.is_closed and after == state.last_event_id:
+            return Response(status_code=204)  # tells an EventSource not to come again
+        most = self.limits.readers_per_session
+        if most is not None and self.service.readers(stored.record.id) >= most:
+            raise ProblemError("too-many-readers")
+        most = self.limits.readers_per_tenant
+        if most is not None and self.service.readers_of(stored.record.tenant_id) >= most:
+            raise ProblemError("too-many-readers", f"the tenant may have {most} open streams")
+        reader = self.service.reader(stored, after)
+        return EventStream(
+            reader,
+            headers=self.traced(stored),
+            patience=self.service.pace.patience,
+            on_end=lambda why: self.service.left(stored, reader, why),
+        )
+
+
+def _api(request: Request) -> Api:
+    found: Any = request.app.state.api
+    assert isinstance(found, Api)
+    return found
+
+
+def _by(principal: Principal, given: str | None) -> str:
+    """Return who decides: a token's name, which a body cannot change."""
+    return given or principal.name if principal.tenant_id is None else principal.name
+
+
+router = APIRouter(prefix="/api", tags=["sessions"], route_class=JsonRoute, responses=PROBLEM_RESPONSES(*EVERYWHERE))
+_BODY = PROBLEM_RESPONSES(*WITH_BODY)
+_GONE = PROBLEM_RESPONSES("not-found")
+_OVER = PROBLEM_RESPONSES("not-found", "session-closed")
+_KEYED = PROBLEM_RESPONSES("key-in-use", "key-reused", "invalid")
+_TURNS = PROBLEM_RESPONSES("too-many-turns", "budget-exceeded", "too-many-attempts")
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "Events; `id` is an event's number."},
+    204: {"description": "The session was closed, and all of it has been read."},
+}
+
+
+@router.post("/sessions", status_code=201, response_model=SessionView, responses={**_BODY, **_KEYED, **_TURNS})
+async def create_session(
+    request: Request,
+    body: CreateSession,
+    principal: Operator,
+    key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
+    tracestate: Tracestate = None,
+    baggage: Annotated[str | None, Header(description="W3C: `user.id` counts where the body names no user.")] = None,
+) -> Response:
+    """Make a session and begin its first turn. It starts by itself; its events tell how."""
+    api = _api(request)
+
+    async def make(session_id: str | None) -> Answer:
+        stored = await api.create(body, principal, caller_of(traceparent, tracestate), baggage, session_id)
+        headers = {"location": f"/api/sessions/{stored.record.id}", **api.traced(stored)}
+        return _answer(api.view(stored), 201, headers)
+
+    return await api.once(request, principal, key, make)
+
+
+@router.get("/sessions", responses=PROBLEM_RESPONSES("invalid"))
+async def list_sessions(
+    request: Request,
+    principal: Reader,
+    status: Annotated[Status | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+    before: Annotated[str | None, Query(max_length=200, description="`next` of the page before.")] = None,
+) -> SessionPage:
+    """List the tenant's sessions, newest first."""
+    api = _api(request)
+    found, more = await api.service.store.page(principal.tenant_id, status=status, limit=limit, before=before)
+    return SessionPage(sessions=[api.view(each) for each in found], next=more)
+
+
+@router.get("/sessions/{session_id}", response_model=SessionView, responses=_GONE)
+async def get_session(request: Request, session_id: SessionId, principal: Reader) -> Response:
+    """Return a session as it is now."""
+    api = _api(request)
+    stored = await api.stored(session_id, principal)
+    return _json(api.view(stored), 200, api.traced(stored))
+
+
+@router.post(
+    "/sessions/{session_id}/turns",
+    status_code=202,
+    response_model=TurnView,
+    responses={**_BODY, **_OVER, **_TURNS, **PROBLEM_RESPONSES("session-closed", "key-in-use", "key-reused")},
+)
+async def send_turn(
+    request: Request,
+    session_id: SessionId,
+    body: SendTurn,
+    principal: Operator,
+    key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
+    tracestate: Tracestate = None,
+) -> Response:
+    """Take the next turn; it begins when the current one has ended, and is never an answer to an approval."""
+    api = _api(request)
+    stored = await api.stored(session_id, principal)
+
+    async def send(turn_id: str | None) -> Answer:
+        caller = caller_of(traceparent, tracestate)
+        if turn_id is None or not await api.service.was_sent(stored, turn_id):
+            turn_id = await api.send(stored, body.text, principal, caller, turn_id)
+        view = TurnView(turn_id=turn_id, session_id=session_id, trace_id=_trace_of(caller, stored))
+        return _answer(view, 202, api.traced(stored))
+
+    return await api.once(request, principal, key, send)
+
+
+@router.post(
+    "/sessions/{session_id}/approvals/{approval_id}",
+    responses={**_BODY, **_GONE, **PROBLEM_RESPONSES("already-decided", "input-changed", "invalid")},
+)
+async def decide_approval(
+    request: Request, session_id: SessionId, approval_id: RequestId, body: Decide, principal: Approver
+) -> DecisionView:
+    """Allow or refuse one call. The first decision counts; it is bound to the input that was shown."""
+    api = _api(request)
+    command = c.ApprovalCommand(
+        by=_by(principal, body.decided_by),
+        approval_id=approval_id,
+        decision=body.decision,
+        message=body.message,
+        updated_input=body.updated_input,
+        remember=body.remember,
+    )
+    return await api.decide(await api.stored(session_id, principal), command, body.input_sha256)
+
+
+@router.post(
+    "/sessions/{session_id}/questions/{question_id}",
+    responses={**_BODY, **_GONE, **PROBLEM_RESPONSES("already-decided", "input-changed", "invalid")},
+)
+async def answer_question(
+    request: Request, session_id: SessionId, question_id: RequestId, body: AnswerQuestion, principal: Approver
+) -> DecisionView:
+    """Answer what the agent asks; the first answer counts."""
+    api = _api(request)
+    answers = {name: ", ".join(each) if isinstance(each, list) else each for name, each in body.answers.items()}
+    command = c.AnswerCommand(by=_by(principal, body.decided_by), question_id=question_id, answers=answers)
+    return await api.decide(await api.stored(session_id, principal), command, None)
+
+
+@router.post("/sessions/{session_id}/interrupt", status_code=202, response_model=SessionView, responses=_OVER)
+async def interrupt_turn(request: Request, session_id: SessionId, principal: Operator) -> Response:
+    """End the current turn; the session goes on."""
+    api = _api(request)
+    stored = await api.stored(session_id, principal)
+    with _told_when_over():
+        await api.service.interrupt(stored, by=principal.name)
+    return _json(api.view(stored), 202, api.traced(stored))
+
+
+@router.post("/sessions/{session_id}/close", status_code=202, response_model=SessionView, responses=_GONE)
+@router.delete("/sessions/{session_id}", status_code=202, response_model=SessionView, responses=_GONE)
+async def close_session(request: Request, session_id: SessionId, principal: Operator) -> Response:
+    """End the session and remove its sandbox; again is no error. Its log and trace are kept for a while."""
+    api = _api(request)
+    stored = await api.stored(session_id, principal)
+    await api.service.close(stored, by=principal.name)
+    return _json(api.view(stored), 202, api.traced(stored))
+
+
+@router.get(
+    "/sessions/{session_id}/files/{path:path}",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}},
+        **PROBLEM_RESPONSES("not-found", "conflict", "too-large", "invalid", "sandbox-failed", "too-many-downloads"),
+    },
+)
+async def download_file(
+    request: Request,
+    session_id: SessionId,
+    path: Annotated[str, Path(max_length=4096, description="Relative to the agent's working directory.")],
+    principal: Reader,
+) -> Response:
+    """Return a file of the agent's working directory, while the sandbox is there."""
+    api = _api(request)
+    stored = await api.stored(session_id, principal)
+    name = quote(path.rsplit("/", 1)[-1], safe="")
+    headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
+    return FileAnswer(lambda: api.read_file(stored, path), api.downloads, headers)
+
+
+@router.get(
+    "/sessions/{session_id}/trace",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}, **_GONE},
+)
+async def get_trace(request: Request, session_id: SessionId, principal: Reader) -> Response:
+    """Return the session's spans so far, as an OTLP/JSON request."""
+    api = _api(request)
+    trace = await api.service.trace(await api.stored(session_id, principal))
+    headers = {SPANS_LEFT_OUT: str(trace.left_out)} if trace.left_out else {}
+    return Response(trace.body, media_type="application/json", headers=headers)
+
+
+@router.get("/sessions/{session_id}/log", responses=_GONE)
+async def get_log(
+    request: Request,
+    session_id: SessionId,
+    principal: Reader,
+    after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_LOG_PAGE)] = 1000,
+) -> LogPage:
+    """Return events of the session's log, oldest first."""
+    api = _api(request)
+    stored = await api.stored(session_id, principal)
+    store = api.service.store
+    found = await store.read(session_id, after, limit=limit)
+    events = [LoggedEvent(id=entry.id, event=msgspec.json.decode(entry.data)) for entry in found]
+    last = events[-1].id if events else after
+    return LogPage(
+        events=events,
+        next=last if last < stored.state.last_event_id else None,
+        first=await store.oldest(session_id),
+    )
+
+
+@router.get("/sessions/{session_id}/events", response_class=Response, responses={**_GONE, **_EVENTS})
+async def stream_events(
+    request: Request,
+    session_id: SessionId,
+    principal: Reader,
+    after: After = None,
+    last_event_id: Annotated[str | None, Header(description="Wins over `after`.")] = None,
+) -> Any:
+    """Stream the session's events: first what is there after a number, then what comes."""
+    api = _api(request)
+    return await api.stream(await api.stored(session_id, principal), _place(last_event_id, after))
+
+
+@router.post("/stream/agent/init", status_code=201, response_model=SessionView, responses={**_BODY, **_KEYED, **_TURNS})
+async def init_stream(
+    request: Request,
+    body: CreateSession,
+    principal: Operator,
+    key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
+    tracestate: Tracestate = None,
+    baggage: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Do what `POST /api/sessions` does."""
+    return await create_session(request, body, principal, key, traceparent, tracestate, baggage)
+
+
+@router.get("/stream/agent/{session_id}", response_class=Response, responses={**_GONE, **_EVENTS})
+async def stream_agent(
+    request: Request,
+    session_id: SessionId,
+    principal: Reader,
+    after: After = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Any:
+    """Do what `GET /api/sessions/{session_id}/events` does."""
+    return await stream_events(request, session_id, principal, after, last_event_id)
+
+
+def _place(last_event_id: str | None, after: int | None) -> int:
+    if last_event_id is None or not last_event_id:
+        return after or 0
+    if re.fullmatch("[0-9]{1,15}", last_event_id) is None:
+        raise ProblemError("invalid", "Last-Event-ID takes the number of an event")
+    return int(last_event_id)
+
+
+def _trace_of(caller: Caller, stored: Stored) -> str:
+    return caller.traceparent.split("-")[1] if caller.traceparent else stored.record.root.trace_id
+
+
+def _answer(view: BaseModel, status: int, headers: dict[str, str]) -> Answer:
+    return Answer(status=status, body=view.model_dump_json().encode(), headers=headers)
+
+
+def _json(view: BaseModel, status: int, headers: dict[str, str]) -> Response:
+    return _answer(view, status, headers).response()
+
+
+@contextmanager
+def _told_when_over() -> Generator[None]:
+    try:
+        yield
+    except SessionOverError:
+        raise ProblemError("session-closed") from None

@@ -1,0 +1,62 @@
+"""The service as an ASGI application: routes, the page, and what stands before them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from agent_runner.contract import __version__
+from host_client.store.base import StoreError
+
+from . import _api as routes
+from . import _auth as auth
+from . import _problems as problems
+from ._guard import Guard
+from ._service import Service
+from .config import ServiceConfig
+
+PAGE = Path(__file__).with_name("page")
+
+
+def create_app(service: Service, config: ServiceConfig) -> FastAPI:
+    """Return the application; the service is started and stopped by whoever serves it."""
+    app = described_app()
+    app.state.api = routes.Api(service, config.limits, config.trace_url)
+    app.state.authenticator = auth.Authenticator(service.store, config.auth)
+    app.add_middleware(
+        Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, max_body=config.limits.max_body
+    )
+
+    @app.get("/healthz", include_in_schema=False)
+    async def alive() -> Response:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def ready() -> Response:
+        try:
+            await service.store.ping()
+        except StoreError:
+            return PlainTextResponse("the store cannot be reached\n", 503)
+        return PlainTextResponse("shutting down\n", 503) if service.closing else PlainTextResponse("ok\n")
+
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+def described_app() -> FastAPI:
+    """Return the routes alone: what ``/openapi.json`` tells of them needs no service."""
+    # No documentation pages: FastAPI's load their scripts from elsewhere.
+    app = FastAPI(
+        title="Sandspan",
+        version=__version__,
+        description="Claude agents in sandboxes: sessions, events, approvals.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(auth.router)
+    app.include_router(routes.router)
+    problems.install(app)
+    return app

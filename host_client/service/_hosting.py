@@ -1,0 +1,437 @@
+"""One session that this process owns: its agent, its log, what people ask of it, its end.
+
+What the agent says is written to the log before anybody is sent it. What people ask comes out of the store, in
+order, and is carried out at least once; the runner takes each command once. So a process that is killed at any
+moment leaves what the next one needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from agent_runner.contract.protocol import PROTOCOL_VERSION, Error, ErrorData
+from host_client.client.options import AgentOptions
+from host_client.client.session import Failure, Session, Whereabouts, common_attributes, open_session
+from host_client.client.takeover import take_over
+from host_client.errors import (
+    ConfigurationError,
+    NotAskedError,
+    NotWaitingError,
+    SandboxError,
+    SandboxGoneError,
+    SandspanError,
+    SessionClosedError,
+    StreamLostError,
+)
+from host_client.sandbox import Sandbox
+from host_client.store.base import Note, NotOwnerError, SandboxRef, Store, Stored, StoreError
+from host_client.telemetry import SessionTrace, Who
+from host_client.telemetry import Telemetry as TelemetryPipeline
+
+from . import _commands as c
+from ._events import AdoptedData, ClosedData, CloseReason, PromptData, SandboxData
+from ._feed import Feed
+from ._kept import own
+from ._log import SessionLog
+
+LAST_WORDS_SECONDS = 10.0
+"""How long a runner that was told to stop may take to say what it still has to say."""
+
+GRACE_SECONDS = 60.0
+"""How long after its expiry a request that still waits holds up the end of an idle session."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """What all sessions of this process share.
+
+    ``sandbox`` and ``options`` make a session's own of what its creator asked for. ``forget`` removes what a dead
+    process may have made for a session without having noted it. ``idle_seconds`` is how long a session may be without
+    activity, ``silent_seconds`` how long a turn may run and nothing be heard of it, if that is longer. ``upload`` is
+    what each session's working directory begins with.
+    """
+
+    store: Store
+    owner: str
+    telemetry: TelemetryPipeline
+    environ: Mapping[str, str]
+    sandbox: Callable[[Stored], Sandbox]
+    options: Callable[[Stored], AgentOptions]
+    forget: Callable[[Stored], Awaitable[None]]
+    upload: Path | None = None
+    idle_seconds: float = 1800.0
+    silent_seconds: float = 1800.0
+
+
+class Hosted:
+    """A session, from its making or its taking over to its end. ``adopted``: another process had it before."""
+
+    def __init__(self, house: House, stored: Stored, feed: Feed, *, adopted: bool = False) -> None:
+        self.record = stored.record
+        self.log = SessionLog(house.store, house.owner, stored, feed)
+        self._house = house
+        self._adopted = adopted
+        self._commands_done = stored.state.commands_done
+        self._ending = asyncio.Event()
+        self._why_closed: tuple[CloseReason, str | None] | None = None
+        self._began = False
+        self._is_abandoned = False
+        self._session: Session | None = None
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Host the session to its end; return also when another process has it, or may try again.
+
+        Cancelled, it leaves the sandbox to the next process.
+        """
+        hosting = asyncio.ensure_future(self._host())
+        hearing = asyncio.ensure_future(self._hear(hosting))
+        try:
+            await asyncio.wait((hosting,))
+            if not hosting.cancelled():
+                hosting.result()
+        except asyncio.CancelledError:
+            self._is_abandoned = True
+            if self._session is not None:
+                await self._session.abandon()
+            raise
+        finally:
+            for task in (hosting, hearing):
+                task.cancel()
+            await asyncio.wait((hosting, hearing))
+            await self._release()
+
+    async def _release(self) -> None:
+        """Let others own the session, where it is not over for good."""
+        await self.log.leave()
+        if not self.log.is_lost:
+            with contextlib.suppress(StoreError):  # the lease of a store that is away runs out by itself
+                await self._house.store.release(self.record.id, self._house.owner)
+
+    async def _host(self) -> None:
+        failure: Failure | None = None
+        try:
+            async with self._opened() as session:
+                self._session = session
+                try:
+                    await self._introduce(session)
+                    await self._converse(session)
+                except NotOwnerError:
+                    await self._let_go(session)
+        except asyncio.CancelledError:
+            if self._why_closed is None or self._is_abandoned:
+                raise
+        except Exception as error:  # whatever it is, the session is over, and its log must say so
+            if not isinstance(error, SandspanError):
+                _logger.exception("session %s failed", self.record.id)
+            if self._may_be_tried_again(error):
+                _logger.warning("session %s cannot be taken over, and is tried again: %s", self.record.id, error)
+                return
+            failure = Failure(getattr(error, "error_type", "internal"), str(error)[:1000])
+        if not self.log.is_lost:
+            with contextlib.suppress(NotOwnerError):
+                await self._conclude(failure)
+        if self.log.is_lost:
+            _logger.warning("session %s is another process's now", self.record.id)
+
+    def _may_be_tried_again(self, error: Exception) -> bool:
+        """Whether what keeps a session from being taken over may be over soon; nothing of it has been ended then."""
+        if self._session is not None or self.log.state.whereabouts is None:
+            return False
+        return isinstance(error, SandboxError | ConfigurationError) and not isinstance(error, SandboxGoneError)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncGenerator[Session]:
+        stored = Stored(self.record, self.log.state)
+        if self._adopted and stored.state.whereabouts is None:
+            await self._house.forget(stored)
+        opening = self._opening(stored)
+        self._began = True
+        async with opening as session:
+            yield session
+
+    def _opening(self, stored: Stored) -> AbstractAsyncContextManager[Session]:
+        house, options, sandbox = self._house, self._house.options(stored), self._house.sandbox(stored)
+        if stored.state.whereabouts is None:
+            return open_session(
+                None,
+                options,
+                sandbox=sandbox,
+                telemetry=house.telemetry,
+                environ=house.environ,
+                upload=house.upload,
+                session_id=self.record.id,
+                root=self.record.root,
+                on_own_spans=self._keep,
+                outlet=self.log,
+            )
+        return take_over(
+            msgspec.convert(stored.state.whereabouts, Whereabouts),
+            options,
+            sandbox=sandbox,
+            telemetry=house.telemetry,
+            environ=house.environ,
+            session_id=self.record.id,
+            root=self.record.root,
+            seen_seq=stored.state.seen_seq,
+            on_own_spans=self._keep,
+            outlet=self.log,
+        )
+
+    def _keep(self, otlp: bytes) -> None:
+        self.log.spans.append(own(otlp))
+
+    async def _introduce(self, session: Session) -> None:
+        """Write where the session is, so that another process can take it over."""
+        assert session.info is not None
+        if self._adopted and self._is_local:
+            return  # an agent that ended with its service does not go on
+        if self.log.state.whereabouts is not None:
+            await self.log.say(AdoptedData(reason="the process that had it was gone", replica=self._house.owner))
+            return
+        self._note_whereabouts(session)
+        ref = SandboxRef(id=session.info.id, kind=session.info.kind)
+        took = round((time.time() - self.record.created_at) * 1000, 3)
+        await self.log.say(SandboxData(sandbox_id=ref.id, kind=ref.kind, creation_ms=took), sandbox=ref)
+
+    def _note_whereabouts(self, session: Session) -> None:
+        """Keep, with the next events, where the session is; a turn may have brought it into a further trace."""
+        self.log.extras["whereabouts"] = msgspec.to_builtins(session.whereabouts)
+
+    async def _converse(self, session: Session) -> None:
+        """Pass on what the agent says and what people ask, until one of them, or the clock, ends it.
+
+        Raise `NotOwnerError` before anything is ended where the session is another process's.
+        """
+        listening = asyncio.ensure_future(self.log.taken())
+        serving = [asyncio.ensure_future(self._obey(session)), asyncio.ensure_future(self._watch_the_clock())]
+        try:
+            await asyncio.wait((listening, *serving), return_when=asyncio.FIRST_COMPLETED)
+            await self._check_owner()
+            if not listening.done():
+                await self._stop(session, listening)
+        finally:
+            for task in (listening, *serving):
+                task.cancel()
+            await asyncio.wait((listening, *serving))
+        for task in (listening, *serving):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _stop(self, session: Session, listening: asyncio.Future[None]) -> None:
+        """End the turn and the runner, and take its last words; nothing more is taken from people."""
+        await self.log.change(closing=True)
+        with contextlib.suppress(SandspanError):  # one that cannot be told is ended all the same
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await session.stop()
+        await asyncio.wait((listening,), timeout=LAST_WORDS_SECONDS)
+
+    async def _check_owner(self) -> None:
+        """Raise `NotOwnerError` where another process has the session: one that was paused may not have heard of it."""
+        if not self.log.is_lost:
+            lost = await self.log.insist(lambda: self._house.store.renew([self.record.id], self._house.owner))
+            self.log.is_lost = bool(lost)
+        if self.log.is_lost:
+            raise NotOwnerError(f"the session {self.record.id} is not {self._house.owner}'s")
+
+    async def _let_go(self, session: Session) -> None:
+        """Leave the sandbox to the process that has the session now; one that it does not know of ends with us."""
+        assert session.info is not None
+        stored = await self.log.insist(lambda: self._house.store.get(self.record.id))
+        known = stored.state.sandbox if stored is not None else None
+        if known is not None and known.id == session.info.id:
+            await session.abandon()
+
+    async def _conclude(self, failure: Failure | None) -> None:
+        """Write the last event: why it is over."""
+        await self.log.change()  # what was left before: the last event tells what it cost
+        if self._session is None:
+            if failure is not None:
+                await self.log.add(self._error(failure))  # the agent's own stream never began
+            if not self._began:
+                self._end_root(failure)
+        else:
+            await self._tell_what_came_too_late()
+        reason, by = self._why_closed or ("ended", None)
+        failure = failure or (self._session.failure if self._session is not None else None)
+        if self._why_closed is not None and failure is not None and failure.error_type == "cancelled":
+            failure = None  # it was ended, and did not fail
+        elif self._why_closed is None and failure is not None:
+            reason = "lost" if self._adopted and self._is_local else "failed"
+        data = ClosedData(
+            reason=reason,
+            cost_usd=self.log.state.cost_usd,
+            error_type=failure.error_type if failure else None,
+            message=failure.message if failure else None,
+            closed_by=by,
+        )
+        await self.log.say(data)
+        turns, cost = self.log.state.turns, self.log.state.cost_usd
+        _logger.info("session %s is over (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
+
+    def _end_root(self, failure: Failure | None) -> None:
+        """End the root span of a session that never began: nobody else will."""
+        request = self.record.request
+        who = Who(session_id=self.record.id, user_id=request.get("user_id"), tenant_id=self.record.tenant_id)
+        options = AgentOptions(user_id=who.user_id, tenant_id=who.tenant_id, user_tier=request.get("user_tier"))
+        common = common_attributes(options, self.record.id)
+        trace = SessionTrace(self._house.telemetry, common, self.record.root, who, self._keep)
+        trace.close(failure.error_type if failure else None, failure.message if failure else "")
+
+    async def _tell_what_came_too_late(self) -> None:
+        """Say which turns were taken and not begun, as the end of the session came first."""
+        left = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
+        for command in (c.decode(queued.data) for queued in left):
+            if isinstance(command, c.PromptCommand):
+                why = f"the turn {command.turn_id} was not begun: the session ended before"
+                await self.log.add(self._error(Failure("cancelled", why)))
+
+    @property
+    def _is_local(self) -> bool:
+        return self.log.state.sandbox is not None and self.log.state.sandbox.kind == "local"
+
+    def _error(self, failure: Failure) -> Error:
+        root, data = self.record.root, ErrorData(error_type=failure.error_type, message=failure.message)
+        return Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
+
+    def close(self, reason: CloseReason, by: str | None = None) -> None:
+        """End the session soon; the first reason counts."""
+        if self._why_closed is None:
+            self._why_closed = (reason, by)
+        self._ending.set()
+
+    def abandon(self) -> None:
+        """Another process has the session: let go of it, and leave its sandbox alone."""
+        self.log.is_lost = True
+        self._ending.set()
+
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        """Return a file of the agent's working directory; raise `SessionClosedError` where there is none yet."""
+        if self._session is None:
+            raise SessionClosedError("the sandbox is not there yet")
+        return await self._session.read_file(path, max_bytes)
+
+    async def _watch_the_clock(self) -> None:
+        """Return when the session is to be closed: somebody said so, or nothing happened for too long."""
+        while self._why_closed is None and not self.log.is_lost:
+            left = self._idle_at() - time.monotonic()
+            if left <= 0:
+                self.close("inactive")
+            with contextlib.suppress(TimeoutError):
+                # A turn that ends moves that time forward, and tells nobody here.
+                async with asyncio.timeout(max(0.0, min(left, self._house.idle_seconds))):
+                    await self._ending.wait()
+
+    def _idle_at(self) -> float:
+        """Return when the session has been idle for too long; what waits for a person has an expiry of its own.
+
+        A turn that runs is activity, however long its tool or model is silent, unless what runs it seems to hang. A
+        session begins with one.
+        """
+        house, state = self._house, self.log.state
+        may_be_silent = house.silent_seconds if state.busy or not state.turns else 0.0
+        at = self.log.written_at + max(house.idle_seconds, may_be_silent)
+        expires = max((each.expires_at for each in state.waiting), default=0.0)
+        return max(at, time.monotonic() + expires + GRACE_SECONDS - time.time()) if expires else at
+
+    # -- what people ask ----------------------------------------------------------------------------------
+
+    async def _hear(self, hosting: asyncio.Future[None]) -> None:
+        """Close the session when somebody asks for it, whatever else waits to be carried out before that."""
+        async with self._notes() as notes:
+            while not await self._is_to_close():
+                async for _ in notes:
+                    break
+        is_made = self._session is not None or self.log.state.whereabouts is not None
+        if self._began and not is_made:  # a sandbox that another process made is found first, to be ended
+            hosting.cancel()
+
+    async def _is_to_close(self) -> bool:
+        waiting = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
+        for command in (c.decode(queued.data) for queued in waiting):
+            if isinstance(command, c.CloseCommand):
+                self.close("closed", command.by)
+        return self._why_closed is not None
+
+    @asynccontextmanager
+    async def _notes(self) -> AsyncGenerator[AsyncIterator[Note | bytes]]:
+        """Give a note for each command that is pushed."""
+        store = self._house.store
+        async with AsyncExitStack() as stack:
+            yield await self.log.insist(
+                lambda: stack.enter_async_context(store.subscribe(self.record.id, only=Note.COMMANDS))
+            )
+
+    async def _obey(self, session: Session) -> None:
+        """Carry out commands in order, as long as there are any to come."""
+        async with self._notes() as notes:
+            while await self._carry_out_all(session):
+                async for _ in notes:
+                    break
+
+    async def _carry_out_all(self, session: Session) -> bool:
+        """Carry out what waits; return False once the session is to be closed."""
+        waiting = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
+        for queued in waiting:
+            command = c.decode(queued.data)
+            if self._why_closed is not None or isinstance(command, c.CloseCommand):
+                return False
+            if isinstance(command, c.PromptCommand) and queued.position > self.log.state.commands_logged:
+                data = PromptData(turn_id=command.turn_id, text=command.text, sent_by=command.by)
+                await self.log.say(data, commands_logged=queued.position)
+            await self._carry_out(session, command, f"{self.record.id}:{queued.position}")
+            self._note_whereabouts(session)
+            self._commands_done = self.log.extras["commands_done"] = queued.position
+        return True
+
+    async def _carry_out(self, session: Session, command: c.AnyCommand, command_id: str) -> None:
+        """Tell the runner, as often as it takes; it takes each command once."""
+        while True:
+            try:
+                await _tell(session, command, command_id)
+            except StreamLostError as error:
+                _logger.warning("session %s: a command waits on: %s", self.record.id, error)
+            except (NotWaitingError, SessionClosedError) as error:
+                _logger.info("session %s: a command came too late: %s", self.record.id, error)
+                return
+            except NotAskedError as error:  # found out here alone where the log no longer has the question
+                await self.log.add(self._error(Failure("protocol", f"an answer is none: {error}")))
+                return
+            else:
+                return
+
+
+async def _tell(session: Session, command: c.AnyCommand, command_id: str) -> None:
+    match command:
+        case c.PromptCommand():
+            await session.send(
+                command.text, traceparent=command.traceparent, tracestate=command.tracestate, command_id=command_id
+            )
+        case c.ApprovalCommand(decision="allow"):
+            await session.approve(
+                command.approval_id,
+                updated_input=command.updated_input,
+                remember=command.remember,
+                decided_by=command.by,
+                command_id=command_id,
+            )
+        case c.ApprovalCommand():
+            await session.deny(command.approval_id, command.message, decided_by=command.by, command_id=command_id)
+        case c.AnswerCommand():
+            await session.answer(command.question_id, command.answers, decided_by=command.by, command_id=command_id)
+        case c.InterruptCommand():
+            await session.interrupt(command_id=command_id)
+        case c.CloseCommand():
+            pass

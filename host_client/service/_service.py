@@ -1,0 +1,446 @@
+"""The sessions of a service: what every route asks, whichever process owns the session.
+
+Anything that changes a session goes through the store, to its owner. One process is the owner of what it makes, and
+of what a dead process left; with a shared store several serve the same sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent_runner.contract.approvals import fault_of_answer
+from msgspec.structs import replace
+
+from agent_runner.contract.protocol import QuestionRequest, decode_event, to_json
+from agent_runner.contract.sanitize import preview
+from host_client.client.session import common_attributes
+from host_client.errors import SessionClosedError
+from host_client.store.base import Decision, Note, SessionRecord, SessionState, Store, Stored, StoreError, Waiting
+from host_client.telemetry.trace.root import root_of
+
+from . import _commands as c
+from ._events import ClosedData, is_closing, own_event
+from ._feed import Feed, Frame, unpack
+from ._hosting import Hosted, House
+from ._sse import Pace, Reader, frame
+from ._state import after_own
+
+if TYPE_CHECKING:
+    from ._trace import Trace
+
+RETENTION_PAUSE = 300.0
+"""Seconds between two looks for sessions that are no longer kept."""
+
+_TURN = "turn:"
+"""What the key begins with under which a turn is noted among a session's decisions."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long closed sessions are kept, in seconds, and how many events of one session."""
+
+    closed_seconds: float = 7 * 86400.0
+    events: int = 100_000
+
+
+class NotFoundError(LookupError):
+    """There is no such session, approval or question; or it is not the caller's to know of."""
+
+
+class DecidedError(Exception):
+    """Somebody, or the clock, was first."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.decision)
+        self.decision = decision
+
+
+class MismatchError(ValueError):
+    """The decision is about something else than what waits."""
+
+
+class SessionOverError(Exception):
+    """The session was closed."""
+
+
+class Service:
+    """Safe for use by many tasks of one event loop. Methods raise `StoreError` beside what they name."""
+
+    def __init__(
+        self,
+        house: House,
+        *,
+        pace: Pace | None = None,
+        retention: Retention | None = None,
+        shutdown_seconds: float = 30.0,
+    ) -> None:
+        self.store: Store = house.store
+        self.pace = pace or Pace()
+        self._house = house
+        self._retention = retention or Retention()
+        self._shutdown_seconds = shutdown_seconds
+        self._feeds: dict[str, Feed] = {}
+        self._hosted: dict[str, Hosted] = {}
+        self._hosting: dict[str, asyncio.Task[None]] = {}
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._chores: list[asyncio.Task[None]] = []
+        self._tracing = asyncio.Lock()
+        self._readers = Counter[str]()
+        """By tenant."""
+        self._to_trim = set[str]()
+        """Sessions that this process had since it last looked whether their logs are too long."""
+        self.closing = False
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, and take over what a dead process left."""
+        await self.store.open()
+        await self.look_for_orphans()
+        self._chores = [
+            asyncio.create_task(_again_and_again(self.store.lease_seconds / 3, self._keep_ownership)),
+            asyncio.create_task(_again_and_again(RETENTION_PAUSE, self._forget_old)),
+        ]
+
+    async def stop(self) -> None:
+        """Close every session of this process, then the store."""
+        self.closing = True
+        if self._hosted:
+            _logger.info("stopping: %d sessions are closed first", len(self._hosted))
+        aside = (*self._chores, *self._following.values())
+        for task in aside:
+            task.cancel()
+        for hosted in self._hosted.values():
+            hosted.close("shutdown")
+        if self._hosting:
+            _, left = await asyncio.wait(self._hosting.values(), timeout=self._shutdown_seconds)
+            for task in left:
+                task.cancel()
+            if left:
+                _logger.error("%d sessions did not end in time, and are left to the next process", len(left))
+                await asyncio.wait(left)
+        for feed in self._feeds.values():
+            feed.end()
+        if aside:
+            await asyncio.wait(aside)
+        await self.store.close()
+
+    async def _keep_ownership(self) -> None:
+        for session_id in await self.store.renew(list(self._hosted), self._house.owner):
+            if session_id in self._hosted:
+                self._hosted[session_id].abandon()
+        await self.look_for_orphans()
+
+    async def look_for_orphans(self) -> None:
+        """Take over sessions that no living process has; called now and then."""
+        for session_id in await self.store.unfinished():
+            if self.closing or session_id in self._hosted:  # one that is being let go of is for a later round
+                continue
+            if await self.store.acquire(session_id, self._house.owner):
+                stored = await self.store.get(session_id)
+                if stored is not None and not stored.state.is_closed:
+                    _logger.info("session %s is taken over", session_id)
+                    self._host(stored, adopted=True)
+
+    async def _forget_old(self) -> None:
+        forgotten = await self.store.expire(time.time() - self._retention.closed_seconds)
+        if forgotten:
+            _logger.info("%d sessions are no longer kept", forgotten)
+        trimmed, self._to_trim = self._to_trim, set(self._hosted)
+        for session_id in trimmed:
+            await self.store.trim(session_id, self._retention.events)
+
+    def _host(self, stored: Stored, *, adopted: bool = False) -> None:
+        session_id = stored.record.id
+        feed = self._feed(stored)
+        if (following := self._following.pop(session_id, None)) is not None:
+            following.cancel()
+        hosted = Hosted(self._house, stored, feed, adopted=adopted)
+        self._hosted[session_id] = hosted
+        self._to_trim.add(session_id)
+        task = asyncio.create_task(hosted.run(), name=f"session-{session_id}")
+        self._hosting[session_id] = task
+        task.add_done_callback(lambda done: self._left(hosted, done))
+
+    def _left(self, hosted: Hosted, task: asyncio.Task[None]) -> None:
+        session_id = hosted.record.id
+        del self._hosted[session_id], self._hosting[session_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("session %s was left by a fault", session_id, exc_info=error)
+        self._tidy(session_id)
+        if session_id in self._feeds and not hosted.log.state.is_closed:
+            self._follow_along(session_id, self._feeds[session_id])
+
+    def _feed(self, stored: Stored) -> Feed:
+        """Return the session's feed in this process; what came before it stands in the store."""
+        return self._feeds.setdefault(stored.record.id, Feed(stored.state.last_event_id))
+
+    def _tidy(self, session_id: str) -> None:
+        feed = self._feeds.get(session_id)
+        if feed is not None and not feed.readers and session_id not in self._hosted:
+            del self._feeds[session_id]
+            if (following := self._following.pop(session_id, None)) is not None:
+                following.cancel()
+
+    # -- what is asked --------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        request: dict[str, Any],
+        *,
+        tenant_id: str,
+        by: str,
+        traceparent: str | None = None,
+        tracestate: str = "",
+        most_open: int | None = None,
+        session_id: str | None = None,
+    ) -> Stored:
+        """Make a session and give it its first turn; it starts by itself. ``session_id`` is its id, None: any.
+
+        ``request`` is a `CreateSession`. Raise `TooManyError`, and `ConfigurationError` for a traceparent that is none.
+        """
+        now = time.time()
+        record = SessionRecord(
+            id=session_id or str(uuid.uuid4()),
+            tenant_id=tenant_id,
+            created_at=now,
+            created_by=by,
+            title=preview(request["prompt"]),
+            root=root_of(traceparent, tracestate),
+            request=request,
+        )
+        self._house.options(Stored(record, SessionState()))  # what cannot be is told before anything is kept
+        stored = Stored(record, SessionState(updated_at=now, model=request.get("model")))
+        first = c.PromptCommand(turn_id=str(uuid.uuid4()), text=request["prompt"], by=by)
+        await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)
+        _logger.info("session %s of %s: made by %s", stored.record.id, tenant_id, by)
+        if self.closing:
+            return await self._close_unhosted(stored)
+        self._host(stored)
+        return stored
+
+    async def _close_unhosted(self, stored: Stored) -> Stored:
+        """Close a session that was made while the service was stopped, as those that were there are closed."""
+        event = own_event(ClosedData(reason="shutdown", cost_usd=0.0), stored.record.root, time.time())
+        state = replace(after_own(stored.state, event), last_event_id=1, updated_at=event.ts)
+        await self.store.append(stored.record.id, self._house.owner, [to_json(event)], state)
+        await self.store.release(stored.record.id, self._house.owner)
+        return Stored(stored.record, state)
+
+    async def get(self, session_id: str, tenant_id: str | None) -> Stored:
+        """Return a session of a tenant (None: of any); raise `NotFoundError`."""
+        stored = await self.store.get(session_id)
+        if stored is None or (tenant_id is not None and stored.record.tenant_id != tenant_id):
+            raise NotFoundError(f"there is no session {session_id[:64]}")
+        return stored
+
+    async def send(
+        self,
+        stored: Stored,
+        text: str,
+        *,
+        by: str,
+        traceparent: str | None,
+        tracestate: str,
+        turn_id: str | None = None,
+    ) -> str:
+        """Queue a turn; return its id, which is ``turn_id`` (None: any). Raise `SessionOverError`.
+
+        It is noted in the same step, as a decision is, so that a turn of that id is queued once.
+        """
+        if not stored.state.takes_more:
+            raise SessionOverError
+        turn_id = turn_id or str(uuid.uuid4())
+        command = c.PromptCommand(turn_id=turn_id, text=text, by=by, traceparent=traceparent, tracestate=tracestate)
+        sent = Decision(request_id=_TURN + turn_id, decision="sent", decided_by=by, decided_at=time.time())
+        await self.store.decide(stored.record.id, sent, c.encode(command))
+        await self._check_open(stored)
+        return turn_id
+
+    async def was_sent(self, stored: Stored, turn_id: str) -> bool:
+        """Whether a turn of this id was queued."""
+        return await self.store.decision(stored.record.id, _TURN + turn_id) is not None
+
+    async def interrupt(self, stored: Stored, *, by: str) -> None:
+        """End the current turn; raise `SessionOverError`."""
+        await self._push(stored, c.InterruptCommand(by=by))
+
+    async def close(self, stored: Stored, *, by: str) -> None:
+        """End the session; one that has ended stays as it is."""
+        with contextlib.suppress(SessionOverError):
+            await self._push(stored, c.CloseCommand(by=by))
+
+    async def _push(self, stored: Stored, command: c.AnyCommand) -> None:
+        if not stored.state.takes_more:
+            raise SessionOverError
+        await self.store.push(stored.record.id, c.encode(command))
+        await self._check_open(stored)
+
+    async def _check_open(self, stored: Stored) -> None:
+        """Raise `SessionOverError` where the session began to close meanwhile; its log tells what came too late."""
+        now = await self.store.get(stored.record.id)
+        if now is None or not now.state.takes_more:
+            raise SessionOverError
+
+    async def decide(
+        self, stored: Stored, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None
+    ) -> Decision:
+        """Record a person's decision, the first alone; return it.
+
+        ``sha256`` is that of the input that was shown. Raise `NotFoundError`, `DecidedError`,
+        `MismatchError` and `SessionOverError`.
+        """
+        key = command.approval_id if isinstance(command, c.ApprovalCommand) else command.question_id
+        waiting = next((each for each in stored.state.waiting if each.id == key), None)
+        if waiting is None:
+            raise await self._not_waiting(stored, key)
+        _check(waiting, command, sha256)
+        if isinstance(command, c.AnswerCommand):
+            await self._check_answers(stored, waiting, command.answers)
+        if not stored.state.takes_more:
+            raise SessionOverError
+        if time.time() >= waiting.expires_at:  # the runner tells so soon, or cannot be reached
+            raise DecidedError(
+                Decision(request_id=key, decision="timeout", decided_by=None, decided_at=waiting.expires_at)
+            )
+        decision = Decision(request_id=key, decision=_named(command), decided_by=command.by, decided_at=time.time())
+        first = await self.store.decide(stored.record.id, decision, c.encode(command))
+        if first is not None:
+            raise DecidedError(first)
+        await self._check_open(stored)
+        return decision
+
+    async def _check_answers(self, stored: Stored, waiting: Waiting, answers: Mapping[str, Any]) -> None:
+        """Raise `MismatchError` where answers are to other questions: they would count, and no question be answered."""
+        if not waiting.event_id:  # written by an earlier version
+            return
+        for entry in await self.store.read(stored.record.id, waiting.event_id - 1, limit=1):
+            if entry.id != waiting.event_id:  # it is no longer kept: the session's owner looks again
+                return
+            asked = decode_event(entry.data)
+            if isinstance(asked, QuestionRequest) and (fault := fault_of_answer(answers, asked.data.questions)):
+                raise MismatchError(fault)
+
+    async def _not_waiting(self, stored: Stored, key: str) -> Exception:
+        decided = await self.store.decision(stored.record.id, key) if not key.startswith(_TURN) else None
+        return DecidedError(decided) if decided is not None else NotFoundError(f"nothing waits under {key[:64]!r}")
+
+    def hosted(self, session_id: str) -> Hosted | None:
+        """Return a session that this process owns."""
+        return self._hosted.get(session_id)
+
+    # -- who reads ----------------------------------------------------------------------------------------
+
+    def reader(self, stored: Stored, after: int) -> Reader:
+        """Return a reader of a session's events after a number; `left` is for when it goes."""
+        self._readers[stored.record.tenant_id] += 1
+        session_id, feed = stored.record.id, self._feed(stored)
+        self._follow_along(session_id, feed)
+        return Reader(feed, self.store, session_id, stored.record.root, after, self.pace)
+
+    def left(self, stored: Stored, reader: Reader, why: str) -> None:
+        """A reader has gone; see `EventStream` for why."""
+        reader.close()
+        self._readers -= Counter((stored.record.tenant_id,))
+        if why == "slow":
+            _logger.info(
+                "session %s: a reader took nothing for too long, after event %d", stored.record.id, reader.last
+            )
+        self._tidy(stored.record.id)
+
+    def readers(self, session_id: str) -> int:
+        """Return how many read a session in this process."""
+        feed = self._feeds.get(session_id)
+        return feed.readers if feed is not None else 0
+
+    def readers_of(self, tenant_id: str) -> int:
+        """Return how many read a tenant's sessions in this process."""
+        return self._readers[tenant_id]
+
+    def _follow_along(self, session_id: str, feed: Feed) -> None:
+        """Follow a session unless this process has it or follows it already."""
+        owned = session_id in self._hosted or not self.store.shared
+        if not owned and session_id not in self._following and not self.closing:
+            self._following[session_id] = asyncio.create_task(self._follow(session_id, feed))
+
+    async def _follow(self, session_id: str, feed: Feed) -> None:
+        """Feed readers of a session that another process owns."""
+        while True:
+            try:
+                async with self.store.subscribe(session_id) as notes:
+                    await self._catch_up(session_id, feed)
+                    async for note in notes:
+                        if isinstance(note, bytes):
+                            feed.add(unpack(note))
+                        elif note is Note.EVENTS:
+                            await self._catch_up(session_id, feed)
+            except Exception as error:  # whatever it is, its readers would hear no more
+                _logger.warning("session %s cannot be followed, and is tried again: %s", session_id, error)
+                await asyncio.sleep(1.0)
+
+    async def _catch_up(self, session_id: str, feed: Feed) -> None:
+        while entries := await self.store.read(session_id, feed.last_id):
+            for entry in entries:
+                feed.add(Frame(entry.id, frame(entry.data, entry.id), is_closing(entry.data)))
+
+    # -- what is left of it -----------------------------------------------------------------------------
+
+    async def read_file(self, stored: Stored, path: str, max_bytes: int) -> bytes:
+        """Return a file of the agent's working directory; raise `SessionClosedError` where its sandbox is not here."""
+        hosted = self._hosted.get(stored.record.id)
+        if hosted is None:
+            where = "the session has ended" if stored.state.is_closed else "another process has the session"
+            raise SessionClosedError(f"its sandbox is not here: {where}")
+        return await hosted.read_file(path, max_bytes)
+
+    async def trace(self, stored: Stored) -> Trace:
+        """Return the session's spans so far; one trace is made at a time, as it takes much memory."""
+        from ._trace import trace_of  # OpenTelemetry: not with telemetry off
+
+        common = common_attributes(self._house.options(stored), stored.record.id)
+        further: Iterable[str] = (stored.state.whereabouts or {}).get("trace_ids", ())
+        trace_ids = frozenset((stored.record.root.trace_id, *further))
+        async with self._tracing:
+            return await trace_of(self.store.spans(stored.record.id), trace_ids=trace_ids, common=common)
+
+
+def _named(command: c.ApprovalCommand | c.AnswerCommand) -> str:
+    if isinstance(command, c.AnswerCommand):
+        return "answered"
+    return "allow_edited" if command.decision == "allow" and command.updated_input is not None else command.decision
+
+
+def _check(waiting: Waiting, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None) -> None:
+    """Raise `MismatchError` where the decision is not about what waits."""
+    wanted = "approval" if isinstance(command, c.ApprovalCommand) else "question"
+    if waiting.kind != wanted:
+        raise MismatchError(f"{waiting.id} is no {wanted}")
+    if isinstance(command, c.AnswerCommand):
+        return
+    if sha256 is None and command.decision == "allow":
+        raise MismatchError("input_sha256 is missing: it tells which input was shown to whoever allows it")
+    if sha256 is not None and sha256 != waiting.input_sha256:
+        raise MismatchError("input_sha256 is not that of the input in question: look at it again")
+    if command.decision == "deny" and command.updated_input is not None:
+        raise MismatchError("a denial cannot carry an updated_input")
+
+
+async def _again_and_again(pause: float, chore: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await chore()
+        except StoreError as error:
+            _logger.warning("the store is away: %s", error)
+        except Exception:  # a fault of one round must not end the rounds
+            _logger.exception("the service's own work failed")

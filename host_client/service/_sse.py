@@ -1,0 +1,231 @@
+"""One reader of a session: Server-Sent Events, as the HTML standard has them, from any number on.
+
+It subscribes first, then replays the log, then follows, leaving out what it has sent. What is missing is told by a
+``gap`` event; a reader that does not keep up is told by a ``dropped`` one, and comes back with its last number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from host_client.store.base import Root, Store, StoreError
+
+from ._events import DroppedData, GapData, own_json
+from ._feed import Batch, Feed
+
+HEARTBEAT = b": heartbeat\n\n"
+RETRY = b"retry: 1000\n\n"
+PIECE = 256 * 1024
+"""Most bytes that one write holds for a reader, and of the log in one look; a larger event is looked up alone."""
+TOO_SLOW = "this reader did not keep up"
+STORE_AWAY = "the log cannot be read for now"
+
+_logger = logging.getLogger(__name__)
+
+
+def frame(data: bytes, number: int | None = None) -> bytes:
+    """Return one event as it is sent; its JSON has no newline in it."""
+    return b"data: %b\n\n" % data if number is None else b"id: %d\ndata: %b\n\n" % (number, data)
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Yield bytes in pieces that may be written at once."""
+    if len(data) <= PIECE:  # as nearly all is
+        yield data
+        return
+    for start in range(0, len(data), PIECE):
+        yield data[start : start + PIECE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How readers are treated; seconds. ``heartbeat`` is sent where nothing else is, ``patience`` is for one write."""
+
+    heartbeat: float = 15.0
+    patience: float = 30.0
+
+
+class Reader:
+    """What one reader gets, from its making to `close`. ``last`` is the number of the event that was sent last."""
+
+    def __init__(self, feed: Feed, store: Store, session_id: str, root: Root, after: int, pace: Pace) -> None:
+        self.last = after
+        self._feed = feed
+        self._position = feed.enter()
+        self._store = store
+        self._session_id = session_id
+        self._root = root
+        self._pace = pace
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Yield what is to be sent, to the end of the session, or until the reader is told to come back."""
+        try:
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    for piece in pieces(chunk):
+                        yield piece
+        except StoreError as error:
+            _logger.warning("session %s: a reader is sent away: %s", self._session_id, error)
+            yield self._live(DroppedData(reason=STORE_AWAY, after=self.last))
+
+    async def _chunks(self) -> AsyncGenerator[bytes]:
+        yield RETRY
+        async for chunk in self._caught_up():
+            yield chunk
+        if await self._is_over():
+            return
+        while True:
+            batch = self._feed.since(self._position)
+            if batch is None:
+                yield self._live(DroppedData(reason=TOO_SLOW, after=self.last))
+                return
+            self._position = batch.position
+            if self._follows(batch):
+                if batch.body:
+                    yield batch.body
+            else:
+                async for chunk in self._new(batch):
+                    yield chunk
+            if self._feed.ended or any(each.is_last for each in batch.frames):
+                return
+            if not await self._feed.grown(self._position, self._pace.heartbeat):
+                yield HEARTBEAT
+
+    def close(self) -> None:
+        """Count it out."""
+        self._feed.leave()
+
+    async def _is_over(self) -> bool:
+        """Whether the session was closed, and its last event has been sent."""
+        stored = await self._store.get(self._session_id)
+        return stored is None or (stored.state.is_closed and self.last >= stored.state.last_event_id)
+
+    async def _caught_up(self) -> AsyncGenerator[bytes]:
+        """Yield all that the log has; what comes later is in the feed from the reader's position on."""
+        while True:
+            self._position = self._feed.position  # what is in the feed by now is in the log that is read next
+            chunk = await self._from_log()
+            if chunk is None:
+                return
+            yield chunk
+
+    async def _replayed(self, until: int) -> AsyncGenerator[bytes]:
+        """Yield what the log has up to a number."""
+        while self.last < until and (chunk := await self._from_log()) is not None:
+            yield chunk
+
+    async def _from_log(self) -> bytes | None:
+        """Return what the log has next, with a word on what is no longer there; None at its end."""
+        entries = await self._store.read(self._session_id, self.last, max_bytes=PIECE)
+        if not entries:
+            return None
+        missing = GapData(first=self.last + 1, last=entries[0].id - 1)
+        gap = self._live(missing) if missing.last >= missing.first else b""
+        self.last = entries[-1].id
+        return gap + b"".join(frame(entry.data, entry.id) for entry in entries)
+
+    def _follows(self, batch: Batch) -> bool:
+        """Take a batch as sent where its events are just the next ones; return whether they are."""
+        last = self.last
+        for each in batch.frames:
+            if each.before != last:
+                return False
+            last = last if each.id is None else each.id
+        self.last = last
+        return True
+
+    async def _new(self, batch: Batch) -> AsyncGenerator[bytes]:
+        """Yield what is new in a batch; what it lacks comes from the log."""
+        for each in batch.frames:
+            if each.id is None:
+                if each.after >= self.last:
+                    yield each.data
+            elif each.id > self.last:
+                async for chunk in self._replayed(until=each.id - 1):
+                    yield chunk
+                if each.id > self.last:
+                    self.last = each.id
+                    yield each.data
+
+    def _live(self, data: GapData | DroppedData) -> bytes:
+        return frame(own_json(data, self._root, time.time()))
+
+
+class EventStream(Response):
+    """Sends a reader's chunks for as long as somebody reads them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, reader: Reader, *, headers: Mapping[str, str], patience: float, on_end: Callable[[str], None]
+    ) -> None:
+        """``on_end`` is told why the stream ended: ``end``, ``gone``, ``slow`` (nothing was taken for too long)."""
+        super().__init__(None, 200, {"x-accel-buffering": "no", **headers})
+        del self.headers["content-length"]
+        self._reader = reader
+        self._patience = patience
+        self._on_end = on_end
+        self._since: float | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the session ends, or the reader goes."""
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_gone(receive))
+        late = False
+        try:
+            while not (sending.done() or leaving.done() or self._is_late()):
+                await asyncio.wait((sending, leaving), timeout=self._left(), return_when=asyncio.FIRST_COMPLETED)
+            late = self._is_late() and not (sending.done() or leaving.done())
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            try:
+                await asyncio.wait((sending, leaving))
+            finally:
+                self._on_end("slow" if late else _outcome(sending))
+
+    # One timer for the stream, not one for each write: `_since` is when the write that is under way began.
+
+    def _left(self) -> float:
+        """Return the seconds after which a write may be late."""
+        return self._patience if self._since is None else max(0.0, self._since + self._patience - time.monotonic())
+
+    def _is_late(self) -> bool:
+        """Whether a write takes too long: the reader takes nothing, so it cannot be told."""
+        return self._since is not None and time.monotonic() >= self._since + self._patience
+
+    async def _send(self, send: Send) -> str:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        chunks = self._reader.chunks()
+        try:
+            async for chunk in chunks:
+                self._since = time.monotonic()
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._since = None
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await chunks.aclose()
+        return "end"
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _outcome(sending: asyncio.Future[str]) -> str:
+    if not sending.done() or sending.cancelled():
+        return "gone"
+    if (error := sending.exception()) is not None:
+        if not isinstance(error, OSError):  # the connection went while something was written
+            _logger.error("a stream of events failed", exc_info=error)
+        return "failed"
+    return sending.result()

@@ -1,0 +1,122 @@
+"""What an event changes of a session's state. Pure.
+
+The state is what a list of sessions shows and what another process needs to take a session over; it is written
+together with the events that it follows from.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from agent_runner.contract.protocol import (
+    AnyEvent,
+    ApprovalRequest,
+    ApprovalResolved,
+    QuestionRequest,
+    QuestionResolved,
+    Result,
+    Start,
+    TurnStart,
+)
+from host_client.store.base import Decision, SessionState, Status, Waiting
+from host_client.telemetry.costs.turns import MAX_COST_USD
+
+from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptEvent, SandboxEvent
+
+QUESTION_TOOL = "AskUserQuestion"
+CHANGING = (Start, TurnStart, ApprovalRequest, QuestionRequest, ApprovalResolved, QuestionResolved, Result)
+
+
+def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionState:
+    """Return the state after an event of the runner, which only those of `CHANGING` change.
+
+    ``number`` is the event's in the log. When that was, and how far the runner has been heard, is left to the caller.
+    """
+    match event:
+        case Start():
+            data = event.data
+            return _shown(replace(state, model=data.model, claude_session_id=data.session_id, started=True))
+        case TurnStart():
+            return _shown(replace(state, busy=True))
+        case ApprovalRequest() | QuestionRequest():
+            waiting = waiting_of(event, number)
+            if any(each.id == waiting.id for each in state.waiting):  # a forged one, perhaps with another input
+                return state
+            return _shown(replace(state, waiting=(*state.waiting, waiting)))
+        case ApprovalResolved():
+            return _without(state, event.data.approval_id)
+        case QuestionResolved():
+            return _without(state, event.data.question_id)
+        case Result():
+            cost = state.cost_usd + cost_of(event)
+            return _shown(replace(state, busy=False, turns=state.turns + 1, cost_usd=cost))
+        case _:
+            return state
+
+
+def after_own(state: SessionState, event: OwnEvent) -> SessionState:
+    """Return the state after an event of the service."""
+    match event:
+        case PromptEvent():
+            return _shown(replace(state, busy=True))
+        case ClosedEvent():
+            data = event.data
+            return replace(
+                state,
+                status="failed" if data.error_type else "closed",
+                closed_at=event.ts,
+                close_reason=data.reason,
+                error_type=data.error_type,
+                waiting=(),
+                busy=False,
+            )
+        case SandboxEvent() | AdoptedEvent() | GapEvent() | DroppedEvent():
+            return state
+
+
+def cost_of(event: Result) -> float:
+    """Return what a turn cost, in US dollars; 0.0 for what no turn can cost: a sandbox is not trusted."""
+    cost = event.data.cost_usd
+    return cost if 0.0 <= cost <= MAX_COST_USD else 0.0
+
+
+def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> Waiting:
+    """Return what waits for a person."""
+    if isinstance(event, QuestionRequest):
+        return Waiting(
+            id=event.data.question_id,
+            kind="question",
+            tool_name=QUESTION_TOOL,
+            expires_at=event.data.expires_at,
+            event_id=number,
+        )
+    return Waiting(
+        id=event.data.approval_id,
+        kind="approval",
+        tool_name=event.data.tool_name,
+        expires_at=event.data.expires_at,
+        input_sha256=event.data.input_sha256,
+        event_id=number,
+    )
+
+
+def decision_in(event: AnyEvent) -> Decision | None:
+    """Return the decision that an event tells: also one that nobody took, such as a timeout."""
+    match event:
+        case ApprovalResolved():
+            key = event.data.approval_id
+        case QuestionResolved():
+            key = event.data.question_id
+        case _:
+            return None
+    return Decision(request_id=key, decision=event.data.decision, decided_by=event.data.decided_by, decided_at=event.ts)
+
+
+def _without(state: SessionState, key: str) -> SessionState:
+    return _shown(replace(state, waiting=tuple(each for each in state.waiting if each.id != key)))
+
+
+def _shown(state: SessionState) -> SessionState:
+    """Return the state with the status that a person is shown."""
+    status: Status = "needs_you" if state.waiting else "running" if state.busy else "idle"
+    return replace(state, status=status if state.started else "starting")

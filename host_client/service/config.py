@@ -1,0 +1,121 @@
+"""How the service is set up: options to one frozen value. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.types import Receive, Scope, Send
+
+from host_client.errors import ConfigurationError
+
+from ._guard import Guard
+from ._limits import Limits
+
+DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """All of it. Times are in seconds; ``trace_url`` holds ``{trace_id}``; ``store`` None is a file of the user's."""
+
+    host: str = "127.0.0.1"
+    port: int = 8321
+    store: str | None = None
+    auth: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    upload: Path | None = None
+    idle_seconds: float = 1800.0
+    kept_seconds: float = 7 * DAY_SECONDS
+    max_events: int = 100_000
+    limits: Limits = field(default_factory=Limits)
+    trace_url: str | None = None
+
+
+def service_config(
+    *,
+    host: str,
+    port: int,
+    store: str | None,
+    auth: str,
+    allowed_hosts: tuple[str, ...],
+    allowed_origins: tuple[str, ...],
+    upload: Path | None,
+    idle_timeout: float,
+    retention_days: float,
+    max_events: int,
+    max_sessions: int,
+    turns_per_minute: int,
+    usd_per_day: float | None,
+    trace_url: str | None,
+) -> ServiceConfig:
+    """Return the options' configuration; raise `ConfigurationError` for what cannot be, or is not safe."""
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError("--port takes 0 to 65535")
+    _check_numbers(
+        {
+            "--idle-timeout": idle_timeout,
+            "--retention-days": retention_days,
+            "--max-events": max_events,
+            "--max-sessions": max_sessions,
+            "--turns-per-minute": turns_per_minute,
+            "--usd-per-day": usd_per_day,
+        }
+    )
+    _check_reach(host, auth, allowed_hosts, allowed_origins)
+    if trace_url is not None and ("{trace_id}" not in trace_url or urlsplit(trace_url).scheme not in ("http", "https")):
+        raise ConfigurationError("--trace-url takes an http or https address with {trace_id} in it")
+    return ServiceConfig(
+        host=host,
+        port=port,
+        store=store,
+        auth=not is_loopback(host) if auth == "auto" else auth == "on",
+        allowed_hosts=allowed_hosts,
+        allowed_origins=allowed_origins,
+        upload=upload,
+        idle_seconds=idle_timeout,
+        kept_seconds=retention_days * DAY_SECONDS,
+        max_events=max_events,
+        limits=Limits(
+            sessions_per_tenant=max_sessions, turns_per_minute=turns_per_minute, usd_per_tenant_day=usd_per_day
+        ),
+        trace_url=trace_url,
+    )
+
+
+def _check_numbers(options: Mapping[str, float | None]) -> None:
+    for option, value in options.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigurationError(f"{option} takes a number above 0")
+
+
+def _check_reach(host: str, auth: str, allowed_hosts: tuple[str, ...], allowed_origins: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` for a service that anybody could use, or nobody could reach."""
+    if auth not in ("auto", "on", "off"):
+        raise ConfigurationError("--auth takes one of auto, on, off")
+    if auth == "off" and not is_loopback(host):
+        raise ConfigurationError(f"--auth off is for loopback alone: anybody who reaches {host} could run agents")
+    if not is_loopback(host) and not allowed_hosts:
+        raise ConfigurationError(
+            f"--host {host} needs --allowed-host: the name under which browsers and programs reach the service"
+        )
+    try:
+        Guard(_nowhere, hosts=allowed_hosts, origins=allowed_origins)
+    except ValueError as error:
+        raise ConfigurationError(f"--allowed-host, --allowed-origin: {error}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand for an application."""

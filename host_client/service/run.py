@@ -1,0 +1,234 @@
+"""A service in a process of its own: its parts put together, served until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from host_client.client.options import AgentOptions
+from host_client.errors import ConfigurationError
+from host_client.sandbox import LocalSandbox, Sandbox
+from host_client.store import open_store
+from host_client.store.base import Stored, StoreError
+from host_client.telemetry import Telemetry
+from host_client.telemetry.setup.config import telemetry_config
+from host_client.telemetry.setup.start import start
+
+from ._api import LOCAL_TENANT
+from ._app import create_app
+from ._hosting import House
+from ._service import Retention, Service
+from .config import ServiceConfig
+
+DEMO_PROMPT = "The checks of this program fail. Find out why and mend it."
+_DEMO = Path(__file__).parents[1] / "demo"
+_SCRIPT, _PROJECT = _DEMO / "serve.yaml", _DEMO / "project"
+
+
+def options_of(stored: Stored) -> AgentOptions:
+    """Return what a session's creator asked for as the session's options; raise `ConfigurationError`."""
+    request = stored.record.request
+    known = ("model", "permission_mode", "max_turns", "max_budget_usd", "system_prompt", "user_id", "user_tier")
+    return AgentOptions(
+        **{name: request[name] for name in (*known, "approval_timeout") if name in request},
+        allowed_tools=tuple(request.get("allowed_tools", ())),
+        disallowed_tools=tuple(request.get("disallowed_tools", ())),
+        tenant_id=stored.record.tenant_id,
+        attributes=request.get("metadata", {}),
+    )
+
+
+async def forget(stored: Stored, environ: Mapping[str, str]) -> None:
+    """Remove the sandbox that a dead process may have made for a session without having noted it."""
+    if environ.get("E2B_API_KEY"):
+        from host_client.sandbox.e2b.inventory import remove_session  # imports e2b, 0.3 s
+
+        await remove_session(environ, stored.record.id)
+
+
+def service_of(
+    config: ServiceConfig,
+    sandbox: Callable[[Stored], Sandbox],
+    environ: Mapping[str, str],
+    telemetry: Telemetry,
+) -> Service:
+    """Return the service of a configuration, not yet started."""
+    house = House(
+        store=open_store(config.store),
+        owner=f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}",
+        telemetry=telemetry,
+        environ=environ,
+        sandbox=sandbox,
+        options=options_of,
+        forget=lambda stored: forget(stored, environ),
+        upload=config.upload,
+        idle_seconds=config.idle_seconds,
+    )
+    return Service(house, retention=Retention(closed_seconds=config.kept_seconds, events=config.max_events))
+
+
+def run_service(config: ServiceConfig, sandbox: Callable[[Stored], Sandbox], environ: Mapping[str, str]) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code. Raise `ConfigurationError` before anything is served."""
+    return _run(config, sandbox, environ, os.environ, None)
+
+
+def _run(
+    config: ServiceConfig,
+    sandbox: Callable[[Stored], Sandbox],
+    environ: Mapping[str, str],
+    telemetry_environ: Mapping[str, str],
+    first: Callable[[Service, str], Awaitable[None]] | None,
+) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("httpx", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    listener = _listener(config)
+    url = _url_of(config, listener)
+    telemetry = _telemetry(telemetry_environ)
+    service = service_of(config, sandbox, environ, telemetry)
+
+    async def ready() -> None:
+        how = "every request needs a token" if config.auth else "to this machine, without tokens"
+        sys.stderr.write(f"serving {url} ({how}); Ctrl-C ends it and its sessions\n")
+        sys.stderr.flush()
+        if first is not None:
+            await first(service, url)
+
+    try:
+        return asyncio.run(_serve(service, config, listener, ready))
+    finally:
+        telemetry.shutdown()
+
+
+def _telemetry(environ: Mapping[str, str]) -> Telemetry:
+    """Return what the environment asks for; a trace on the console only where that is said: there may be thousands."""
+    telemetry, problems = telemetry_config(environ)
+    if not environ.get("OTEL_EXPORTERS"):
+        telemetry = replace(telemetry, exporters=tuple(name for name in telemetry.exporters if name != "console"))
+    return start(telemetry, problems)
+
+
+def _listener(config: ServiceConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror}); --port 0 takes any"
+        ) from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def _url_of(config: ServiceConfig, listener: socket.socket) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{listener.getsockname()[1]}/"
+
+
+async def _serve(
+    service: Service,
+    config: ServiceConfig,
+    listener: socket.socket,
+    ready: Callable[[], Awaitable[None]],
+) -> int:
+    try:
+        await service.start()
+    except StoreError as error:
+        listener.close()
+        raise ConfigurationError(str(error)) from None
+    server = _Server(
+        uvicorn.Config(
+            create_app(service, config),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=5,
+            ws="none",
+        )
+    )
+    with _signals() as stopping:
+        serving = asyncio.ensure_future(server.serve([listener]))
+        ended = asyncio.ensure_future(stopping.wait())
+        await ready()
+        await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
+        # Sessions first, so that their readers are sent the last events.
+        await service.stop()
+        server.should_exit = True
+        await serving
+        ended.cancel()
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: sessions end before connections do."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Capture none."""
+        yield
+
+
+@contextmanager
+def _signals() -> Generator[asyncio.Event]:
+    """Give an event that SIGINT and SIGTERM set; a second one ends the process as it would have."""
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    caught = (signal.SIGINT, signal.SIGTERM)
+
+    def stop() -> None:
+        stopping.set()
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+    for number in caught:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+# -- the demo ---------------------------------------------------------------------------------------------
+
+
+def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
+    """Serve with a scripted model and a session that waits for approval; ``keeps``: the store was named, and stays."""
+    from host_client.scripted_model import ScriptedModel, load_script  # the demo's alone
+
+    with tempfile.TemporaryDirectory(prefix="sandspan-demo-") as folder, ScriptedModel(load_script(_SCRIPT)) as model:
+        store = config.store if keeps else str(Path(folder, "service.sqlite"))
+        config = replace(config, store=store, auth=False, upload=_PROJECT)
+        environ = {
+            "ANTHROPIC_BASE_URL": model.url,
+            "ANTHROPIC_API_KEY": "the-demo-needs-no-key",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        }
+        sys.stderr.write(f"a scripted model answers at {model.url}: no account, no key, no network\n")
+        # Nobody is billed for what a script says: ledger and spool end with the demo.
+        state = {**os.environ, "XDG_STATE_HOME": folder}
+        return _run(config, lambda _: LocalSandbox(), environ, state, _demo_session)
+
+
+async def _demo_session(service: Service, url: str) -> None:
+    request = {"prompt": DEMO_PROMPT, "user_id": "demo", "max_budget_usd": 1.0, "approval_timeout": 3600.0}
+    stored = await service.create(request, tenant_id=LOCAL_TENANT, by="demo")
+    sys.stderr.write(f"a session that will ask you before it changes anything: {url}#/s/{stored.record.id}\n")
+    sys.stderr.flush()

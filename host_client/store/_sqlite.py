@@ -1,0 +1,564 @@
+"""The store of a service that is one process: a SQLite file.
+
+Nobody else writes it, so ownership is kept in memory, and notes and live events never leave the process. Costs are
+whole 1e-9 US dollars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from ._cursor import cursor_of, read_cursor
+from ._fanout import Fanout, Inbox
+from ._sqlite_thread import SqliteThread
+from .base import (
+    LEASE_SECONDS,
+    MAX_SPANS_BYTES,
+    NANO,
+    OWN_SPANS,
+    SPENT_DAYS,
+    Additions,
+    Decision,
+    Entry,
+    Note,
+    NotOwnerError,
+    Queued,
+    Remembered,
+    SessionRecord,
+    SessionState,
+    Status,
+    Stored,
+    StoreError,
+    Token,
+    TooManyError,
+    UnknownSessionError,
+    log_left_out,
+    settle,
+)
+
+_SPANS_AT_ONCE = 100
+_FORGET_AT_ONCE = 20
+"""Sessions that are forgotten in one transaction: others must not wait long."""
+_DAY_SECONDS = 86_400
+_NONE = Additions()
+
+_encode = msgspec.json.encode
+_record = msgspec.json.Decoder(SessionRecord).decode
+_state = msgspec.json.Decoder(SessionState).decode
+_decision = msgspec.json.Decoder(Decision).decode
+_token = msgspec.json.Decoder(Token).decode
+
+
+class SqliteStore:
+    """A `Store` in a file, which one process has to itself; ``clock`` tells seconds since the epoch.
+
+    One that is not ``alone`` is a `TokenStore` only, beside the process that has the file.
+    """
+
+    shared = False
+    lease_seconds = LEASE_SECONDS
+
+    def __init__(self, path: Path, *, alone: bool = True, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._thread = SqliteThread(path, alone=alone)
+        self._fanout = Fanout()
+        self._owners: dict[str, str] = {}  # used in the thread only, as is the next
+        self._numbers: dict[str, tuple[int, str]] = {}
+        self._forgotten: dict[str, int] = {}
+        """Up to which command an owned session's were forgotten; used in the event loop only."""
+        self._span_bytes: dict[str, int] = {}
+        """Of the spans that were committed; written in the event loop, between the session's appends."""
+        self._left_out = set[str]()  # used in the thread only
+
+    async def open(self) -> None:
+        await self._thread.start()
+        await self._thread.run(self._forget_counters)
+
+    async def close(self) -> None:
+        self._fanout.close()
+        await self._thread.stop()
+        self._owners.clear()
+        self._numbers.clear()
+        self._forgotten.clear()
+
+    async def ping(self) -> None:
+        await self._thread.run(lambda connection: connection.execute("SELECT 1 FROM sessions LIMIT 1").fetchone())
+
+    # -- sessions -----------------------------------------------------------------------------------------
+
+    async def create(self, stored: Stored, owner: str, commands: Sequence[bytes], *, most_open: int | None) -> None:
+        record, state = stored
+
+        def work(connection: sqlite3.Connection) -> None:
+            (is_there,) = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)", (record.id,)
+            ).fetchone()
+            if is_there:
+                raise StoreError(f"there is a session {record.id} already")
+            if most_open is not None:
+                query = "SELECT COUNT(*) FROM sessions WHERE tenant_id = ? AND is_open"
+                if connection.execute(query, (record.tenant_id,)).fetchone()[0] >= most_open:
+                    raise TooManyError(f"open sessions: {most_open}, which is as many as there may be")
+            number = connection.execute(
+                "INSERT INTO sessions (id, tenant_id, created_at, closed_at, status, is_open, last_event, last_command,"
+                " record, state) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                (
+                    record.id,
+                    record.tenant_id,
+                    record.created_at,
+                    state.closed_at,
+                    state.status,
+                    not state.is_closed,
+                    state.last_event_id,
+                    _encode(record),
+                    _encode(state),
+                ),
+            ).lastrowid
+            assert number is not None
+            for command in commands:
+                _push(connection, number, command)
+            self._owners[record.id] = owner
+
+        await self._thread.run(work)
+
+    async def get(self, session_id: str) -> Stored | None:
+        def work(connection: sqlite3.Connection) -> Stored | None:
+            row = connection.execute("SELECT record, state FROM sessions WHERE id = ?", (session_id,)).fetchone()
+            return _stored(row) if row is not None else None
+
+        return await self._thread.run(work)
+
+    async def page(
+        self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
+    ) -> tuple[list[Stored], str | None]:
+        conditions = {
+            "tenant_id = ?": (tenant_id,) if tenant_id is not None else None,
+            "status = ?": (status,) if status is not None else None,
+            "(created_at, id) < (?, ?)": read_cursor(before) if before is not None else None,
+        }
+        given = {condition: values for condition, values in conditions.items() if values is not None}
+        where = f"WHERE {' AND '.join(given)}" if given else ""
+        query = f"SELECT record, state FROM sessions {where} ORDER BY created_at DESC, id DESC LIMIT ?"  # noqa: S608 - of constants
+        values = [value for each in given.values() for value in each]
+
+        def work(connection: sqlite3.Connection) -> list[Stored]:
+            return [_stored(row) for row in connection.execute(query, (*values, limit + 1))]
+
+        found = await self._thread.run(work)
+        return found[:limit], cursor_of(found[limit - 1].record) if len(found) > limit else None
+
+    async def open_sessions(self, tenant_id: str) -> list[Stored]:
+        query = "SELECT record, state FROM sessions WHERE tenant_id = ? AND is_open ORDER BY created_at, id"
+        return await self._thread.run(
+            lambda connection: [_stored(row) for row in connection.execute(query, (tenant_id,))]
+        )
+
+    async def unfinished(self) -> list[str]:
+        def work(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute("SELECT id FROM sessions WHERE is_open ORDER BY created_at, id")
+            return [session_id for (session_id,) in rows if session_id not in self._owners]
+
+        return await self._thread.run(work)
+
+    # -- ownership ----------------------------------------------------------------------------------------
+
+    async def acquire(self, session_id: str, owner: str) -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
+            query = "SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)"
+            (is_there,) = connection.execute(query, (session_id,)).fetchone()
+            return bool(is_there) and self._owners.setdefault(session_id, owner) == owner
+
+        return await self._thread.run(work)
+
+    async def renew(self, session_ids: Sequence[str], owner: str) -> list[str]:
+        return []
+
+    async def release(self, session_id: str, owner: str) -> None:
+        def work(_: sqlite3.Connection) -> None:
+            if self._owners.get(session_id) == owner:
+                del self._owners[session_id]
+                self._numbers.pop(session_id, None)
+
+        await self._thread.run(work)
+        self._forgotten.pop(session_id, None)
+
+    # -- the log ------------------------------------------------------------------------------------------
+
+    async def append(
+        self, session_id: str, owner: str, events: Sequence[bytes], state: SessionState, more: Additions = _NONE
+    ) -> None:
+        appended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.append_soon(session_id, owner, events, state, more, partial(settle, appended))
+        await appended
+
+    def before_append(self, call: Callable[[], None]) -> None:
+        self._thread.before(call)
+
+    def append_soon(
+        self,
+        session_id: str,
+        owner: str,
+        events: Sequence[bytes],
+        state: SessionState,
+        more: Additions,
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        encoded = _encode(state)
+        span_bytes: int | None = None
+        forgets = state.commands_done > self._forgotten.get(session_id, 0)
+
+        def work(connection: sqlite3.Connection) -> None:
+            nonlocal span_bytes
+            if self._owners.get(session_id) != owner:
+                raise NotOwnerError(f"the session {session_id} is not {owner}'s")
+            number, tenant_id = self._number_and_tenant(connection, session_id)
+            first = state.last_event_id + 1 - len(events)
+            if not _update(connection, number, first, state, encoded):
+                _check_kept(connection, number, events, encoded)
+                return
+            if events:
+                rows = [(number, first + index, data) for index, data in enumerate(events)]
+                connection.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
+            if forgets:
+                query = "DELETE FROM commands WHERE session = ? AND position <= ?"
+                connection.execute(query, (number, state.commands_done))
+            bounded = more
+            if more.spans:
+                kept_spans, span_bytes = self._bounded(connection, number, session_id, more.spans)
+                bounded = replace(more, spans=kept_spans)
+            _add(connection, number, tenant_id, bounded)
+
+        def then(_: None, error: Exception | None) -> None:
+            if error is None:
+                self._forgotten[session_id] = state.commands_done
+                if span_bytes is not None:
+                    self._span_bytes[session_id] = span_bytes
+                if events:
+                    self._fanout.note(session_id, Note.EVENTS)
+            done(error)
+
+        self._thread.submit(work, then, may_wait=True)
+
+    def _bounded(
+        self, connection: sqlite3.Connection, number: int, session_id: str, spans: Sequence[bytes]
+    ) -> tuple[Sequence[bytes], int]:
+        """Return the spans that are kept of a session's further ones, and how many bytes all of them are then."""
+        size = self._span_bytes.get(session_id)
+        if size is None:
+            query = "SELECT COALESCE(SUM(LENGTH(data)), 0) FROM spans WHERE session = ? AND substr(data, 1, 1) != ?"
+            (size,) = connection.execute(query, (number, OWN_SPANS)).fetchone()
+        kept: list[bytes] = []
+        for data in spans:
+            added = 0 if data.startswith(OWN_SPANS) else len(data)
+            if size + added <= MAX_SPANS_BYTES:
+                kept.append(data)
+                size += added
+            elif session_id not in self._left_out:
+                self._left_out.add(session_id)
+                log_left_out(session_id, size)
+        return kept, size
+
+    def _number_and_tenant(self, connection: sqlite3.Connection, session_id: str) -> tuple[int, str]:
+        """Return what never changes of a session, remembered from its first append on; raise `NotOwnerError`."""
+        if (known := self._numbers.get(session_id)) is not None:
+            return known
+        row = connection.execute("SELECT number, tenant_id FROM sessions WHERE id = ?", (session_id,)).fetchone()
+        if row is None:
+            raise NotOwnerError(f"the session {session_id} is gone")
+        self._numbers[session_id] = row
+        return row
+
+    async def read(
+        self, session_id: str, after: int, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024
+    ) -> list[Entry]:
+        def work(connection: sqlite3.Connection) -> list[Entry]:
+            entries: list[Entry] = []
+            size = 0
+            query = (
+                "SELECT events.id, data FROM events JOIN sessions ON number = session"
+                " WHERE sessions.id = ? AND events.id > ? ORDER BY events.id LIMIT ?"
+            )
+            for entry in map(Entry._make, connection.execute(query, (session_id, after, limit))):
+                size += len(entry.data)
+                if entries and size > max_bytes:
+                    break
+                entries.append(entry)
+            return entries
+
+        return await self._thread.run(work)
+
+    async def oldest(self, session_id: str) -> int:
+        query = (
+            "SELECT COALESCE((SELECT MIN(id) FROM events WHERE session = number), last_event + 1)"
+            " FROM sessions WHERE id = ?"
+        )
+
+        def work(connection: sqlite3.Connection) -> int:
+            row = connection.execute(query, (session_id,)).fetchone()
+            return row[0] if row is not None else 1
+
+        return await self._thread.run(work)
+
+    async def spans(self, session_id: str) -> AsyncIterator[bytes]:
+        after = 0
+
+        def work(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            query = (
+                "SELECT spans.id, data FROM spans JOIN sessions ON number = session"
+                " WHERE sessions.id = ? AND spans.id > ? ORDER BY spans.id LIMIT ?"
+            )
+            return connection.execute(query, (session_id, after, _SPANS_AT_ONCE)).fetchall()
+
+        while rows := await self._thread.run(work):
+            for after, data in rows:  # noqa: B007 - `work` goes on from it
+                yield data
+
+    # -- what is passed on --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(self, session_id: str, *, only: Note | None = None) -> AsyncGenerator[Inbox]:
+        with self._fanout.inbox(session_id, only) as inbox:
+            yield inbox
+
+    async def publish(self, session_id: str, data: bytes) -> None:
+        self._fanout.live(session_id, data)
+
+    async def push(self, session_id: str, data: bytes) -> int:
+        return await self._thread.run(
+            lambda connection: _push(connection, _number(connection, session_id), data),
+            lambda: self._fanout.note(session_id, Note.COMMANDS),
+        )
+
+    async def commands(self, session_id: str, after: int) -> list[Queued]:
+        query = (
+            "SELECT position, data FROM commands JOIN sessions ON number = session"
+            " WHERE id = ? AND position > ? ORDER BY position"
+        )
+        return await self._thread.run(
+            lambda connection: list(map(Queued._make, connection.execute(query, (session_id, after))))
+        )
+
+    async def decide(self, session_id: str, decision: Decision, command: bytes | None) -> Decision | None:
+        def work(connection: sqlite3.Connection) -> Decision | None:
+            number = _number(connection, session_id)
+            if not _decide(connection, number, decision):
+                return _decided(connection, number, decision.request_id)
+            if command is not None:
+                _push(connection, number, command)
+            return None
+
+        # Also told where somebody else was first: a note too many does no harm.
+        note = (lambda: self._fanout.note(session_id, Note.COMMANDS)) if command is not None else None
+        return await self._thread.run(work, note)
+
+    async def decision(self, session_id: str, request_id: str) -> Decision | None:
+        query = "SELECT decision FROM decisions JOIN sessions ON number = session WHERE id = ? AND request_id = ?"
+
+        def work(connection: sqlite3.Connection) -> Decision | None:
+            row = connection.execute(query, (session_id, request_id)).fetchone()
+            return _decision(row[0]) if row is not None else None
+
+        return await self._thread.run(work)
+
+    # -- limits -------------------------------------------------------------------------------------------
+
+    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> Remembered | None:
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> Remembered | None:
+            connection.execute("DELETE FROM answers WHERE expires_at <= ?", (now,))
+            query = "SELECT digest, answer FROM answers WHERE tenant_id = ? AND key = ?"
+            if row := connection.execute(query, (tenant_id, key)).fetchone():
+                return Remembered(*row)
+            row = (tenant_id, key, digest, None, now + seconds)
+            connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
+            return None
+
+        return await self._thread.run(work)
+
+    async def answer(self, tenant_id: str, key: str, digest: str, answer: bytes | None, seconds: float) -> None:
+        until = self._clock() + seconds
+
+        def work(connection: sqlite3.Connection) -> None:
+            if answer is None:
+                query = "DELETE FROM answers WHERE tenant_id = ? AND key = ? AND digest = ?"
+                connection.execute(query, (tenant_id, key, digest))
+                return
+            connection.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant_id, key) DO UPDATE"
+                " SET answer = excluded.answer, expires_at = excluded.expires_at WHERE digest = excluded.digest",
+                (tenant_id, key, digest, answer, until),
+            )
+
+        await self._thread.run(work)
+
+    async def count(self, tenant_id: str, what: str, window: float) -> int:
+        ends = (self._clock() // window + 1) * window
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute(
+                "INSERT INTO counts VALUES (?, ?, 1, ?) ON CONFLICT (tenant_id, what) DO UPDATE SET"
+                " number = CASE WHEN expires_at = excluded.expires_at THEN number + 1 ELSE 1 END,"
+                " expires_at = excluded.expires_at",
+                (tenant_id, what, ends),
+            )
+            query = "SELECT number FROM counts WHERE tenant_id = ? AND what = ?"
+            return connection.execute(query, (tenant_id, what)).fetchone()[0]
+
+        return await self._thread.run(work)
+
+    async def spent(self, tenant_id: str, day: str) -> float:
+        def work(connection: sqlite3.Connection) -> int:
+            query = "SELECT nano_usd FROM spent WHERE day = ? AND tenant_id = ?"
+            row = connection.execute(query, (day, tenant_id)).fetchone()
+            return row[0] if row is not None else 0
+
+        return await self._thread.run(work) / NANO
+
+    # -- tokens -------------------------------------------------------------------------------------------
+
+    async def add_token(self, token: Token) -> None:
+        row = (token.id, token.digest, _encode(token))
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", row)
+
+        await self._thread.run(work)
+
+    async def find_token(self, digest: str) -> Token | None:
+        def work(connection: sqlite3.Connection) -> Token | None:
+            row = connection.execute("SELECT token FROM tokens WHERE digest = ?", (digest,)).fetchone()
+            return _token(row[0]) if row is not None else None
+
+        return await self._thread.run(work)
+
+    async def tokens(self) -> list[Token]:
+        def work(connection: sqlite3.Connection) -> list[Token]:
+            return [_token(data) for (data,) in connection.execute("SELECT token FROM tokens")]
+
+        return sorted(await self._thread.run(work), key=lambda token: (token.created_at, token.id))
+
+    async def remove_token(self, token_id: str) -> bool:
+        query = "DELETE FROM tokens WHERE id = ?"
+        return await self._thread.run(lambda connection: connection.execute(query, (token_id,)).rowcount > 0)
+
+    # -- retention ----------------------------------------------------------------------------------------
+
+    async def expire(self, before: float) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            query = "SELECT number, id FROM sessions WHERE NOT is_open AND closed_at < ? LIMIT ?"
+            found = cast("list[tuple[int, str]]", connection.execute(query, (before, _FORGET_AT_ONCE)).fetchall())
+            for number, session_id in found:
+                for table in ("events", "spans", "commands", "decisions"):
+                    connection.execute(f"DELETE FROM {table} WHERE session = ?", (number,))  # noqa: S608 - of constants
+                connection.execute("DELETE FROM sessions WHERE number = ?", (number,))
+                self._owners.pop(session_id, None)
+                self._numbers.pop(session_id, None)
+                self._span_bytes.pop(session_id, None)
+                self._left_out.discard(session_id)
+            return len(found)
+
+        total = 0
+        while forgotten := await self._thread.run(work):
+            total += forgotten
+        await self._thread.run(self._forget_counters)
+        return total
+
+    async def trim(self, session_id: str, keep: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            row = connection.execute("SELECT number, last_event FROM sessions WHERE id = ?", (session_id,)).fetchone()
+            if row is not None:
+                number, last = row
+                connection.execute("DELETE FROM events WHERE session = ? AND id <= ?", (number, last - keep))
+
+        await self._thread.run(work)
+
+    def _forget_counters(self, connection: sqlite3.Connection) -> None:
+        """Remove what has expired by itself."""
+        now = self._clock()
+        connection.execute("DELETE FROM answers WHERE expires_at <= ?", (now,))
+        connection.execute("DELETE FROM counts WHERE expires_at <= ?", (now,))
+        oldest = datetime.fromtimestamp(now - SPENT_DAYS * _DAY_SECONDS, UTC).date().isoformat()
+        connection.execute("DELETE FROM spent WHERE day < ?", (oldest,))
+
+
+def _stored(row: tuple[bytes, bytes]) -> Stored:
+    return Stored(_record(row[0]), _state(row[1]))
+
+
+def _number(connection: sqlite3.Connection, session_id: str) -> int:
+    row = connection.execute("SELECT number FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    if row is None:
+        raise UnknownSessionError(f"there is no session {session_id}")
+    return row[0]
+
+
+def _update(connection: sqlite3.Connection, number: int, first: int, state: SessionState, encoded: bytes) -> bool:
+    """Write a state if its events begin with ``first``; return whether they do."""
+    if not state.is_closed:
+        # Mostly the status stays as it is, and the indexes over it need not be written.
+        query = "UPDATE sessions SET state = ?, last_event = ? WHERE number = ? AND last_event = ? AND status = ?"
+        values = (encoded, state.last_event_id, number, first - 1, state.status)
+        if connection.execute(query, values).rowcount:
+            return True
+    query = (
+        "UPDATE sessions SET state = ?, last_event = ?, status = ?, is_open = ?, closed_at = ?"
+        " WHERE number = ? AND last_event = ?"
+    )
+    status = (state.status, not state.is_closed, state.closed_at)
+    return connection.execute(query, (encoded, state.last_event_id, *status, number, first - 1)).rowcount > 0
+
+
+def _check_kept(connection: sqlite3.Connection, number: int, events: Sequence[bytes], encoded: bytes) -> None:
+    """Raise `NotOwnerError` unless this is what was written last."""
+    query = (
+        "SELECT state, data FROM sessions JOIN events ON session = number AND events.id = last_event WHERE number = ?"
+    )
+    row = connection.execute(query, (number,)).fetchone()
+    if not events or row != (encoded, events[-1]):
+        raise NotOwnerError("the log goes on with other events: somebody else has written it")
+
+
+def _push(connection: sqlite3.Connection, number: int, data: bytes) -> int:
+    connection.execute("UPDATE sessions SET last_command = last_command + 1 WHERE number = ?", (number,))
+    (position,) = connection.execute("SELECT last_command FROM sessions WHERE number = ?", (number,)).fetchone()
+    connection.execute("INSERT INTO commands VALUES (?, ?, ?)", (number, position, data))
+    return position
+
+
+def _add(connection: sqlite3.Connection, number: int, tenant_id: str, more: Additions) -> None:
+    """Write what comes with events."""
+    if more.spans:
+        rows = [(number, data) for data in more.spans]
+        connection.executemany("INSERT INTO spans (session, data) VALUES (?, ?)", rows)
+    if more.decisions:
+        rows = [(number, decision.request_id, _encode(decision)) for decision in more.decisions]
+        connection.executemany("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", rows)
+    if nano := round(more.cost_usd * NANO):
+        connection.execute(
+            "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET nano_usd = nano_usd + excluded.nano_usd",
+            (more.day, tenant_id, nano),
+        )
+
+
+def _decide(connection: sqlite3.Connection, number: int, decision: Decision) -> bool:
+    """Record a decision unless there is one; return whether it was recorded."""
+    row = (number, decision.request_id, _encode(decision))
+    return connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?)", row).rowcount > 0
+
+
+def _decided(connection: sqlite3.Connection, number: int, request_id: str) -> Decision:
+    query = "SELECT decision FROM decisions WHERE session = ? AND request_id = ?"
+    return _decision(connection.execute(query, (number, request_id)).fetchone()[0])

@@ -1,0 +1,1 @@
+"""Costs of turns, and the ledger that keeps them."""

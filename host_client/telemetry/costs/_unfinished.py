@@ -1,0 +1,106 @@
+"""What turns without a result have spent, as far as their model requests were told. Pure.
+
+A runner that is killed tells no result; the spans of its requests that had ended are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
+
+from .turns import MAX_MODELS, UNKNOWN, Part, Request, Turn, merged, priced, request_of
+
+MAX_TURNS = 1000
+MAX_CALLS = 10_000
+"""Most turns, and most tool calls of one session, that are known at a time: forged ones fill no memory."""
+MAX_UNPRICED = 1000
+"""Most requests whose price waits to be asked for: nearly every turn has a result, and then nobody asks."""
+
+TELLING = frozenset({ToolUse, Start, TurnStart, Error, Result})
+"""What `Spending.observe` is told; the rest says nothing of it."""
+
+_MAX_DEPTH = 100
+"""How deep subagents of subagents may nest."""
+
+
+class Unfinished(NamedTuple):
+    """A turn that began and had no result: its span's ids, its number and what is known of its cost."""
+
+    trace_id: str
+    span_id: str
+    turn: int
+    figures: Turn
+
+
+@dataclass(slots=True)
+class _Open:
+    turn: int
+    trace_id: str
+    parts: list[Part] = field(default_factory=list[Part])
+
+    def add(self, part: Part) -> None:
+        """Sum up by model, so that as many are kept as there are models."""
+        if len(self.parts) >= MAX_MODELS and all(each.model != part.model for each in self.parts):
+            part = part._replace(model=UNKNOWN)
+        self.parts = merged([*self.parts, part])
+
+
+class Spending:
+    """What one session's turns have spent so far; ``model`` and ``error_type`` are the last that it told."""
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.error_type: str | None = None
+        self._turns: dict[str, _Open] = {}
+        self._parents: dict[str, str] = {}
+        self._unpriced: list[tuple[str, Request]] = []
+
+    def observe(self, event: AnyEvent) -> None:
+        """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
+        match event:
+            case ToolUse() if event.parent_span_id and len(self._parents) < MAX_CALLS:
+                self._parents[event.span_id] = event.parent_span_id
+            case Start():
+                self.model = event.data.model
+            case TurnStart() if len(self._turns) < MAX_TURNS:
+                self._turns[event.span_id] = _Open(event.data.turn, event.trace_id)
+            case Error():
+                self.error_type = event.data.error_type
+            case Result():
+                self._turns.pop(event.span_id, None)
+                self._parents.clear()
+                if not self._turns:
+                    self._unpriced.clear()
+            case _:
+                pass
+
+    def request(self, parent_span_id: str, attributes: Mapping[str, Any]) -> None:
+        """A model request has ended, under a turn or under a subagent's call."""
+        for _ in range(_MAX_DEPTH):
+            if parent_span_id in self._turns:
+                self._unpriced.append((parent_span_id, request_of(attributes)))
+                if len(self._unpriced) >= MAX_UNPRICED:
+                    self._price()
+                return
+            if (above := self._parents.get(parent_span_id)) is None:
+                return
+            parent_span_id = above
+
+    def _price(self) -> None:
+        """Add what waits to the turns that are still without a result."""
+        for span_id, request in self._unpriced:
+            if (of := self._turns.get(span_id)) is not None:
+                of.add(priced(request))
+        self._unpriced.clear()
+
+    def take(self) -> Iterator[Unfinished]:
+        """Yield the turns that have no result and did spend something."""
+        self._price()
+        for span_id, of in self._turns.items():
+            if of.parts:
+                nano = sum(part.nano for part in of.parts)
+                yield Unfinished(of.trace_id, span_id, of.turn, Turn(nano, tuple(of.parts), True))
+        self._turns.clear()

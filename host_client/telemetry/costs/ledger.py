@@ -1,0 +1,250 @@
+"""What every turn cost, in an SQLite file that several processes write at once. Nothing is sampled.
+
+A turn is known by its session and its span, so that one that is told again is not counted again. Money is whole
+1e-9 US dollars: sums are exact. The time is the host's, as a sandbox's clock could move a cost to another month.
+A turn that began and was never told to have ended is written when its session ends, as an estimate: what its model
+requests cost at list price, as far as their spans came. The turn's own result takes its place if it comes after all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_runner.contract.protocol import AnyEvent, Result
+from agent_runner.contract.sanitize import single_line
+
+from ._ledger_file import BY, By, Entry, LedgerError, Total, open_to_write, sums, write
+from ._unfinished import TELLING, Spending
+from .turns import MAX_COST_USD, NANO, Turn, turn_of
+
+if TYPE_CHECKING:
+    from host_client.telemetry.tail.pipeline import Who
+    from host_client.telemetry.tail.sampling import EndedSpan
+
+__all__ = ["BY", "By", "Ledger", "LedgerError", "Total"]
+
+MAX_PENDING = 10_000
+"""Turns that wait for a file that cannot be written; older ones are lost."""
+MAX_SESSIONS = 10_000
+BUSY_SECONDS = 5.0
+"""How long another process's write is waited for where a person waits for sums."""
+RETRY_SECONDS = 1.0
+"""How long after a failure the next try begins, and how long that one waits for other processes."""
+_MAX_NAME = 512
+_MAX_TURN = 2**31
+"""SQLite takes no number above 2**63, and one forged row must not hold up all others."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Ledger:
+    """An `Observer` that writes a row a turn. Never raises but in `totals`: what it cannot write waits, then is lost.
+
+    ``lost`` counts the turns that were given up, ``disagreements`` those whose models' costs did not add up.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self.lost = 0
+        self.disagreements = 0
+        self._clock = clock
+        self._sessions: OrderedDict[str, Spending] = OrderedDict()
+        self._pending: deque[Entry] = deque()
+        self._connection: sqlite3.Connection | None = None
+        self._mutex = threading.Lock()
+        """Guards what waits and who writes; never held while the file is touched."""
+        self._retrying: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._told = False
+
+    # -- what the pipeline calls -----------------------------------------------------------------------
+
+    def begin(self, who: Who) -> None:
+        """A session begins: nothing has been spent."""
+
+    def observe_span(self, span: EndedSpan) -> None:
+        """Take note of a model request, for a turn that may never have a result."""
+        if not span.name.startswith("chat"):  # by which it is known: to read attributes costs more
+            return
+        attributes, parent = span.attributes or {}, span.parent
+        if parent is None or attributes.get("gen_ai.operation.name") != "chat":
+            return
+        if (session := self._sessions.get(str(attributes.get("session.id")))) is not None:
+            session.request(f"{parent.span_id:016x}", attributes)
+
+    def recall_span(self, span: EndedSpan) -> None:
+        """Take note of it as if it was new: an estimate is of all requests of its turn, whoever saw them."""
+        self.observe_span(span)
+
+    def recall(self, event: AnyEvent, who: Who) -> None:
+        """Do as with a new one: a host that was killed may not have written its turn, and one in the file stays one."""
+        self.observe(event, who)
+
+    def observe(self, event: AnyEvent, who: Who) -> None:
+        """Write a turn that ended; take note of a session's model, and of what turns have begun and ended."""
+        if isinstance(event, Result):
+            self.record(event, who)
+        if type(event) not in TELLING:
+            return
+        if (session := self._sessions.get(who.session_id)) is None:
+            session = self._sessions[who.session_id] = Spending()
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        session.observe(event)
+
+    def end(self, who: Who) -> None:
+        """A session has ended: what its unfinished turns have cost is estimated."""
+        if (session := self._sessions.pop(who.session_id, None)) is None:
+            return
+        for left in session.take():
+            if left.figures.nano > MAX_COST_USD * NANO:
+                self._lose(1, f"an estimate of {left.figures.nano / NANO} US dollars")
+                continue
+            about = (left.span_id, left.trace_id, left.turn)
+            self._take(self._entry(who, *about, session.error_type, True, left.figures))
+
+    def record(self, event: Result, who: Who) -> None:
+        """Write a turn that ended; once, however often it is told."""
+        session = self._sessions.get(who.session_id)
+        try:
+            figures = turn_of(event.data, session.model if session is not None else None)
+        except ValueError as error:
+            self._lose(1, str(error))
+            return
+        if not figures.agrees:
+            self.disagreements += 1
+        about = (event.span_id, event.trace_id, event.data.turn)
+        self._take(self._entry(who, *about, event.data.error_type, False, figures))
+
+    def _entry(
+        self, who: Who, span: str, trace: str, turn: int, error_type: str | None, estimated: bool, figures: Turn
+    ) -> Entry:
+        return Entry(
+            self._clock(),
+            _name(who.session_id) or "",
+            span,
+            trace,
+            max(0, min(turn, _MAX_TURN)),
+            _name(who.user_id),
+            _name(who.tenant_id),
+            _name(who.tier),
+            error_type,
+            estimated,
+            figures,
+        )
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, trying for so many seconds; return whether nothing was lost."""
+        until = time.monotonic() + timeout
+        self._closing.set()
+        retrying = self._retrying
+        if retrying is not None:
+            retrying.join(max(0.0, until - time.monotonic()))
+        if retrying is None or not retrying.is_alive():
+            while self._pending and not self._write(max(0.0, until - time.monotonic())):
+                if time.monotonic() + 0.1 > until:
+                    break
+                time.sleep(0.1)
+            self._disconnect()
+        with self._mutex:
+            self._lose(len(self._pending), "the file could not be written")
+            self._pending.clear()
+        return not self.lost
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    def _take(self, entry: Entry) -> None:
+        """Write a turn without waiting for anybody; where that fails, a thread of its own tries again."""
+        with self._mutex:
+            self._pending.append(entry)
+            if len(self._pending) > MAX_PENDING:
+                self._pending.popleft()
+                self._lose(1, "too many turns wait to be written")
+            if self._retrying is not None:
+                return
+        if not self._write(0.0):
+            self._retrying = threading.Thread(target=self._retry, name="sandspan-ledger", daemon=True)
+            self._retrying.start()
+
+    def _retry(self) -> None:
+        while not self._closing.wait(RETRY_SECONDS):
+            written = self._write(RETRY_SECONDS)
+            with self._mutex:
+                if written and not self._pending:
+                    self._retrying = None
+                    return
+
+    def _write(self, patience: float) -> bool:
+        """Write all that waits, in one transaction; return whether it was written. One thread at a time calls it.
+
+        ``patience`` is how many seconds other processes are waited for.
+        """
+        with self._mutex:
+            entries = list(self._pending)
+        try:
+            write(self._connected(patience), entries)
+        except (sqlite3.Error, OSError, LedgerError) as error:
+            self._disconnect()
+            if not self._told and (patience or not _is_busy(error)):
+                self._told = True
+                _logger.warning("costs cannot be written to %s, and are kept in memory: %s", self.path, error)
+            return False
+        written = set(map(id, entries))
+        with self._mutex:
+            while self._pending and id(self._pending[0]) in written:
+                self._pending.popleft()
+        self._told = False
+        return True
+
+    def _connected(self, patience: float) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = open_to_write(self.path, patience)
+        self._connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # a corrupt file: it is not used any more
+                self._connection.close()
+            self._connection = None
+
+    def _lose(self, turns: int, why: str) -> None:
+        if turns and not self.lost:
+            _logger.warning("the cost of a turn is missing from %s (further ones are counted only): %s", self.path, why)
+        self.lost += turns
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def totals(self, by: By, since: float | None = None) -> list[Total]:
+        """Return the sums, the dearest first, days in their order; ``since`` is in seconds since the epoch.
+
+        Raise `LedgerError` for a file that cannot be read; one that is not there is empty.
+        """
+        return self._sums(by, since)
+
+    def total(self, since: float | None = None) -> Total:
+        """Return the sum of all; see `totals`."""
+        return next(iter(self._sums(None, since)), Total(None, 0, 0, 0, 0, 0, 0))
+
+    def _sums(self, by: By | None, since: float | None) -> list[Total]:
+        try:
+            return sums(self.path, by, since, BUSY_SECONDS) if self.path.exists() else []
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(f"{self.path} cannot be read as a ledger of costs: {error}") from None
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether another process is writing, which is over in a moment."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _name(value: str | None) -> str | None:
+    return single_line(value, _MAX_NAME) if value else None

@@ -1,0 +1,1 @@
+"""Delivery of spans to destinations, over a spool on disk."""

@@ -1,0 +1,258 @@
+"""One file of the spool: requests, which traces are undecided, and to whom each request is still due.
+
+A SQLite database in WAL mode that one process has to itself. Every hand-over is one transaction, and survives
+the process's death; after a loss of power the last ones may be missing. Not safe for threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from host_client.telemetry.otlp import Batch
+
+VERSION = 1
+PAGE = 4096
+_WAL_PAGES = 512
+_FREE_PAGES = 256
+"""Free pages that are not worth giving back."""
+
+_DROP_AT_ONCE = 1000
+
+_SCHEMA = """
+CREATE TABLE request(id INTEGER PRIMARY KEY, at REAL NOT NULL, spans INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE held(trace_id TEXT, request INTEGER, PRIMARY KEY(trace_id, request)) WITHOUT ROWID;
+CREATE TABLE due(destination TEXT, request INTEGER, PRIMARY KEY(destination, request)) WITHOUT ROWID;
+CREATE TABLE destination(name TEXT PRIMARY KEY, durable INTEGER NOT NULL) WITHOUT ROWID;
+"""
+_UNREFERENCED = """
+DELETE FROM request WHERE id = ?
+AND NOT EXISTS (SELECT 1 FROM destination JOIN due ON due.destination = name AND due.request = id)
+"""
+
+
+class UnknownVersionError(Exception):
+    """A file of a later version: not ours to read."""
+
+
+class Stored(NamedTuple):
+    """A request in the file, under its number."""
+
+    id: int
+    batch: Batch
+
+
+class SpoolFile:
+    """What waits, oldest first. Methods raise `sqlite3.Error` and leave the file as it was."""
+
+    def __init__(self, path: str) -> None:
+        # The spool's lock keeps threads apart.
+        self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # no shared memory, fewer system calls
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        self._db.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES * PAGE}")
+        version = self._one("PRAGMA user_version")
+        if version not in (0, VERSION):
+            raise UnknownVersionError(version)
+        if version == 0:
+            with self._transaction():
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._next = 1 + (self._one("SELECT max(id) FROM request") or 0)
+        self._delivered: defaultdict[str, set[int]] = defaultdict(set)
+        """By destination, what was delivered and could not be removed: the disk was full."""
+        self.waiting: Counter[str] = Counter()
+        """Spans that are due, by destination."""
+        self._count()
+
+    def close(self) -> None:
+        """Close the database; what is in it stays."""
+        self._db.close()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in the file."""
+        return self._one("SELECT count(*) FROM (SELECT 1 FROM request LIMIT 1)") == 0
+
+    @property
+    def used(self) -> int:
+        """Bytes that what is in the file takes up."""
+        return (self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")) * PAGE
+
+    def register(self, destinations: Mapping[str, bool]) -> None:
+        """Name the destinations of this process, and whether each is durable."""
+        with self._transaction():
+            # 2: durable, of an earlier process; what is held from now on is not for it.
+            self._db.execute("UPDATE destination SET durable = 2 WHERE durable")
+            self._db.executemany("INSERT OR REPLACE INTO destination VALUES(?, ?)", destinations.items())
+
+    def take_over(self) -> None:
+        """Release what a dead process left undecided, and forget what only that process could deliver."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO due SELECT name, request FROM held CROSS JOIN destination WHERE durable = 1"
+            )
+            self._db.execute("DELETE FROM held")
+            self._db.execute("DELETE FROM due WHERE destination IN (SELECT name FROM destination WHERE NOT durable)")
+            self._db.execute("DELETE FROM destination WHERE NOT durable")
+            self._db.execute("DELETE FROM request WHERE id NOT IN (SELECT request FROM due)")
+        self._count()
+
+    def _count(self) -> None:
+        totals = self._db.execute("SELECT destination, sum(spans) FROM due JOIN request ON id = request GROUP BY 1")
+        self.waiting = Counter(dict(totals))
+
+    def hold(self, trace_id: str, batches: Sequence[Batch], at: float) -> None:
+        """Add requests of an undecided trace; ``at`` in seconds since the epoch."""
+        with self._transaction():
+            numbers = self._add(batches, at)
+            self._db.executemany("INSERT INTO held VALUES(?, ?)", [(trace_id, number) for number in numbers])
+
+    def put(self, batches: Sequence[Batch], destinations: Iterable[str], at: float) -> list[Stored]:
+        """Add requests that are due."""
+        names = list(destinations)
+        with self._transaction():
+            numbers = self._add(batches, at)
+            self._db.executemany("INSERT INTO due VALUES(?, ?)", [(name, id_) for name in names for id_ in numbers])
+        self.waiting.update(dict.fromkeys(names, sum(batch.spans for batch in batches)))
+        return [Stored(number, batch) for number, batch in zip(numbers, batches, strict=True)]
+
+    def _add(self, batches: Sequence[Batch], at: float) -> range:
+        # Numbers never come again, unlike SQLite's own: one that is under way is not taken for another.
+        numbers = range(self._next, self._next + len(batches))
+        rows = [(number, at, batch.spans, batch.body) for number, batch in zip(numbers, batches, strict=True)]
+        self._db.executemany("INSERT INTO request VALUES(?, ?, ?, ?)", rows)
+        self._next = numbers.stop
+        return numbers
+
+    @property
+    def undecided(self) -> int:
+        """Spans that are held."""
+        return self._one("SELECT coalesce(sum(spans), 0) FROM held JOIN request ON id = request")
+
+    def held(self, trace_id: str) -> list[Batch]:
+        """Return the requests of an undecided trace."""
+        query = "SELECT body, spans FROM held JOIN request ON id = request WHERE trace_id = ? ORDER BY id"
+        return [Batch(*row) for row in self._db.execute(query, (trace_id,))]
+
+    def release(self, trace_id: str, destinations: Iterable[str]) -> None:
+        """Make a trace due."""
+        names = list(destinations)
+        with self._transaction():
+            query = "SELECT request, spans FROM held JOIN request ON id = request WHERE trace_id = ?"
+            rows: list[tuple[int, int]] = self._db.execute(query, (trace_id,)).fetchall()
+            if rows:
+                self._db.executemany(
+                    "INSERT INTO due VALUES(?, ?)", [(name, number) for name in names for number, _ in rows]
+                )
+                self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
+        self.waiting.update(dict.fromkeys(names, sum(spans for _, spans in rows)))
+
+    def discard(self, trace_id: str) -> None:
+        """Forget an undecided trace."""
+        with self._transaction():
+            held = "SELECT request FROM held WHERE trace_id = ?"
+            self._db.execute(f"DELETE FROM request WHERE id IN ({held})", (trace_id,))  # noqa: S608  # a constant
+            self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
+
+    def take(self, destination: str, max_spans: int, max_bytes: int) -> list[Stored]:
+        """Return the oldest that is due: one request in any case, more up to the limits."""
+        if not self.waiting[destination]:
+            return []
+        taken, spans, size = list[Stored](), 0, 0
+        query = "SELECT id, body, spans FROM due JOIN request ON id = request WHERE destination = ? ORDER BY request"
+        with contextlib.closing(self._db.execute(query, (destination,))) as rows:
+            for number, body, count in rows:
+                if number in self._delivered[destination]:
+                    continue
+                spans, size = spans + count, size + len(body)
+                if taken and (spans > max_spans or size > max_bytes):
+                    break
+                taken.append(Stored(number, Batch(body, count)))
+        return taken
+
+    def acknowledge(self, destination: str, done: Sequence[Stored]) -> None:
+        """Forget requests for a destination; where the disk does not let them be removed, they are remembered."""
+        delivered = self._delivered[destination]
+        delivered.update(stored.id for stored in done)
+        self.waiting[destination] -= sum(stored.batch.spans for stored in done)
+        try:
+            with self._transaction():
+                self._db.executemany(
+                    "DELETE FROM due WHERE destination = ? AND request = ?", [(destination, id_) for id_ in delivered]
+                )
+                self._db.executemany(_UNREFERENCED, [(number,) for number in delivered])
+        except sqlite3.OperationalError:
+            return  # tried again the next time
+        delivered.clear()
+
+    def drop(self, size: int, but: set[int]) -> Counter[str]:
+        """Remove the oldest requests of so many bytes, leaving some out; return the spans lost, by destination."""
+        numbers, dropped = list[int](), 0
+        with contextlib.closing(self._db.execute("SELECT id, length(body) FROM request ORDER BY id")) as rows:
+            for number, length in rows:
+                if dropped >= size or len(numbers) >= _DROP_AT_ONCE:
+                    break
+                if number not in but:
+                    numbers.append(number)
+                    dropped += length
+        return self._drop(numbers)
+
+    def drop_before(self, at: float, but: set[int]) -> Counter[str]:
+        """Remove what was added before a moment, leaving some out; return the spans lost, by destination."""
+        query = "SELECT id FROM request WHERE at < ? ORDER BY id LIMIT ?"
+        return self._drop([number for (number,) in self._db.execute(query, (at, _DROP_AT_ONCE)) if number not in but])
+
+    def _drop(self, numbers: list[int]) -> Counter[str]:
+        lost: Counter[str] = Counter()
+        if not numbers:
+            return lost
+        marks = ",".join(map(str, numbers))
+        due = f"SELECT destination, sum(spans) FROM due JOIN request ON id = request WHERE id IN ({marks}) GROUP BY 1"  # noqa: S608  # numbers
+        held = f"SELECT name, sum(spans) FROM held JOIN request ON id = request CROSS JOIN destination WHERE durable < 2 AND id IN ({marks}) GROUP BY 1"  # noqa: S608, E501  # numbers
+        due_lost: dict[str, int] = dict(self._db.execute(due))
+        held_lost: dict[str, int] = dict(self._db.execute(held))
+        with self._transaction():
+            for table, column in (("due", "request"), ("held", "request"), ("request", "id")):
+                self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({marks})")  # noqa: S608  # constants, numbers
+        self.waiting.subtract(due_lost)
+        lost.update(due_lost)
+        lost.update(held_lost)
+        return lost
+
+    def compact(self) -> None:
+        """Give free space back to the disk."""
+        if self._one("PRAGMA freelist_count") > _FREE_PAGES:
+            # As a script: of a statement without a result `execute` makes one step, and a step frees one page.
+            self._db.executescript("PRAGMA incremental_vacuum")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _one(self, query: str) -> int:
+        return self._db.execute(query).fetchone()[0]
+
+    @contextmanager
+    def _transaction(self) -> Generator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            # SQLite has rolled back by itself after some errors, and then says that nothing is open.
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._db.execute("ROLLBACK")
+            raise

@@ -1,0 +1,132 @@
+"""OTLP over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from agent_runner.contract.sanitize import brief
+from host_client.telemetry.export.endpoints import Endpoint
+
+from . import Outcome, Refused, Retry, TooLarge, key_of
+from ._answers import SLOWLY, of_response
+
+TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+"""What both answer with is the same on the wire."""
+_OPTIONS = (
+    # When to try again is for the sender to say: the channel itself does not hold back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+)
+_LATER = (
+    "CANCELLED",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "INTERNAL",
+    "UNKNOWN",
+)
+_TOO_LARGE = "larger than max"
+"""What servers say of a message beyond their limit; the code is the one of a server that is busy."""
+
+
+class OtlpGrpc:
+    """Calls one endpoint; ``https`` in its URL means TLS."""
+
+    durable = True
+
+    def __init__(self, name: str, endpoint: Endpoint, method: str = TRACES) -> None:
+        self.name = name
+        self.key = key_of(name, endpoint)
+        self._endpoint = endpoint
+        self._method = method
+        self._channel: Any = None
+        self._export: Callable[..., ExportTraceServiceResponse] | None = None
+
+    def send(self, request: bytes) -> Outcome:
+        """Call once."""
+        import grpc  # pyright: ignore[reportMissingTypeStubs]  # not before there is something to send
+
+        try:
+            export = self._connected(grpc)
+            metadata = tuple((name.lower(), value) for name, value in self._endpoint.headers.items())
+            response = export(request, timeout=self._endpoint.timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            return of_error(error)
+        except OSError as error:  # a file of the endpoint's
+            return Retry(SLOWLY, brief(f"{type(error).__name__}: {error}"), True)
+        return of_response(response.partial_success.rejected_spans, response.partial_success.error_message)
+
+    def _connected(self, grpc: Any) -> Callable[..., ExportTraceServiceResponse]:
+        if self._export is None:
+            endpoint = self._endpoint
+            parts = urlsplit(endpoint.url)
+            compression = grpc.Compression.NoCompression if endpoint.compression == "none" else grpc.Compression.Gzip
+            if parts.scheme == "https":
+                credentials = grpc.ssl_channel_credentials(
+                    root_certificates=_read(endpoint.certificate),
+                    private_key=_read(endpoint.client_key),
+                    certificate_chain=_read(endpoint.client_certificate),
+                )
+                port = parts.netloc if parts.port else f"{parts.netloc}:443"
+                self._channel = grpc.secure_channel(port, credentials, _OPTIONS, compression)
+            else:
+                self._channel = grpc.insecure_channel(parts.netloc, _OPTIONS, compression)
+            # Without a serializer a request goes as the bytes it is.
+            self._export = self._channel.unary_unary(
+                self._method, response_deserializer=ExportTraceServiceResponse.FromString
+            )
+        assert self._export is not None
+        return self._export
+
+    def close(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            self._channel.close()
+
+
+def of_error(error: Any) -> Outcome:
+    """Return what a failed call means; ``error`` is a ``grpc.RpcError`` that is also a ``grpc.Call``."""
+    code: str = error.code().name
+    details = brief(error.details() or "")
+    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details:
+        return TooLarge()
+    if code == "INVALID_ARGUMENT":
+        return Refused(f"{code} {details}".rstrip())
+    if code in _LATER or code == "RESOURCE_EXHAUSTED":
+        return Retry(_retry_delay(dict(error.trailing_metadata() or ())), code)
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return Retry(SLOWLY, f"{code}: the key is missing or wrong", True)
+    return Retry(SLOWLY, f"{code} {details}: is the address right?", True)
+
+
+def _retry_delay(metadata: Mapping[str, Any]) -> float | None:
+    """Return the seconds that a server asks to wait, which it may say in two places."""
+    info = RetryInfo()
+    try:
+        if isinstance(raw := metadata.get("grpc-status-details-bin"), bytes):
+            found = any(detail.Unpack(info) for detail in Status.FromString(raw).details)
+        elif isinstance(raw := metadata.get("google.rpc.retryinfo-bin"), bytes):
+            info.MergeFromString(raw)
+            found = True
+        else:
+            return None
+    except DecodeError:
+        return None
+    return info.retry_delay.seconds + info.retry_delay.nanos / 1e9 if found else None
+
+
+def _read(path: str | None) -> bytes | None:
+    return Path(path).read_bytes() if path else None

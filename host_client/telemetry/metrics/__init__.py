@@ -1,0 +1,1 @@
+"""Metrics of sessions, for Prometheus and OTLP."""

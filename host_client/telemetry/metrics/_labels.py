@@ -1,0 +1,135 @@
+"""Values of labels, bounded in number and in what they may hold: each new one is a series that stays. Pure.
+
+What a sandbox chooses, such as a tool's name, is bounded for each customer too: one that invents names takes none of
+the room that others' real ones need.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from agent_runner.contract.approvals import NO_ONE
+
+from agent_runner.contract.memory import Remembered
+from agent_runner.contract.prices import PRICES, family
+from agent_runner.contract.protocol import ERROR_TYPES
+from agent_runner.contract.sanitize import single_line
+from host_client.telemetry.tail.pipeline import Who
+
+OTHER = "other"
+"""What all values beyond a limit share."""
+
+MAX_TENANTS = 1000
+MAX_MODELS = 100
+MAX_TOOLS = 200
+MAX_TIERS = 20
+MAX_REASONS = 100
+MAX_DECIDERS = 100
+MAX_LENGTH = 128
+
+MODELS_OF_ONE = 10
+TOOLS_OF_ONE = 40
+DECIDERS_OF_ONE = 20
+KINDS_OF_ONE = 2
+"""How many of these may come from one customer's sandboxes."""
+
+MAX_ASKED = 100
+"""Most models, and most tools, that the host itself has asked for; they have room of their own."""
+
+TOOLS = frozenset(
+    (
+        *("Agent", "AskUserQuestion", "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "Edit"),
+        *("EnterPlanMode", "EnterWorktree", "ExitPlanMode", "ExitWorktree", "Glob", "Grep", "KillShell", "ListAgents"),
+        *("ListMcpResourcesTool", "Monitor", "NotebookEdit", "Read", "ReadMcpResourceTool", "ReportFindings"),
+        *("ScheduleWakeup", "SendMessage", "Skill", "SlashCommand", "Task", "TaskOutput", "TaskStop", "TodoWrite"),
+        *("ToolSearch", "WebFetch", "WebSearch", "Workflow", "Write"),
+    )
+)
+"""The CLI's own."""
+
+DECIDERS = frozenset({"policy:auto", "policy:deny", "approver", NO_ONE})
+"""Who decides where no person does."""
+
+
+class Bounded:
+    """Lets so many values through, and ``of_one`` source at most so many of them; the rest is `OTHER`.
+
+    Known values always have room.
+    """
+
+    def __init__(self, limit: int, known: Iterable[str] = (), of_one: int | None = None) -> None:
+        self._limit = limit
+        self._of_one = limit if of_one is None else of_one
+        self._known = set(known)
+        self._most_known = len(self._known) + MAX_ASKED
+        self._seen: set[str] = set()
+        self._by_source: Counter[str] = Counter()
+
+    def know(self, value: str) -> None:
+        """The host itself has asked for this one."""
+        if len(self._known) < self._most_known:
+            self._known.add(_label(value))
+
+    def __call__(self, value: str, source: str = "") -> str:
+        """Return the label of a value: one line without control characters, at most 128 characters."""
+        label = _label(value)
+        if label in self._known or label in self._seen:
+            return label
+        if len(self._seen) >= self._limit or self._by_source[source] >= self._of_one:
+            return OTHER
+        self._by_source[source] += 1
+        self._seen.add(label)
+        return label
+
+
+@Remembered
+def _label(value: str) -> str:
+    return single_line(value, MAX_LENGTH).strip()
+
+
+def error_type(value: object) -> str:
+    """Return the label of an error's type: one that there is, or `OTHER`."""
+    return value if value in ERROR_TYPES else OTHER  # pyright: ignore[reportReturnType]
+
+
+class Labels:
+    """The bounds of one set of metrics. ``source`` is whose sandbox said it."""
+
+    def __init__(self, user_limit: int, default_tier: str | None) -> None:
+        self._tenant = Bounded(MAX_TENANTS)
+        self._tier = Bounded(MAX_TIERS)
+        self._user = Bounded(user_limit) if user_limit > 0 else None
+        self._default_tier = default_tier
+        self._model = Bounded(MAX_MODELS, PRICES, MODELS_OF_ONE)
+        self.tool = Bounded(MAX_TOOLS, TOOLS, TOOLS_OF_ONE)
+        self.decider = Bounded(MAX_DECIDERS, DECIDERS, DECIDERS_OF_ONE)
+        self.sandbox_kind = Bounded(MAX_TIERS, ("local", "e2b"), KINDS_OF_ONE)
+        self.reason = Bounded(MAX_REASONS)
+
+    def know(self, who: Who) -> None:
+        """A session begins that asks for a model and for tools."""
+        for bound, names in ((self._model, (who.model,)), (self.tool, who.tools)):
+            for name in filter(None, names):
+                bound.know(name)
+
+    def model(self, name: str, source: str = "") -> str:
+        """Return a model's label; where there is no room, that of its family in the price list, if it has one."""
+        label = self._model(name, source)
+        return family(name) or OTHER if label == OTHER else label
+
+    def customer(self, tenant: str | None, tier: str | None) -> dict[str, str]:
+        """Return the labels that are on every metric of a session: whose it is."""
+        found = {"tenant": self._tenant(tenant)} if tenant else {}
+        if tier := tier or self._default_tier:
+            found["tier"] = self._tier(tier)
+        return found
+
+    def user(self, user: str | None) -> dict[str, str]:
+        """Return the label of the cost metric alone."""
+        return {"user": self._user(user)} if user and self._user is not None else {}
+
+
+def source_of(session: str | None, user: str | None, tenant: str | None) -> str:
+    """Return whose a sandbox is, as far as it is known: a tenant's, a user's, or a session's."""
+    return next((f"{kind}:{name}" for kind, name in (("t", tenant), ("u", user), ("s", session)) if name), "")

@@ -1,0 +1,1 @@
+"""The trust boundary: OTLP requests of a sandbox in, clean ones out."""

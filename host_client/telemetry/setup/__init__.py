@@ -1,0 +1,1 @@
+"""Configuration of telemetry, from the environment and in code."""

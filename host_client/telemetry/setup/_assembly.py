@@ -1,0 +1,124 @@
+"""Puts telemetry together: destinations, metrics and the ledger, and the pipeline that feeds them.
+
+Importing this module imports OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.export.content import ContentFilter
+from host_client.telemetry.export.delivery import Delivery
+from host_client.telemetry.export.destinations import Destination
+from host_client.telemetry.export.destinations.custom import Custom
+from host_client.telemetry.export.destinations.langfuse import langfuse
+from host_client.telemetry.export.destinations.otlp import otlp
+from host_client.telemetry.export.endpoints import Endpoint
+from host_client.telemetry.export.spool import Spool
+from host_client.telemetry.metrics.observer import metrics_of
+from host_client.telemetry.otlp import Batch
+from host_client.telemetry.tail.pipeline import Observer, Telemetry
+from host_client.telemetry.tail.sampling import SamplingConfig
+
+from .config import TelemetryConfig
+
+
+def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
+    """Return the telemetry of a configuration that was checked, and a sentence for each part that is missing."""
+    metrics, problems = metrics_of(config)
+    content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
+    outbox = _outbox(config, content)
+    observers: list[Observer] = []
+    if metrics is not None:
+        observers.append(metrics)
+    if config.ledger is not None:
+        observers.append(Ledger(config.ledger))
+    sampling = _sampling(config)
+    telemetry = (
+        Telemetry(outbox, observers, sampling=sampling)
+        if content is None
+        else Telemetry(outbox, observers, sampling=sampling, sanitize=content.span, preview=content.preview)
+    )
+    if metrics is not None:
+        metrics.watch(telemetry.counts)
+    return telemetry, problems
+
+
+def _sampling(config: TelemetryConfig) -> SamplingConfig:
+    """Return the shares, with that of users without a tier among them."""
+    sampling = config.sampling
+    rate = sampling.tier_rates.get(config.tier or "", sampling.rate)
+    return replace(sampling, tier_rates={**sampling.tier_rates, "": rate})
+
+
+def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:
+    """Yield the receivers of spans that are elsewhere, and where."""
+    for name in config.exporters:
+        match name:
+            case "langfuse" if config.langfuse is not None:
+                yield langfuse(config.langfuse, config.environment), config.langfuse
+            case "signoz" if config.signoz is not None:
+                yield otlp("signoz", config.signoz), config.signoz
+            case "otlp" if config.otlp is not None:
+                yield otlp("otlp", config.otlp), config.otlp
+            case _:  # Prometheus takes no spans
+                pass
+
+
+def _destinations(config: TelemetryConfig) -> Iterator[Destination]:
+    for destination, _ in remote_destinations(config):
+        yield destination
+    if "console" in config.exporters:
+        yield _console()
+    for exporter in config.custom_exporters:
+        yield Custom(exporter)
+
+
+def _console() -> Destination:
+    from host_client.telemetry.export.console import TreeExporter  # rich, which the others do not need
+
+    return Custom(TreeExporter(), "console", durable=False)
+
+
+def _outbox(config: TelemetryConfig, content: ContentFilter | None) -> SpooledOutbox | None:
+    receivers = list(_destinations(config))
+    if not receivers:
+        return None
+    delivery = Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes))
+    return SpooledOutbox(delivery, content)
+
+
+class SpooledOutbox:
+    """A `Delivery` as the pipeline's outbox; its counts have those of ``content`` too."""
+
+    def __init__(self, delivery: Delivery, content: ContentFilter | None) -> None:
+        self._delivery = delivery
+        self._content = content
+        self.hold = delivery.hold
+        self.release = delivery.release
+        self.discard = delivery.discard
+        self.flush = delivery.flush
+        self.close = delivery.close
+
+    def offer(self, batches: Sequence[Batch]) -> None:
+        """Send spans of traces that are kept."""
+        self._delivery.offer(batches)
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counters, by destination; drops with their reason."""
+        withheld = self._content.withheld if self._content is not None else 0
+        return self._delivered() | ({"sanitize_prompt": {"withheld": withheld}} if withheld else {})
+
+    def _delivered(self) -> dict[str, Mapping[str, int]]:
+        return {
+            name: {
+                "exported": of.exported,
+                "retried": of.retried,
+                "spooled": of.spooled,
+                "waiting": of.waiting,
+                **{f"dropped: {reason}": count for reason, count in of.dropped.items()},
+            }
+            for name, of in self._delivery.counts().items()
+        }

@@ -1,0 +1,314 @@
+"""The variables that telemetry reads, and how the text of each is read. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from host_client.telemetry.export.endpoints import COMPRESSIONS, LANGFUSE_CLOUD, PROTOCOLS, SIGNOZ_LOCAL, parse_headers
+
+EXPORTERS = ("langfuse", "signoz", "prometheus", "console", "otlp")
+PRODUCTION = "production"
+_SHORT_NAMES = {"prod": PRODUCTION, "dev": "development"}
+_ENVIRONMENT_NAME = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}")
+
+
+class Setting(NamedTuple):
+    """One row: the variables, the first that is set wins; how the text is read; the default in words."""
+
+    key: str
+    variables: tuple[str, ...]
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+    secret: bool = False
+    """Whether a bad value may not be shown."""
+
+
+def _text(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("has characters that cannot be printed, such as a line break")
+    return value
+
+
+def _switch(value: str) -> bool:
+    if value.lower() not in ("true", "false", "1", "0"):
+        raise ValueError("takes true or false")
+    return value.lower() in ("true", "1")
+
+
+def _number(value: str) -> float:
+    number = float(value) if re.fullmatch(r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?", value) else -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError("takes a number of 0 or more")
+    return number
+
+
+def _above_zero(value: str) -> float:
+    number = _number(value)
+    if not number:
+        raise ValueError("takes a number above 0")
+    return number
+
+
+def _rate(value: str) -> float:
+    message = "takes a number from 0 to 1"
+    try:
+        number = _number(value)
+    except ValueError:
+        raise ValueError(message) from None
+    if number > 1:
+        raise ValueError(message)
+    return number
+
+
+def _count(value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise ValueError("takes a whole number of 0 or more")
+    return int(value[:18])
+
+
+def _port(value: str) -> int:
+    number = _count(value) if value.isdigit() else 65536
+    if number > 65535:
+        raise ValueError("takes a port, 0 to 65535 (0: any that is free)")
+    return number
+
+
+def _milliseconds(value: str) -> float:
+    return _above_zero(value) / 1000
+
+
+def _timeout(value: str) -> float:
+    # OpenTelemetry for Python reads seconds, the specification says milliseconds; nobody waits 1,000 s.
+    number = _above_zero(value)
+    return number / 1000 if number >= 1000 else number
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip().lower() for name in value.split(",") if name.strip()))
+
+
+def environment_name(value: str) -> str:
+    """Return the name of a deployment, in the form that Langfuse takes; raise ValueError."""
+    name = _SHORT_NAMES.get(value.lower(), value.lower())
+    if not _ENVIRONMENT_NAME.fullmatch(name):
+        raise ValueError("takes up to 40 letters, digits, '-' and '_', and does not begin with langfuse")
+    return name
+
+
+def _rates(value: str) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for pair in filter(str.strip, value.split(",")):
+        name, separator, rate = pair.partition("=")
+        if not separator or not name.strip():
+            raise ValueError("takes tier=rate pairs, separated by commas")
+        rates[name.strip()] = _rate(rate.strip())
+    return rates
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in allowed:
+            raise ValueError(f"takes one of {', '.join(allowed)}")
+        return value.lower()
+
+    return parse
+
+
+def _path(value: str) -> Path | None:
+    return None if value.lower() == "off" else Path(_text(value)).expanduser()
+
+
+_SAMPLERS = tuple(
+    f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
+)
+_OTLP = "OTEL_EXPORTER_OTLP_"
+
+
+def _otlp_row(
+    name: str, parse: Callable[[str], Any], default: str, help_: str, *, secret: bool = False
+) -> tuple[Setting, ...]:
+    """Return the rows of traces and metrics: each has a variable of its own that wins over the common one."""
+    return tuple(
+        Setting(
+            f"{signal.lower()}_{name.lower()}",
+            (f"{_OTLP}{signal}_{name}", f"{_OTLP}{name}"),
+            parse,
+            default,
+            help_,
+            secret,
+        )
+        for signal in ("TRACES", "METRICS")
+    )
+
+
+SETTINGS = (
+    Setting(
+        "enabled", ("OTEL_ENABLED",), _switch, "true", "`false`: no telemetry, and no OpenTelemetry module loaded."
+    ),
+    Setting("disabled", ("OTEL_SDK_DISABLED",), _switch, "false", "OpenTelemetry's own way to say the same."),
+    Setting(
+        "environment",
+        ("ENVIRONMENT", "LANGFUSE_TRACING_ENVIRONMENT"),
+        environment_name,
+        "`deployment.environment.name` of OTEL_RESOURCE_ATTRIBUTES, else `development`",
+        "Name of the deployment. `production` (`prod`) has defaults of its own; all others are as development.",
+    ),
+    Setting(
+        "exporters",
+        ("OTEL_EXPORTERS",),
+        _names,
+        "`console`; in production `langfuse`, if its keys are set; `otlp` too, if it has an endpoint",
+        f"Where it goes, several separated by commas: {', '.join(f'`{name}`' for name in EXPORTERS)}; or `none`.",
+    ),
+    Setting(
+        "traces_exporter",
+        ("OTEL_TRACES_EXPORTER",),
+        _names,
+        "",
+        "OpenTelemetry's own list: `otlp`, `console`, `none`. Read where OTEL_EXPORTERS is not set.",
+    ),
+    Setting(
+        "metrics_exporter",
+        ("OTEL_METRICS_EXPORTER",),
+        _names,
+        "to every exporter that takes metrics",
+        "OpenTelemetry's own list for metrics: `otlp`, `prometheus`, `none`.",
+    ),
+    Setting(
+        "rate",
+        ("OTEL_SAMPLING_RATE",),
+        _rate,
+        "1.0; in production 0.1",
+        "Share of traces that is kept, 0 to 1. Traces with an error always are.",
+    ),
+    Setting(
+        "sampler",
+        ("OTEL_TRACES_SAMPLER",),
+        _one_of(*_SAMPLERS),
+        "",
+        "OpenTelemetry's own way to give the share. Read where OTEL_SAMPLING_RATE is not set.",
+    ),
+    Setting("sampler_arg", ("OTEL_TRACES_SAMPLER_ARG",), _rate, "1.0", "The share of `traceidratio`."),
+    Setting("slow_ms", ("SANDSPAN_SLOW_MS",), _number, "5000", "Milliseconds of model and tool work that are slow."),
+    Setting("slow_rate", ("SANDSPAN_SLOW_RATE",), _rate, "1.0", "Share of slow traces that is kept."),
+    Setting(
+        "tier_rates",
+        ("SANDSPAN_TIER_RATES",),
+        _rates,
+        "none",
+        "Shares by the user's tier, in place of the general one: `free=0.05,enterprise=1`.",
+    ),
+    Setting("tier", ("SANDSPAN_USER_TIER",), _text, "none", "Tier of users whose session names none."),
+    Setting(
+        "langfuse_url",
+        ("LANGFUSE_OTLP_ENDPOINT", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"),
+        _text,
+        f"`{LANGFUSE_CLOUD}`",
+        "Langfuse's address; the path to its OTLP endpoint is added where it is missing.",
+        secret=True,
+    ),
+    Setting(
+        "langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), _text, "", "Langfuse's public key, `pk-lf-…`.", secret=True
+    ),
+    Setting(
+        "langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), _text, "", "Langfuse's secret key, `sk-lf-…`.", secret=True
+    ),
+    Setting(
+        "signoz_url",
+        ("SIGNOZ_OTLP_ENDPOINT",),
+        _text,
+        f"`{SIGNOZ_LOCAL}`",
+        "SigNoz's address. Port 4317 speaks gRPC, all else HTTP. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
+        secret=True,
+    ),
+    Setting(
+        "signoz_key",
+        ("SIGNOZ_INGESTION_KEY",),
+        _text,
+        "",
+        "Key of SigNoz's cloud; self-hosted takes none.",
+        secret=True,
+    ),
+    Setting(
+        "otlp_url",
+        (f"{_OTLP}ENDPOINT",),
+        _text,
+        "`http://localhost:4318`; with gRPC `http://localhost:4317`",
+        "Any OTLP receiver; over HTTP the signal's path is added.",
+        secret=True,
+    ),
+    Setting(
+        "traces_url", (f"{_OTLP}TRACES_ENDPOINT",), _text, "", "The same for traces alone, taken as it is.", secret=True
+    ),
+    Setting(
+        "metrics_url",
+        (f"{_OTLP}METRICS_ENDPOINT",),
+        _text,
+        "",
+        "The same for metrics alone, taken as it is.",
+        secret=True,
+    ),
+    *_otlp_row(
+        "PROTOCOL", _one_of(*PROTOCOLS), "`grpc` on port 4317, else `http/protobuf`", "One of `http/protobuf`, `grpc`."
+    ),
+    *_otlp_row(
+        "HEADERS", parse_headers, "", "Headers, `name=value` separated by commas, percent-encoded.", secret=True
+    ),
+    *_otlp_row(
+        "TIMEOUT", _timeout, "10", "Seconds a request may take, as in OpenTelemetry for Python; 1000: one second."
+    ),
+    *_otlp_row("COMPRESSION", _one_of(*COMPRESSIONS), "`gzip`", f"One of {', '.join(COMPRESSIONS)}."),
+    *_otlp_row("CERTIFICATE", _text, "the system's", "PEM file of the certificate authority."),
+    *_otlp_row("CLIENT_CERTIFICATE", _text, "", "PEM file of a client's certificate."),
+    *_otlp_row("CLIENT_KEY", _text, "", "PEM file of its key."),
+    Setting(
+        "metric_interval",
+        ("OTEL_METRIC_EXPORT_INTERVAL",),
+        _milliseconds,
+        "60000",
+        "Milliseconds between two exports of metrics.",
+    ),
+    Setting(
+        "prometheus_host",
+        ("OTEL_EXPORTER_PROMETHEUS_HOST",),
+        _text,
+        "`localhost`",
+        "Address that Prometheus scrapes; `0.0.0.0` opens it to the network.",
+    ),
+    Setting(
+        "prometheus_port", ("OTEL_EXPORTER_PROMETHEUS_PORT",), _port, "9464", "Its port; 0 takes one that is free."
+    ),
+    Setting(
+        "user_label_limit",
+        ("SANDSPAN_USER_LABEL_LIMIT",),
+        _count,
+        "1000",
+        "Most users on the cost metric; the rest is `other`.",
+    ),
+    Setting(
+        "spool_directory",
+        ("SANDSPAN_SPOOL_DIRECTORY",),
+        _path,
+        "`$XDG_STATE_HOME/sandspan/spool`, else `~/.local/state/sandspan/spool`",
+        "Where spans wait for an exporter that is down; `off`: in memory only.",
+    ),
+    Setting("spool_max_bytes", ("SANDSPAN_SPOOL_MAX_BYTES",), _count, "268435456", "Most bytes that wait there."),
+    Setting(
+        "ledger",
+        ("SANDSPAN_LEDGER",),
+        _path,
+        "`$XDG_STATE_HOME/sandspan/ledger.sqlite`, else `~/.local/state/sandspan/ledger.sqlite`",
+        "SQLite file of every turn's cost; `off`: none.",
+    ),
+)
+
+SDK_VARIABLES = {
+    "OTEL_SERVICE_NAME": "`service.name` of the host's spans and metrics. Read by OpenTelemetry's SDK.",
+    "OTEL_RESOURCE_ATTRIBUTES": "Further attributes of the host's resource: `name=value` separated by commas."
+    " `deployment.*` and `service.namespace` go on spans of sandboxes too. Read by the SDK.",
+}
+"""Variables that are not read here, or only in part."""

@@ -1,0 +1,256 @@
+"""What telemetry does and where it goes: environment to one frozen value. Pure.
+
+A bad value is one problem, told in one sentence, and what is safe takes its place: telemetry never stops an agent.
+The variables are the rows of `SETTINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from agent_runner.contract.sanitize import Sanitizer
+from host_client.environment import state_path
+from host_client.telemetry.export import endpoints
+from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, SIGNOZ_LOCAL, Endpoint, Protocol, Signal
+from host_client.telemetry.tail.sampling import SamplingConfig
+
+from ._variables import EXPORTERS, PRODUCTION, SETTINGS, Setting, environment_name
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+PRODUCTION_RATE = 0.1
+_LANGFUSE_KEYS = {"langfuse_public_key": "LANGFUSE_PUBLIC_KEY", "langfuse_secret_key": "LANGFUSE_SECRET_KEY"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryConfig:
+    """All of it; what is not given is as in development, and only `telemetry_config` reads the environment.
+
+    ``exporters`` are names of `EXPORTERS`; ``custom_exporters`` any OpenTelemetry ``SpanExporter``.
+    ``sanitize_prompt`` takes a text of a prompt, an answer or a tool's arguments and returns what of it may
+    stand in a span. Without a ``spool_directory`` nothing outlives the process; without a ``ledger`` no
+    costs are kept. ``metric_interval`` is in seconds. ``tier`` is that of users whose session names none.
+    """
+
+    enabled: bool = True
+    environment: str = "development"
+    exporters: tuple[str, ...] = ("console",)
+    custom_exporters: Sequence[SpanExporter] = ()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    langfuse: Endpoint | None = None
+    signoz: Endpoint | None = None
+    signoz_metrics: Endpoint | None = None
+    otlp: Endpoint | None = None
+    otlp_metrics: Endpoint | None = None
+    metric_interval: float = 60.0
+    prometheus_host: str = "localhost"
+    prometheus_port: int = 9464
+    spool_directory: Path | None = None
+    spool_max_bytes: int = 256 * 1024 * 1024
+    sanitize_prompt: Sanitizer | None = field(default=None, repr=False)
+    user_label_limit: int = 1000
+    tier: str | None = None
+    ledger: Path | None = None
+
+
+def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple[str, ...]]:
+    """Return what the environment asks for, and one sentence for each thing in it that is wrong. Never raises.
+
+    An empty variable counts as absent, as in the OpenTelemetry specification.
+    """
+    reading = _Reading(environ)
+    environment = reading.get("environment", _environment_of_resource(environ))
+    config = TelemetryConfig(
+        enabled=reading.get("enabled", True) and not reading.get("disabled", False),
+        environment=environment,
+        exporters=(),
+        sampling=SamplingConfig(
+            rate=reading.rate(PRODUCTION_RATE if environment == PRODUCTION else 1.0),
+            slow_ms=reading.get("slow_ms", 5000.0),
+            slow_rate=reading.get("slow_rate", 1.0),
+            tier_rates=reading.get("tier_rates", {}),
+        ),
+        metric_interval=reading.get("metric_interval", 60.0),
+        prometheus_host=reading.get("prometheus_host", "localhost"),
+        prometheus_port=reading.get("prometheus_port", 9464),
+        spool_directory=reading.get("spool_directory", state_path(environ, "spool")),
+        spool_max_bytes=reading.get("spool_max_bytes", TelemetryConfig.spool_max_bytes),
+        user_label_limit=reading.get("user_label_limit", 1000),
+        tier=reading.get("tier", None),
+        ledger=reading.get("ledger", state_path(environ, "ledger.sqlite")),
+    )
+    if config.enabled:
+        config = reading.with_exporters(config)
+    return config, tuple(dict.fromkeys(reading.problems))
+
+
+def checked(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
+    """Return a configuration made in code with what is safe in place of what is wrong, and what was. Never raises."""
+    problems: list[str] = []
+    sampling = config.sampling
+    rates = {"rate": sampling.rate, "slow_rate": sampling.slow_rate}
+    for name, value in rates.items():
+        if not 0 <= value <= 1:
+            problems.append(f"SamplingConfig({name}={value!r}) takes a number from 0 to 1; using 1.0")
+            sampling = replace(sampling, **{name: 1.0})
+    for tier, value in sampling.tier_rates.items():
+        if not 0 <= value <= 1:
+            problems.append(f"SamplingConfig(tier_rates={{{tier!r}: {value!r}}}) takes a number from 0 to 1; using 1.0")
+            sampling = replace(sampling, tier_rates={**sampling.tier_rates, tier: 1.0})
+    exporters: list[str] = []
+    for name in dict.fromkeys(name.lower() for name in config.exporters):
+        if name not in EXPORTERS:
+            problems.append(_unknown("TelemetryConfig(exporters=…)", name))
+        elif name in ("langfuse", "signoz", "otlp") and getattr(config, name) is None:
+            problems.append(f"TelemetryConfig(exporters=…) has {name} and {name}=Endpoint(…) is missing; left out")
+        else:
+            exporters.append(name)
+    if not 0 <= config.prometheus_port <= 65535:
+        problems.append(f"TelemetryConfig(prometheus_port={config.prometheus_port}) takes 0 to 65535; using 9464")
+        config = replace(config, prometheus_port=9464)
+    if config.metric_interval <= 0:
+        problems.append(f"TelemetryConfig(metric_interval={config.metric_interval}) takes seconds above 0; using 60")
+        config = replace(config, metric_interval=60.0)
+    return replace(config, sampling=sampling, exporters=tuple(exporters)), tuple(problems)
+
+
+class _Reading:
+    """One environment as it is read: the value of each row, and what is wrong."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.problems: list[str] = []
+        self._values: dict[str, Any] = {}
+        self._variable: dict[str, str] = {}
+        for row in SETTINGS:
+            for variable in row.variables:
+                if text := environ.get(variable, "").strip():
+                    self._read(row, variable, text)
+                    break
+
+    def _read(self, row: Setting, variable: str, text: str) -> None:
+        self._variable[row.key] = variable
+        try:
+            self._values[row.key] = row.parse(text)
+        except ValueError as error:
+            given = variable if row.secret else f"{variable}={text[:40]!r}"
+            self.problems.append(f"{given} {error}; using the default")
+
+    def get(self, key: str, default: Any) -> Any:
+        """Return a row's value, or the default where there is none that can be read."""
+        return self._values.get(key, default)
+
+    def rate(self, default: float) -> float:
+        """Return the share of traces: ours, else OpenTelemetry's, else the default."""
+        sampler: str = self.get("sampler", "").removeprefix("parentbased_")
+        by_sampler = {"always_on": 1.0, "always_off": 0.0, "traceidratio": self.get("sampler_arg", 1.0)}
+        return self.get("rate", by_sampler.get(sampler, default))
+
+    def with_exporters(self, config: TelemetryConfig) -> TelemetryConfig:
+        """Add the exporters and where they send to; one that lacks something is left out."""
+        chosen = self._chosen(config.environment)
+        makers = {"langfuse": self._langfuse, "signoz": self._signoz, "otlp": self._otlp}
+        made = {name: self._try(name, makers[name]) for name in chosen if name in makers}
+        chosen = [name for name in chosen if made.get(name, True)]
+        metrics = {f"{name}_metrics": self._try(name, makers[name], "metrics") for name in self._otlp_metrics(chosen)}
+        return replace(config, exporters=tuple(chosen), **made, **metrics)
+
+    def _chosen(self, environment: str) -> list[str]:
+        if "exporters" in self._values:
+            chosen = self._known("exporters", EXPORTERS)
+        elif "traces_exporter" in self._values:
+            chosen = self._known("traces_exporter", ("otlp", "console"))
+        else:
+            chosen = self._default_exporters(environment)
+        if "prometheus" in self.get("metrics_exporter", ()) and "prometheus" not in chosen:
+            chosen.append("prometheus")
+        return chosen
+
+    def _known(self, key: str, allowed: tuple[str, ...]) -> list[str]:
+        """Return the names of a list that are known; ``none`` is nobody's."""
+        names: tuple[str, ...] = self._values[key]
+        self.problems += [_unknown(self._variable[key], n, allowed) for n in names if n not in (*allowed, "none")]
+        return [name for name in names if name in allowed]
+
+    def _default_exporters(self, environment: str) -> list[str]:
+        chosen = ["otlp"] if "otlp_url" in self._values or "traces_url" in self._values else []
+        if environment != PRODUCTION:
+            return ["console", *chosen]
+        if any(key in self._values for key in _LANGFUSE_KEYS):
+            return ["langfuse", *chosen]
+        if not chosen:
+            keys = " and ".join(_LANGFUSE_KEYS.values())
+            self.problems.append(f"production, and traces go nowhere: set {keys}, or OTEL_EXPORTERS (none is one)")
+        return chosen
+
+    def _otlp_metrics(self, chosen: Sequence[str]) -> list[str]:
+        """Return which exporters send metrics over OTLP."""
+        named = "metrics_exporter" in self._values
+        if named and "otlp" not in self._known("metrics_exporter", ("otlp", "prometheus")):
+            return []
+        takers = [name for name in ("signoz", "otlp") if name in chosen]
+        return takers or (["otlp"] if named or "metrics_url" in self._values else [])
+
+    def _try(self, name: str, make: Callable[[Signal], Endpoint], signal: Signal = "traces") -> Endpoint | None:
+        try:
+            return make(signal)
+        except ValueError as error:
+            self.problems.append(f"{error}; nothing is sent to {name}")
+            return None
+
+    def _langfuse(self, _: Signal) -> Endpoint:
+        missing = [variable for key, variable in _LANGFUSE_KEYS.items() if key not in self._values]
+        if missing:
+            raise ValueError(f"langfuse needs {' and '.join(missing)}")
+        keys = (self._values[key] for key in _LANGFUSE_KEYS)
+        with self._told_of("langfuse_url"):
+            return endpoints.langfuse(self.get("langfuse_url", LANGFUSE_CLOUD), *keys)
+
+    def _signoz(self, signal: Signal) -> Endpoint:
+        with self._told_of("signoz_url"):
+            return endpoints.signoz(self.get("signoz_url", SIGNOZ_LOCAL), self.get("signoz_key", ""), signal)
+
+    def _otlp(self, signal: Signal) -> Endpoint:
+        own = f"{signal}_url"
+        key, make = (own, endpoints.exact) if own in self._values else ("otlp_url", partial(endpoints.otlp, signal))
+        protocol: Protocol | None = self.get(f"{signal}_protocol", None)
+        with self._told_of(key):
+            endpoint = make(self.get(key, OTLP_LOCAL[protocol or "http/protobuf"]), protocol)
+        return replace(
+            endpoint,
+            headers={**endpoint.headers, **self.get(f"{signal}_headers", {})},
+            timeout=self.get(f"{signal}_timeout", 10.0),
+            compression=self.get(f"{signal}_compression", "gzip"),
+            certificate=self.get(f"{signal}_certificate", None),
+            client_certificate=self.get(f"{signal}_client_certificate", None),
+            client_key=self.get(f"{signal}_client_key", None),
+        )
+
+    @contextmanager
+    def _told_of(self, key: str) -> Generator[None]:
+        """Put the variable's name before what is wrong with its URL."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self._variable.get(key, key)} {error}") from None
+
+
+def _unknown(where: str, name: str, allowed: Sequence[str] = EXPORTERS) -> str:
+    return f"{where} has {name[:40]!r}; known are {', '.join(allowed)}; it is left out"
+
+
+def _environment_of_resource(environ: Mapping[str, str]) -> str:
+    """Return the deployment's name as the resource has it; what is no name is as none."""
+    pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+    given = {name.strip(): unquote(value).strip() for name, _, value in pairs}
+    name = given.get("deployment.environment.name") or given.get("deployment.environment") or ""
+    try:
+        return environment_name(name)
+    except ValueError:
+        return "development"
