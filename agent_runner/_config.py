@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, get_args
 
 from .contract.sanitize import Content
+from .contract.tools import PERMISSION_MODES, tool_names
 
-PERMISSION_MODES = ("default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto")
 SETTING_SOURCES = ("user", "project", "local")
 CONTENTS: tuple[str, ...] = get_args(Content)
 
@@ -74,20 +74,6 @@ class Setting(NamedTuple):
 
 def _text(value: str) -> str:
     return value
-
-
-def tool_names(value: str) -> tuple[str, ...]:
-    """Split a list of tools and rules at commas that stand outside parentheses: a rule is ``Bash(git log:*)``."""
-    names, depth, current = list[str](), 0, ""
-    for character in value:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            names.append(current.strip())
-            current = ""
-        else:
-            current += character
-    names.append(current.strip())
-    return tuple(name for name in names if name)
 
 
 def _pairs(value: str) -> dict[str, str]:

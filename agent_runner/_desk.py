@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from typing import Generic, Literal, NamedTuple, TypeVar
 
+from .contract.approvals import NO_ONE
 from .contract.protocol import Answer, Approval
-
-NO_ONE = "runner:no-one-to-ask"
-"""``decided_by`` when stdin had ended: the host is gone, so nobody can allow anything."""
-
 
 Outcome = Literal["timeout", "cancelled", "deny"]
 """How a request ends that nobody answers."""
@@ -40,25 +37,6 @@ class Waiting(NamedTuple, Generic[Reply]):
 
 class RefusedError(ValueError):
     """An answer that answers nothing; the message says why."""
-
-
-def fault_of_approval(approval: Approval, input_sha256: str) -> str | None:
-    """Say why an approval is not one of the input with this digest; None where it is."""
-    if approval.input_sha256 in (None, input_sha256):
-        return None
-    return "input_sha256 is not that of the input in question"
-
-
-def fault_of_answer(answers: Mapping[str, Any], questions: Sequence[Any]) -> str | None:
-    """Say why answers are none to these questions (`QuestionRequestData.questions`); None where they are."""
-    texts = [str(cast("dict[str, Any]", each).get("question")) for each in questions if isinstance(each, dict)]
-    strange = next((key for key in answers if key not in texts), None)
-    if not texts or (strange is None and answers):
-        return None
-    wrong = "there is no answer" if strange is None else f"nobody asked {strange[:100]!r}"
-    return (
-        f"{wrong}: give answers by the whole text of a question, which is one of {', '.join(map(repr, texts))[:1000]}"
-    )
 
 
 class Desk(Generic[Reply]):

@@ -16,15 +16,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
-from .contract import __version__
+import msgspec
 
-MIN_PYTHON = (3, 11)
+from .contract.findings import Check, Finding, check_python, examine
+
 PACKAGES = {
     "msgspec": "msgspec",
     "claude-agent-sdk": "claude_agent_sdk",
@@ -42,24 +42,6 @@ _MOVE = "Install into a directory that only root writes to, such as /opt: this o
 CLI_TIMEOUT = 60.0
 """Seconds for ``claude --version``: the first start reads 250 MB from a cold disk."""
 
-SYMBOLS = {True: "✓", False: "✗", None: "–"}  # noqa: RUF001 - the dash is meant
-
-
-class Finding(NamedTuple):
-    """What a check found: ``ok`` is None for what was not asked for, ``mend`` says what to do about a failure."""
-
-    name: str
-    ok: bool | None
-    detail: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        line = f"{SYMBOLS[self.ok]} {self.name}: {self.detail}"
-        return f"{line}. {self.mend}" if self.mend and self.ok is False else line
-
-
-Check = Callable[[], Finding]
-
 
 def doctor(argv: Sequence[str]) -> int:
     """Print a line for each check; return 0 if none failed, else 1."""
@@ -70,25 +52,16 @@ def doctor(argv: Sequence[str]) -> int:
     )
     parser = argparse.ArgumentParser(prog="agent_runner doctor", description=about)
     parser.add_argument("--image", metavar="ACCOUNT", help="also check the image; the agent runs as ACCOUNT")
-    account: str | None = parser.parse_args(argv).image
+    parser.add_argument("--json", action="store_true", help="print a JSON array, one object a finding")
+    options = parser.parse_args(argv)
+    account: str | None = options.image
     checks = [*run_checks(account), *(image_checks(account) if account is not None else ())]
     findings = [examine(check) for check in checks]
-    for finding in findings:
-        sys.stdout.write(f"{finding}\n")
+    if options.json:
+        sys.stdout.write(f"{msgspec.json.encode(findings).decode()}\n")
+    else:
+        sys.stdout.writelines(f"{finding}\n" for finding in findings)
     return int(any(finding.ok is False for finding in findings))
-
-
-def examine(check: Check) -> Finding:
-    """Run a check; one that breaks is a finding too, and the others still get their turn."""
-    try:
-        return check()
-    except Exception as error:  # whatever a check breaks on
-        return Finding(_name(check), False, f"{type(error).__name__}: {error}")
-
-
-def _name(check: Check) -> str:
-    function = check.func if isinstance(check, partial) else check
-    return getattr(function, "__name__", "check").removeprefix("check_")
 
 
 def run_checks(account: str | None) -> Iterator[Check]:
@@ -107,13 +80,6 @@ def image_checks(account: str) -> Iterator[Check]:
     yield check_cli_mode
     yield check_state_mode
     yield check_lent_rights
-
-
-def check_python() -> Finding:
-    """The interpreter is new enough."""
-    text = f"{sys.version.split()[0]} at {sys.executable}, sandspan {__version__}"
-    wanted = ".".join(map(str, MIN_PYTHON))
-    return Finding("Python", sys.version_info >= MIN_PYTHON, text, f"Install Python {wanted} or later")
 
 
 def check_package(distribution: str, module: str) -> Finding:

@@ -1,4 +1,4 @@
-"""The processes below this one: none is left behind, and whether one was killed for want of memory. Linux."""
+"""The processes below this one, so that none is left behind. Linux."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-_VMSTAT = Path("/proc/vmstat")
 
 
 class Descendants:
@@ -82,16 +81,3 @@ def _children(pid: int) -> Iterator[int]:
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):  # the thread has ended
                 yield from map(int, (task / "children").read_text().split())
-
-
-def oom_kills() -> int:
-    """Return how many processes this machine's kernel has killed for want of memory.
-
-    The count is the whole machine's: it says why only together with a SIGKILL nobody sent.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        for line in _VMSTAT.read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0

@@ -29,6 +29,7 @@ from ._sdk_options import Spent, agent_options, imported, resumed_cost
 from ._telemetry import SpanSink
 from ._translate import Translator
 from .contract.classify import Failure, classify
+from .contract.oom import oom_kills
 from .contract.protocol import AnyCommand, EndData, EndReason, ErrorData, Finish, Interrupt, LogData, Prompt, Stop
 from .contract.sanitize import SANITIZERS, Content, Sanitizer, single_line
 from .contract.spans import Spans, Value
@@ -111,7 +112,7 @@ class Run:
         self._stderr_lines = 0
         self._leaving = False
         self._descendants = descendants
-        self._oom_before = processes.oom_kills()
+        self._oom_before = oom_kills()
 
     # -- from outside -----------------------------------------------------------------------------
 
@@ -310,7 +311,7 @@ class Run:
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None and not self._leaving:
-            failure = failure_of(error, oom_killed=processes.oom_kills() > self._oom_before)
+            failure = failure_of(error, oom_killed=oom_kills() > self._oom_before)
             self._failure = ErrorData(
                 error_type=failure.error_type, message=str(error)[:1000], retryable=failure.retryable
             )

@@ -42,7 +42,7 @@ def costs(
 
 def _ledger() -> Ledger:
     from host_client.telemetry.costs.ledger import Ledger
-    from host_client.telemetry.setup.config import telemetry_config
+    from host_client.telemetry.setup.environment import telemetry_config
 
     path = telemetry_config(os.environ)[0].ledger
     if path is None:

@@ -14,7 +14,7 @@ from host_client.scripted_model import ScriptedModel, load_script
 from ._place import LOCAL_WARNING, Place
 from ._run import Job, run_job
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1] / "demo"
 PROMPT = "The checks of this program fail. Find out why and mend it."
 
 

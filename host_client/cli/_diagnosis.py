@@ -10,17 +10,18 @@ import asyncio
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, Protocol
 
-from agent_runner.contract.findings import Finding, check_python, examine
+import msgspec
 
-from agent_runner._doctor import run_checks
+from agent_runner.contract.findings import Finding, check_python
 from host_client.environment import CREDENTIALS
 from host_client.errors import ConfigurationError, SandboxError
-from host_client.telemetry.setup.config import telemetry_config
+from host_client.telemetry.setup.environment import telemetry_config
 
 __all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
 
@@ -28,6 +29,9 @@ Kind = Literal["e2b", "local"]
 
 CLI_TIMEOUT = 30.0
 """Seconds for ``e2b --version``."""
+
+RUNNER_TIMEOUT = 120.0
+"""Seconds for ``agent_runner doctor``, which waits up to 60 s for the CLI's first start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +154,22 @@ def _e2b_cli_version(path: str, environ: Mapping[str, str]) -> str | None:
 def check_local(circumstances: Circumstances) -> Iterator[Finding]:
     """The runner and the CLI work on this machine."""
     if circumstances.kind == "local":
-        for check in run_checks(None):
-            finding = examine(check)
-            if finding.name != "Python":  # stands above
-                yield finding
+        yield from (finding for finding in _runner_findings() if finding.name != "Python")  # stands above
         return
     installed = find_spec("claude_agent_sdk") is not None
     detail = "possible" if installed else "claude-agent-sdk is not installed: pip install 'sandspan[local]'"
     yield Finding("Local sandbox", None, f"not asked for (--sandbox local); {detail}")
+
+
+def _runner_findings() -> list[Finding]:
+    """Return what `agent_runner doctor` finds on this machine; raise `OSError` or `ValueError`."""
+    command = [sys.executable, "-m", "agent_runner", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=RUNNER_TIMEOUT, check=False)
+    try:
+        return msgspec.json.decode(done.stdout, type=list[Finding])
+    except msgspec.DecodeError:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise ValueError(f"agent_runner doctor ended with exit code {done.returncode}: {said}") from None
 
 
 def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from host_client.client.options import AgentOptions, ApprovalPolicy
 from host_client.client.session import Session, open_session
 from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
 from host_client.telemetry import Telemetry
-from host_client.telemetry.setup.config import telemetry_config
+from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
 
 from ._person import Person

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import host_client
 from host_client.errors import ConfigurationError
 
 BACKENDS = ("grafana", "signoz", "langfuse", "prometheus")
@@ -13,7 +12,7 @@ BACKENDS = ("grafana", "signoz", "langfuse", "prometheus")
 
 def folder() -> Path:
     """Return the directory that has one directory a backend."""
-    package = Path(host_client.__file__).parent
+    package = Path(__file__).parents[1]
     for found in (package / "dashboards", package.parent / "dashboards"):
         if all((found / backend).is_dir() for backend in BACKENDS):
             return found

@@ -19,7 +19,7 @@ from agent_runner.contract.protocol import (
     TurnStart,
 )
 from host_client.store.base import Decision, SessionState, Status, Waiting
-from host_client.telemetry.costs.turns import MAX_COST_USD
+from host_client.telemetry.turns import MAX_COST_USD
 
 from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptEvent, SandboxEvent
 

@@ -23,7 +23,7 @@ from host_client.sandbox import LocalSandbox, Sandbox
 from host_client.store import open_store
 from host_client.store.base import Stored, StoreError
 from host_client.telemetry import Telemetry
-from host_client.telemetry.setup.config import telemetry_config
+from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
 
 from ._api import LOCAL_TENANT

@@ -3,8 +3,8 @@
 Importing this imports no OpenTelemetry module.
 """
 
+from .config import TelemetryConfig
 from .export import endpoints
-from .setup.config import TelemetryConfig
 from .setup.start import initialize_telemetry, telemetry_of
 from .tail.pipeline import Telemetry, Who
 from .tail.sampling import SamplingConfig

@@ -16,7 +16,7 @@ from host_client import AgentOptions, run_agent
 from host_client.cli.app import app
 from host_client.telemetry.export.console import JsonExporter
 from host_client.telemetry.setup._variables import SDK_VARIABLES, SETTINGS
-from host_client.telemetry.setup.config import telemetry_config
+from host_client.telemetry.setup.environment import telemetry_config
 from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
 

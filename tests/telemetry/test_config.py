@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export.endpoints import Endpoint, exact, langfuse, otlp, parse_headers, shown, signoz
 from host_client.telemetry.setup._variables import SDK_VARIABLES, SETTINGS
-from host_client.telemetry.setup.config import TelemetryConfig, checked, telemetry_config
+from host_client.telemetry.setup.environment import checked, telemetry_config
 from host_client.telemetry.tail.sampling import SamplingConfig
 
 KEYS = {"LANGFUSE_PUBLIC_KEY": "pk-lf-public", "LANGFUSE_SECRET_KEY": "sk-lf-secret"}

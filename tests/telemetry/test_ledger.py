@@ -31,9 +31,9 @@ from host_client.telemetry import Telemetry, Who
 from host_client.telemetry.costs import _ledger_file as ledger_file
 from host_client.telemetry.costs._unfinished import MAX_UNPRICED
 from host_client.telemetry.costs.ledger import BY, Ledger, LedgerError, Total
-from host_client.telemetry.costs.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, Turn, request_of, turn_of
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.relay.relayed import Relayed
+from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, Turn, request_of, turn_of
 from tests.support.metrics import event, result
 from tests.support.tables import ROOT
 

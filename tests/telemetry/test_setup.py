@@ -13,8 +13,9 @@ import pytest
 
 from host_client import AgentOptions, run_agent
 from host_client.telemetry import SessionTrace, Who, root_of
+from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export.endpoints import langfuse, otlp, signoz
-from host_client.telemetry.setup.config import TelemetryConfig, telemetry_config
+from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import initialize_telemetry
 from host_client.telemetry.tail.sampling import SamplingConfig
 from tests.support.collector import Collector

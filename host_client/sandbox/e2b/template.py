@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import agent_runner
-import host_client
+from agent_runner import contract
 from host_client.errors import ConfigurationError, SandboxError
 
 from ._connection import api_params
@@ -125,14 +124,14 @@ def build_context() -> Generator[Path]:
         (context / "template").mkdir()
         shutil.copy(files / "requirements.txt", context / "template")
         shutil.copy(files / DOCKERFILE, context)
-        package = Path(agent_runner.__file__).parent
+        package = Path(contract.__file__).parents[1]
         shutil.copytree(package, context / "agent_runner", ignore=shutil.ignore_patterns("__pycache__"))
         yield context
 
 
 def image_files() -> Path:
     """Return the directory of the Dockerfile and its pins: in a wheel part of the package, in a checkout beside it."""
-    package = Path(host_client.__file__).parent
+    package = Path(__file__).parents[2]
     for folder in (package / "template", package.parent / "template"):
         if (folder / DOCKERFILE).is_file():
             return folder

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from .turns import Turn
+from host_client.telemetry.turns import Turn
 
 By = Literal["user", "tenant", "model", "day"]
 BY: tuple[By, ...] = get_args(By)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
-
-from .turns import MAX_MODELS, UNKNOWN, Part, Request, Turn, merged, priced, request_of
+from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, Part, Request, Turn, merged, priced, request_of
 
 MAX_TURNS = 1000
 MAX_CALLS = 10_000

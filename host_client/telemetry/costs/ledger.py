@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from agent_runner.contract.protocol import AnyEvent, Result
 from agent_runner.contract.sanitize import single_line
+from host_client.telemetry.turns import MAX_COST_USD, NANO, Turn, turn_of
 
 from ._ledger_file import BY, By, Entry, LedgerError, Total, open_to_write, sums, write
 from ._unfinished import TELLING, Spending
-from .turns import MAX_COST_USD, NANO, Turn, turn_of
 
 if TYPE_CHECKING:
     from host_client.telemetry.tail.pipeline import Who

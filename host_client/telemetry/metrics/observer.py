@@ -43,16 +43,16 @@ from agent_runner.contract.protocol import (
     ToolUse,
 )
 from agent_runner.contract.sanitize import brief
-from host_client.telemetry.costs.turns import Turn, turn_of
 from host_client.telemetry.relay import clean
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
+from host_client.telemetry.turns import Turn, turn_of
 
 from ._histograms import Recorder, Series
 from ._labels import Labels, error_type, source_of
 from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 
 if TYPE_CHECKING:
-    from host_client.telemetry.setup.config import TelemetryConfig
+    from host_client.telemetry.config import TelemetryConfig
     from host_client.telemetry.tail.pipeline import Who
     from host_client.telemetry.tail.sampling import EndedSpan
 

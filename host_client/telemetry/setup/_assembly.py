@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.costs.ledger import Ledger
 from host_client.telemetry.export.content import ContentFilter
 from host_client.telemetry.export.delivery import Delivery
@@ -21,8 +22,6 @@ from host_client.telemetry.metrics.observer import metrics_of
 from host_client.telemetry.otlp import Batch
 from host_client.telemetry.tail.pipeline import Observer, Telemetry
 from host_client.telemetry.tail.sampling import SamplingConfig
-
-from .config import TelemetryConfig
 
 
 def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:

@@ -13,16 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent_runner.contract.findings import Finding
-
 from agent_runner.contract import otlp, readable
+from agent_runner.contract.findings import Finding
 from agent_runner.contract.spans import Ids, Span
+from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Refused, Retry, TooLarge
 from host_client.telemetry.export.destinations.otlp import otlp_metrics
 from host_client.telemetry.export.endpoints import Endpoint, shown
 
 from ._assembly import remote_destinations
-from .config import TelemetryConfig
 
 SPAN_NAME = "sandspan.doctor"
 NO_METRICS = b""

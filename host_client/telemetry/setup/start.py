@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.tail.pipeline import Telemetry
 
-from .config import TelemetryConfig, checked, telemetry_config
+from .environment import checked, telemetry_config
 
 _logger = logging.getLogger(__name__)
 _lock = threading.Lock()

@@ -17,10 +17,10 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 from agent_runner.contract.otlp import of_span
 from agent_runner.contract.spans import Attributes
-from host_client.telemetry.costs.turns import list_price, request_of
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.relay.attributes import read
 from host_client.telemetry.relay.shallow import Message, Request, spans_of
+from host_client.telemetry.turns import list_price, request_of
 
 from ._otlp_http import OtlpHttp
 

@@ -1,0 +1,19 @@
+"""Permission modes and lists of tools, as the Claude Agent SDK names them. Pure."""
+
+from __future__ import annotations
+
+PERMISSION_MODES = ("default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto")
+
+
+def tool_names(value: str) -> tuple[str, ...]:
+    """Split a list of tools and rules at commas that stand outside parentheses: a rule is ``Bash(git log:*)``."""
+    names, depth, current = list[str](), 0, ""
+    for character in value:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            names.append(current.strip())
+            current = ""
+        else:
+            current += character
+    names.append(current.strip())
+    return tuple(name for name in names if name)

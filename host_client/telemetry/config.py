@@ -1,0 +1,47 @@
+"""The configuration of telemetry, as one frozen value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_runner.contract.sanitize import Sanitizer
+
+from .export.endpoints import Endpoint
+from .tail.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryConfig:
+    """All of it; what is not given is as in development, and only `telemetry_config` reads the environment.
+
+    ``exporters`` are names of `EXPORTERS`; ``custom_exporters`` any OpenTelemetry ``SpanExporter``.
+    ``sanitize_prompt`` takes a text of a prompt, an answer or a tool's arguments and returns what of it may
+    stand in a span. Without a ``spool_directory`` nothing outlives the process; without a ``ledger`` no
+    costs are kept. ``metric_interval`` is in seconds. ``tier`` is that of users whose session names none.
+    """
+
+    enabled: bool = True
+    environment: str = "development"
+    exporters: tuple[str, ...] = ("console",)
+    custom_exporters: Sequence[SpanExporter] = ()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    langfuse: Endpoint | None = None
+    signoz: Endpoint | None = None
+    signoz_metrics: Endpoint | None = None
+    otlp: Endpoint | None = None
+    otlp_metrics: Endpoint | None = None
+    metric_interval: float = 60.0
+    prometheus_host: str = "localhost"
+    prometheus_port: int = 9464
+    spool_directory: Path | None = None
+    spool_max_bytes: int = 256 * 1024 * 1024
+    sanitize_prompt: Sanitizer | None = field(default=None, repr=False)
+    user_label_limit: int = 1000
+    tier: str | None = None
+    ledger: Path | None = None
