@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ._config import Config, ConfigError, arguments, load_config
 from ._events import Events, misconfigured
 from ._journal import Journal, JournalError, RunnerGoneError, follow
-from ._wire import Outlet, claim_stdio
+from ._wire import StdoutWriter, claim_stdio
 from .contract import __version__
 from .contract.protocol import LogData, command_schema, event_schema
 from .contract.spans import Ids
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
         environ = separated(config, environ)
     except (ConfigError, JournalError) as error:
         problem = str(error)
-    outlet = Outlet(stdout, journal)
+    outlet = StdoutWriter(stdout, journal)
     events = Events(outlet, journal, context)
     if problem is not None:
         code = misconfigured(events, problem)

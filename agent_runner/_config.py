@@ -54,7 +54,7 @@ class Config:
     cli_path: str | None = None
 
 
-class Setting(NamedTuple):
+class RunnerSetting(NamedTuple):
     """One row: the field, how its text is read, and what it means."""
 
     field: str
@@ -132,31 +132,37 @@ def _mcp_config(value: str) -> str:
 
 
 SETTINGS = (
-    Setting("prompt", _text, "The first turn's prompt. Without one the first `prompt` command begins."),
-    Setting("model", _text, "Model id or alias. Default: the CLI's own."),
-    Setting("cwd", _text, "The agent's working directory. Default: the runner's own."),
-    Setting("allowed_tools", tool_names, "Tools and rules that need no approval, separated by commas."),
-    Setting("disallowed_tools", tool_names, "Tools and rules that are refused, separated by commas."),
-    Setting("permission_mode", _one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
-    Setting("max_turns", _count, "Most model requests of a turn that may follow tool calls."),
-    Setting("max_budget_usd", _amount, "Most the conversation may cost, in US dollars."),
-    Setting("resume", _text, "Claude's session id of the conversation to go on with."),
-    Setting("approval_timeout", _amount, "Seconds a person has to answer; then the call is denied. Default: 300."),
-    Setting("journal", _text, "File that every event with a seq is appended to. Must not hold events yet."),
-    Setting("system_prompt", _text, "Replaces Claude Code's own system prompt."),
-    Setting("setting_sources", _sources, "Settings files the CLI reads: user, project, local. Default: none."),
-    Setting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
-    Setting("mcp_servers", _pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
-    Setting("user_id", _text, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
-    Setting("session_id", _text, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
-    Setting("tenant_id", _text, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
-    Setting("attributes", _pairs, "Further attributes on every span: name=value, separated by commas."),
-    Setting("content", _one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
-    Setting("tool_content", _one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
-    Setting("sanitizer", _text, "Takes our sanitizer's place for them: module:function, from text to text."),
-    Setting("user", _text, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."),
-    Setting("gateway", _switch, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."),
-    Setting("cli_path", _text, "The Claude Code binary. Default: the one in the SDK's package."),
+    RunnerSetting("prompt", _text, "The first turn's prompt. Without one the first `prompt` command begins."),
+    RunnerSetting("model", _text, "Model id or alias. Default: the CLI's own."),
+    RunnerSetting("cwd", _text, "The agent's working directory. Default: the runner's own."),
+    RunnerSetting("allowed_tools", tool_names, "Tools and rules that need no approval, separated by commas."),
+    RunnerSetting("disallowed_tools", tool_names, "Tools and rules that are refused, separated by commas."),
+    RunnerSetting("permission_mode", _one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
+    RunnerSetting("max_turns", _count, "Most model requests of a turn that may follow tool calls."),
+    RunnerSetting("max_budget_usd", _amount, "Most the conversation may cost, in US dollars."),
+    RunnerSetting("resume", _text, "Claude's session id of the conversation to go on with."),
+    RunnerSetting(
+        "approval_timeout", _amount, "Seconds a person has to answer; then the call is denied. Default: 300."
+    ),
+    RunnerSetting("journal", _text, "File that every event with a seq is appended to. Must not hold events yet."),
+    RunnerSetting("system_prompt", _text, "Replaces Claude Code's own system prompt."),
+    RunnerSetting("setting_sources", _sources, "Settings files the CLI reads: user, project, local. Default: none."),
+    RunnerSetting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
+    RunnerSetting("mcp_servers", _pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
+    RunnerSetting("user_id", _text, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
+    RunnerSetting("session_id", _text, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
+    RunnerSetting("tenant_id", _text, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
+    RunnerSetting("attributes", _pairs, "Further attributes on every span: name=value, separated by commas."),
+    RunnerSetting("content", _one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
+    RunnerSetting("tool_content", _one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
+    RunnerSetting("sanitizer", _text, "Takes our sanitizer's place for them: module:function, from text to text."),
+    RunnerSetting(
+        "user", _text, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."
+    ),
+    RunnerSetting(
+        "gateway", _switch, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."
+    ),
+    RunnerSetting("cli_path", _text, "The Claude Code binary. Default: the one in the SDK's package."),
 )
 
 _BAGGAGE_KEYS = {"user_id": "user.id", "session_id": "session.id", "tenant_id": "tenant.id"}
@@ -197,7 +203,7 @@ def _options(argv: Sequence[str]) -> dict[str, str | None]:
     return vars(known)
 
 
-def _parsed(setting: Setting, name: str, text: str) -> Any:
+def _parsed(setting: RunnerSetting, name: str, text: str) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:

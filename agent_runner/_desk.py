@@ -28,7 +28,7 @@ class Unanswered(NamedTuple):
 Reply = TypeVar("Reply", Approval, Answer)
 
 
-class Waiting(NamedTuple, Generic[Reply]):
+class PendingRequest(NamedTuple, Generic[Reply]):
     """One request that waits; ``fault`` says why a reply is not one to it, and None of one that is."""
 
     reply: asyncio.Future[Reply | Unanswered]
@@ -44,14 +44,14 @@ class Desk(Generic[Reply]):
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._waiting: dict[str, Waiting[Reply]] = {}
+        self._waiting: dict[str, PendingRequest[Reply]] = {}
         self._used: set[str] = set()
         self._open = True
 
     def open(self, fault: Callable[[Reply], str | None]) -> str:
-        """Register a request; return its id, which cannot be guessed. For ``fault`` see `Waiting`."""
+        """Register a request; return its id, which cannot be guessed. For ``fault`` see `PendingRequest`."""
         key = secrets.token_urlsafe(16)
-        self._waiting[key] = Waiting(asyncio.get_running_loop().create_future(), fault)
+        self._waiting[key] = PendingRequest(asyncio.get_running_loop().create_future(), fault)
         if not self._open:
             self._waiting[key].reply.set_result(Unanswered("deny", NO_ONE))
         return key

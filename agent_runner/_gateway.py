@@ -19,7 +19,7 @@ import httpx2 as httpx
 import uvicorn
 
 from ._config import ConfigError
-from ._metering import Answer, Meter
+from ._metering import Meter, MeteredAnswer
 from .contract.classify import BUDGET_SPENT
 from .contract.protocol import to_json
 
@@ -83,7 +83,7 @@ def forget_credentials(environ: MutableMapping[str, str]) -> None:
         environ.pop(name, None)
 
 
-class Refused(NamedTuple):
+class Refusal(NamedTuple):
     """An answer of the gateway's own, in the API's shape."""
 
     status: int
@@ -91,13 +91,13 @@ class Refused(NamedTuple):
     message: str
 
 
-_NO_TOKEN = Refused(401, "authentication_error", "this gateway takes the run's own token only")
-_NO_HOST = Refused(403, "permission_error", "this gateway answers to its own address only")
-_NO_PATH = Refused(404, "not_found_error", "this gateway passes on the Messages API only")
-_NO_METHOD = Refused(405, "invalid_request_error", "this gateway passes on POST only")
-_TOO_LARGE = Refused(413, "request_too_large", f"a request has at most {MAX_BODY} bytes")
-_SPENT = Refused(402, "billing_error", BUDGET_SPENT)
-_UNREADABLE = Refused(502, "api_error", "the model's answer is compressed, so that what it costs cannot be told")
+_NO_TOKEN = Refusal(401, "authentication_error", "this gateway takes the run's own token only")
+_NO_HOST = Refusal(403, "permission_error", "this gateway answers to its own address only")
+_NO_PATH = Refusal(404, "not_found_error", "this gateway passes on the Messages API only")
+_NO_METHOD = Refusal(405, "invalid_request_error", "this gateway passes on POST only")
+_TOO_LARGE = Refusal(413, "request_too_large", f"a request has at most {MAX_BODY} bytes")
+_SPENT = Refusal(402, "billing_error", BUDGET_SPENT)
+_UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so that what it costs cannot be told")
 
 
 class Gateway:
@@ -178,7 +178,7 @@ class Gateway:
         else:
             await self._in_turn(request, receive, send)
 
-    def _refusal(self, request: _Request) -> Refused | None:
+    def _refusal(self, request: _Request) -> Refusal | None:
         """Say why a request is not served, or None. The token is compared in constant time."""
         if request.one(b"host") not in self._hosts:
             return _NO_HOST
@@ -192,7 +192,7 @@ class Gateway:
             return _NO_TOKEN
         return _TOO_LARGE if request.size > MAX_BODY else None
 
-    async def _refuse(self, refused: Refused, request: _Request, send: Send) -> None:
+    async def _refuse(self, refused: Refusal, request: _Request, send: Send) -> None:
         if refused.message not in self._told:
             self._told.add(refused.message)
             self._tell(f"the gateway refused {request.method} {request.path[:100]}: {refused.message}")
@@ -207,7 +207,7 @@ class Gateway:
 
     async def _forward(self, request: _Request, receive: Receive, send: Send) -> None:
         """Ask the model and pass its answer on; a caller that leaves ends both."""
-        body = _Body(receive)
+        body = _RequestBody(receive)
         exchange = _Exchange(request, body, send, self._meter)
         passing = asyncio.ensure_future(exchange.run(self._upstream, self._key))
         leaving = asyncio.ensure_future(body.left())
@@ -234,7 +234,7 @@ class Gateway:
         if exchange.answering:
             raise _CutError(what) from error  # the server drops the connection: a cut for us is a cut for the CLI
         slow = isinstance(error, httpx.TimeoutException)
-        await self._refuse(Refused(504 if slow else 502, "api_error", what), request, send)
+        await self._refuse(Refusal(504 if slow else 502, "api_error", what), request, send)
 
 
 def _listening() -> socket.socket:
@@ -285,7 +285,7 @@ class _Request:
         return headers
 
 
-class _Body:
+class _RequestBody:
     """A request's body, and when its sender leaves: both come out of one stream of messages."""
 
     def __init__(self, receive: Receive) -> None:
@@ -319,12 +319,12 @@ class _Body:
 class _Exchange:
     """One request on its way to the model, and the answer on its way back."""
 
-    def __init__(self, request: _Request, body: _Body, send: Send, meter: Meter | None) -> None:
+    def __init__(self, request: _Request, body: _RequestBody, send: Send, meter: Meter | None) -> None:
         self._request = request
         self._body = body
         self._send = send
         self._meter = meter
-        self._answer: Answer | None = None
+        self._answer: MeteredAnswer | None = None
         self.answering = False
         self.abandoned = False
 
@@ -351,7 +351,7 @@ class _Exchange:
             if response.headers.get("content-encoding", "identity") != "identity":
                 await _error(self._send, _UNREADABLE)
                 return
-            self._answer = Answer(response.headers.get("content-type", ""))
+            self._answer = MeteredAnswer(response.headers.get("content-type", ""))
         headers = [
             (name, value)
             for name, value in response.headers.raw
@@ -381,6 +381,6 @@ async def _whole(send: Send, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _error(send: Send, refused: Refused) -> None:
+async def _error(send: Send, refused: Refusal) -> None:
     error = {"type": "error", "error": {"type": refused.kind, "message": refused.message}}
     await _whole(send, refused.status, to_json(error))

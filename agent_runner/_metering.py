@@ -52,7 +52,7 @@ class Meter:
         return self.spent >= self.budget
 
 
-class Answer:
+class MeteredAnswer:
     """One answer on its way; `cost` is what it has cost up to here."""
 
     def __init__(self, content_type: str) -> None:

@@ -15,7 +15,7 @@ from claude_agent_sdk import (
 
 from ._desk import Desk, Outcome, RefusedError, Unanswered
 from ._events import Events
-from ._translate import Tool, Translator
+from ._translate import ToolCall, Translator
 from .contract import genai
 from .contract.approvals import fault_of_answer, fault_of_approval
 from .contract.protocol import (
@@ -46,7 +46,7 @@ class Wait:
     """A wait under way."""
 
     span: Span
-    tool: Tool
+    tool: ToolCall
 
 
 class Permissions:
@@ -100,7 +100,7 @@ class Permissions:
         return await self._approve(tool, tool_id, tool_input, context)
 
     async def _approve(
-        self, tool: Tool, tool_id: str, tool_input: dict[str, Any], context: ToolPermissionContext
+        self, tool: ToolCall, tool_id: str, tool_input: dict[str, Any], context: ToolPermissionContext
     ) -> Permission:
         digest = input_digest(tool_input)
         key = self._approvals.open(lambda reply: fault_of_approval(reply, digest))
@@ -138,7 +138,7 @@ class Permissions:
             )
         return _permission(reply, context)
 
-    async def _ask(self, tool: Tool, tool_id: str, tool_input: dict[str, Any]) -> Permission:
+    async def _ask(self, tool: ToolCall, tool_id: str, tool_input: dict[str, Any]) -> Permission:
         questions: list[Any] = list(tool_input.get("questions") or ())
         key = self._questions.open(lambda reply: fault_of_answer(reply.answers, questions))
         wait = self._open(tool, tool_id, key)
@@ -174,7 +174,7 @@ class Permissions:
 
     # -- the wait's span --------------------------------------------------------------------------
 
-    def _open(self, tool: Tool, tool_id: str, key: str) -> Wait:
+    def _open(self, tool: ToolCall, tool_id: str, key: str) -> Wait:
         attributes = genai.approval(key, tool_id, tool.name)
         return Wait(self._translator.spans.open_child("agent.approval", tool.span, attributes), tool)
 

@@ -14,14 +14,14 @@ from .contract.sanitize import replace_lone_surrogates
 _logger = logging.getLogger(__name__)
 
 
-class Resource(NamedTuple):
-    """A resource as OTLP has it; OpenTelemetry's own `Resource` has the same two attributes."""
+class ProcessResource(NamedTuple):
+    """A resource as OTLP has it; OpenTelemetry's own `ProcessResource` has the same two attributes."""
 
     attributes: Mapping[str, str]
     schema_url: str = ""
 
 
-def resource(service_name: str, environ: Mapping[str, str]) -> Resource:
+def resource(service_name: str, environ: Mapping[str, str]) -> ProcessResource:
     """Return the resource of this process: ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win."""
     given = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
     if name := environ.get("OTEL_SERVICE_NAME") or given.get("service.name") or service_name:
@@ -33,7 +33,7 @@ def resource(service_name: str, environ: Mapping[str, str]) -> Resource:
         "service.instance.id": str(uuid.uuid4()),
         "service.version": __version__,
     }
-    return Resource({**own, **given})
+    return ProcessResource({**own, **given})
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -57,7 +57,7 @@ _SYNTHETIC = "<synthetic>"
 
 
 @dataclass(slots=True)
-class Tool:
+class ToolCall:
     """A tool call that has not ended."""
 
     span: Span
@@ -84,7 +84,7 @@ class Lane:
 
 
 @dataclass(slots=True)
-class Turn:
+class TurnState:
     """A turn under way."""
 
     number: int
@@ -95,7 +95,7 @@ class Turn:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunOutcome:
     """What the turns came to so far."""
 
     turns: int = 0
@@ -117,12 +117,12 @@ class Translator:
     resumed: bool = False
     cost_before: float = 0.0
     usage_before: ModelUsage = field(default_factory=dict[str, dict[str, float]])
-    turn: Turn | None = None
-    outcome: Outcome = field(default_factory=Outcome)
+    turn: TurnState | None = None
+    outcome: RunOutcome = field(default_factory=RunOutcome)
     state: str | None = None
     """The CLI's last ``session_state_changed``; None while it has sent none."""
     _started: bool = False
-    _tools: dict[str, Tool] = field(default_factory=dict[str, Tool])
+    _tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _lanes: dict[str | None, Lane] = field(default_factory=dict[str | None, Lane])
     _announced: TurnStartData | None = None
@@ -137,7 +137,7 @@ class Translator:
         span = self.spans.open_root("agent.execute", parent, genai.invoke_agent(self.model, number), span_id)
         if prompt is not None:
             genai.set_input(span, prompt, self.sanitize)
-        self.turn = Turn(number, span)
+        self.turn = TurnState(number, span)
         self._lanes[None] = Lane(span)
         self._announced = TurnStartData(turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace")))
         if self._started:
@@ -376,7 +376,7 @@ class Translator:
 
     # -- tools ------------------------------------------------------------------------------------
 
-    def tool(self, tool_id: str, name: str, tool_input: dict[str, Any], parent_id: str | None = None) -> Tool:
+    def tool(self, tool_id: str, name: str, tool_input: dict[str, Any], parent_id: str | None = None) -> ToolCall:
         """Return the tool call, opening it on first sight.
 
         Its permission can be asked for before the message that brings it has been read.
@@ -388,7 +388,7 @@ class Translator:
         label = f"execute_tool {attributes['gen_ai.tool.name']}"
         span = self.spans.open_child(label, self._parent_span(parent_id), attributes)
         genai.set_arguments(span, tool_input, self.sanitize_tools)
-        tool = self._tools[tool_id] = Tool(span, name)
+        tool = self._tools[tool_id] = ToolCall(span, name)
         if awaited := self._awaited.pop(tool_id, None):
             awaited.set()
         self.events.emit(
@@ -459,7 +459,7 @@ class Translator:
         if tool.task is None:
             self._close_tool(tool_id, end=now)
 
-    def _tool_error(self, tool: Tool) -> ErrorType:
+    def _tool_error(self, tool: ToolCall) -> ErrorType:
         interrupted = self.turn is not None and self.turn.interrupted
         how = tool.refusal or ("cancelled" if interrupted else "failed")
         return classify(tool=how).error_type
@@ -525,7 +525,7 @@ class Translator:
         self.events.emit(result_data(message, turn.number, cost, total, used, error_type), turn.span)
         self._finish(turn, error_type)
 
-    def _finish(self, turn: Turn, error_type: ErrorType | None) -> None:
+    def _finish(self, turn: TurnState, error_type: ErrorType | None) -> None:
         self.spans.close(turn.span)
         self._last = TraceContext(turn.span.trace_id, turn.span.parent_span_id or "", 1, turn.span.tracestate)
         self.turn = None
@@ -533,7 +533,7 @@ class Translator:
         self.outcome.interrupted |= error_type == "cancelled"
         self.outcome.failed |= error_type not in (None, "cancelled")
 
-    def _end_tools(self, turn: Turn, failure: Failure | None) -> None:
+    def _end_tools(self, turn: TurnState, failure: Failure | None) -> None:
         """End the calls that got no result; what runs in the background goes on."""
         why = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
         for tool_id in list(self._tools):
@@ -543,7 +543,7 @@ class Translator:
             tool.span.fail(why, "ended without a result")
             self._close_tool(tool_id)
 
-    def _in_background(self, tool: Tool) -> bool:
+    def _in_background(self, tool: ToolCall) -> bool:
         running = {each.span.span_id for each in self._tools.values() if each.task is not None}
         return tool.span.parent_span_id in running
 
@@ -577,7 +577,7 @@ class Translator:
         return lane.parent if lane is not None else self._begin_own_turn()
 
 
-def _failure_of(message: ResultMessage, turn: Turn) -> Failure:
+def _failure_of(message: ResultMessage, turn: TurnState) -> Failure:
     failure = classify(
         budget_spent=budget_spent_in(error_text(message)),
         subtype=message.subtype,

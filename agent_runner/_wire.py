@@ -42,7 +42,7 @@ def claim_stdio() -> tuple[int, int]:
     return stdin, stdout
 
 
-class Outlet:
+class StdoutWriter:
     """Writes lines to a descriptor from a thread of its own.
 
     What a pipe has room for is written at once: to wake the thread for it costs several times as much.

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import msgspec.structs
 
-from agent_runner.contract.protocol import Telemetry as TelemetryEvent
 from agent_runner.contract.protocol import TelemetryData, UnknownEvent, decode_event, encode
+from agent_runner.contract.protocol import TelemetryEvent as TelemetryEvent
 from host_client import AgentOptions
 from host_client.client.session import common_attributes
 from host_client.telemetry import SamplingConfig, SessionTrace, Telemetry, TelemetryConfig, Who, root_of

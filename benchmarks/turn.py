@@ -18,7 +18,7 @@ from agent_runner._journal import Journal
 from agent_runner._run import Run
 from agent_runner._sdk_options import agent_options
 from agent_runner._telemetry import Relay
-from agent_runner._wire import Outlet
+from agent_runner._wire import StdoutWriter
 from agent_runner.contract.protocol import LogData, TelemetryData
 from agent_runner.contract.trace_context import TraceContext
 
@@ -97,7 +97,7 @@ async def recorded(calls: int) -> bytes:
 
 
 async def _run(calls: int, journal: Journal) -> ReplayTransport:
-    outlet = Outlet(_drained_pipe(), journal)
+    outlet = StdoutWriter(_drained_pipe(), journal)
     events = Events(outlet, journal, CONTEXT)
     sink = PreparedRelay({}, events.emit)
     transport = ReplayTransport(calls, sink.ready)

@@ -292,8 +292,12 @@ class Log(Event, frozen=True, kw_only=True, tag="log"):
     data: LogData
 
 
-class Telemetry(Event, frozen=True, kw_only=True, tag="telemetry"):
+class TelemetryEvent(Event, frozen=True, kw_only=True, tag="telemetry"):
     data: TelemetryData
+
+
+Telemetry = TelemetryEvent
+"""The name under which `host_client.events` has published it."""
 
 
 class End(Event, frozen=True, kw_only=True, tag="end"):
@@ -315,7 +319,7 @@ AnyEvent = (
     | Result
     | Error
     | Log
-    | Telemetry
+    | TelemetryEvent
     | End
 )
 EventData = (

@@ -15,7 +15,7 @@ import msgspec
 from host_client.client.session import Whereabouts
 from host_client.sandbox import SandboxInfo
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import SandboxRef, SessionRecord, SessionState, Stored
+from host_client.store.base import SandboxRef, SessionRecord, SessionState, StoredSession
 from host_client.telemetry import root_of
 
 from .processes import Server, server
@@ -75,7 +75,7 @@ async def _keep(store: SqliteStore, number: int, lines: Sequence[bytes], is_open
         id=session_id, tenant_id="local", created_at=float(number), created_by="bench", title="go", root=root,
         request={"prompt": "go"},
     )  # fmt: skip
-    await store.create(Stored(record, SessionState()), "bench", [], most_open=None)
+    await store.create(StoredSession(record, SessionState()), "bench", [], most_open=None)
     info = SandboxInfo(id=session_id, kind="socket", work="/", journal="/dev/null")
     where = Whereabouts(run_id="r", info=info, process_id="1", trace_ids=(root.trace_id,))
     state = SessionState(

@@ -18,12 +18,12 @@ from host_client.errors import SandboxGoneError, StreamLostError
 from host_client.sandbox import Exit, SandboxInfo
 from host_client.service._app import create_app
 from host_client.service._hosting import House
-from host_client.service._limits import Limits
+from host_client.service._limits import ServiceLimits
 from host_client.service._service import Service
 from host_client.service.config import ServiceConfig
 from host_client.service.run import options_of
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import Stored
+from host_client.store.base import StoredSession
 from host_client.telemetry import Telemetry
 
 from .runners import Pace
@@ -67,7 +67,7 @@ class SocketProcess:
 class SocketSandbox:
     """A sandbox whose runner is a connection."""
 
-    def __init__(self, stored: Stored, path: str, events: int, rate: float) -> None:
+    def __init__(self, stored: StoredSession, path: str, events: int, rate: float) -> None:
         self._name = stored.record.id
         self._pace = Pace(events=events, rate=rate, trace_id=stored.record.root.trace_id)
         self._path = path
@@ -99,7 +99,7 @@ class SocketSandbox:
         pass
 
 
-async def _nothing(_: Stored) -> None:
+async def _nothing(_: StoredSession) -> None:
     pass
 
 
@@ -115,7 +115,9 @@ async def main(path: str, store: str, events: int, rate: float) -> None:
     )
     service = Service(house)
     await service.start()
-    limits = Limits(sessions_per_tenant=None, turns_per_minute=None, readers_per_session=None, readers_per_tenant=None)
+    limits = ServiceLimits(
+        sessions_per_tenant=None, turns_per_minute=None, readers_per_session=None, readers_per_tenant=None
+    )
     app = create_app(service, ServiceConfig(limits=limits))
     await serve(app)
 

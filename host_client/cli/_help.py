@@ -7,7 +7,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 
-class Command(TyperCommand):
+class PlainCommand(TyperCommand):
     """A command whose ``--help`` stands without a type."""
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -15,7 +15,7 @@ class Command(TyperCommand):
         return _bare(super().get_help_option(ctx))
 
 
-class Group(TyperGroup):
+class PlainGroup(TyperGroup):
     """A group whose ``--help`` stands without a type."""
 
     def get_help_option(self, ctx: Any) -> Any:

@@ -52,7 +52,7 @@ class Job:
     """Makes of a session that was kept the command that goes on with it."""
 
 
-class Outcome(NamedTuple):
+class JobOutcome(NamedTuple):
     """What a run came to: whether a signal ended it, what its last error said as it was shown, how to go on."""
 
     result: AgentResult
@@ -105,7 +105,7 @@ def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
     return result.exit_code or int(result.is_error)
 
 
-async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetry: Telemetry) -> Outcome:
+async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetry: Telemetry) -> JobOutcome:
     policy = _effective_policy(job, console)
     for remark in job.place.remarks:
         console.print(Text(remark, style="dim"))
@@ -123,7 +123,7 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
     except asyncio.CancelledError:
         if session is None:
             raise
-    return Outcome(
+    return JobOutcome(
         result_of(session, seen.result),
         interrupts.stopped_by is not None,
         seen.error if not job.json_events else None,
@@ -284,7 +284,7 @@ class Interrupts:
             await session.interrupt()
 
 
-def _finish(job: Job, console: Console, outcome: Outcome) -> None:
+def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     result = outcome.result
     if result.spans:
         from host_client.telemetry.export.console import otlp_json, trace_tree  # OpenTelemetry: not when it is off
@@ -306,7 +306,7 @@ def _finish(job: Job, console: Console, outcome: Outcome) -> None:
         console.print(Text(f"go on with: {visible(outcome.go_on)}", style="dim"), soft_wrap=True)
 
 
-def _why(options: AgentOptions, outcome: Outcome) -> str:
+def _why(options: AgentOptions, outcome: JobOutcome) -> str:
     """Return why a run failed: what an option brought about in its words, what was just shown without repeating it."""
     result = outcome.result
     match result.error_type:

@@ -17,12 +17,12 @@ import typer
 from host_client.errors import ConfigurationError
 
 from ._failures import told
-from ._help import Command, Group
+from ._help import PlainCommand, PlainGroup
 
 if TYPE_CHECKING:
     from host_client.sandbox.e2b.inventory import Listed
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="List and remove sandboxes in E2B.")
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="List and remove sandboxes in E2B.")
 
 COLUMNS = ("sandbox", "state", "session", "host", "user", "started", "ends", "prompt")
 FIRST_TO_GO = ("prompt", "started", "ends", "user", "host")
@@ -33,7 +33,7 @@ UserId = Annotated[str | None, typer.Option(help="Only those of this user.")]
 TenantId = Annotated[str | None, typer.Option(help="Only those of this tenant.")]
 
 
-@app.command(name="list", cls=Command)
+@app.command(name="list", cls=PlainCommand)
 def list_sandboxes(
     user_id: UserId = None,
     tenant_id: TenantId = None,
@@ -111,7 +111,7 @@ def lined_up(rows: Sequence[tuple[str, ...]], width: int | None) -> Iterator[str
         yield "  ".join(set_cell_size(row[n], widths[n]) for n in shown).rstrip()
 
 
-@app.command(cls=Command)
+@app.command(cls=PlainCommand)
 def sweep(
     user_id: UserId = None,
     tenant_id: TenantId = None,

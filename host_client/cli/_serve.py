@@ -18,7 +18,7 @@ from ._place import Wish, place_of
 
 if TYPE_CHECKING:
     from host_client.sandbox import Sandbox
-    from host_client.store.base import Stored
+    from host_client.store.base import StoredSession
 
 DEFAULT_PORT = 8321
 _ACCESS = "Who may use it"
@@ -129,7 +129,7 @@ def _check_demo(auth: str, sandbox: str, upload: Path | None) -> None:
             )
 
 
-def sandbox_of(stored: Stored, wish: Wish) -> Sandbox:
+def sandbox_of(stored: StoredSession, wish: Wish) -> Sandbox:
     """Return a session's sandbox: of the kind that it has already, else of the service's."""
     record, state = stored
     kind = state.sandbox.kind if state.sandbox is not None else wish.kind

@@ -13,12 +13,12 @@ import typer
 from host_client.errors import SandspanError
 
 from ._failures import as_typed
-from ._help import Command, Group
+from ._help import PlainCommand, PlainGroup
 
 if TYPE_CHECKING:
     from host_client.sandbox.e2b.template import LogLine
 
-app = typer.Typer(cls=Group, no_args_is_help=True)
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
 
 STYLES = {"error": "bold red", "warn": "yellow", "debug": "dim"}
 
@@ -28,7 +28,7 @@ def template() -> None:
     """The template that E2B sandboxes start from."""
 
 
-@app.command(cls=Command)
+@app.command(cls=PlainCommand)
 def build(
     name: Annotated[str | None, typer.Option(help="What to call it. Default: sandspan.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for this build; repeatable.")] = None,

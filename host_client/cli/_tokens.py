@@ -16,12 +16,12 @@ import typer
 from host_client.errors import ConfigurationError
 
 from ._failures import told
-from ._help import Command, Group
+from ._help import PlainCommand, PlainGroup
 
 if TYPE_CHECKING:
     from host_client.store.base import Token, TokenStore
 
-app = typer.Typer(cls=Group, no_args_is_help=True, help="Make, list and revoke the service's tokens.")
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Make, list and revoke the service's tokens.")
 
 RoleName = Literal["viewer", "approver", "operator"]  # the store's own, which is not imported for --help
 MAX_NAME = 100
@@ -31,7 +31,7 @@ COLUMNS = ("id", "name", "tenant", "role", "created", "expires")
 StoreUrl = Annotated[str | None, typer.Option("--store", help="The service's store: a path or redis://…")]
 
 
-@app.command(cls=Command)
+@app.command(cls=PlainCommand)
 def create(
     tenant: Annotated[str, typer.Option(help="Whose sessions it is for.")],
     name: Annotated[str, typer.Option(help="Who or what has it; stands beside every decision.")],
@@ -55,7 +55,7 @@ def create(
     typer.echo(f"{token.id}: {role} for {tenant}, {until}; keep it now, it is not shown again", err=True)
 
 
-@app.command(name="list", cls=Command)
+@app.command(name="list", cls=PlainCommand)
 def list_tokens(
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON object a line.")] = False,
     store: StoreUrl = None,
@@ -72,7 +72,7 @@ def list_tokens(
         _print([COLUMNS, *(_row(each) for each in found)])
 
 
-@app.command(cls=Command)
+@app.command(cls=PlainCommand)
 def revoke(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `tokens list` shows it: tok_….")],
     store: StoreUrl = None,

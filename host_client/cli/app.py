@@ -20,14 +20,14 @@ from . import _template as template
 from . import _tokens as tokens
 from ._checks import check_files, check_prompt
 from ._failures import told
-from ._help import Command, Group
+from ._help import PlainCommand, PlainGroup
 
-app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command(cls=Command)(start.run)
-app.command(cls=Command)(start.resume)
-app.command(cls=Command)(serve.serve)
-app.command(cls=Command)(doctor.doctor)
-app.command(cls=Command)(costs.costs)
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command(cls=PlainCommand)(start.run)
+app.command(cls=PlainCommand)(start.resume)
+app.command(cls=PlainCommand)(serve.serve)
+app.command(cls=PlainCommand)(doctor.doctor)
+app.command(cls=PlainCommand)(costs.costs)
 app.add_typer(dashboards.app, name="dashboards")
 app.add_typer(sandboxes.app, name="sandboxes")
 app.add_typer(template.app, name="template")
@@ -49,7 +49,7 @@ def main(
     """Run Claude agents in sandboxes, approve what they do, see it all in one trace."""
 
 
-@app.command(cls=Command)
+@app.command(cls=PlainCommand)
 def demo(
     script: Annotated[Path | None, typer.Option(help="A script for the model, in place of the demo's own.")] = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt; with a script of your own only.")] = None,

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec.structs
-from agent_runner.contract.approvals import fault_of_answer
 
+from agent_runner.contract.approvals import fault_of_answer
 from agent_runner.contract.protocol import (
     PROTOCOL_VERSION,
     Answer,
@@ -33,7 +33,7 @@ from host_client.errors import NotAskedError, NotWaitingError, SessionClosedErro
 from host_client.sandbox import Process
 from host_client.telemetry import SessionTrace, caller_of
 
-from ._waiting import Waiting
+from ._waiting import OpenRequests
 from .mailbox import Outlet
 from .options import AgentOptions, ApprovalPolicy
 
@@ -65,7 +65,7 @@ class Conversation:
         self._approvals = approvals
         self._process: Process | None = None
         self._outlet = outlet
-        self._waiting = Waiting()
+        self._waiting = OpenRequests()
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None

@@ -16,7 +16,7 @@ MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Most approvals and questions that may wait at once; more are a flood and are not taken."""
 
 
-class Waiting:
+class OpenRequests:
     """Requests by their id."""
 
     def __init__(self) -> None:

@@ -120,7 +120,7 @@ async def until_closed(session: Session) -> AsyncGenerator[None]:
 
 
 @dataclass(frozen=True)
-class Failure:
+class SessionFailure:
     """Why a session failed."""
 
     error_type: ErrorType
@@ -186,7 +186,7 @@ class Session(Conversation):
         """One host's part of the session: a session that is resumed has several."""
         self.info: SandboxInfo | None = None
         self.claude_session_id: str | None = None
-        self.failure: Failure | None = None
+        self.failure: SessionFailure | None = None
         self.exit_code: int | None = None
         self.last_error: ErrorData | None = None
         self.cost_usd = 0.0
@@ -280,7 +280,7 @@ class Session(Conversation):
         self._fail(error_type, str(error))
 
     def _fail(self, error_type: ErrorType, message: str) -> None:
-        self.failure = self.failure or Failure(error_type, message[:1000])
+        self.failure = self.failure or SessionFailure(error_type, message[:1000])
 
     async def close(self) -> None:
         """Stop the runner, take its last words, remove the sandbox, end the trace. Again is no error.
@@ -379,8 +379,8 @@ class Session(Conversation):
     def _end_trace(self) -> None:
         failure = self.failure
         if failure is None and self._last_result is not None and self._last_result.data.error_type:
-            failure = Failure(self._last_result.data.error_type, self._last_result.data.subtype)
-        why = self.failure or Failure("sandbox", "the runner never sent this span")
+            failure = SessionFailure(self._last_result.data.error_type, self._last_result.data.subtype)
+        why = self.failure or SessionFailure("sandbox", "the runner never sent this span")
         self.trace.end_orphans(why.error_type, why.message)
         self.trace.close(failure.error_type if failure else None, failure.message if failure else "")
 

@@ -97,14 +97,14 @@ class Change(NamedTuple):
     action: Action
 
 
-class Place(NamedTuple):
+class LangfuseAccount(NamedTuple):
     """A Langfuse: its base URL, and the header that says who asks."""
 
     url: str
     authorization: str
 
 
-def place_of(environ: Mapping[str, str]) -> Place:
+def place_of(environ: Mapping[str, str]) -> LangfuseAccount:
     """Return the Langfuse that spans go to; raise `ConfigurationError` where the environment names none."""
     public, secret = environ.get("LANGFUSE_PUBLIC_KEY", ""), environ.get("LANGFUSE_SECRET_KEY", "")
     if not public or not secret:
@@ -114,7 +114,9 @@ def place_of(environ: Mapping[str, str]) -> Place:
         endpoint = endpoints.langfuse(environ.get(name) or endpoints.LANGFUSE_CLOUD, public, secret)
     except ValueError as error:
         raise ConfigurationError(f"{name} {error}") from None
-    return Place(endpoint.url.removesuffix(f"{endpoints.LANGFUSE_PATH}/v1/traces"), endpoint.headers["authorization"])
+    return LangfuseAccount(
+        endpoint.url.removesuffix(f"{endpoints.LANGFUSE_PATH}/v1/traces"), endpoint.headers["authorization"]
+    )
 
 
 def read(path: Path) -> DashboardFile:
@@ -213,7 +215,7 @@ class LangfuseApi:
 
     def __init__(
         self,
-        place: Place,
+        place: LangfuseAccount,
         *,
         waiting: Callable[[float], None] = lambda _seconds: None,
         sleep: Callable[[float], None] = time.sleep,

@@ -55,7 +55,7 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_creation_input_tokens: Count = 0
 
 
-class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScriptedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ``tool_use`` block. Without an id one is derived from its place in the script."""
 
     name: str
@@ -63,7 +63,7 @@ class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str | None = None
 
 
-class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScriptedFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An answer that fails: an HTTP ``status``, a stream ``cut`` halfway, or an ``error`` event in it."""
 
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
@@ -83,7 +83,7 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text: str | None = None
     thinking: str | None = None
-    tools: tuple[Tool, ...] = ()
+    tools: tuple[ScriptedTool, ...] = ()
     usage: Usage = Usage()
     stop_reason: str | None = None
     model: str | None = None
@@ -96,19 +96,19 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: Annotated[int, msgspec.Meta(ge=1)] = 20
     """Characters in one text delta."""
     pings: int = 1
-    fail: tuple[Failure, ...] = ()
+    fail: tuple[ScriptedFailure, ...] = ()
     """Failures answered before this reply, in order."""
     expect: str | None = None
     """Text the request's last message of the user must contain; anything else is an unexpected request."""
     otherwise: Reply | None = None
     """The reply given instead where ``expect`` is not met."""
 
-    def attempts(self) -> list[Failure]:
+    def attempts(self) -> list[ScriptedFailure]:
         """Return the failures one by one, each as often as it is to happen."""
         return [failure for failure in self.fail for _ in range(failure.times)]
 
 
-class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScriptedConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The replies to one agent, in order."""
 
     replies: tuple[Reply, ...]
@@ -118,7 +118,7 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a scripted model will say."""
 
-    conversations: dict[str, Conversation]
+    conversations: dict[str, ScriptedConversation]
     model: str | None = None
 
     def reply_to(self, request: Mapping[str, Any]) -> tuple[str, int, Reply]:

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ._script import Failure, Reply, Script, UnexpectedRequestError
+from ._script import Reply, Script, ScriptedFailure, UnexpectedRequestError
 from ._stream import encode_event, message_events
 
 DEFAULT_MODEL = "claude-sonnet-4-5"
@@ -151,7 +151,7 @@ class ScriptedModel:
         with self._came:
             return self._came.wait_for(lambda: len(self.requests) >= count, timeout)
 
-    def _next_failure(self, name: str, index: int, reply: Reply) -> Failure | None:
+    def _next_failure(self, name: str, index: int, reply: Reply) -> ScriptedFailure | None:
         failures = reply.attempts()
         done = self._failed[name, index]
         if done >= len(failures):
@@ -188,7 +188,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def _failed(failure: Failure) -> Response:
+def _failed(failure: ScriptedFailure) -> Response:
     assert failure.status is not None
     headers = {"x-should-retry": "true"} if failure.retry_after is not None else {}
     if failure.retry_after is not None:
@@ -196,7 +196,7 @@ def _failed(failure: Failure) -> Response:
     return _error(failure.status, failure.message, headers)
 
 
-async def _stream(reply: Reply, failure: Failure | None, message_id: str, model: str) -> AsyncIterator[bytes]:
+async def _stream(reply: Reply, failure: ScriptedFailure | None, message_id: str, model: str) -> AsyncIterator[bytes]:
     events = list(message_events(reply, message_id=message_id, model=model))
     halfway = len(events) // 2
     for n, (wait, event) in enumerate(events):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ._script import Reply, Tool
+from ._script import Reply, ScriptedTool
 
 Timed = tuple[float, dict[str, Any]]
 
@@ -74,7 +74,7 @@ def _blocks(reply: Reply, message_id: str) -> Iterator[Timed]:
         yield 0.0, {"type": "content_block_stop", "index": index}
 
 
-def _tool_block(tool: Tool, message_id: str, n: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _tool_block(tool: ScriptedTool, message_id: str, n: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     tool_id = tool.id or f"toolu_{message_id.removeprefix('msg_')}_{n}"
     # A pretty-printed string is cut anywhere by the real API, so an odd size is the honest test.
     parts = _cut(json.dumps(tool.input), 4093)

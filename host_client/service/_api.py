@@ -25,13 +25,22 @@ from host_client.errors import (
     SandboxError,
     SessionClosedError,
 )
-from host_client.store.base import Status, Stored
+from host_client.store.base import Status, StoredSession
 
 from . import _commands as c
 from ._auth import Approver, Operator, Principal, Reader
 from ._body import JsonRoute
 from ._downloads import MAX_FILE, Downloads, FileAnswer
-from ._limits import Answer, Limits, budget_of, check_budget, check_prompt, check_turn, idempotent, request_digest
+from ._limits import (
+    RecordedAnswer,
+    ServiceLimits,
+    budget_of,
+    check_budget,
+    check_prompt,
+    check_turn,
+    idempotent,
+    request_digest,
+)
 from ._models import (
     AnswerQuestion,
     CreateSession,
@@ -92,31 +101,35 @@ def caller_of(traceparent: str | None, tracestate: str | None) -> Caller:
 class Api:
     """What the routes share."""
 
-    def __init__(self, service: Service, limits: Limits, trace_url: str | None) -> None:
+    def __init__(self, service: Service, limits: ServiceLimits, trace_url: str | None) -> None:
         self.service = service
         self.limits = limits
         self.trace_url = trace_url
         self.downloads = Downloads()
         self._budgets = WeakValueDictionary[str, asyncio.Lock]()
 
-    def view(self, stored: Stored) -> SessionView:
+    def view(self, stored: StoredSession) -> SessionView:
         """Return a session as it is shown."""
         return session_view(stored, self.trace_url)
 
-    async def stored(self, session_id: str, principal: Principal) -> Stored:
+    async def stored(self, session_id: str, principal: Principal) -> StoredSession:
         """Return a session of the principal's tenant; there is no other."""
         try:
             return await self.service.get(session_id, principal.tenant_id)
         except NotFoundError as error:
             raise ProblemError("not-found", str(error)) from None
 
-    def traced(self, stored: Stored) -> dict[str, str]:
+    def traced(self, stored: StoredSession) -> dict[str, str]:
         """Return the headers that tell the trace."""
         root = stored.record.root
         return {"traceresponse": f"00-{root.trace_id}-{root.span_id}-01", "x-trace-id": root.trace_id}
 
     async def once(
-        self, request: Request, principal: Principal, key: str | None, action: Callable[[str | None], Awaitable[Answer]]
+        self,
+        request: Request,
+        principal: Principal,
+        key: str | None,
+        action: Callable[[str | None], Awaitable[RecordedAnswer]],
     ) -> Response:
         """Do something once for an ``Idempotency-Key``; see `idempotent` for what the action is given."""
         digest = request_digest(request.method, request.url.path, await request.body())
@@ -131,7 +144,7 @@ class Api:
 
     async def create(
         self, body: CreateSession, principal: Principal, caller: Caller, baggage: str | None, session_id: str | None
-    ) -> Stored:
+    ) -> StoredSession:
         """Make a session; one of this id that an earlier attempt has made is returned as it is."""
         if session_id is not None and (there := await self.service.store.get(session_id)) is not None:
             return there
@@ -166,7 +179,9 @@ class Api:
             return nullcontext()
         return self._budgets.setdefault(tenant_id, asyncio.Lock())
 
-    async def send(self, stored: Stored, text: str, principal: Principal, caller: Caller, turn_id: str | None) -> str:
+    async def send(
+        self, stored: StoredSession, text: str, principal: Principal, caller: Caller, turn_id: str | None
+    ) -> str:
         """Queue a turn of this id (None: any); return its id."""
         check_prompt(text, self.limits)
         self.check_open()
@@ -183,7 +198,7 @@ class Api:
             )
 
     async def decide(
-        self, stored: Stored, command: c.ApprovalCommand | c.AnswerCommand, sha: str | None
+        self, stored: StoredSession, command: c.ApprovalCommand | c.AnswerCommand, sha: str | None
     ) -> DecisionView:
         """Record a decision, or tell who was first."""
         try:
@@ -199,7 +214,7 @@ class Api:
             who = view.decided_by or "nobody in time"
             raise ProblemError("already-decided", f"{view.decision} by {who}", **view.model_dump()) from None
 
-    async def read_file(self, stored: Stored, path: str) -> bytes:
+    async def read_file(self, stored: StoredSession, path: str) -> bytes:
         """Return a file of the agent's working directory."""
         try:
             return await self.service.read_file(stored, path, MAX_FILE)
@@ -214,7 +229,7 @@ class Api:
         except SandboxError as error:
             raise ProblemError("sandbox-failed", str(error)) from None
 
-    async def stream(self, stored: Stored, after: int) -> Response:
+    async def stream(self, stored: StoredSession, after: int) -> Response:
         """Return the stream of a session's events after a number; 204 where it was closed and all was read."""
         state = stored.state
         if after > state.last_event_id:
@@ -272,7 +287,7 @@ async def create_session(
     """Make a session and begin its first turn. It starts by itself; its events tell how."""
     api = _api(request)
 
-    async def make(session_id: str | None) -> Answer:
+    async def make(session_id: str | None) -> RecordedAnswer:
         stored = await api.create(body, principal, caller_of(traceparent, tracestate), baggage, session_id)
         headers = {"location": f"/api/sessions/{stored.record.id}", **api.traced(stored)}
         return _answer(api.view(stored), 201, headers)
@@ -321,7 +336,7 @@ async def send_turn(
     api = _api(request)
     stored = await api.stored(session_id, principal)
 
-    async def send(turn_id: str | None) -> Answer:
+    async def send(turn_id: str | None) -> RecordedAnswer:
         caller = caller_of(traceparent, tracestate)
         if turn_id is None or not await api.service.was_sent(stored, turn_id):
             turn_id = await api.send(stored, body.text, principal, caller, turn_id)
@@ -489,12 +504,12 @@ def _place(last_event_id: str | None, after: int | None) -> int:
     return int(last_event_id)
 
 
-def _trace_of(caller: Caller, stored: Stored) -> str:
+def _trace_of(caller: Caller, stored: StoredSession) -> str:
     return caller.traceparent.split("-")[1] if caller.traceparent else stored.record.root.trace_id
 
 
-def _answer(view: BaseModel, status: int, headers: dict[str, str]) -> Answer:
-    return Answer(status=status, body=view.model_dump_json().encode(), headers=headers)
+def _answer(view: BaseModel, status: int, headers: dict[str, str]) -> RecordedAnswer:
+    return RecordedAnswer(status=status, body=view.model_dump_json().encode(), headers=headers)
 
 
 def _json(view: BaseModel, status: int, headers: dict[str, str]) -> Response:

@@ -44,7 +44,7 @@ def unpack(data: bytes) -> Frame:
     return Frame(None, sent, after=int(after))
 
 
-class Batch(NamedTuple):
+class FrameBatch(NamedTuple):
     """Frames to send, where the next ones begin, and the frames' bytes joined."""
 
     frames: tuple[Frame, ...]
@@ -70,7 +70,7 @@ class Feed:
         self._waiters: dict[asyncio.Future[bool], float] = {}
         """Each with the time at which it has waited long enough."""
         self._alarm: asyncio.TimerHandle | None = None
-        self._joined: tuple[int, Batch] | None = None
+        self._joined: tuple[int, FrameBatch] | None = None
 
     @property
     def position(self) -> int:
@@ -123,17 +123,17 @@ class Feed:
             _tell(waiter, True)
         self._waiters.clear()
 
-    def since(self, position: int) -> Batch | None:
+    def since(self, position: int) -> FrameBatch | None:
         """Return what came from a position on; None if some of it is no longer here."""
         if position == self._end:
-            return Batch((), position, b"")
+            return FrameBatch((), position, b"")
         if self._joined is not None and self._joined[0] == position and self._joined[1].position == self._end:
             return self._joined[1]  # readers that keep up are all at the same place
         start = len(self._frames) - (self._end - position)
         if start < 0:
             return None
         frames = tuple(self._frames)[start:] if start else tuple(self._frames)
-        batch = Batch(frames, self._end, b"".join(frame.data for frame in frames))
+        batch = FrameBatch(frames, self._end, b"".join(frame.data for frame in frames))
         self._joined = (position, batch)
         return batch
 

@@ -20,7 +20,7 @@ import msgspec
 
 from agent_runner.contract.protocol import PROTOCOL_VERSION, Error, ErrorData
 from host_client.client.options import AgentOptions
-from host_client.client.session import Failure, Session, Whereabouts, common_attributes, open_session
+from host_client.client.session import Session, SessionFailure, Whereabouts, common_attributes, open_session
 from host_client.client.takeover import take_over
 from host_client.errors import (
     ConfigurationError,
@@ -33,7 +33,7 @@ from host_client.errors import (
     StreamLostError,
 )
 from host_client.sandbox import Sandbox
-from host_client.store.base import Note, NotOwnerError, SandboxRef, Store, Stored, StoreError
+from host_client.store.base import Note, NotOwnerError, SandboxRef, Store, StoredSession, StoreError
 from host_client.telemetry import SessionTrace, Who
 from host_client.telemetry import Telemetry as TelemetryPipeline
 
@@ -66,9 +66,9 @@ class House:
     owner: str
     telemetry: TelemetryPipeline
     environ: Mapping[str, str]
-    sandbox: Callable[[Stored], Sandbox]
-    options: Callable[[Stored], AgentOptions]
-    forget: Callable[[Stored], Awaitable[None]]
+    sandbox: Callable[[StoredSession], Sandbox]
+    options: Callable[[StoredSession], AgentOptions]
+    forget: Callable[[StoredSession], Awaitable[None]]
     upload: Path | None = None
     idle_seconds: float = 1800.0
     silent_seconds: float = 1800.0
@@ -77,7 +77,7 @@ class House:
 class Hosted:
     """A session, from its making or its taking over to its end. ``adopted``: another process had it before."""
 
-    def __init__(self, house: House, stored: Stored, feed: Feed, *, adopted: bool = False) -> None:
+    def __init__(self, house: House, stored: StoredSession, feed: Feed, *, adopted: bool = False) -> None:
         self.record = stored.record
         self.log = SessionLog(house.store, house.owner, stored, feed)
         self._house = house
@@ -121,7 +121,7 @@ class Hosted:
                 await self._house.store.release(self.record.id, self._house.owner)
 
     async def _host(self) -> None:
-        failure: Failure | None = None
+        failure: SessionFailure | None = None
         try:
             async with self._opened() as session:
                 self._session = session
@@ -139,7 +139,7 @@ class Hosted:
             if self._may_be_tried_again(error):
                 _logger.warning("session %s cannot be taken over, and is tried again: %s", self.record.id, error)
                 return
-            failure = Failure(getattr(error, "error_type", "internal"), str(error)[:1000])
+            failure = SessionFailure(getattr(error, "error_type", "internal"), str(error)[:1000])
         if not self.log.is_lost:
             with contextlib.suppress(NotOwnerError):
                 await self._conclude(failure)
@@ -154,7 +154,7 @@ class Hosted:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[Session]:
-        stored = Stored(self.record, self.log.state)
+        stored = StoredSession(self.record, self.log.state)
         if self._adopted and stored.state.whereabouts is None:
             await self._house.forget(stored)
         opening = self._opening(stored)
@@ -162,7 +162,7 @@ class Hosted:
         async with opening as session:
             yield session
 
-    def _opening(self, stored: Stored) -> AbstractAsyncContextManager[Session]:
+    def _opening(self, stored: StoredSession) -> AbstractAsyncContextManager[Session]:
         house, options, sandbox = self._house, self._house.options(stored), self._house.sandbox(stored)
         if stored.state.whereabouts is None:
             return open_session(
@@ -254,7 +254,7 @@ class Hosted:
         if known is not None and known.id == session.info.id:
             await session.abandon()
 
-    async def _conclude(self, failure: Failure | None) -> None:
+    async def _conclude(self, failure: SessionFailure | None) -> None:
         """Write the last event: why it is over."""
         await self.log.change()  # what was left before: the last event tells what it cost
         if self._session is None:
@@ -281,7 +281,7 @@ class Hosted:
         turns, cost = self.log.state.turns, self.log.state.cost_usd
         _logger.info("session %s is over (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
 
-    def _end_root(self, failure: Failure | None) -> None:
+    def _end_root(self, failure: SessionFailure | None) -> None:
         """End the root span of a session that never began: nobody else will."""
         request = self.record.request
         who = Who(session_id=self.record.id, user_id=request.get("user_id"), tenant_id=self.record.tenant_id)
@@ -296,13 +296,13 @@ class Hosted:
         for command in (c.decode(queued.data) for queued in left):
             if isinstance(command, c.PromptCommand):
                 why = f"the turn {command.turn_id} was not begun: the session ended before"
-                await self.log.add(self._error(Failure("cancelled", why)))
+                await self.log.add(self._error(SessionFailure("cancelled", why)))
 
     @property
     def _is_local(self) -> bool:
         return self.log.state.sandbox is not None and self.log.state.sandbox.kind == "local"
 
-    def _error(self, failure: Failure) -> Error:
+    def _error(self, failure: SessionFailure) -> Error:
         root, data = self.record.root, ErrorData(error_type=failure.error_type, message=failure.message)
         return Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
 
@@ -407,7 +407,7 @@ class Hosted:
                 _logger.info("session %s: a command came too late: %s", self.record.id, error)
                 return
             except NotAskedError as error:  # found out here alone where the log no longer has the question
-                await self.log.add(self._error(Failure("protocol", f"an answer is none: {error}")))
+                await self.log.add(self._error(SessionFailure("protocol", f"an answer is none: {error}")))
                 return
             else:
                 return

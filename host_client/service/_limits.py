@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import msgspec
 from starlette.responses import Response
 
-from host_client.store.base import Store, Stored, StoreError
+from host_client.store.base import Store, StoredSession, StoreError
 
 from ._problems import ProblemError
 
@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ServiceLimits:
     """What one tenant, session or request may use; None is without a limit. The documents' table is checked."""
 
     max_body: int = 1024 * 1024
@@ -59,14 +59,14 @@ def day_of(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")
 
 
-def check_prompt(text: str, limits: Limits) -> None:
+def check_prompt(text: str, limits: ServiceLimits) -> None:
     """Raise `ProblemError` (422) for a text that is longer than allowed."""
     if len(text) > limits.max_prompt:
         what = f"has {len(text)} characters; {limits.max_prompt} are allowed"
         raise ProblemError("invalid", f"the text {what}", errors=[{"where": "body", "what": what}])
 
 
-async def check_turn(store: Store, tenant_id: str, limits: Limits, now: float | None = None) -> None:
+async def check_turn(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
     """Count a turn; raise `ProblemError` (429) if it is one too many for this minute."""
     if limits.turns_per_minute is None:
         return
@@ -76,7 +76,7 @@ async def check_turn(store: Store, tenant_id: str, limits: Limits, now: float | 
         raise ProblemError("too-many-turns", detail, headers=_retry(wait), limit=limits.turns_per_minute)
 
 
-async def check_budget(store: Store, tenant_id: str, limits: Limits, now: float | None = None) -> None:
+async def check_budget(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
     """Raise `ProblemError` (429) if the tenant has spent what it may on this day (UTC)."""
     if limits.usd_per_tenant_day is None:
         return
@@ -88,7 +88,7 @@ async def check_budget(store: Store, tenant_id: str, limits: Limits, now: float 
 
 
 async def budget_of(
-    store: Store, tenant_id: str, limits: Limits, wanted: float | None, now: float | None = None
+    store: Store, tenant_id: str, limits: ServiceLimits, wanted: float | None, now: float | None = None
 ) -> float | None:
     """Return the budget of a new session that would have this one, in US dollars; None: there is none.
 
@@ -111,7 +111,7 @@ async def budget_of(
     return left if wanted is None else min(left, wanted)
 
 
-def _promised(stored: Stored) -> float:
+def _promised(stored: StoredSession) -> float:
     """Return what an open session may still cost; without a budget, as one that is older than the limit, all."""
     budget = stored.record.request.get("max_budget_usd")
     return math.inf if budget is None else max(0.0, budget - stored.state.cost_usd)
@@ -128,7 +128,7 @@ def _retry(seconds: float) -> dict[str, str]:
 # -- idempotency -------------------------------------------------------------------------------------------
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer that can be given again. ``body`` is JSON; ``headers`` are those that belong to it."""
 
     status: int
@@ -145,8 +145,12 @@ def request_digest(method: str, path: str, body: bytes) -> str:
 
 
 async def idempotent(
-    store: Store, tenant_id: str, key: str | None, digest: str, action: Callable[[str | None], Awaitable[Answer]]
-) -> Answer:
+    store: Store,
+    tenant_id: str,
+    key: str | None,
+    digest: str,
+    action: Callable[[str | None], Awaitable[RecordedAnswer]],
+) -> RecordedAnswer:
     """Carry out an action once for a key; answer the same again for 24 hours. Without a key it is just carried out.
 
     The action is given the id of what it makes, the same for each attempt of these 24 hours: where an earlier one was
@@ -166,13 +170,13 @@ async def idempotent(
         raise ProblemError("key-reused", "this Idempotency-Key was used with another request; take a new one")
     if there.answer is None:
         raise ProblemError("key-in-use", headers=_retry(1))
-    answer = msgspec.msgpack.decode(there.answer, type=Answer)
+    answer = msgspec.msgpack.decode(there.answer, type=RecordedAnswer)
     return msgspec.structs.replace(answer, headers={**answer.headers, REPLAYED: "true"})
 
 
 async def _first(
-    store: Store, tenant_id: str, key: str, digest: str, action: Callable[[str | None], Awaitable[Answer]]
-) -> Answer:
+    store: Store, tenant_id: str, key: str, digest: str, action: Callable[[str | None], Awaitable[RecordedAnswer]]
+) -> RecordedAnswer:
     try:
         answer = await action(await _id_for(store, tenant_id, key, digest))
     except BaseException:  # cancelled too: the next one must not wait for an answer that never comes

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from agent_runner.contract.protocol import AnyEvent
 from host_client.client.mailbox import MAX_BYTES, MAX_ITEMS
-from host_client.store.base import NotOwnerError, Store, Stored, StoreError, error_of, settle
+from host_client.store.base import NotOwnerError, Store, StoredSession, StoreError, error_of, settle
 
 from ._events import OwnData, OwnEvent, own_event
 from ._feed import Feed, Frame, pack
@@ -38,7 +38,7 @@ class SessionLog:
     It is the `Outlet` of its session. ``state`` is what the store has.
     """
 
-    def __init__(self, store: Store, owner: str, stored: Stored, feed: Feed) -> None:
+    def __init__(self, store: Store, owner: str, stored: StoredSession, feed: Feed) -> None:
         self.record = stored.record
         self.state = stored.state
         self.spans: list[bytes] = []

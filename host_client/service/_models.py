@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from agent_runner.contract.tools import PERMISSION_MODES
 from pydantic import BaseModel, ConfigDict, Field
 
-from host_client.store.base import Decision, Status, Stored
+from agent_runner.contract.tools import PERMISSION_MODES
+from host_client.store.base import Decision, Status, StoredSession
 
 MAX_PROMPT = 200_000
 MAX_NAMES = 200
@@ -21,11 +21,11 @@ Label = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f,]*$")]
 PermissionMode = Annotated[str, Field(json_schema_extra={"enum": list(PERMISSION_MODES)})]
 
 
-class _Body(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class CreateSession(_Body):
+class CreateSession(_StrictModel):
     """A new session and its first turn."""
 
     prompt: Text
@@ -45,13 +45,13 @@ class CreateSession(_Body):
     ] = {}
 
 
-class SendTurn(_Body):
+class SendTurn(_StrictModel):
     """The next turn; it begins when the current one has ended."""
 
     text: Text
 
 
-class Decide(_Body):
+class Decide(_StrictModel):
     """A person's decision on one call, bound to the input that was shown."""
 
     decision: Literal["allow", "deny"]
@@ -62,7 +62,7 @@ class Decide(_Body):
     decided_by: Annotated[Name | None, Field(description="Only where the service asks for no token.")] = None
 
 
-class AnswerQuestion(_Body):
+class AnswerQuestion(_StrictModel):
     """Answers by the question's whole text: a label, several, or free text."""
 
     answers: Annotated[dict[str, str | list[str]], Field(min_length=1, max_length=100)]
@@ -151,7 +151,7 @@ class LogPage(BaseModel):
     first: int
 
 
-def session_view(stored: Stored, trace_url: str | None) -> SessionView:
+def session_view(stored: StoredSession, trace_url: str | None) -> SessionView:
     """Return a session as the API shows it; ``trace_url`` may hold ``{trace_id}``."""
     record, state = stored
     trace_id = record.root.trace_id

@@ -16,14 +16,23 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent_runner.contract.approvals import fault_of_answer
 from msgspec.structs import replace
 
+from agent_runner.contract.approvals import fault_of_answer
 from agent_runner.contract.protocol import QuestionRequest, decode_event, to_json
 from agent_runner.contract.sanitize import preview
 from host_client.client.session import common_attributes
 from host_client.errors import SessionClosedError
-from host_client.store.base import Decision, Note, SessionRecord, SessionState, Store, Stored, StoreError, Waiting
+from host_client.store.base import (
+    Decision,
+    Note,
+    SessionRecord,
+    SessionState,
+    Store,
+    StoredSession,
+    StoreError,
+    WaitingRequest,
+)
 from host_client.telemetry.trace.root import root_of
 
 from . import _commands as c
@@ -160,7 +169,7 @@ class Service:
         for session_id in trimmed:
             await self.store.trim(session_id, self._retention.events)
 
-    def _host(self, stored: Stored, *, adopted: bool = False) -> None:
+    def _host(self, stored: StoredSession, *, adopted: bool = False) -> None:
         session_id = stored.record.id
         feed = self._feed(stored)
         if (following := self._following.pop(session_id, None)) is not None:
@@ -181,7 +190,7 @@ class Service:
         if session_id in self._feeds and not hosted.log.state.is_closed:
             self._follow_along(session_id, self._feeds[session_id])
 
-    def _feed(self, stored: Stored) -> Feed:
+    def _feed(self, stored: StoredSession) -> Feed:
         """Return the session's feed in this process; what came before it stands in the store."""
         return self._feeds.setdefault(stored.record.id, Feed(stored.state.last_event_id))
 
@@ -204,7 +213,7 @@ class Service:
         tracestate: str = "",
         most_open: int | None = None,
         session_id: str | None = None,
-    ) -> Stored:
+    ) -> StoredSession:
         """Make a session and give it its first turn; it starts by itself. ``session_id`` is its id, None: any.
 
         ``request`` is a `CreateSession`. Raise `TooManyError`, and `ConfigurationError` for a traceparent that is none.
@@ -219,8 +228,8 @@ class Service:
             root=root_of(traceparent, tracestate),
             request=request,
         )
-        self._house.options(Stored(record, SessionState()))  # what cannot be is told before anything is kept
-        stored = Stored(record, SessionState(updated_at=now, model=request.get("model")))
+        self._house.options(StoredSession(record, SessionState()))  # what cannot be is told before anything is kept
+        stored = StoredSession(record, SessionState(updated_at=now, model=request.get("model")))
         first = c.PromptCommand(turn_id=str(uuid.uuid4()), text=request["prompt"], by=by)
         await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)
         _logger.info("session %s of %s: made by %s", stored.record.id, tenant_id, by)
@@ -229,15 +238,15 @@ class Service:
         self._host(stored)
         return stored
 
-    async def _close_unhosted(self, stored: Stored) -> Stored:
+    async def _close_unhosted(self, stored: StoredSession) -> StoredSession:
         """Close a session that was made while the service was stopped, as those that were there are closed."""
         event = own_event(ClosedData(reason="shutdown", cost_usd=0.0), stored.record.root, time.time())
         state = replace(after_own(stored.state, event), last_event_id=1, updated_at=event.ts)
         await self.store.append(stored.record.id, self._house.owner, [to_json(event)], state)
         await self.store.release(stored.record.id, self._house.owner)
-        return Stored(stored.record, state)
+        return StoredSession(stored.record, state)
 
-    async def get(self, session_id: str, tenant_id: str | None) -> Stored:
+    async def get(self, session_id: str, tenant_id: str | None) -> StoredSession:
         """Return a session of a tenant (None: of any); raise `NotFoundError`."""
         stored = await self.store.get(session_id)
         if stored is None or (tenant_id is not None and stored.record.tenant_id != tenant_id):
@@ -246,7 +255,7 @@ class Service:
 
     async def send(
         self,
-        stored: Stored,
+        stored: StoredSession,
         text: str,
         *,
         by: str,
@@ -267,33 +276,33 @@ class Service:
         await self._check_open(stored)
         return turn_id
 
-    async def was_sent(self, stored: Stored, turn_id: str) -> bool:
+    async def was_sent(self, stored: StoredSession, turn_id: str) -> bool:
         """Whether a turn of this id was queued."""
         return await self.store.decision(stored.record.id, _TURN + turn_id) is not None
 
-    async def interrupt(self, stored: Stored, *, by: str) -> None:
+    async def interrupt(self, stored: StoredSession, *, by: str) -> None:
         """End the current turn; raise `SessionOverError`."""
         await self._push(stored, c.InterruptCommand(by=by))
 
-    async def close(self, stored: Stored, *, by: str) -> None:
+    async def close(self, stored: StoredSession, *, by: str) -> None:
         """End the session; one that has ended stays as it is."""
         with contextlib.suppress(SessionOverError):
             await self._push(stored, c.CloseCommand(by=by))
 
-    async def _push(self, stored: Stored, command: c.AnyCommand) -> None:
+    async def _push(self, stored: StoredSession, command: c.AnyCommand) -> None:
         if not stored.state.takes_more:
             raise SessionOverError
         await self.store.push(stored.record.id, c.encode(command))
         await self._check_open(stored)
 
-    async def _check_open(self, stored: Stored) -> None:
+    async def _check_open(self, stored: StoredSession) -> None:
         """Raise `SessionOverError` where the session began to close meanwhile; its log tells what came too late."""
         now = await self.store.get(stored.record.id)
         if now is None or not now.state.takes_more:
             raise SessionOverError
 
     async def decide(
-        self, stored: Stored, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None
+        self, stored: StoredSession, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None
     ) -> Decision:
         """Record a person's decision, the first alone; return it.
 
@@ -320,7 +329,7 @@ class Service:
         await self._check_open(stored)
         return decision
 
-    async def _check_answers(self, stored: Stored, waiting: Waiting, answers: Mapping[str, Any]) -> None:
+    async def _check_answers(self, stored: StoredSession, waiting: WaitingRequest, answers: Mapping[str, Any]) -> None:
         """Raise `MismatchError` where answers are to other questions: they would count, and no question be answered."""
         if not waiting.event_id:  # written by an earlier version
             return
@@ -331,7 +340,7 @@ class Service:
             if isinstance(asked, QuestionRequest) and (fault := fault_of_answer(answers, asked.data.questions)):
                 raise MismatchError(fault)
 
-    async def _not_waiting(self, stored: Stored, key: str) -> Exception:
+    async def _not_waiting(self, stored: StoredSession, key: str) -> Exception:
         decided = await self.store.decision(stored.record.id, key) if not key.startswith(_TURN) else None
         return DecidedError(decided) if decided is not None else NotFoundError(f"nothing waits under {key[:64]!r}")
 
@@ -341,14 +350,14 @@ class Service:
 
     # -- who reads ----------------------------------------------------------------------------------------
 
-    def reader(self, stored: Stored, after: int) -> Reader:
+    def reader(self, stored: StoredSession, after: int) -> Reader:
         """Return a reader of a session's events after a number; `left` is for when it goes."""
         self._readers[stored.record.tenant_id] += 1
         session_id, feed = stored.record.id, self._feed(stored)
         self._follow_along(session_id, feed)
         return Reader(feed, self.store, session_id, stored.record.root, after, self.pace)
 
-    def left(self, stored: Stored, reader: Reader, why: str) -> None:
+    def left(self, stored: StoredSession, reader: Reader, why: str) -> None:
         """A reader has gone; see `EventStream` for why."""
         reader.close()
         self._readers -= Counter((stored.record.tenant_id,))
@@ -395,7 +404,7 @@ class Service:
 
     # -- what is left of it -----------------------------------------------------------------------------
 
-    async def read_file(self, stored: Stored, path: str, max_bytes: int) -> bytes:
+    async def read_file(self, stored: StoredSession, path: str, max_bytes: int) -> bytes:
         """Return a file of the agent's working directory; raise `SessionClosedError` where its sandbox is not here."""
         hosted = self._hosted.get(stored.record.id)
         if hosted is None:
@@ -403,7 +412,7 @@ class Service:
             raise SessionClosedError(f"its sandbox is not here: {where}")
         return await hosted.read_file(path, max_bytes)
 
-    async def trace(self, stored: Stored) -> Trace:
+    async def trace(self, stored: StoredSession) -> Trace:
         """Return the session's spans so far; one trace is made at a time, as it takes much memory."""
         from ._trace import trace_of  # OpenTelemetry: not with telemetry off
 
@@ -420,7 +429,7 @@ def _named(command: c.ApprovalCommand | c.AnswerCommand) -> str:
     return "allow_edited" if command.decision == "allow" and command.updated_input is not None else command.decision
 
 
-def _check(waiting: Waiting, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None) -> None:
+def _check(waiting: WaitingRequest, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None) -> None:
     """Raise `MismatchError` where the decision is not about what waits."""
     wanted = "approval" if isinstance(command, c.ApprovalCommand) else "question"
     if waiting.kind != wanted:

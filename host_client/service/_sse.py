@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from host_client.store.base import Root, Store, StoreError
 
 from ._events import DroppedData, GapData, own_json
-from ._feed import Batch, Feed
+from ._feed import Feed, FrameBatch
 
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n\n"
@@ -132,7 +132,7 @@ class Reader:
         self.last = entries[-1].id
         return gap + b"".join(frame(entry.data, entry.id) for entry in entries)
 
-    def _follows(self, batch: Batch) -> bool:
+    def _follows(self, batch: FrameBatch) -> bool:
         """Take a batch as sent where its events are just the next ones; return whether they are."""
         last = self.last
         for each in batch.frames:
@@ -142,7 +142,7 @@ class Reader:
         self.last = last
         return True
 
-    async def _new(self, batch: Batch) -> AsyncGenerator[bytes]:
+    async def _new(self, batch: FrameBatch) -> AsyncGenerator[bytes]:
         """Yield what is new in a batch; what it lacks comes from the log."""
         for each in batch.frames:
             if each.id is None:

@@ -18,7 +18,7 @@ from agent_runner.contract.protocol import (
     Start,
     TurnStart,
 )
-from host_client.store.base import Decision, SessionState, Status, Waiting
+from host_client.store.base import Decision, SessionState, Status, WaitingRequest
 from host_client.telemetry.turns import MAX_COST_USD
 
 from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptEvent, SandboxEvent
@@ -80,17 +80,17 @@ def cost_of(event: Result) -> float:
     return cost if 0.0 <= cost <= MAX_COST_USD else 0.0
 
 
-def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> Waiting:
+def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> WaitingRequest:
     """Return what waits for a person."""
     if isinstance(event, QuestionRequest):
-        return Waiting(
+        return WaitingRequest(
             id=event.data.question_id,
             kind="question",
             tool_name=QUESTION_TOOL,
             expires_at=event.data.expires_at,
             event_id=number,
         )
-    return Waiting(
+    return WaitingRequest(
         id=event.data.approval_id,
         kind="approval",
         tool_name=event.data.tool_name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agent_runner.contract.protocol import AnyEvent, Result, Telemetry, TextDelta, to_json
+from agent_runner.contract.protocol import AnyEvent, Result, TelemetryEvent, TextDelta, to_json
 from host_client.store.base import Additions, Decision, SessionState
 
 from ._events import ClosedData, OwnEvent
@@ -76,7 +76,7 @@ class Step:
         self._seen_seq = event.seq or self._seen_seq
         if isinstance(event, CHANGING):
             self._state = after_event(self._state, event, self._number + 1)
-        if isinstance(event, Telemetry):
+        if isinstance(event, TelemetryEvent):
             self._spans.append(relayed(event.data.otlp))
         elif isinstance(event, TextDelta):
             self.has_live = True

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from host_client.errors import ConfigurationError
 
 from ._guard import Guard
-from ._limits import Limits
+from ._limits import ServiceLimits
 
 DAY_SECONDS = 86_400.0
 
@@ -32,7 +32,7 @@ class ServiceConfig:
     idle_seconds: float = 1800.0
     kept_seconds: float = 7 * DAY_SECONDS
     max_events: int = 100_000
-    limits: Limits = field(default_factory=Limits)
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
     trace_url: str | None = None
 
 
@@ -80,7 +80,7 @@ def service_config(
         idle_seconds=idle_timeout,
         kept_seconds=retention_days * DAY_SECONDS,
         max_events=max_events,
-        limits=Limits(
+        limits=ServiceLimits(
             sessions_per_tenant=max_sessions, turns_per_minute=turns_per_minute, usd_per_tenant_day=usd_per_day
         ),
         trace_url=trace_url,

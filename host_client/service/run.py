@@ -21,7 +21,7 @@ from host_client.client.options import AgentOptions
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
 from host_client.store import open_store
-from host_client.store.base import Stored, StoreError
+from host_client.store.base import StoredSession, StoreError
 from host_client.telemetry import Telemetry
 from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
@@ -37,7 +37,7 @@ _DEMO = Path(__file__).parents[1] / "demo"
 _SCRIPT, _PROJECT = _DEMO / "serve.yaml", _DEMO / "project"
 
 
-def options_of(stored: Stored) -> AgentOptions:
+def options_of(stored: StoredSession) -> AgentOptions:
     """Return what a session's creator asked for as the session's options; raise `ConfigurationError`."""
     request = stored.record.request
     known = ("model", "permission_mode", "max_turns", "max_budget_usd", "system_prompt", "user_id", "user_tier")
@@ -50,7 +50,7 @@ def options_of(stored: Stored) -> AgentOptions:
     )
 
 
-async def forget(stored: Stored, environ: Mapping[str, str]) -> None:
+async def forget(stored: StoredSession, environ: Mapping[str, str]) -> None:
     """Remove the sandbox that a dead process may have made for a session without having noted it."""
     if environ.get("E2B_API_KEY"):
         from host_client.sandbox.e2b.inventory import remove_session  # imports e2b, 0.3 s
@@ -60,7 +60,7 @@ async def forget(stored: Stored, environ: Mapping[str, str]) -> None:
 
 def service_of(
     config: ServiceConfig,
-    sandbox: Callable[[Stored], Sandbox],
+    sandbox: Callable[[StoredSession], Sandbox],
     environ: Mapping[str, str],
     telemetry: Telemetry,
 ) -> Service:
@@ -79,14 +79,14 @@ def service_of(
     return Service(house, retention=Retention(closed_seconds=config.kept_seconds, events=config.max_events))
 
 
-def run_service(config: ServiceConfig, sandbox: Callable[[Stored], Sandbox], environ: Mapping[str, str]) -> int:
+def run_service(config: ServiceConfig, sandbox: Callable[[StoredSession], Sandbox], environ: Mapping[str, str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code. Raise `ConfigurationError` before anything is served."""
     return _run(config, sandbox, environ, os.environ, None)
 
 
 def _run(
     config: ServiceConfig,
-    sandbox: Callable[[Stored], Sandbox],
+    sandbox: Callable[[StoredSession], Sandbox],
     environ: Mapping[str, str],
     telemetry_environ: Mapping[str, str],
     first: Callable[[Service, str], Awaitable[None]] | None,

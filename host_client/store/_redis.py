@@ -31,15 +31,15 @@ from .base import (
     SPENT_DAYS,
     Additions,
     Decision,
-    Entry,
+    IdempotentAnswer,
+    LogEntry,
     Note,
     NotOwnerError,
     Queued,
-    Remembered,
     SessionRecord,
     SessionState,
     Status,
-    Stored,
+    StoredSession,
     StoreError,
     Token,
     TooManyError,
@@ -99,7 +99,9 @@ class RedisStore:
 
     # -- sessions -----------------------------------------------------------------------------------------
 
-    async def create(self, stored: Stored, owner: str, commands: Sequence[bytes], *, most_open: int | None) -> None:
+    async def create(
+        self, stored: StoredSession, owner: str, commands: Sequence[bytes], *, most_open: int | None
+    ) -> None:
         record, state = stored
         keys, tenant = SessionKeys(record.id), TenantKeys(record.tenant_id)
         (answer,) = await self._client.script(
@@ -126,16 +128,16 @@ class RedisStore:
         if answer == b"many":
             raise TooManyError(f"open sessions: {most_open}, which is as many as there may be")
 
-    async def get(self, session_id: str) -> Stored | None:
+    async def get(self, session_id: str) -> StoredSession | None:
         (found,) = await self._stored([session_id])
         return found
 
     async def page(
         self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
-    ) -> tuple[list[Stored], str | None]:
+    ) -> tuple[list[StoredSession], str | None]:
         last = read_cursor(before) if before is not None else None
         index = _index(tenant_id, status)
-        found: list[Stored] = []
+        found: list[StoredSession] = []
         count = _PAGE_AT_ONCE if status is not None else min(_PAGE_AT_ONCE, limit + 1)
         while len(found) <= limit and (rows := await self._rows(index, last, count)):
             sessions = await self._stored([session_id for session_id, _ in rows])
@@ -162,12 +164,12 @@ class RedisStore:
                 return left
             start += len(rows)
 
-    async def _stored(self, session_ids: Sequence[str]) -> list[Stored | None]:
+    async def _stored(self, session_ids: Sequence[str]) -> list[StoredSession | None]:
         commands = [("HMGET", SessionKeys(each).session, "record", "state") for each in session_ids]
         rows: list[tuple[bytes | None, bytes | None]] = await self._client.call_for_each(commands)
-        return [Stored(_record(record), _state(state)) if record and state else None for record, state in rows]
+        return [StoredSession(_record(record), _state(state)) if record and state else None for record, state in rows]
 
-    async def open_sessions(self, tenant_id: str) -> list[Stored]:
+    async def open_sessions(self, tenant_id: str) -> list[StoredSession]:
         rows = await self._client.call("ZRANGE", TenantKeys(tenant_id).open, 0, -1, again=True)
         found = await self._stored([_text(each) for each in rows]) if rows else []
         return [each for each in found if each is not None]
@@ -277,8 +279,8 @@ class RedisStore:
 
     async def read(
         self, session_id: str, after: int, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024
-    ) -> list[Entry]:
-        return [Entry(*pair) for pair in await self._read(SessionKeys(session_id).events, after, limit, max_bytes)]
+    ) -> list[LogEntry]:
+        return [LogEntry(*pair) for pair in await self._read(SessionKeys(session_id).events, after, limit, max_bytes)]
 
     async def _read(self, stream: str, after: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
         answer = await self._client.script(scripts.READ, (stream,), (after, limit, max_bytes), again=True)
@@ -329,10 +331,10 @@ class RedisStore:
 
     # -- limits -------------------------------------------------------------------------------------------
 
-    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> Remembered | None:
+    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> IdempotentAnswer | None:
         name = TenantKeys(tenant_id).answer(key)
         answer = await self._client.script(scripts.RESERVE, (name,), (digest, _milliseconds(seconds)))
-        return Remembered(_text(answer[1]), answer[2]) if answer[0] == b"first" else None
+        return IdempotentAnswer(_text(answer[1]), answer[2]) if answer[0] == b"first" else None
 
     async def answer(self, tenant_id: str, key: str, digest: str, answer: bytes | None, seconds: float) -> None:
         name = TenantKeys(tenant_id).answer(key)

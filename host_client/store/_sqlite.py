@@ -30,15 +30,15 @@ from .base import (
     SPENT_DAYS,
     Additions,
     Decision,
-    Entry,
+    IdempotentAnswer,
+    LogEntry,
     Note,
     NotOwnerError,
     Queued,
-    Remembered,
     SessionRecord,
     SessionState,
     Status,
-    Stored,
+    StoredSession,
     StoreError,
     Token,
     TooManyError,
@@ -98,7 +98,9 @@ class SqliteStore:
 
     # -- sessions -----------------------------------------------------------------------------------------
 
-    async def create(self, stored: Stored, owner: str, commands: Sequence[bytes], *, most_open: int | None) -> None:
+    async def create(
+        self, stored: StoredSession, owner: str, commands: Sequence[bytes], *, most_open: int | None
+    ) -> None:
         record, state = stored
 
         def work(connection: sqlite3.Connection) -> None:
@@ -133,8 +135,8 @@ class SqliteStore:
 
         await self._thread.run(work)
 
-    async def get(self, session_id: str) -> Stored | None:
-        def work(connection: sqlite3.Connection) -> Stored | None:
+    async def get(self, session_id: str) -> StoredSession | None:
+        def work(connection: sqlite3.Connection) -> StoredSession | None:
             row = connection.execute("SELECT record, state FROM sessions WHERE id = ?", (session_id,)).fetchone()
             return _stored(row) if row is not None else None
 
@@ -142,7 +144,7 @@ class SqliteStore:
 
     async def page(
         self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
-    ) -> tuple[list[Stored], str | None]:
+    ) -> tuple[list[StoredSession], str | None]:
         conditions = {
             "tenant_id = ?": (tenant_id,) if tenant_id is not None else None,
             "status = ?": (status,) if status is not None else None,
@@ -153,13 +155,13 @@ class SqliteStore:
         query = f"SELECT record, state FROM sessions {where} ORDER BY created_at DESC, id DESC LIMIT ?"  # noqa: S608 - of constants
         values = [value for each in given.values() for value in each]
 
-        def work(connection: sqlite3.Connection) -> list[Stored]:
+        def work(connection: sqlite3.Connection) -> list[StoredSession]:
             return [_stored(row) for row in connection.execute(query, (*values, limit + 1))]
 
         found = await self._thread.run(work)
         return found[:limit], cursor_of(found[limit - 1].record) if len(found) > limit else None
 
-    async def open_sessions(self, tenant_id: str) -> list[Stored]:
+    async def open_sessions(self, tenant_id: str) -> list[StoredSession]:
         query = "SELECT record, state FROM sessions WHERE tenant_id = ? AND is_open ORDER BY created_at, id"
         return await self._thread.run(
             lambda connection: [_stored(row) for row in connection.execute(query, (tenant_id,))]
@@ -282,15 +284,15 @@ class SqliteStore:
 
     async def read(
         self, session_id: str, after: int, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024
-    ) -> list[Entry]:
-        def work(connection: sqlite3.Connection) -> list[Entry]:
-            entries: list[Entry] = []
+    ) -> list[LogEntry]:
+        def work(connection: sqlite3.Connection) -> list[LogEntry]:
+            entries: list[LogEntry] = []
             size = 0
             query = (
                 "SELECT events.id, data FROM events JOIN sessions ON number = session"
                 " WHERE sessions.id = ? AND events.id > ? ORDER BY events.id LIMIT ?"
             )
-            for entry in map(Entry._make, connection.execute(query, (session_id, after, limit))):
+            for entry in map(LogEntry._make, connection.execute(query, (session_id, after, limit))):
                 size += len(entry.data)
                 if entries and size > max_bytes:
                     break
@@ -374,14 +376,14 @@ class SqliteStore:
 
     # -- limits -------------------------------------------------------------------------------------------
 
-    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> Remembered | None:
+    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> IdempotentAnswer | None:
         now = self._clock()
 
-        def work(connection: sqlite3.Connection) -> Remembered | None:
+        def work(connection: sqlite3.Connection) -> IdempotentAnswer | None:
             connection.execute("DELETE FROM answers WHERE expires_at <= ?", (now,))
             query = "SELECT digest, answer FROM answers WHERE tenant_id = ? AND key = ?"
             if row := connection.execute(query, (tenant_id, key)).fetchone():
-                return Remembered(*row)
+                return IdempotentAnswer(*row)
             row = (tenant_id, key, digest, None, now + seconds)
             connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
             return None
@@ -494,8 +496,8 @@ class SqliteStore:
         connection.execute("DELETE FROM spent WHERE day < ?", (oldest,))
 
 
-def _stored(row: tuple[bytes, bytes]) -> Stored:
-    return Stored(_record(row[0]), _state(row[1]))
+def _stored(row: tuple[bytes, bytes]) -> StoredSession:
+    return StoredSession(_record(row[0]), _state(row[1]))
 
 
 def _number(connection: sqlite3.Connection, session_id: str) -> int:

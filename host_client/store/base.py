@@ -36,7 +36,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     request: dict[str, Any]
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WaitingRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An approval or question that waits for a person; ``event_id`` is the number of the event that asks."""
 
     id: str
@@ -83,7 +83,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     claude_session_id: str | None = None
     sandbox: SandboxRef | None = None
     whereabouts: dict[str, Any] | None = None
-    waiting: tuple[Waiting, ...] = ()
+    waiting: tuple[WaitingRequest, ...] = ()
 
     @property
     def is_closed(self) -> bool:
@@ -95,12 +95,12 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         return not self.closing and not self.is_closed
 
 
-class Stored(NamedTuple):
+class StoredSession(NamedTuple):
     record: SessionRecord
     state: SessionState
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One event of a log: its number and its JSON, without a newline."""
 
     id: int
@@ -147,7 +147,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
 
-class Remembered(NamedTuple):
+class IdempotentAnswer(NamedTuple):
     """What was answered to an `Idempotency-Key`: the request's digest; None while it is being carried out."""
 
     digest: str
@@ -216,21 +216,23 @@ class Store(TokenStore, Protocol):
     async def ping(self) -> None: ...
 
     # sessions
-    async def create(self, stored: Stored, owner: str, commands: Sequence[bytes], *, most_open: int | None) -> None:
+    async def create(
+        self, stored: StoredSession, owner: str, commands: Sequence[bytes], *, most_open: int | None
+    ) -> None:
         """Keep a new session of this owner together with its first commands; raise `TooManyError`."""
         ...
 
-    async def get(self, session_id: str) -> Stored | None: ...
+    async def get(self, session_id: str) -> StoredSession | None: ...
     async def page(
         self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
-    ) -> tuple[list[Stored], str | None]:
+    ) -> tuple[list[StoredSession], str | None]:
         """Return sessions, newest first, and the cursor of the next page. ``tenant_id`` None: of all tenants.
 
         Raise `BadCursorError` for a ``before`` that is none.
         """
         ...
 
-    async def open_sessions(self, tenant_id: str) -> list[Stored]:
+    async def open_sessions(self, tenant_id: str) -> list[StoredSession]:
         """Return a tenant's sessions that are not closed, oldest first."""
         ...
 
@@ -284,7 +286,7 @@ class Store(TokenStore, Protocol):
 
     async def read(
         self, session_id: str, after: int, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024
-    ) -> list[Entry]:
+    ) -> list[LogEntry]:
         """Return the events after a number, oldest first, at least one if there is one."""
         ...
 
@@ -328,7 +330,7 @@ class Store(TokenStore, Protocol):
     async def decision(self, session_id: str, request_id: str) -> Decision | None: ...
 
     # limits
-    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> Remembered | None:
+    async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> IdempotentAnswer | None:
         """Reserve an idempotency key; return what is there already."""
         ...
 

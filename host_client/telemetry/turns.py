@@ -23,7 +23,7 @@ UNKNOWN = "unknown"
 _MAX_NAME = 128
 
 
-class Part(NamedTuple):
+class ModelCost(NamedTuple):
     """One model's share of a turn. ``input_tokens`` leaves cached ones out, as Anthropic bills."""
 
     model: str
@@ -35,21 +35,21 @@ class Part(NamedTuple):
 
 
 Request = tuple[str, tuple[int, int, int, int]]
-"""What one model request used: the model, and tokens in the order that a `Part` has them in."""
+"""What one model request used: the model, and tokens in the order that a `ModelCost` has them in."""
 
 
-class Turn(NamedTuple):
+class TurnCost(NamedTuple):
     """A turn's cost in 1e-9 US dollars, and its parts, whose costs add up to it.
 
     ``agrees`` is False where the models' own sum was another: the turn's cost is the one that counts.
     """
 
     nano: int
-    parts: tuple[Part, ...]
+    parts: tuple[ModelCost, ...]
     agrees: bool
 
 
-def turn_of(data: ResultData, model: str | None) -> Turn:
+def turn_of(data: ResultData, model: str | None) -> TurnCost:
     """Return a turn's figures; ``model`` is the session's. Raise ValueError for a cost that is none."""
     if not 0 <= data.cost_usd <= MAX_COST_USD:
         raise ValueError(f"a turn's cost of {data.cost_usd} US dollars")
@@ -57,16 +57,16 @@ def turn_of(data: ResultData, model: str | None) -> Turn:
     main = _name(model) if model else UNKNOWN
     used = data.turn_model_usage
     if not used:
-        return Turn(nano, (Part(main, nano, *_tokens(data.usage, _OF_USAGE)),), True)
+        return TurnCost(nano, (ModelCost(main, nano, *_tokens(data.usage, _OF_USAGE)),), True)
     parts = list(_parts(used))
     missing = nano - sum(part.nano for part in parts)
     if abs(missing) <= len(parts):  # each was rounded
         largest = max(range(len(parts)), key=lambda index: parts[index].nano)
         parts[largest] = parts[largest]._replace(nano=parts[largest].nano + missing)
-        return Turn(nano, tuple(parts), True)
+        return TurnCost(nano, tuple(parts), True)
     if missing < 0:
         parts, missing = [part._replace(nano=0) for part in parts], nano
-    return Turn(nano, tuple(merged([*parts, Part(main, missing)])), False)
+    return TurnCost(nano, tuple(merged([*parts, ModelCost(main, missing)])), False)
 
 
 def request_of(attributes: Mapping[str, Any]) -> Request:
@@ -79,10 +79,10 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
     return model, (fresh if fresh > 0 else 0, output, read, created)
 
 
-def priced(request: Request) -> Part:
+def priced(request: Request) -> ModelCost:
     """Return what a model request came to, at list price; nothing where the list has none."""
     model, tokens = request
-    return Part(_name(model), _list_nano(request) or 0, *tokens)
+    return ModelCost(_name(model), _list_nano(request) or 0, *tokens)
 
 
 def list_price(request: Request) -> float | None:
@@ -106,19 +106,21 @@ TOKEN_ATTRIBUTES = (
 )
 
 
-def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[Part]:
+def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[ModelCost]:
     dearest = sorted(used.items(), key=lambda item: item[1].get("costUSD", 0.0), reverse=True)
-    parts = (Part(_name(model), _nano(each.get("costUSD", 0.0)), *_tokens(each, _OF_MODEL)) for model, each in dearest)
+    parts = (
+        ModelCost(_name(model), _nano(each.get("costUSD", 0.0)), *_tokens(each, _OF_MODEL)) for model, each in dearest
+    )
     return merged(part for part, _ in zip(parts, range(MAX_MODELS), strict=False))
 
 
-def merged(parts: Iterable[Part]) -> list[Part]:
+def merged(parts: Iterable[ModelCost]) -> list[ModelCost]:
     """Return one part a model: two names may be one when cut."""
-    found: dict[str, Part] = {}
+    found: dict[str, ModelCost] = {}
     for part in parts:
         before = found.get(part.model)
         sums = map(sum, zip(before[1:], part[1:], strict=True)) if before is not None else part[1:]
-        found[part.model] = Part(part.model, *sums)
+        found[part.model] = ModelCost(part.model, *sums)
     return list(found.values())
 
 

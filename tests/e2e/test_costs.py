@@ -145,7 +145,7 @@ async def test_a_turn_whose_runner_is_killed_is_estimated_and_told_as_such(tmp_p
     sandbox = Killable()
 
     def kill_when_spans_came(event: p.AnyEvent) -> None:
-        if isinstance(event, p.Telemetry):
+        if isinstance(event, p.TelemetryEvent):
             os.kill(sandbox.pid, signal.SIGKILL)
 
     with host_lab(HANGS) as lab:

@@ -327,7 +327,7 @@ async def test_telemetry_off_leaves_the_events_and_no_spans() -> None:
         environ = {**lab.environ, "OTEL_ENABLED": "false"}
         result = await run_agent("go", approvals="auto", environ=environ, on_event=seen.append)
     assert result.spans == ()
-    assert not any(isinstance(event, p.Telemetry) for event in seen)
+    assert not any(isinstance(event, p.TelemetryEvent) for event in seen)
     assert result.text == "Done."
 
 

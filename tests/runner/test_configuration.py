@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runner._config import SETTINGS, Config, ConfigError, Setting, load_config
+from agent_runner._config import SETTINGS, Config, ConfigError, RunnerSetting, load_config
 from agent_runner.contract import protocol
 from tests.support.runs import Lab
 
@@ -70,7 +70,7 @@ def test_every_setting_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("row", SETTINGS, ids=[row.field for row in SETTINGS])
-def test_a_setting_is_read_from_its_variable_and_from_its_option(row: Setting) -> None:
+def test_a_setting_is_read_from_its_variable_and_from_its_option(row: RunnerSetting) -> None:
     text, value = GOOD[row.field]
     assert getattr(load_config({row.variable: text}, [], {}), row.field) == value
     assert getattr(load_config({}, [f"{row.option}={text}"], {}), row.field) == value

@@ -87,7 +87,7 @@ def test_with_an_endpoint_of_its_own_the_runner_exports_there_and_nowhere_else(m
         # All of them are there when the process has ended.
         assert tree(received.spans) == TREE
     assert done.types == [*TYPES, "end"]
-    assert done.of(protocol.Telemetry) == []
+    assert done.of(protocol.TelemetryEvent) == []
     assert {span.trace_id for span in received.spans} == {"a" * 32}
     assert {span.attributes["user.id"] for span in received.spans} == {"ann"}
     assert {headers["x-key"] for headers in received.headers} == {"secret"}
@@ -168,7 +168,7 @@ def test_for_the_relay_no_opentelemetry_module_is_imported_with_telemetry_on_or_
     assert done.exit_code == 0
     call = ["tool_use", "tool_result"]
     assert done.types == ["start", "turn_start", *call, *call, "text", "result", "end"]
-    assert bool(done.of(protocol.Telemetry)) == recorded
+    assert bool(done.of(protocol.TelemetryEvent)) == recorded
     # Off or on, events name the spans they belong to.
     assert all(event.span_id.strip("0") for event in done.of(protocol.ToolUse))
     loaded = " ".join(result.data.content[0]["text"] for result in done.of(protocol.ToolResult)).split()

@@ -57,7 +57,7 @@ async def test_two_runs_in_one_process_do_not_mix(
 
     outcomes = await asyncio.gather(run(0), run(1))
     for n, (code, events) in enumerate(outcomes):
-        relayed = [event.data.otlp for event in events if isinstance(event, protocol.Telemetry)]
+        relayed = [event.data.otlp for event in events if isinstance(event, protocol.TelemetryEvent)]
         spans = [span for otlp in relayed for span in spans_in(base64.b64decode(otlp))]
         assert code == 0
         assert tree(spans) == [["agent.execute", ["chat scripted"], ["execute_tool Bash"], ["chat scripted"]]]

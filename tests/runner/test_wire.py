@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent_runner._journal import Journal
-from agent_runner._wire import QUEUE_BYTES, Outlet
+from agent_runner._wire import QUEUE_BYTES, StdoutWriter
 
 PIPE = tuple[int, int]
 
@@ -63,12 +63,12 @@ def line(n: int, size: int = 1000) -> bytes:
     return f"{n:08}".encode() + b"x" * (size - 9) + b"\n"
 
 
-def put(outlet: Outlet, journal: Journal, data: bytes) -> None:
+def put(outlet: StdoutWriter, journal: Journal, data: bytes) -> None:
     outlet.put(data, journal.append(data))
 
 
 def test_lines_arrive_in_order_and_the_close_waits_for_them(pipe: PIPE, journal: Journal) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     reader = Reader(pipe[0])
     lines = [line(n) for n in range(500)]
     for each in lines:
@@ -78,7 +78,7 @@ def test_lines_arrive_in_order_and_the_close_waits_for_them(pipe: PIPE, journal:
 
 
 def test_a_slow_reader_is_fed_from_the_journal_without_loss_or_duplicates(pipe: PIPE, journal: Journal) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     lines = [line(n, size) for n, size in enumerate((700, 90_000, 12, 300_000) * 30)]
     assert sum(map(len, lines)) > 10 * QUEUE_BYTES
     for each in lines:  # nobody reads: this must not block
@@ -90,7 +90,7 @@ def test_a_slow_reader_is_fed_from_the_journal_without_loss_or_duplicates(pipe: 
 
 
 def test_a_line_read_from_the_journal_before_it_is_handed_over_is_sent_once(pipe: PIPE, journal: Journal) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     lines = [line(n, 50_000) for n in range(60)]
     for each in lines:
         put(outlet, journal, each)
@@ -106,7 +106,7 @@ def test_a_line_read_from_the_journal_before_it_is_handed_over_is_sent_once(pipe
 
 
 def test_a_reader_that_falls_behind_again_and_again_gets_each_line_once(pipe: PIPE, journal: Journal) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     turn = threading.Semaphore(0)
     received: list[bytes] = []
 
@@ -133,7 +133,7 @@ def test_a_reader_that_falls_behind_again_and_again_gets_each_line_once(pipe: PI
 
 
 def test_live_lines_are_dropped_for_a_slow_reader_and_numbered_ones_are_not(pipe: PIPE, journal: Journal) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     for n in range(3000):
         put(outlet, journal, line(n))
         outlet.put(b"live\n", None, live=True)
@@ -147,7 +147,7 @@ def test_live_lines_are_dropped_for_a_slow_reader_and_numbered_ones_are_not(pipe
 def test_a_reader_that_is_gone_does_not_matter(pipe: PIPE, journal: Journal) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    outlet = Outlet(writer, journal)
+    outlet = StdoutWriter(writer, journal)
     for n in range(100):
         put(outlet, journal, line(n))
     assert not outlet.close()
@@ -156,14 +156,14 @@ def test_a_reader_that_is_gone_does_not_matter(pipe: PIPE, journal: Journal) -> 
 
 
 def test_a_reader_that_reads_nothing_is_left_in_the_end(pipe: PIPE, journal: Journal) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     for n in range(200):
         put(outlet, journal, line(n))
     assert not outlet.close()
 
 
 def test_without_a_journal_memory_is_bounded_and_what_is_dropped_is_counted(pipe: PIPE) -> None:
-    outlet = Outlet(pipe[1], None)
+    outlet = StdoutWriter(pipe[1], None)
     lines = [line(n, QUEUE_BYTES) for n in range(70)]
     for each in lines:
         outlet.put(each, None)
@@ -178,7 +178,7 @@ def test_without_a_journal_memory_is_bounded_and_what_is_dropped_is_counted(pipe
 def test_when_the_journal_fails_while_the_reader_is_slow_the_rest_comes_from_memory(
     pipe: PIPE, journal: Journal
 ) -> None:
-    outlet = Outlet(pipe[1], journal)
+    outlet = StdoutWriter(pipe[1], journal)
     lines = [line(n, 50_000) for n in range(100)]
     for each in lines[:60]:
         put(outlet, journal, each)

@@ -17,14 +17,14 @@ from host_client.service import _service as services
 from host_client.service._app import create_app
 from host_client.service._downloads import AT_ONCE, MOST_WAITING, Downloads, FileAnswer
 from host_client.service._hosting import House
-from host_client.service._limits import IN_FLIGHT_SECONDS, Limits
+from host_client.service._limits import IN_FLIGHT_SECONDS, ServiceLimits
 from host_client.service._problems import ProblemError
 from host_client.service._service import Retention, Service
 from host_client.service._sse import PIECE
 from host_client.service.config import ServiceConfig
 from host_client.service.run import options_of
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import Stored
+from host_client.store.base import StoredSession
 from host_client.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,7 @@ async def nothing(*_: object) -> None:
 async def serving(
     store: SqliteStore,
     *,
-    limits: Limits | None = None,
+    limits: ServiceLimits | None = None,
     sandbox: Callable[[], LocalSandbox] = NeverThere,
     retention: Retention | None = None,
 ) -> AsyncGenerator[tuple[Service, httpx.AsyncClient]]:
@@ -70,7 +70,7 @@ async def serving(
     )
     service = Service(house, retention=retention, shutdown_seconds=0.01)
     await service.start()
-    app = create_app(service, ServiceConfig(limits=limits or Limits()))
+    app = create_app(service, ServiceConfig(limits=limits or ServiceLimits()))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8321", timeout=WAIT_SECONDS) as client:
         yield service, client
@@ -99,7 +99,7 @@ async def test_a_session_is_made_once_although_its_maker_was_killed_before_it_an
     clock = Clock()
     store = SqliteStore(path, clock=clock)
     request: dict[str, Any] = {"json": {"prompt": "go"}, "headers": {"idempotency-key": "order-7"}}
-    async with serving(store, limits=Limits(sessions_per_tenant=1)) as (_, client):
+    async with serving(store, limits=ServiceLimits(sessions_per_tenant=1)) as (_, client):
         with monkeypatch.context() as patch:
             patch.setattr(store, "answer", nothing)
             first = await client.post("/api/sessions", **request)
@@ -116,7 +116,7 @@ async def test_a_turn_is_queued_once_although_its_sender_was_killed_before_it_an
 ) -> None:
     clock = Clock()
     store = SqliteStore(path, clock=clock)
-    async with serving(store, limits=Limits(turns_per_minute=2)) as (_, client):
+    async with serving(store, limits=ServiceLimits(turns_per_minute=2)) as (_, client):
         session_id = (await client.post("/api/sessions", json={"prompt": "go"})).json()["id"]
         request: dict[str, Any] = {"json": {"text": "more"}, "headers": {"idempotency-key": "order-7"}}
         with monkeypatch.context() as patch:
@@ -137,7 +137,7 @@ async def test_a_turn_is_queued_once_although_its_sender_was_killed_before_it_an
 
 
 async def test_sessions_that_are_made_at_once_share_the_days_money(path: Path) -> None:
-    limits = Limits(usd_per_tenant_day=1.0)
+    limits = ServiceLimits(usd_per_tenant_day=1.0)
     async with serving(SqliteStore(path), limits=limits) as (_, client):
         body = {"prompt": "go", "max_budget_usd": 0.3}
         answers = await asyncio.gather(*(client.post("/api/sessions", json=body) for _ in range(20)))
@@ -179,9 +179,9 @@ async def test_a_session_that_was_made_while_the_service_was_stopped_is_closed_a
 
 
 async def test_a_tenant_has_so_many_readers_whatever_they_read(path: Path) -> None:
-    async with serving(SqliteStore(path), limits=Limits(readers_per_tenant=2)) as (service, client):
+    async with serving(SqliteStore(path), limits=ServiceLimits(readers_per_tenant=2)) as (service, client):
         made = [(await client.post("/api/sessions", json={"prompt": "go"})).json()["id"] for _ in range(3)]
-        stored: list[Stored] = [await service.get(each, None) for each in made]
+        stored: list[StoredSession] = [await service.get(each, None) for each in made]
         readers = [service.reader(each, 0) for each in stored[:2]]
         third = await client.get(f"/api/sessions/{made[2]}/events")
         assert (third.status_code, third.json()["type"]) == (429, "/problems/too-many-readers")

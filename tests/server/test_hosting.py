@@ -24,7 +24,7 @@ from host_client.service._log import SessionLog
 from host_client.service._service import DecidedError, MismatchError, Service, SessionOverError
 from host_client.service.run import options_of
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import Note, Stored, StoreError
+from host_client.store.base import Note, StoredSession, StoreError
 from host_client.telemetry import Telemetry
 from tests.server.flaky import Flaky
 from tests.store.records import created as kept
@@ -64,7 +64,7 @@ class Scene:
         )
         return Service(house, shutdown_seconds=shutdown_seconds)
 
-    def _sandbox(self, of: Stored) -> ToldSandbox:
+    def _sandbox(self, of: StoredSession) -> ToldSandbox:
         if self.refusals:
             raise self.refusals.pop(0)
         known = self.sandboxes.get(of.record.id)
@@ -73,7 +73,7 @@ class Scene:
             self.prepare(known)
         return known
 
-    async def _forget(self, of: Stored) -> None:
+    async def _forget(self, of: StoredSession) -> None:
         pass
 
     async def until(self, session_id: str, kind: str, number: int = 1) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ async def eventually(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def begun(scene: Scene, service: Service) -> Stored:
+async def begun(scene: Scene, service: Service) -> StoredSession:
     made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada")
     await scene.until(made.record.id, "prompt")
     return made

@@ -13,8 +13,8 @@ import pytest
 from host_client.service._limits import (
     IDEMPOTENCY_SECONDS,
     IN_FLIGHT_SECONDS,
-    Answer,
-    Limits,
+    RecordedAnswer,
+    ServiceLimits,
     budget_of,
     check_budget,
     check_prompt,
@@ -25,12 +25,12 @@ from host_client.service._limits import (
 )
 from host_client.service._problems import ProblemError
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import Additions, Root, SessionRecord, SessionState, Stored, StoreError
+from host_client.store.base import Additions, Root, SessionRecord, SessionState, StoredSession, StoreError
 
 pytestmark = pytest.mark.anyio
 
 NOON = 1_700_049_600.0  # 2023-11-15T12:00:00Z
-CREATED = Answer(status=201, body=b'{"id":"s-1"}', headers={"location": "/api/sessions/s-1"})
+CREATED = RecordedAnswer(status=201, body=b'{"id":"s-1"}', headers={"location": "/api/sessions/s-1"})
 A, B = request_digest("POST", "/api/sessions", b"{}"), request_digest("POST", "/api/sessions", b'{"a":1}')
 
 
@@ -45,7 +45,7 @@ class Clock:
 class Action:
     """Counts how often it is carried out."""
 
-    def __init__(self, answer: Answer | Exception = CREATED) -> None:
+    def __init__(self, answer: RecordedAnswer | Exception = CREATED) -> None:
         self.answer = answer
         self.times = 0
         self.given: list[str | None] = []
@@ -53,7 +53,7 @@ class Action:
         self.may_end = asyncio.Event()
         self.may_end.set()
 
-    async def __call__(self, given: str | None) -> Answer:
+    async def __call__(self, given: str | None) -> RecordedAnswer:
         self.times += 1
         self.given.append(given)
         self.begun.set()
@@ -77,7 +77,7 @@ async def begin(store: SqliteStore, tenant_id: str, budget: float | None, cost: 
     record = SessionRecord(
         id=session_id, tenant_id=tenant_id, created_at=NOON, created_by="ada", title="t", root=root, request=request
     )
-    await store.create(Stored(record, SessionState(cost_usd=cost)), "me", [], most_open=None)
+    await store.create(StoredSession(record, SessionState(cost_usd=cost)), "me", [], most_open=None)
     return session_id
 
 
@@ -96,7 +96,7 @@ async def test_turns_of_a_minute_are_counted_by_tenant(tmp_path: Path) -> None:
     clock.now += 50
     store = SqliteStore(tmp_path / "service.sqlite", clock=clock)
     await store.open()
-    limits = Limits(turns_per_minute=3)
+    limits = ServiceLimits(turns_per_minute=3)
     for _ in range(3):
         await check_turn(store, "acme", limits, clock.now)
     problem = await refused(check_turn(store, "acme", limits, clock.now))
@@ -109,7 +109,7 @@ async def test_turns_of_a_minute_are_counted_by_tenant(tmp_path: Path) -> None:
 
 
 async def test_no_limit_is_none(store: SqliteStore) -> None:
-    limits = Limits(turns_per_minute=None)
+    limits = ServiceLimits(turns_per_minute=None)
     for _ in range(3):
         await check_turn(store, "acme", limits)
     await check_budget(store, "acme", limits)
@@ -118,7 +118,7 @@ async def test_no_limit_is_none(store: SqliteStore) -> None:
 
 
 async def test_a_tenant_that_has_spent_its_day_waits_for_the_next(store: SqliteStore) -> None:
-    limits = Limits(usd_per_tenant_day=2.0)
+    limits = ServiceLimits(usd_per_tenant_day=2.0)
     assert await budget_of(store, "acme", limits, None, NOON) == 2.0
     await spend(store, "acme", 0.5)
     assert await budget_of(store, "acme", limits, None, NOON) == 1.5
@@ -135,7 +135,7 @@ async def test_a_tenant_that_has_spent_its_day_waits_for_the_next(store: SqliteS
 
 
 async def test_what_open_sessions_may_still_cost_is_not_given_again(store: SqliteStore) -> None:
-    limits = Limits(usd_per_tenant_day=2.0)
+    limits = ServiceLimits(usd_per_tenant_day=2.0)
     await begin(store, "acme", 1.5, cost=0.5)
     assert await budget_of(store, "acme", limits, None, NOON) == 1.0
     await begin(store, "acme", 1.0)
@@ -148,7 +148,7 @@ async def test_what_open_sessions_may_still_cost_is_not_given_again(store: Sqlit
 
 async def test_an_open_session_without_a_budget_may_cost_all_that_is_left(store: SqliteStore) -> None:
     await begin(store, "acme", None)
-    problem = await refused(budget_of(store, "acme", Limits(usd_per_tenant_day=2.0), 0.1, NOON))
+    problem = await refused(budget_of(store, "acme", ServiceLimits(usd_per_tenant_day=2.0), 0.1, NOON))
     assert problem.slug == "budget-exceeded"
 
 
@@ -161,9 +161,9 @@ def test_a_day_is_utcs() -> None:
 
 
 def test_a_text_is_as_long_as_it_may_be() -> None:
-    check_prompt("é" * 100, Limits(max_prompt=100))
+    check_prompt("é" * 100, ServiceLimits(max_prompt=100))
     with pytest.raises(ProblemError, match="101 characters; 100 are allowed") as caught:
-        check_prompt("é" * 101, Limits(max_prompt=100))
+        check_prompt("é" * 101, ServiceLimits(max_prompt=100))
     assert caught.value.slug == "invalid"
 
 
@@ -175,7 +175,7 @@ async def test_the_same_request_is_answered_again_and_carried_out_once(store: Sq
     first = await idempotent(store, "acme", "k", A, action)
     again = await idempotent(store, "acme", "k", A, action)
     assert first == CREATED
-    assert again == Answer(
+    assert again == RecordedAnswer(
         status=201, body=CREATED.body, headers={"location": "/api/sessions/s-1", "idempotent-replayed": "true"}
     )
     assert action.times == 1
@@ -189,7 +189,7 @@ async def test_of_twenty_at_once_one_is_carried_out(store: SqliteStore) -> None:
     action = Action()
     action.may_end.clear()
 
-    async def ask() -> Answer | ProblemError:
+    async def ask() -> RecordedAnswer | ProblemError:
         try:
             return await idempotent(store, "acme", "k", A, action)
         except ProblemError as problem:
@@ -204,7 +204,7 @@ async def test_of_twenty_at_once_one_is_carried_out(store: SqliteStore) -> None:
     action.may_end.set()
     answers = [await task for task in asking]
     problems = [each for each in answers if isinstance(each, ProblemError)]
-    assert [each for each in answers if isinstance(each, Answer)] == [CREATED]
+    assert [each for each in answers if isinstance(each, RecordedAnswer)] == [CREATED]
     assert {(each.status_code, each.slug) for each in problems} == {(409, "key-in-use")}
     assert len(problems) == 19
     assert all(each.headers and int(each.headers["retry-after"]) > 0 for each in problems)
@@ -250,7 +250,7 @@ async def test_what_was_cancelled_may_be_tried_again(store: SqliteStore) -> None
     assert await idempotent(store, "acme", "k", A, Action()) == CREATED
 
 
-async def _awaited(work: Coroutine[Any, Any, Answer]) -> Answer:
+async def _awaited(work: Coroutine[Any, Any, RecordedAnswer]) -> RecordedAnswer:
     return await work
 
 

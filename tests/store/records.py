@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from host_client.store import Store, open_store
-from host_client.store.base import Decision, Note, Root, SessionRecord, SessionState, Status, Stored
+from host_client.store.base import Decision, Note, Root, SessionRecord, SessionState, Status, StoredSession
 
 WAIT_SECONDS = 60.0
 """How long anything is waited for."""
@@ -22,7 +22,9 @@ ME, OTHER = "replica-1", "replica-2"
 ROOT = Root(trace_id="a" * 32, span_id="b" * 16, parent_span_id=None, tracestate="", start=1_700_000_000_000_000_000)
 
 
-def stored(session_id: str, tenant_id: str = "acme", created_at: float = 1_700_000_000.25, **state: object) -> Stored:
+def stored(
+    session_id: str, tenant_id: str = "acme", created_at: float = 1_700_000_000.25, **state: object
+) -> StoredSession:
     """Return a new session; `state` are fields of its state."""
     record = SessionRecord(
         id=session_id,
@@ -33,7 +35,7 @@ def stored(session_id: str, tenant_id: str = "acme", created_at: float = 1_700_0
         root=ROOT,
         request={"prompt": "Mend it: ü 😀", "metadata": {"a": "b"}, "max_budget_usd": 0.1},
     )
-    return Stored(record, msgspec.structs.replace(SessionState(updated_at=created_at), **state))
+    return StoredSession(record, msgspec.structs.replace(SessionState(updated_at=created_at), **state))
 
 
 async def created(store: Store, session_id: str = "s-1", tenant_id: str = "acme", **fields: object) -> SessionState:

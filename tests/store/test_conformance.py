@@ -16,16 +16,16 @@ from host_client.store.base import (
     Additions,
     BadCursorError,
     Decision,
+    IdempotentAnswer,
     Note,
     NotOwnerError,
     Queued,
-    Remembered,
     SandboxRef,
     StoreError,
     Token,
     TooManyError,
     UnknownSessionError,
-    Waiting,
+    WaitingRequest,
 )
 from tests.store.records import (
     ME,
@@ -57,7 +57,7 @@ async def test_a_session_comes_back_as_it_was_kept(store: Store) -> None:
         cost_usd=0.1 + 0.2,
         sandbox=SandboxRef(id="i-1", kind="local"),
         whereabouts={"pid": 7},
-        waiting=(Waiting(id="r-1", kind="approval", tool_name="Bash", expires_at=1.5, input_sha256="0" * 64),),
+        waiting=(WaitingRequest(id="r-1", kind="approval", tool_name="Bash", expires_at=1.5, input_sha256="0" * 64),),
     )
     await store.create(session, ME, (b'{"type":"prompt"}', b"{}"), most_open=None)
     assert await store.get("s-1") == session
@@ -439,17 +439,17 @@ async def test_subscribers_end_with_the_store(store: Store) -> None:
 async def test_an_idempotency_key_is_reserved_once_and_remembers_its_answer(store: Store) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         found = await asyncio.gather(*(store.reserve("acme", "k-1", "digest", 60.0) for _ in range(10)))
-    assert sorted(found, key=lambda each: each is not None) == [None] + [Remembered("digest", None)] * 9
+    assert sorted(found, key=lambda each: each is not None) == [None] + [IdempotentAnswer("digest", None)] * 9
     await store.answer("acme", "k-1", "another", b"wrong", 60.0)
     await store.answer("acme", "k-1", "digest", b'{"id":"s-1"}', 60.0)
-    assert await store.reserve("acme", "k-1", "another", 60.0) == Remembered("digest", b'{"id":"s-1"}')
+    assert await store.reserve("acme", "k-1", "another", 60.0) == IdempotentAnswer("digest", b'{"id":"s-1"}')
     assert await store.reserve("other", "k-1", "digest", 60.0) is None
 
 
 async def test_a_freed_key_is_reserved_again(store: Store) -> None:
     await store.reserve("acme", "k-1", "digest", 60.0)
     await store.answer("acme", "k-1", "another", None, 60.0)
-    assert await store.reserve("acme", "k-1", "digest", 60.0) == Remembered("digest", None)
+    assert await store.reserve("acme", "k-1", "digest", 60.0) == IdempotentAnswer("digest", None)
     await store.answer("acme", "k-1", "digest", None, 60.0)
     assert await store.reserve("acme", "k-1", "another", 60.0) is None
 
@@ -460,7 +460,7 @@ async def test_a_reserved_key_is_freed_in_time(store: Store) -> None:
         while await store.reserve("acme", "k-1", "another", 60.0) is not None:
             pass
     await store.answer("acme", "k-1", "digest", b"late", 60.0)
-    assert await store.reserve("acme", "k-1", "third", 60.0) == Remembered("another", None)
+    assert await store.reserve("acme", "k-1", "third", 60.0) == IdempotentAnswer("another", None)
 
 
 async def test_counters_count_by_tenant_and_kind_in_their_window(store: Store) -> None:

@@ -144,7 +144,7 @@ class Finished:
 
     @property
     def spans(self) -> list[SpanView]:
-        found = [e for e in self.events if isinstance(e, protocol.Telemetry)]
+        found = [e for e in self.events if isinstance(e, protocol.TelemetryEvent)]
         return [span for event in found for span in spans_in(base64.b64decode(event.data.otlp))]
 
     @property

@@ -21,7 +21,7 @@ from agent_runner.contract.protocol import (
     command_schema,
     event_schema,
 )
-from host_client.scripted_model._script import Conversation, Failure, Reply, Script, Tool, Usage
+from host_client.scripted_model._script import Reply, Script, ScriptedConversation, ScriptedFailure, ScriptedTool, Usage
 from host_client.service._app import described_app
 from host_client.service._events import OWN_TYPES
 from host_client.service._problems import PROBLEMS
@@ -113,7 +113,7 @@ def problems() -> str:
 
 
 def script() -> str:
-    kinds = (Script, Conversation, Reply, Tool, Usage, Failure)
+    kinds = (Script, ScriptedConversation, Reply, ScriptedTool, Usage, ScriptedFailure)
     rows = [f"| {kind.__name__.lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds]
     return "\n".join(["| part | fields | meaning |", "|---|---|---|", *rows])
 

@@ -33,7 +33,7 @@ from host_client.telemetry.costs._unfinished import MAX_UNPRICED
 from host_client.telemetry.costs.ledger import BY, Ledger, LedgerError, Total
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.relay.relayed import Relayed
-from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, Turn, request_of, turn_of
+from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, TurnCost, request_of, turn_of
 from tests.support.metrics import event, result
 from tests.support.tables import ROOT
 
@@ -139,7 +139,7 @@ def test_whatever_the_models_are_told_to_cost_their_parts_add_up_to_the_turn(
     assert len({part.model for part in turn.parts}) == len(turn.parts)
 
 
-def split(cost: float, **of_model: float) -> Turn:
+def split(cost: float, **of_model: float) -> TurnCost:
     return turn_of(result(cost, turn_model_usage={name: {"costUSD": usd} for name, usd in of_model.items()}), "main")
 
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import Status, StatusCode
 
-from host_client.telemetry.tail.sampling import Limits, Sampler, SamplingConfig, Verdict
+from host_client.telemetry.tail.sampling import Sampler, SamplerLimits, SamplingConfig, Verdict
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
 """Trace ids that the ratio keeps first and last."""
@@ -76,7 +76,7 @@ def test_ten_thousand_traces_at_ten_percent_keep_every_error_and_the_ratio() -> 
 
 def test_ten_thousand_traces_at_once_stay_within_the_limits() -> None:
     chance = random.Random(5)
-    sampler, spans = Sampler(SamplingConfig(rate=0.1), Limits(traces=1_000)), [chat(1)] * 5
+    sampler, spans = Sampler(SamplingConfig(rate=0.1), SamplerLimits(traces=1_000)), [chat(1)] * 5
     for _ in range(10_000):
         trace_id = f"{chance.getrandbits(128):032x}"
         sampler.begin(trace_id)
@@ -176,17 +176,17 @@ def test_a_tier_has_a_rate_of_its_own() -> None:
 
 
 def test_a_trace_that_grows_too_large_is_kept_early() -> None:
-    sampler = Sampler(SamplingConfig(rate=0.0), Limits(spans=1_000))
+    sampler = Sampler(SamplingConfig(rate=0.0), SamplerLimits(spans=1_000))
     sampler.begin(HIGH)
     assert sampler.observe(HIGH, [span()] * 1_000) is Verdict.HOLD
     assert sampler.observe(HIGH, [span()]) is Verdict.KEEP
-    sampler = Sampler(SamplingConfig(rate=0.0), Limits(trace_bytes=100))
+    sampler = Sampler(SamplingConfig(rate=0.0), SamplerLimits(trace_bytes=100))
     sampler.begin(HIGH)
     assert sampler.observe(HIGH, [span()], size=101) is Verdict.KEEP
 
 
 def test_where_all_traces_are_too_large_together_the_largest_goes_and_the_others_stay() -> None:
-    sampler = Sampler(SamplingConfig(rate=0.0), Limits(total_bytes=100))
+    sampler = Sampler(SamplingConfig(rate=0.0), SamplerLimits(total_bytes=100))
     ids = [f"{n:016x}{'f' * 16}" for n in range(3)]
     for trace_id, size in zip(ids, (30, 60, 20), strict=True):
         sampler.begin(trace_id)
@@ -210,7 +210,7 @@ def test_a_nonsensical_execution_time_is_not_believed(executed: float) -> None:
 
 def test_a_trace_that_grows_too_old_is_kept_early() -> None:
     clock = Clock()
-    sampler = Sampler(SamplingConfig(rate=0.0), Limits(age_seconds=100), clock)
+    sampler = Sampler(SamplingConfig(rate=0.0), SamplerLimits(age_seconds=100), clock)
     sampler.begin(HIGH)
     clock.now = 101
     assert sampler.overdue() == [(HIGH, Verdict.KEEP)]

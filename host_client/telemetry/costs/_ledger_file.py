@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from host_client.telemetry.turns import Turn
+from host_client.telemetry.turns import TurnCost
 
 By = Literal["user", "tenant", "model", "day"]
 BY: tuple[By, ...] = get_args(By)
@@ -67,7 +67,7 @@ class LedgerError(Exception):
     """The ledger cannot be read; the message says why, and what to do."""
 
 
-class Entry(NamedTuple):
+class LedgerEntry(NamedTuple):
     """One turn as it is written. ``ended_at`` is in seconds since the epoch.
 
     ``estimated`` is set where its runner never told what it cost.
@@ -83,7 +83,7 @@ class Entry(NamedTuple):
     tier: str | None
     error_type: str | None
     estimated: bool
-    figures: Turn
+    figures: TurnCost
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,14 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
     connection.execute("COMMIT")
 
 
-def write(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+def write(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> None:
     """Write turns, all or none; each once, however often it is told."""
     with _transaction(connection):
         for entry in entries:
             _insert(connection, entry)
 
 
-def _insert(connection: sqlite3.Connection, entry: Entry) -> None:
+def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
     figures = entry.figures
     # What a turn did cost takes the place of an estimate, a higher estimate that of a lower one: it knows of more.
     written = connection.execute(

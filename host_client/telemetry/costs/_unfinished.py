@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
-from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, Part, Request, Turn, merged, priced, request_of
+from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, Request, TurnCost, merged, priced, request_of
 
 MAX_TURNS = 1000
 MAX_CALLS = 10_000
@@ -31,16 +31,16 @@ class Unfinished(NamedTuple):
     trace_id: str
     span_id: str
     turn: int
-    figures: Turn
+    figures: TurnCost
 
 
 @dataclass(slots=True)
 class _Open:
     turn: int
     trace_id: str
-    parts: list[Part] = field(default_factory=list[Part])
+    parts: list[ModelCost] = field(default_factory=list[ModelCost])
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ModelCost) -> None:
         """Sum up by model, so that as many are kept as there are models."""
         if len(self.parts) >= MAX_MODELS and all(each.model != part.model for each in self.parts):
             part = part._replace(model=UNKNOWN)
@@ -101,5 +101,5 @@ class Spending:
         for span_id, of in self._turns.items():
             if of.parts:
                 nano = sum(part.nano for part in of.parts)
-                yield Unfinished(of.trace_id, span_id, of.turn, Turn(nano, tuple(of.parts), True))
+                yield Unfinished(of.trace_id, span_id, of.turn, TurnCost(nano, tuple(of.parts), True))
         self._turns.clear()

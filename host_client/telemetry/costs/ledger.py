@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from agent_runner.contract.protocol import AnyEvent, Result
 from agent_runner.contract.sanitize import single_line
-from host_client.telemetry.turns import MAX_COST_USD, NANO, Turn, turn_of
+from host_client.telemetry.turns import MAX_COST_USD, NANO, TurnCost, turn_of
 
-from ._ledger_file import BY, By, Entry, LedgerError, Total, open_to_write, sums, write
+from ._ledger_file import BY, By, LedgerEntry, LedgerError, Total, open_to_write, sums, write
 from ._unfinished import TELLING, Spending
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Ledger:
         self.disagreements = 0
         self._clock = clock
         self._sessions: OrderedDict[str, Spending] = OrderedDict()
-        self._pending: deque[Entry] = deque()
+        self._pending: deque[LedgerEntry] = deque()
         self._connection: sqlite3.Connection | None = None
         self._mutex = threading.Lock()
         """Guards what waits and who writes; never held while the file is touched."""
@@ -125,9 +125,9 @@ class Ledger:
         self._take(self._entry(who, *about, event.data.error_type, False, figures))
 
     def _entry(
-        self, who: Who, span: str, trace: str, turn: int, error_type: str | None, estimated: bool, figures: Turn
-    ) -> Entry:
-        return Entry(
+        self, who: Who, span: str, trace: str, turn: int, error_type: str | None, estimated: bool, figures: TurnCost
+    ) -> LedgerEntry:
+        return LedgerEntry(
             self._clock(),
             _name(who.session_id) or "",
             span,
@@ -161,7 +161,7 @@ class Ledger:
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: LedgerEntry) -> None:
         """Write a turn without waiting for anybody; where that fails, a thread of its own tries again."""
         with self._mutex:
             self._pending.append(entry)

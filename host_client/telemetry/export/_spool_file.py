@@ -39,7 +39,7 @@ class UnknownVersionError(Exception):
     """A file of a later version: not ours to read."""
 
 
-class Stored(NamedTuple):
+class StoredBatch(NamedTuple):
     """A request in the file, under its number."""
 
     id: int
@@ -123,14 +123,14 @@ class SpoolFile:
             numbers = self._add(batches, at)
             self._db.executemany("INSERT INTO held VALUES(?, ?)", [(trace_id, number) for number in numbers])
 
-    def put(self, batches: Sequence[Batch], destinations: Iterable[str], at: float) -> list[Stored]:
+    def put(self, batches: Sequence[Batch], destinations: Iterable[str], at: float) -> list[StoredBatch]:
         """Add requests that are due."""
         names = list(destinations)
         with self._transaction():
             numbers = self._add(batches, at)
             self._db.executemany("INSERT INTO due VALUES(?, ?)", [(name, id_) for name in names for id_ in numbers])
         self.waiting.update(dict.fromkeys(names, sum(batch.spans for batch in batches)))
-        return [Stored(number, batch) for number, batch in zip(numbers, batches, strict=True)]
+        return [StoredBatch(number, batch) for number, batch in zip(numbers, batches, strict=True)]
 
     def _add(self, batches: Sequence[Batch], at: float) -> range:
         # Numbers never come again, unlike SQLite's own: one that is under way is not taken for another.
@@ -170,11 +170,11 @@ class SpoolFile:
             self._db.execute(f"DELETE FROM request WHERE id IN ({held})", (trace_id,))  # noqa: S608  # a constant
             self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
 
-    def take(self, destination: str, max_spans: int, max_bytes: int) -> list[Stored]:
+    def take(self, destination: str, max_spans: int, max_bytes: int) -> list[StoredBatch]:
         """Return the oldest that is due: one request in any case, more up to the limits."""
         if not self.waiting[destination]:
             return []
-        taken, spans, size = list[Stored](), 0, 0
+        taken, spans, size = list[StoredBatch](), 0, 0
         query = "SELECT id, body, spans FROM due JOIN request ON id = request WHERE destination = ? ORDER BY request"
         with contextlib.closing(self._db.execute(query, (destination,))) as rows:
             for number, body, count in rows:
@@ -183,10 +183,10 @@ class SpoolFile:
                 spans, size = spans + count, size + len(body)
                 if taken and (spans > max_spans or size > max_bytes):
                     break
-                taken.append(Stored(number, Batch(body, count)))
+                taken.append(StoredBatch(number, Batch(body, count)))
         return taken
 
-    def acknowledge(self, destination: str, done: Sequence[Stored]) -> None:
+    def acknowledge(self, destination: str, done: Sequence[StoredBatch]) -> None:
         """Forget requests for a destination; where the disk does not let them be removed, they are remembered."""
         delivered = self._delivered[destination]
         delivered.update(stored.id for stored in done)

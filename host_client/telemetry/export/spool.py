@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from host_client.telemetry.otlp import Batch
 
-from ._spool_file import SpoolFile, Stored, UnknownVersionError
+from ._spool_file import SpoolFile, StoredBatch, UnknownVersionError
 from .notices import Notices
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -40,7 +40,7 @@ _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _logger = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
+class OwnedFile(NamedTuple):
     """A file of ours on the disk, and the descriptor that holds its lock."""
 
     file: SpoolFile
@@ -52,7 +52,7 @@ class Parcel(NamedTuple):
     """A request on its way, and the file it stays in until it is acknowledged."""
 
     file: SpoolFile
-    stored: Stored
+    stored: StoredBatch
 
     @property
     def batch(self) -> Batch:
@@ -85,7 +85,7 @@ class Spool:
         self._lock = threading.RLock()
         self._notices = Notices(_logger)
         self._names: dict[str, bool] = {}
-        self._places: list[Place] = []
+        self._places: list[OwnedFile] = []
         self._memory = SpoolFile(":memory:")
         self._under_way: defaultdict[SpoolFile, Counter[int]] = defaultdict(Counter)
         self._others = 0
@@ -123,7 +123,7 @@ class Spool:
                 self._release(place, trace_id, names)
             self._memory.release(trace_id, names)
 
-    def _release(self, place: Place, trace_id: str, names: tuple[str, ...]) -> None:
+    def _release(self, place: OwnedFile, trace_id: str, names: tuple[str, ...]) -> None:
         try:
             place.file.release(trace_id, names)
         except sqlite3.DatabaseError as error:
@@ -283,7 +283,7 @@ class Spool:
             self._dropped_as("closed", Counter(dict.fromkeys(names, sum(batch.spans for batch in batches))))
         return self._closed
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, place: OwnedFile) -> None:
         is_empty = False
         with contextlib.suppress(sqlite3.DatabaseError):
             is_empty = place.file.is_empty
@@ -312,7 +312,7 @@ class Spool:
                 break
             self._dropped_as("memory_full", lost)
 
-    def _own(self) -> Place | None:
+    def _own(self) -> OwnedFile | None:
         """Return the file that is written to."""
         if self._places and not self._is_shared(self._places[-1]):
             return self._places[-1]
@@ -346,7 +346,7 @@ class Spool:
                 place.file.compact()
                 self._tidy(place)
 
-    def _tidy(self, place: Place) -> None:
+    def _tidy(self, place: OwnedFile) -> None:
         """Let go of a file that has done its service; the last is the one that is written to."""
         if self._is_shared(place):
             is_done = not self._is_of_use(place.file)
@@ -356,7 +356,7 @@ class Spool:
             self._places.remove(place)
             self._leave(place)
 
-    def _is_shared(self, place: Place) -> bool:
+    def _is_shared(self, place: OwnedFile) -> bool:
         """Whether a dead process left spans in it that are not for our destinations."""
         return any(spans > 0 and name not in self._names for name, spans in place.file.waiting.items())
 
@@ -374,13 +374,13 @@ class Spool:
     # Trouble
 
     @contextlib.contextmanager
-    def _watched(self, place: Place) -> Generator[None]:
+    def _watched(self, place: OwnedFile) -> Generator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
             self._failed(place, error)
 
-    def _failed(self, place: Place, error: sqlite3.DatabaseError) -> None:
+    def _failed(self, place: OwnedFile, error: sqlite3.DatabaseError) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _CORRUPT and place in self._places:
             self._places.remove(place)
@@ -412,15 +412,15 @@ class Spool:
             for old in sorted(path.parent.glob("*.corrupt"), key=lambda p: p.stat().st_mtime)[:-_MAX_SET_ASIDE]:
                 old.unlink()
 
-    def _place_of(self, file: SpoolFile) -> Place | None:
+    def _place_of(self, file: SpoolFile) -> OwnedFile | None:
         return next((place for place in self._places if place.file is file), None)
 
     # Dead processes
 
-    def _found(self) -> list[Place]:
+    def _found(self) -> list[OwnedFile]:
         """Return files that no living process has, opened; they are tried one by one without the spool's lock."""
         assert self._directory is not None
-        found: list[Place] = []
+        found: list[OwnedFile] = []
         with contextlib.suppress(OSError):
             for path in sorted(self._directory.glob("*.db")):
                 if len(found) + len(self._places) >= MAX_FILES:
@@ -435,14 +435,14 @@ class Spool:
                     self._pass_over(place)
         return found
 
-    def _pass_over(self, place: Place) -> None:
+    def _pass_over(self, place: OwnedFile) -> None:
         """Leave a file that has nothing for us to those it is for."""
         with contextlib.suppress(sqlite3.DatabaseError):
             place.file.drop_before(self._now() - self._max_age, set())
         self._leave(place)
         self._passed_over[place.path] = _written_at(place.path)
 
-    def _taken_over(self, path: Path) -> Place | None:
+    def _taken_over(self, path: Path) -> OwnedFile | None:
         lock = _try_lock(path)
         if lock is None:
             return None
@@ -462,7 +462,7 @@ class Spool:
             else:
                 self._disk_failed(error)
         else:
-            return Place(file, path, lock)
+            return OwnedFile(file, path, lock)
         os.close(lock)
         return None
 
@@ -478,7 +478,7 @@ class Spool:
         return total
 
 
-def _created(directory: Path) -> Place:
+def _created(directory: Path) -> OwnedFile:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = directory.stat()
     if about.st_uid != os.geteuid():
@@ -492,7 +492,7 @@ def _created(directory: Path) -> Place:
     try:
         # SQLite gives its further files the same mode.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        return Place(SpoolFile(str(path)), path, lock)
+        return OwnedFile(SpoolFile(str(path)), path, lock)
     except BaseException:
         _remove(path)
         os.close(lock)

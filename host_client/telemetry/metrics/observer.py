@@ -45,7 +45,7 @@ from agent_runner.contract.protocol import (
 from agent_runner.contract.sanitize import brief
 from host_client.telemetry.relay import clean
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
-from host_client.telemetry.turns import Turn, turn_of
+from host_client.telemetry.turns import TurnCost, turn_of
 
 from ._histograms import Recorder, Series
 from ._labels import Labels, error_type, source_of
@@ -83,7 +83,7 @@ Customer = tuple[tuple[str, str], ...]
 """Labels of whose a session is."""
 
 
-class Part(Protocol):
+class MetricsExport(Protocol):
     """Something that takes the metrics away, or lets them be fetched."""
 
     @property
@@ -122,7 +122,9 @@ class Metrics:
     ``tier`` is that of users whose session names none; with a ``user_label_limit`` of 0 no metric has a user.
     """
 
-    def __init__(self, parts: Sequence[Part] = (), *, user_label_limit: int = 1000, tier: str | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[MetricsExport] = (), *, user_label_limit: int = 1000, tier: str | None = None
+    ) -> None:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
         self._sessions: dict[str, _Session] = {}
@@ -308,7 +310,7 @@ class Metrics:
             return
         self._count_turn(turn, session.source, customer, self._labels.user(who.user_id))
 
-    def _count_turn(self, turn: Turn, source: str, customer: Mapping[str, str], user: Mapping[str, str]) -> None:
+    def _count_turn(self, turn: TurnCost, source: str, customer: Mapping[str, str], user: Mapping[str, str]) -> None:
         for part in turn.parts:
             labels = {**customer, "model": self._labels.model(part.model, source)}
             self._cost.add(part.nano / 1e9, {**labels, **user})
@@ -376,7 +378,7 @@ class Metrics:
         until = time.monotonic() + timeout
         closed: list[bool] = []
 
-        def close(part: Part) -> None:
+        def close(part: MetricsExport) -> None:
             closed.append(part.close(timeout))
 
         threads = [threading.Thread(target=close, args=(part,), daemon=True) for part in self._parts]
@@ -389,7 +391,7 @@ class Metrics:
 
 def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]]:
     """Return the metrics of a configuration, None where nobody takes any, and a sentence for what is wrong."""
-    parts: list[Part] = []
+    parts: list[MetricsExport] = []
     problems: list[str] = []
     if "prometheus" in config.exporters:
         from ._prometheus import PrometheusServer  # the exporter and its HTTP server: not for OTLP alone

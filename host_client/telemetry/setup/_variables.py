@@ -15,7 +15,7 @@ _SHORT_NAMES = {"prod": PRODUCTION, "dev": "development"}
 _ENVIRONMENT_NAME = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}")
 
 
-class Setting(NamedTuple):
+class TelemetrySetting(NamedTuple):
     """One row: the variables, the first that is set wins; how the text is read; the default in words."""
 
     key: str
@@ -130,10 +130,10 @@ _OTLP = "OTEL_EXPORTER_OTLP_"
 
 def _otlp_row(
     name: str, parse: Callable[[str], Any], default: str, help_: str, *, secret: bool = False
-) -> tuple[Setting, ...]:
+) -> tuple[TelemetrySetting, ...]:
     """Return the rows of traces and metrics: each has a variable of its own that wins over the common one."""
     return tuple(
-        Setting(
+        TelemetrySetting(
             f"{signal.lower()}_{name.lower()}",
             (f"{_OTLP}{signal}_{name}", f"{_OTLP}{name}"),
             parse,
@@ -146,64 +146,66 @@ def _otlp_row(
 
 
 SETTINGS = (
-    Setting(
+    TelemetrySetting(
         "enabled", ("OTEL_ENABLED",), _switch, "true", "`false`: no telemetry, and no OpenTelemetry module loaded."
     ),
-    Setting("disabled", ("OTEL_SDK_DISABLED",), _switch, "false", "OpenTelemetry's own way to say the same."),
-    Setting(
+    TelemetrySetting("disabled", ("OTEL_SDK_DISABLED",), _switch, "false", "OpenTelemetry's own way to say the same."),
+    TelemetrySetting(
         "environment",
         ("ENVIRONMENT", "LANGFUSE_TRACING_ENVIRONMENT"),
         environment_name,
         "`deployment.environment.name` of OTEL_RESOURCE_ATTRIBUTES, else `development`",
         "Name of the deployment. `production` (`prod`) has defaults of its own; all others are as development.",
     ),
-    Setting(
+    TelemetrySetting(
         "exporters",
         ("OTEL_EXPORTERS",),
         _names,
         "`console`; in production `langfuse`, if its keys are set; `otlp` too, if it has an endpoint",
         f"Where it goes, several separated by commas: {', '.join(f'`{name}`' for name in EXPORTERS)}; or `none`.",
     ),
-    Setting(
+    TelemetrySetting(
         "traces_exporter",
         ("OTEL_TRACES_EXPORTER",),
         _names,
         "",
         "OpenTelemetry's own list: `otlp`, `console`, `none`. Read where OTEL_EXPORTERS is not set.",
     ),
-    Setting(
+    TelemetrySetting(
         "metrics_exporter",
         ("OTEL_METRICS_EXPORTER",),
         _names,
         "to every exporter that takes metrics",
         "OpenTelemetry's own list for metrics: `otlp`, `prometheus`, `none`.",
     ),
-    Setting(
+    TelemetrySetting(
         "rate",
         ("OTEL_SAMPLING_RATE",),
         _rate,
         "1.0; in production 0.1",
         "Share of traces that is kept, 0 to 1. Traces with an error always are.",
     ),
-    Setting(
+    TelemetrySetting(
         "sampler",
         ("OTEL_TRACES_SAMPLER",),
         _one_of(*_SAMPLERS),
         "",
         "OpenTelemetry's own way to give the share. Read where OTEL_SAMPLING_RATE is not set.",
     ),
-    Setting("sampler_arg", ("OTEL_TRACES_SAMPLER_ARG",), _rate, "1.0", "The share of `traceidratio`."),
-    Setting("slow_ms", ("SANDSPAN_SLOW_MS",), _number, "5000", "Milliseconds of model and tool work that are slow."),
-    Setting("slow_rate", ("SANDSPAN_SLOW_RATE",), _rate, "1.0", "Share of slow traces that is kept."),
-    Setting(
+    TelemetrySetting("sampler_arg", ("OTEL_TRACES_SAMPLER_ARG",), _rate, "1.0", "The share of `traceidratio`."),
+    TelemetrySetting(
+        "slow_ms", ("SANDSPAN_SLOW_MS",), _number, "5000", "Milliseconds of model and tool work that are slow."
+    ),
+    TelemetrySetting("slow_rate", ("SANDSPAN_SLOW_RATE",), _rate, "1.0", "Share of slow traces that is kept."),
+    TelemetrySetting(
         "tier_rates",
         ("SANDSPAN_TIER_RATES",),
         _rates,
         "none",
         "Shares by the user's tier, in place of the general one: `free=0.05,enterprise=1`.",
     ),
-    Setting("tier", ("SANDSPAN_USER_TIER",), _text, "none", "Tier of users whose session names none."),
-    Setting(
+    TelemetrySetting("tier", ("SANDSPAN_USER_TIER",), _text, "none", "Tier of users whose session names none."),
+    TelemetrySetting(
         "langfuse_url",
         ("LANGFUSE_OTLP_ENDPOINT", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"),
         _text,
@@ -211,13 +213,13 @@ SETTINGS = (
         "Langfuse's address; the path to its OTLP endpoint is added where it is missing.",
         secret=True,
     ),
-    Setting(
+    TelemetrySetting(
         "langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), _text, "", "Langfuse's public key, `pk-lf-…`.", secret=True
     ),
-    Setting(
+    TelemetrySetting(
         "langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), _text, "", "Langfuse's secret key, `sk-lf-…`.", secret=True
     ),
-    Setting(
+    TelemetrySetting(
         "signoz_url",
         ("SIGNOZ_OTLP_ENDPOINT",),
         _text,
@@ -225,7 +227,7 @@ SETTINGS = (
         "SigNoz's address. Port 4317 speaks gRPC, all else HTTP. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
         secret=True,
     ),
-    Setting(
+    TelemetrySetting(
         "signoz_key",
         ("SIGNOZ_INGESTION_KEY",),
         _text,
@@ -233,7 +235,7 @@ SETTINGS = (
         "Key of SigNoz's cloud; self-hosted takes none.",
         secret=True,
     ),
-    Setting(
+    TelemetrySetting(
         "otlp_url",
         (f"{_OTLP}ENDPOINT",),
         _text,
@@ -241,10 +243,10 @@ SETTINGS = (
         "Any OTLP receiver; over HTTP the signal's path is added.",
         secret=True,
     ),
-    Setting(
+    TelemetrySetting(
         "traces_url", (f"{_OTLP}TRACES_ENDPOINT",), _text, "", "The same for traces alone, taken as it is.", secret=True
     ),
-    Setting(
+    TelemetrySetting(
         "metrics_url",
         (f"{_OTLP}METRICS_ENDPOINT",),
         _text,
@@ -265,39 +267,41 @@ SETTINGS = (
     *_otlp_row("CERTIFICATE", _text, "the system's", "PEM file of the certificate authority."),
     *_otlp_row("CLIENT_CERTIFICATE", _text, "", "PEM file of a client's certificate."),
     *_otlp_row("CLIENT_KEY", _text, "", "PEM file of its key."),
-    Setting(
+    TelemetrySetting(
         "metric_interval",
         ("OTEL_METRIC_EXPORT_INTERVAL",),
         _milliseconds,
         "60000",
         "Milliseconds between two exports of metrics.",
     ),
-    Setting(
+    TelemetrySetting(
         "prometheus_host",
         ("OTEL_EXPORTER_PROMETHEUS_HOST",),
         _text,
         "`localhost`",
         "Address that Prometheus scrapes; `0.0.0.0` opens it to the network.",
     ),
-    Setting(
+    TelemetrySetting(
         "prometheus_port", ("OTEL_EXPORTER_PROMETHEUS_PORT",), _port, "9464", "Its port; 0 takes one that is free."
     ),
-    Setting(
+    TelemetrySetting(
         "user_label_limit",
         ("SANDSPAN_USER_LABEL_LIMIT",),
         _count,
         "1000",
         "Most users on the cost metric; the rest is `other`.",
     ),
-    Setting(
+    TelemetrySetting(
         "spool_directory",
         ("SANDSPAN_SPOOL_DIRECTORY",),
         _path,
         "`$XDG_STATE_HOME/sandspan/spool`, else `~/.local/state/sandspan/spool`",
         "Where spans wait for an exporter that is down; `off`: in memory only.",
     ),
-    Setting("spool_max_bytes", ("SANDSPAN_SPOOL_MAX_BYTES",), _count, "268435456", "Most bytes that wait there."),
-    Setting(
+    TelemetrySetting(
+        "spool_max_bytes", ("SANDSPAN_SPOOL_MAX_BYTES",), _count, "268435456", "Most bytes that wait there."
+    ),
+    TelemetrySetting(
         "ledger",
         ("SANDSPAN_LEDGER",),
         _path,

@@ -19,7 +19,7 @@ from host_client.telemetry.export import endpoints
 from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, SIGNOZ_LOCAL, Endpoint, Protocol, Signal
 from host_client.telemetry.tail.sampling import SamplingConfig
 
-from ._variables import EXPORTERS, PRODUCTION, SETTINGS, Setting, environment_name
+from ._variables import EXPORTERS, PRODUCTION, SETTINGS, TelemetrySetting, environment_name
 
 PRODUCTION_RATE = 0.1
 _LANGFUSE_KEYS = {"langfuse_public_key": "LANGFUSE_PUBLIC_KEY", "langfuse_secret_key": "LANGFUSE_SECRET_KEY"}
@@ -99,7 +99,7 @@ class _Reading:
                     self._read(row, variable, text)
                     break
 
-    def _read(self, row: Setting, variable: str, text: str) -> None:
+    def _read(self, row: TelemetrySetting, variable: str, text: str) -> None:
         self._variable[row.key] = variable
         try:
             self._values[row.key] = row.parse(text)

@@ -94,7 +94,7 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SamplerLimits:
     """How much may wait for a decision. What goes beyond is decided early.
 
     A trace that has become too large or too old is kept: what is long is what one looks for. Where there are
@@ -124,10 +124,10 @@ class Sampler:
     """Decides; touched from one thread only. ``reasons`` counts the decisions by their reason."""
 
     def __init__(
-        self, config: SamplingConfig, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+        self, config: SamplingConfig, limits: SamplerLimits | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._config = config
-        self._limits = limits or Limits()
+        self._limits = limits or SamplerLimits()
         self._clock = clock
         self._open: OrderedDict[str, _Trace] = OrderedDict()
         self._decided: OrderedDict[str, Verdict] = OrderedDict()

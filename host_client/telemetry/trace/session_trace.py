@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from agent_runner.contract.protocol import AnyEvent, ApprovalResolved, ErrorType, QuestionResolved
-from agent_runner.contract.protocol import Telemetry as TelemetryEvent
+from agent_runner.contract.protocol import TelemetryEvent as TelemetryEvent
 from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Span, Spans, Value
 from agent_runner.contract.trace_context import TraceContext
