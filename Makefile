@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 help:
 	@echo "make demo    run an agent against the scripted model: no key, no network"
 	@echo "make test    lint, then all tests"
-	@echo "make lint    ruff and pyright"
+	@echo "make lint    ruff, import-linter and pyright"
 	@echo "make bench   measure what this adds to the bare SDK (about 40 minutes)"
 	@echo "make clean   remove all that the above made"
 
@@ -26,6 +26,7 @@ test: lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-dev

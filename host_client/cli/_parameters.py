@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from agent_runner.contract.tools import PERMISSION_MODES
 
 Model = Annotated[str | None, typer.Option(help="Model id or alias.")]

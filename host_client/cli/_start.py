@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from agent_runner.contract.tools import tool_names
 
+from agent_runner.contract.tools import tool_names
 from host_client.client.options import APPROVAL_POLICIES, AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError
 

@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from agent_runner.contract.oom import oom_kills
-
 from host_client.errors import (
     ConfigurationError,
     FileMissingError,

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping
 
 import pytest
-from agent_runner.contract.oom import oom_kills
 from rich.console import Console
 
 from agent_runner.contract import otlp, readable
 from agent_runner.contract import protocol as p
+from agent_runner.contract.oom import oom_kills
 from agent_runner.contract.spans import Span
 from host_client import LocalSandbox, Session, open_session
 from host_client.cli._render import Renderer, approval_card

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from agent_runner.contract.approvals import NO_ONE, fault_of_answer, fault_of_approval
 from msgspec.structs import replace
 
 from agent_runner._desk import Desk, RefusedError, Unanswered
+from agent_runner.contract.approvals import NO_ONE, fault_of_answer, fault_of_approval
 from agent_runner.contract.protocol import Approval
 
 pytestmark = pytest.mark.anyio

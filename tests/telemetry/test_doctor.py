@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from agent_runner.contract.findings import SYMBOLS
 
+from agent_runner.contract.findings import SYMBOLS
 from host_client.telemetry.setup.probe import SPAN_NAME, check_ledger, check_spool
 from tests.support.collector import Collector
 from tests.template.test_host_doctor import Doctor, finding

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from agent_runner.contract.findings import SYMBOLS
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agent_runner.contract.findings import SYMBOLS
 from tests.support.e2b import Answer, StandIn
 
 from .tools import NODE, SYSTEM_PATH, clean, cli_folder, host_client

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from agent_runner.contract.approvals import NO_ONE
-
 from agent_runner.contract.memory import Remembered
 from agent_runner.contract.prices import PRICES, family
 from agent_runner.contract.protocol import ERROR_TYPES
