@@ -17,7 +17,7 @@ help:
 	@echo "make bench   measure what this adds to the bare SDK (about 40 minutes)"
 	@echo "make clean   remove all that the above made"
 
-demo: $(VENV)/.installed-local
+demo: $(VENV)/.installed-all
 	@$(BIN)/host_client demo
 
 test: lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
@@ -42,7 +42,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing sandspan[$*] into $(VENV), pinned by constraints.txt (the Claude CLI in it is 365 MB)"
 	@$(PIP) install -c constraints.txt hatchling editables
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$*]'
-	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-local) # dev holds local
+	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-all) # dev holds all
 
 # The E2B CLI of both major versions, which tests run. Node and npm are in the wheel that pyright brings; the npm beside
 # its node is a link, which no wheel can hold, so npm is started from where it is.

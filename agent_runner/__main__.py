@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._config import Config, ConfigError, arguments, load_config
-from ._events import Events, misconfigured
+from ._events import Events, misconfigured, not_installed
 from ._journal import Journal, JournalError, RunnerGoneError, follow
 from ._wire import StdoutWriter, claim_stdio
 from .contract import __version__
@@ -162,8 +162,12 @@ async def _run(
     from ._commands import read_commands
     from ._metering import Meter
     from ._processes import Descendants
-    from ._run import NO_PROMPT, Run
     from ._telemetry import choose_sink
+
+    try:
+        from ._run import NO_PROMPT, Run
+    except ModuleNotFoundError as error:
+        return not_installed(events, error)
 
     gc.freeze()
     gc.enable()

@@ -117,3 +117,11 @@ def misconfigured(events: Events, message: str) -> int:
     events.emit(ErrorData(error_type="invalid_request", message=message))
     events.emit(EndData(reason="misconfigured", exit_code=2))
     return 2
+
+
+def not_installed(events: Events, error: ModuleNotFoundError) -> int:
+    """Say which package a run lacks and end; return the exit code."""
+    message = f"{error.name} is not installed, and the runner needs it: pip install 'sandspan[runner]'"
+    events.emit(ErrorData(error_type="internal", message=message))
+    events.emit(EndData(reason="failed", exit_code=3))
+    return 3

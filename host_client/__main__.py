@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
+from .errors import ConfigurationError
+from .extras import needs
+
 
 def main() -> None:
-    """Run the command line; say what to install where the host's packages are missing."""
+    """Run the command line; exit with 2 and one line of advice if the packages of the client extra are missing."""
     try:
-        from .cli.app import app
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"host_client: {error.name} is not installed: pip install 'sandspan[host]'") from None
+        with needs("client", "the command line"):
+            from .cli.app import app
+    except ConfigurationError as error:
+        sys.stderr.write(f"host_client: {error}\n")
+        raise SystemExit(2) from None
     try:
         app()
     except SystemExit as ended:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import msgspec
@@ -21,6 +20,7 @@ import msgspec
 from agent_runner.contract.findings import Finding, check_python
 from host_client.environment import CREDENTIALS
 from host_client.errors import ConfigurationError, SandboxError
+from host_client.extras import is_installed
 from host_client.telemetry.setup.environment import telemetry_config
 
 __all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
@@ -77,8 +77,8 @@ def check_e2b(circumstances: Circumstances) -> Iterator[Finding]:
     if circumstances.kind != "e2b":
         yield Finding("E2B", None, "not asked for (--sandbox e2b, or set E2B_API_KEY)")
         return
-    if find_spec("e2b") is None:
-        yield Finding("E2B", False, "its SDK is not installed", "pip install 'sandspan[host]'")
+    if not is_installed("e2b"):
+        yield Finding("E2B", False, "its SDK is not installed", "pip install 'sandspan[client]'")
         return
     if not circumstances.environ.get("E2B_API_KEY"):
         yield Finding("E2B key", False, "E2B_API_KEY is not set", "Make one at https://e2b.dev/dashboard?tab=keys")
@@ -156,7 +156,7 @@ def check_local(circumstances: Circumstances) -> Iterator[Finding]:
     if circumstances.kind == "local":
         yield from (finding for finding in _runner_findings() if finding.name != "Python")  # stands above
         return
-    installed = find_spec("claude_agent_sdk") is not None
+    installed = is_installed("claude_agent_sdk")
     detail = "possible" if installed else "claude-agent-sdk is not installed: pip install 'sandspan[local]'"
     yield Finding("Local sandbox", None, f"not asked for (--sandbox local); {detail}")
 
@@ -184,8 +184,8 @@ def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:
     yield Finding("Telemetry", True, f"{config.environment}, {share}")
     if circumstances.environ.get("LANGFUSE_SECRET_KEY") and "langfuse" not in config.exporters and not problems:
         yield Finding("Exporter langfuse", None, "its keys are set, but not OTEL_EXPORTERS=langfuse")
-    if find_spec("opentelemetry") is None:
-        yield Finding("OpenTelemetry", False, "its SDK is not installed", "pip install 'sandspan[host]'")
+    if not is_installed("opentelemetry.sdk"):
+        yield Finding("OpenTelemetry", False, "its SDK is not installed", "pip install 'sandspan[client]'")
         return
     from host_client.telemetry.setup import probe  # imports OpenTelemetry, which takes 0.2 s
 

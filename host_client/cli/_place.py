@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from host_client.errors import ConfigurationError
+from host_client.extras import is_installed, missing, needs
 from host_client.sandbox import LocalSandbox, Sandbox
 
 from ._checks import check_credential, check_destinations
@@ -61,6 +61,12 @@ def place_of(wish: Wish, environ: Mapping[str, str]) -> Place:
     return _local(wish, environ)
 
 
+def require_local_runner(feature: str, alternative: str = "") -> None:
+    """Raise `ConfigurationError` if agents cannot run on this machine because the Claude Agent SDK is missing."""
+    if not is_installed("claude_agent_sdk"):
+        raise ConfigurationError(missing("claude-agent-sdk", "local", feature) + alternative)
+
+
 def _local(wish: Wish, environ: Mapping[str, str]) -> Place:
     given = {
         "--keep pause": wish.keep == PAUSE,
@@ -75,10 +81,7 @@ def _local(wish: Wish, environ: Mapping[str, str]) -> Place:
     for option, value in given.items():
         if value not in (None, False, (), {}):
             raise ConfigurationError(f"{option} is for a sandbox in E2B: set E2B_API_KEY, or give --sandbox e2b")
-    if importlib.util.find_spec("claude_agent_sdk") is None:
-        raise ConfigurationError(
-            "the local sandbox needs the Claude Agent SDK: pip install 'sandspan[local]', or set E2B_API_KEY"
-        )
+    require_local_runner("the local sandbox", ", or set E2B_API_KEY")
     if wish.cwd is not None and wish.upload is not None:
         raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
     keep = Path(wish.keep) if wish.keep is not None else None
@@ -94,8 +97,9 @@ def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
         raise ConfigurationError("--cwd is for the local sandbox: --upload copies a folder into one in E2B")
     if wish.keep not in (None, PAUSE):
         raise ConfigurationError("--keep takes `pause` for a sandbox in E2B; a directory is for the local one")
-    from host_client.sandbox.e2b import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, E2BOptions, E2BSandbox  # takes 0.3 s
-    from host_client.sandbox.e2b.keys import ENV_WARNING, KEY_MODES
+    with needs("client", "the sandbox in E2B"):
+        from host_client.sandbox.e2b import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, E2BOptions, E2BSandbox  # takes 0.3 s
+        from host_client.sandbox.e2b.keys import ENV_WARNING, KEY_MODES
 
     keys = "gateway" if wish.keys is None else wish.keys
     if keys not in KEY_MODES:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host_client.errors import ConfigurationError
+from host_client.extras import needs
 
 from . import _parameters as o
 from ._checks import check_files
 from ._failures import told
-from ._place import Wish, place_of
+from ._place import Wish, place_of, require_local_runner
 
 if TYPE_CHECKING:
     from host_client.sandbox import Sandbox
@@ -80,10 +81,10 @@ def serve(
     ] = False,
 ) -> None:
     """Serve sessions over HTTP and SSE, with a page for the people who decide."""
-    from host_client.service.config import service_config
-    from host_client.service.run import run_demo_service, run_service  # FastAPI is not needed for --help
-
     with told("host_client serve"):
+        with needs("service", "the service"):
+            from host_client.service.config import service_config
+            from host_client.service.run import run_demo_service, run_service  # FastAPI is not needed for --help
         check_files(upload, None, None)
         wish = Wish(
             kind=sandbox,
@@ -112,6 +113,7 @@ def serve(
         )
         if demo:
             _check_demo(auth, sandbox, upload)
+            require_local_runner("the demo")
             raise typer.Exit(run_demo_service(config, keeps=store is not None))
         place = place_of(wish, os.environ)  # what cannot be is told now, and not to the first caller
         for remark in place.remarks:

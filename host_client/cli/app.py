@@ -9,6 +9,7 @@ import typer
 
 from agent_runner.contract import __version__
 from host_client.errors import ConfigurationError
+from host_client.extras import needs
 
 from . import _costs as costs
 from . import _dashboards as dashboards
@@ -21,6 +22,7 @@ from . import _tokens as tokens
 from ._checks import check_files, check_prompt
 from ._failures import told
 from ._help import PlainCommand, PlainGroup
+from ._place import require_local_runner
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(cls=PlainCommand)(start.run)
@@ -58,11 +60,12 @@ def demo(
     trace_out: Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")] = None,
 ) -> None:
     """Run a real agent against a scripted model: no account, no key, no network."""
-    from host_client.scripted_model import ScriptError
-
-    from ._demo import run_demo  # the scripted model's server is not needed for --help
-
     with told("host_client demo"):
+        with needs("local", "the demo"):
+            from host_client.scripted_model import ScriptError
+
+            from ._demo import run_demo  # the scripted model's server is not needed for --help
+        require_local_runner("the demo")
         check_files(None, None, trace_out)
         if prompt is not None:
             check_prompt(prompt)

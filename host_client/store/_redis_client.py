@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from host_client.errors import ConfigurationError
+from host_client.extras import needs
 
 from .base import StoreError
 
@@ -139,11 +140,8 @@ def noticing_cancellation() -> Generator[None]:
 
 
 def _library() -> Any:
-    try:
-        # Here, as it is an extra: who keeps a file needs no Redis client.
-        import redis.asyncio as library
-    except ImportError:
-        raise ConfigurationError("--store redis://… needs the Redis client: pip install 'sandspan[redis]'") from None
+    with needs("redis", "--store redis://…"):
+        import redis.asyncio as library  # an extra: a store in a file needs no Redis client
     return library
 
 

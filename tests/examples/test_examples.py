@@ -87,5 +87,42 @@ def test_an_exporter_of_ones_own_gets_what_the_sanitizer_leaves(example: Example
 
 def test_every_example_is_run() -> None:
     text = Path(__file__).read_text()
-    assert [path.name for path in EXAMPLES if f'example("{path.name}"' not in text] == []
-    assert len(EXAMPLES) == 4
+    assert [
+        path.name for path in EXAMPLES if f'"{path.name}"' not in text and f"examples.{path.stem} import" not in text
+    ] == []
+    assert len(EXAMPLES) == 6
+
+
+def test_a_batch_prints_a_line_for_each_prompt(tmp_path: Path) -> None:
+    script = """
+        conversations:
+          one: {when: first, replies: [{text: One.}]}
+          two: {when: second, replies: [{text: Two.}]}
+    """
+    (tmp_path / "prompts.txt").write_text("the first\n\nthe second\n")
+    with ScriptedModel(parse_script(script)) as model:
+        done = Example(tmp_path, model)("batch.py", "prompts.txt")
+    assert [line.rpartition(" (")[0] for line in done.stdout.splitlines()] == ["the first: One.", "the second: Two."]
+
+
+def test_an_embedded_application_answers_and_denies_what_it_does_not_allow(tmp_path: Path) -> None:
+    code = """
+from fastapi.testclient import TestClient
+from examples.embedded_fastapi import app
+
+answer = TestClient(app).post("/ask", json={"prompt": "go"}, headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
+print(answer.status_code, answer.json()["text"], answer.json()["denied"], answer.json()["trace_id"])
+"""
+    script = """
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: touch made}}]
+              - text: It was denied.
+    """
+    with ScriptedModel(parse_script(script)) as model:
+        env = clean_environment(tmp_path, model.url, PYTHONPATH=str(ROOT))
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+        )
+    assert done.stdout == f"200 It was denied. ['Bash'] {'a' * 32}\n", done.stderr

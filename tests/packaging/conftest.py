@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from .environments import Environment, Wheel, build_wheel, closure, new_environment
+
+Installed = Callable[..., Environment]
 
 
 @pytest.fixture(scope="session")
@@ -13,18 +17,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
 
 
 @pytest.fixture(scope="session")
-def bare(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """`pip install sandspan`: neither role."""
-    return new_environment(tmp_path_factory.mktemp("bare") / "venv", wheel, closure(wheel))
+def installed(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Return the environment of ``pip install sandspan[extras]``; without extras that of ``pip install sandspan``."""
+    made: dict[tuple[str, ...], Environment] = {}
 
+    def of(*extras: str) -> Environment:
+        if extras not in made:
+            folder = tmp_path_factory.mktemp("-".join(extras) or "bare") / "venv"
+            made[extras] = new_environment(folder, wheel, closure(wheel, *extras))
+        return made[extras]
 
-@pytest.fixture(scope="session")
-def runner(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """`pip install sandspan[runner]`: a sandbox image."""
-    return new_environment(tmp_path_factory.mktemp("runner") / "venv", wheel, closure(wheel, "runner"))
-
-
-@pytest.fixture(scope="session")
-def host(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """`pip install sandspan[host]`: a host whose sandboxes are elsewhere."""
-    return new_environment(tmp_path_factory.mktemp("host") / "venv", wheel, closure(wheel, "host"))
+    return of

@@ -86,14 +86,14 @@ class Environment:
 
     folder: Path
 
-    def run(self, command: str, *args: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment, in a folder with nothing in it and nothing of this process's variables."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
         return subprocess.run(
             [str(self.folder / "bin" / command), *args],
             cwd=empty,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(empty), "LANG": "C.UTF-8"},
+            env={"PATH": "/usr/bin:/bin", "HOME": str(empty), "LANG": "C.UTF-8", **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,8 +14,6 @@ from host_client.telemetry.export.content import ContentFilter
 from host_client.telemetry.export.delivery import Delivery
 from host_client.telemetry.export.destinations import Destination
 from host_client.telemetry.export.destinations.custom import Custom
-from host_client.telemetry.export.destinations.langfuse import langfuse
-from host_client.telemetry.export.destinations.otlp import otlp
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.export.spool import Spool
 from host_client.telemetry.metrics.observer import metrics_of
@@ -54,6 +52,12 @@ def _sampling(config: TelemetryConfig) -> SamplingConfig:
 
 def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:
     """Yield the receivers of spans that are elsewhere, and where."""
+    if not set(config.exporters) & {"langfuse", "signoz", "otlp"}:
+        return
+    # Packages of the telemetry extra.
+    from host_client.telemetry.export.destinations.langfuse import langfuse
+    from host_client.telemetry.export.destinations.otlp import otlp
+
     for name in config.exporters:
         match name:
             case "langfuse" if config.langfuse is not None:
