@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, get_args
 
+from .contract.parsing import count_above_zero, number_above_zero, on_off, one_of, pairs
 from .contract.sanitize import Content
 from .contract.tools import PERMISSION_MODES, tool_names
 
@@ -72,53 +73,8 @@ class RunnerSetting(NamedTuple):
         return "--" + self.field.replace("_", "-")
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _pairs(value: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for pair in value.split(","):
-        name, separator, text = pair.partition("=")
-        if not separator or not name.strip():
-            raise ValueError("takes name=value pairs, separated by commas")
-        pairs[name.strip()] = text.strip()
-    return pairs
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"takes one of {', '.join(allowed)}")
-        return value
-
-    return parse
-
-
-def _switch(value: str) -> bool:
-    return _one_of("on", "off")(value) == "on"
-
-
 def _sources(value: str) -> tuple[str, ...]:
-    return tuple(_one_of(*SETTING_SOURCES)(name) for name in tool_names(value))
-
-
-def _count(value: str) -> int:
-    return _number(value, int, "a whole number above 0")
-
-
-def _amount(value: str) -> float:
-    return _number(value, float, "a number above 0")
-
-
-def _number(value: str, kind: Callable[[str], Any], what: str) -> Any:
-    try:
-        number = kind(value)
-    except ValueError:
-        number = 0
-    if not 0 < number < float("inf"):
-        raise ValueError(f"takes {what}")
-    return number
+    return tuple(one_of(*SETTING_SOURCES)(name) for name in tool_names(value))
 
 
 def _mcp_config(value: str) -> str:
@@ -132,37 +88,37 @@ def _mcp_config(value: str) -> str:
 
 
 SETTINGS = (
-    RunnerSetting("prompt", _text, "The first turn's prompt. Without one the first `prompt` command begins."),
-    RunnerSetting("model", _text, "Model id or alias. Default: the CLI's own."),
-    RunnerSetting("cwd", _text, "The agent's working directory. Default: the runner's own."),
+    RunnerSetting("prompt", str, "The first turn's prompt. Without one the first `prompt` command begins."),
+    RunnerSetting("model", str, "Model id or alias. Default: the CLI's own."),
+    RunnerSetting("cwd", str, "The agent's working directory. Default: the runner's own."),
     RunnerSetting("allowed_tools", tool_names, "Tools and rules that need no approval, separated by commas."),
     RunnerSetting("disallowed_tools", tool_names, "Tools and rules that are refused, separated by commas."),
-    RunnerSetting("permission_mode", _one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
-    RunnerSetting("max_turns", _count, "Most model requests of a turn that may follow tool calls."),
-    RunnerSetting("max_budget_usd", _amount, "Most the conversation may cost, in US dollars."),
-    RunnerSetting("resume", _text, "Claude's session id of the conversation to go on with."),
+    RunnerSetting("permission_mode", one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
+    RunnerSetting("max_turns", count_above_zero, "Most model requests of a turn that may follow tool calls."),
+    RunnerSetting("max_budget_usd", number_above_zero, "Most the conversation may cost, in US dollars."),
+    RunnerSetting("resume", str, "Claude's session id of the conversation to go on with."),
     RunnerSetting(
-        "approval_timeout", _amount, "Seconds a person has to answer; then the call is denied. Default: 300."
+        "approval_timeout", number_above_zero, "Seconds a person has to answer; then the call is denied. Default: 300."
     ),
-    RunnerSetting("journal", _text, "File that every event with a seq is appended to. Must not hold events yet."),
-    RunnerSetting("system_prompt", _text, "Replaces Claude Code's own system prompt."),
+    RunnerSetting("journal", str, "File that every event with a seq is appended to. Must not hold events yet."),
+    RunnerSetting("system_prompt", str, "Replaces Claude Code's own system prompt."),
     RunnerSetting("setting_sources", _sources, "Settings files the CLI reads: user, project, local. Default: none."),
     RunnerSetting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
-    RunnerSetting("mcp_servers", _pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
-    RunnerSetting("user_id", _text, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
-    RunnerSetting("session_id", _text, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
-    RunnerSetting("tenant_id", _text, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
-    RunnerSetting("attributes", _pairs, "Further attributes on every span: name=value, separated by commas."),
-    RunnerSetting("content", _one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
-    RunnerSetting("tool_content", _one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
-    RunnerSetting("sanitizer", _text, "Takes our sanitizer's place for them: module:function, from text to text."),
+    RunnerSetting("mcp_servers", pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
+    RunnerSetting("user_id", str, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
+    RunnerSetting("session_id", str, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
+    RunnerSetting("tenant_id", str, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
+    RunnerSetting("attributes", pairs, "Further attributes on every span: name=value, separated by commas."),
+    RunnerSetting("content", one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
+    RunnerSetting("tool_content", one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
+    RunnerSetting("sanitizer", str, "Takes our sanitizer's place for them: module:function, from text to text."),
     RunnerSetting(
-        "user", _text, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."
+        "user", str, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."
     ),
     RunnerSetting(
-        "gateway", _switch, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."
+        "gateway", on_off, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."
     ),
-    RunnerSetting("cli_path", _text, "The Claude Code binary. Default: the one in the SDK's package."),
+    RunnerSetting("cli_path", str, "The Claude Code binary. Default: the one in the SDK's package."),
 )
 
 _BAGGAGE_KEYS = {"user_id": "user.id", "session_id": "session.id", "tenant_id": "tenant.id"}

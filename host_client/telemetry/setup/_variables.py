@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agent_runner.contract import parsing
 from host_client.telemetry.export.endpoints import COMPRESSIONS, LANGFUSE_CLOUD, PROTOCOLS, SIGNOZ_LOCAL, parse_headers
 
 EXPORTERS = ("langfuse", "signoz", "prometheus", "console", "otlp")
@@ -27,63 +29,13 @@ class TelemetrySetting(NamedTuple):
     """Whether a bad value may not be shown."""
 
 
-def _text(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("has characters that cannot be printed, such as a line break")
-    return value
-
-
-def _switch(value: str) -> bool:
-    if value.lower() not in ("true", "false", "1", "0"):
-        raise ValueError("takes true or false")
-    return value.lower() in ("true", "1")
-
-
-def _number(value: str) -> float:
-    number = float(value) if re.fullmatch(r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?", value) else -1.0
-    if not 0 <= number < float("inf"):
-        raise ValueError("takes a number of 0 or more")
-    return number
-
-
-def _above_zero(value: str) -> float:
-    number = _number(value)
-    if not number:
-        raise ValueError("takes a number above 0")
-    return number
-
-
-def _rate(value: str) -> float:
-    message = "takes a number from 0 to 1"
-    try:
-        number = _number(value)
-    except ValueError:
-        raise ValueError(message) from None
-    if number > 1:
-        raise ValueError(message)
-    return number
-
-
-def _count(value: str) -> int:
-    if not value.isascii() or not value.isdigit():
-        raise ValueError("takes a whole number of 0 or more")
-    return int(value[:18])
-
-
-def _port(value: str) -> int:
-    number = _count(value) if value.isdigit() else 65536
-    if number > 65535:
-        raise ValueError("takes a port, 0 to 65535 (0: any that is free)")
-    return number
-
-
 def _milliseconds(value: str) -> float:
-    return _above_zero(value) / 1000
+    return parsing.number_above_zero(value) / 1000
 
 
 def _timeout(value: str) -> float:
     # OpenTelemetry for Python reads seconds, the specification says milliseconds; nobody waits 1,000 s.
-    number = _above_zero(value)
+    number = parsing.number_above_zero(value)
     return number / 1000 if number >= 1000 else number
 
 
@@ -100,26 +52,14 @@ def environment_name(value: str) -> str:
 
 
 def _rates(value: str) -> dict[str, float]:
-    rates: dict[str, float] = {}
-    for pair in filter(str.strip, value.split(",")):
-        name, separator, rate = pair.partition("=")
-        if not separator or not name.strip():
-            raise ValueError("takes tier=rate pairs, separated by commas")
-        rates[name.strip()] = _rate(rate.strip())
-    return rates
+    return {name: parsing.share(rate) for name, rate in parsing.pairs(value, "tier=rate").items()}
 
 
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.lower() not in allowed:
-            raise ValueError(f"takes one of {', '.join(allowed)}")
-        return value.lower()
-
-    return parse
+_word = partial(parsing.one_of, ignore_case=True)
 
 
 def _path(value: str) -> Path | None:
-    return None if value.lower() == "off" else Path(_text(value)).expanduser()
+    return None if value.lower() == "off" else Path(parsing.printable(value)).expanduser()
 
 
 _SAMPLERS = tuple(
@@ -147,9 +87,15 @@ def _otlp_row(
 
 SETTINGS = (
     TelemetrySetting(
-        "enabled", ("OTEL_ENABLED",), _switch, "true", "`false`: no telemetry, and no OpenTelemetry module loaded."
+        "enabled",
+        ("OTEL_ENABLED",),
+        parsing.true_false,
+        "true",
+        "`false`: no telemetry, and no OpenTelemetry module loaded.",
     ),
-    TelemetrySetting("disabled", ("OTEL_SDK_DISABLED",), _switch, "false", "OpenTelemetry's own way to say the same."),
+    TelemetrySetting(
+        "disabled", ("OTEL_SDK_DISABLED",), parsing.true_false, "false", "OpenTelemetry's own way to say the same."
+    ),
     TelemetrySetting(
         "environment",
         ("ENVIRONMENT", "LANGFUSE_TRACING_ENVIRONMENT"),
@@ -181,22 +127,22 @@ SETTINGS = (
     TelemetrySetting(
         "rate",
         ("OTEL_SAMPLING_RATE",),
-        _rate,
+        parsing.share,
         "1.0; in production 0.1",
         "Share of traces that is kept, 0 to 1. Traces with an error always are.",
     ),
     TelemetrySetting(
         "sampler",
         ("OTEL_TRACES_SAMPLER",),
-        _one_of(*_SAMPLERS),
+        _word(*_SAMPLERS),
         "",
         "OpenTelemetry's own way to give the share. Read where OTEL_SAMPLING_RATE is not set.",
     ),
-    TelemetrySetting("sampler_arg", ("OTEL_TRACES_SAMPLER_ARG",), _rate, "1.0", "The share of `traceidratio`."),
+    TelemetrySetting("sampler_arg", ("OTEL_TRACES_SAMPLER_ARG",), parsing.share, "1.0", "The share of `traceidratio`."),
     TelemetrySetting(
-        "slow_ms", ("SANDSPAN_SLOW_MS",), _number, "5000", "Milliseconds of model and tool work that are slow."
+        "slow_ms", ("SANDSPAN_SLOW_MS",), parsing.number, "5000", "Milliseconds of model and tool work that are slow."
     ),
-    TelemetrySetting("slow_rate", ("SANDSPAN_SLOW_RATE",), _rate, "1.0", "Share of slow traces that is kept."),
+    TelemetrySetting("slow_rate", ("SANDSPAN_SLOW_RATE",), parsing.share, "1.0", "Share of slow traces that is kept."),
     TelemetrySetting(
         "tier_rates",
         ("SANDSPAN_TIER_RATES",),
@@ -204,25 +150,37 @@ SETTINGS = (
         "none",
         "Shares by the user's tier, in place of the general one: `free=0.05,enterprise=1`.",
     ),
-    TelemetrySetting("tier", ("SANDSPAN_USER_TIER",), _text, "none", "Tier of users whose session names none."),
+    TelemetrySetting(
+        "tier", ("SANDSPAN_USER_TIER",), parsing.printable, "none", "Tier of users whose session names none."
+    ),
     TelemetrySetting(
         "langfuse_url",
         ("LANGFUSE_OTLP_ENDPOINT", "LANGFUSE_BASE_URL", "LANGFUSE_HOST"),
-        _text,
+        parsing.printable,
         f"`{LANGFUSE_CLOUD}`",
         "Langfuse's address; the path to its OTLP endpoint is added where it is missing.",
         secret=True,
     ),
     TelemetrySetting(
-        "langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), _text, "", "Langfuse's public key, `pk-lf-…`.", secret=True
+        "langfuse_public_key",
+        ("LANGFUSE_PUBLIC_KEY",),
+        parsing.printable,
+        "",
+        "Langfuse's public key, `pk-lf-…`.",
+        secret=True,
     ),
     TelemetrySetting(
-        "langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), _text, "", "Langfuse's secret key, `sk-lf-…`.", secret=True
+        "langfuse_secret_key",
+        ("LANGFUSE_SECRET_KEY",),
+        parsing.printable,
+        "",
+        "Langfuse's secret key, `sk-lf-…`.",
+        secret=True,
     ),
     TelemetrySetting(
         "signoz_url",
         ("SIGNOZ_OTLP_ENDPOINT",),
-        _text,
+        parsing.printable,
         f"`{SIGNOZ_LOCAL}`",
         "SigNoz's address. Port 4317 speaks gRPC, all else HTTP. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
         secret=True,
@@ -230,7 +188,7 @@ SETTINGS = (
     TelemetrySetting(
         "signoz_key",
         ("SIGNOZ_INGESTION_KEY",),
-        _text,
+        parsing.printable,
         "",
         "Key of SigNoz's cloud; self-hosted takes none.",
         secret=True,
@@ -238,24 +196,29 @@ SETTINGS = (
     TelemetrySetting(
         "otlp_url",
         (f"{_OTLP}ENDPOINT",),
-        _text,
+        parsing.printable,
         "`http://localhost:4318`; with gRPC `http://localhost:4317`",
         "Any OTLP receiver; over HTTP the signal's path is added.",
         secret=True,
     ),
     TelemetrySetting(
-        "traces_url", (f"{_OTLP}TRACES_ENDPOINT",), _text, "", "The same for traces alone, taken as it is.", secret=True
+        "traces_url",
+        (f"{_OTLP}TRACES_ENDPOINT",),
+        parsing.printable,
+        "",
+        "The same for traces alone, taken as it is.",
+        secret=True,
     ),
     TelemetrySetting(
         "metrics_url",
         (f"{_OTLP}METRICS_ENDPOINT",),
-        _text,
+        parsing.printable,
         "",
         "The same for metrics alone, taken as it is.",
         secret=True,
     ),
     *_otlp_row(
-        "PROTOCOL", _one_of(*PROTOCOLS), "`grpc` on port 4317, else `http/protobuf`", "One of `http/protobuf`, `grpc`."
+        "PROTOCOL", _word(*PROTOCOLS), "`grpc` on port 4317, else `http/protobuf`", "One of `http/protobuf`, `grpc`."
     ),
     *_otlp_row(
         "HEADERS", parse_headers, "", "Headers, `name=value` separated by commas, percent-encoded.", secret=True
@@ -263,10 +226,10 @@ SETTINGS = (
     *_otlp_row(
         "TIMEOUT", _timeout, "10", "Seconds a request may take, as in OpenTelemetry for Python; 1000: one second."
     ),
-    *_otlp_row("COMPRESSION", _one_of(*COMPRESSIONS), "`gzip`", f"One of {', '.join(COMPRESSIONS)}."),
-    *_otlp_row("CERTIFICATE", _text, "the system's", "PEM file of the certificate authority."),
-    *_otlp_row("CLIENT_CERTIFICATE", _text, "", "PEM file of a client's certificate."),
-    *_otlp_row("CLIENT_KEY", _text, "", "PEM file of its key."),
+    *_otlp_row("COMPRESSION", _word(*COMPRESSIONS), "`gzip`", f"One of {', '.join(COMPRESSIONS)}."),
+    *_otlp_row("CERTIFICATE", parsing.printable, "the system's", "PEM file of the certificate authority."),
+    *_otlp_row("CLIENT_CERTIFICATE", parsing.printable, "", "PEM file of a client's certificate."),
+    *_otlp_row("CLIENT_KEY", parsing.printable, "", "PEM file of its key."),
     TelemetrySetting(
         "metric_interval",
         ("OTEL_METRIC_EXPORT_INTERVAL",),
@@ -277,17 +240,21 @@ SETTINGS = (
     TelemetrySetting(
         "prometheus_host",
         ("OTEL_EXPORTER_PROMETHEUS_HOST",),
-        _text,
+        parsing.printable,
         "`localhost`",
         "Address that Prometheus scrapes; `0.0.0.0` opens it to the network.",
     ),
     TelemetrySetting(
-        "prometheus_port", ("OTEL_EXPORTER_PROMETHEUS_PORT",), _port, "9464", "Its port; 0 takes one that is free."
+        "prometheus_port",
+        ("OTEL_EXPORTER_PROMETHEUS_PORT",),
+        parsing.port,
+        "9464",
+        "Its port; 0 takes one that is free.",
     ),
     TelemetrySetting(
         "user_label_limit",
         ("SANDSPAN_USER_LABEL_LIMIT",),
-        _count,
+        parsing.count,
         "1000",
         "Most users on the cost metric; the rest is `other`.",
     ),
@@ -299,7 +266,7 @@ SETTINGS = (
         "Where spans wait for an exporter that is down; `off`: in memory only.",
     ),
     TelemetrySetting(
-        "spool_max_bytes", ("SANDSPAN_SPOOL_MAX_BYTES",), _count, "268435456", "Most bytes that wait there."
+        "spool_max_bytes", ("SANDSPAN_SPOOL_MAX_BYTES",), parsing.count, "268435456", "Most bytes that wait there."
     ),
     TelemetrySetting(
         "ledger",
