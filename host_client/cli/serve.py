@@ -35,7 +35,8 @@ def serve(
     auth: Annotated[
         str,
         typer.Option(
-            help="on: a token for everything; off; auto: on, unless bound to loopback.", rich_help_panel=_ACCESS
+            help="on: requires tokens; off: does not; auto: on, unless only this machine can reach the service.",
+            rich_help_panel=_ACCESS,
         ),
     ] = "auto",
     allowed_host: Annotated[
@@ -81,10 +82,13 @@ def serve(
 ) -> None:
     """Serve sessions over HTTP and SSE, with a page for the people who decide."""
     from host_client.server.run import run_demo_service, run_service  # FastAPI is not needed for --help
-    from host_client.server.settings import service_config
+    from host_client.server.settings import check_demo_reach, service_config
 
     with told("host_client serve"):
         check_files(upload, None, None)
+        if demo:
+            _check_demo(auth, sandbox, upload)
+            check_demo_reach(host, tuple(allowed_host or ()), tuple(allowed_origin or ()))
         wish = Wish(
             kind=sandbox,
             template=template,
@@ -111,7 +115,6 @@ def serve(
             trace_url=trace_url,
         )
         if demo:
-            _check_demo(auth, sandbox, upload)
             raise typer.Exit(run_demo_service(config, keeps=store is not None))
         place = place_of(wish, os.environ)  # what cannot be is told now, and not to the first caller
         for remark in place.remarks:

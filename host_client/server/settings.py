@@ -35,6 +35,11 @@ class ServiceConfig:
     limits: Limits = field(default_factory=Limits)
     trace_url: str | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the options let only this machine reach the service."""
+        return _is_local(self.host, self.allowed_hosts)
+
 
 def service_config(
     *,
@@ -73,7 +78,7 @@ def service_config(
         host=host,
         port=port,
         store=store,
-        auth=not is_loopback(host) if auth == "auto" else auth == "on",
+        auth=not _is_local(host, allowed_hosts) if auth == "auto" else auth == "on",
         allowed_hosts=allowed_hosts,
         allowed_origins=allowed_origins,
         upload=upload,
@@ -109,11 +114,37 @@ def _check_reach(host: str, auth: str, allowed_hosts: tuple[str, ...], allowed_o
         raise ConfigurationError(f"--allowed-host, --allowed-origin: {error}") from None
 
 
+def check_demo_reach(host: str, allowed_hosts: tuple[str, ...], allowed_origins: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` for options that open the demo, which takes no tokens, beyond this machine."""
+    opening = [f"--allowed-host {each}" for each in allowed_hosts if not _names_loopback(f"//{each}")]
+    opening += [f"--allowed-origin {each}" for each in allowed_origins if not _names_loopback(each)]
+    if not is_loopback(host):
+        opening.insert(0, f"--host {host}")
+    if opening:
+        raise ConfigurationError(
+            f"--demo takes no {opening[0]}: it has no tokens, and an approval in it can run any command on this "
+            "machine. Leave the option out and come through a tunnel (ssh -L), or serve without --demo, with tokens"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
+        return False
+
+
+def _is_local(host: str, allowed_hosts: tuple[str, ...]) -> bool:
+    # Another name than loopback's is for callers on other machines: a proxy passes them on to the loopback address.
+    return is_loopback(host) and all(_names_loopback(f"//{each}") for each in allowed_hosts)
+
+
+def _names_loopback(url: str) -> bool:
+    """Whether the host in a URL (``//host:port`` or more) is a loopback address."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:  # a bracket that is not closed
         return False
 
 
