@@ -47,6 +47,13 @@ def serve(
         list[str] | None,
         typer.Option(help="Origin of another site whose pages may use it; repeatable.", rich_help_panel=_ACCESS),
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address or CIDR block of a proxy whose X-Forwarded-For and -Proto are believed; repeatable.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
     sandbox: Annotated[str, typer.Option(help="e2b, local, or auto: e2b if E2B_API_KEY is set.")] = "auto",
     template: Annotated[str | None, typer.Option(help="Template in E2B. Default: sandspan.")] = None,
     timeout: o.Timeout = None,
@@ -84,11 +91,12 @@ def serve(
     from host_client.server.run import run_demo_service, run_service  # FastAPI is not needed for --help
     from host_client.server.settings import check_demo_reach, service_config
 
+    hosts, origins, proxies = (tuple(each or ()) for each in (allowed_host, allowed_origin, trusted_proxy))
     with told("host_client serve"):
         check_files(upload, None, None)
         if demo:
             _check_demo(auth, sandbox, upload)
-            check_demo_reach(host, tuple(allowed_host or ()), tuple(allowed_origin or ()))
+            check_demo_reach(host, hosts, origins, proxies)
         wish = Wish(
             kind=sandbox,
             template=template,
@@ -103,8 +111,9 @@ def serve(
             port=port,
             store=store,
             auth=auth,
-            allowed_hosts=tuple(allowed_host or ()),
-            allowed_origins=tuple(allowed_origin or ()),
+            allowed_hosts=hosts,
+            allowed_origins=origins,
+            trusted_proxies=proxies,
             upload=upload,
             idle_timeout=idle_timeout,
             retention_days=retention_days,

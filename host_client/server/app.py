@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from agent_runner import __version__
 from host_client.store.base import StoreError
@@ -15,7 +16,7 @@ from . import api as routes
 from . import auth, problems
 from .guard import Guard
 from .service import Service
-from .settings import ServiceConfig
+from .settings import ServiceConfig, peers_of
 
 PAGE = Path(__file__).with_name("page")
 
@@ -28,6 +29,8 @@ def create_app(service: Service, config: ServiceConfig) -> FastAPI:
     app.add_middleware(
         Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, max_body=config.limits.max_body
     )
+    if config.trusted_proxies:  # outside `Guard`, which compares an origin with the scheme
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=peers_of(config.trusted_proxies))
 
     @app.get("/healthz", include_in_schema=False)
     async def alive() -> Response:

@@ -124,8 +124,8 @@ def _access_of(config: ServiceConfig) -> str:
         return "every request needs a token"
     if config.is_local:
         return "to this machine, without tokens"
-    names = ", ".join(config.allowed_hosts)
-    return f"WITHOUT TOKENS, also as {names}: whoever reaches it under that name can run agents"
+    ways = ", ".join((*config.allowed_hosts, *config.trusted_proxies))
+    return f"WITHOUT TOKENS, also by way of {ways}: whoever comes that way can run agents"
 
 
 def _listener(config: ServiceConfig) -> socket.socket:
@@ -173,7 +173,7 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=False,  # `create_app` does it, for named proxies; uvicorn would trust loopback
             timeout_graceful_shutdown=5,
             ws="none",
         )

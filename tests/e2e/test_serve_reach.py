@@ -43,6 +43,7 @@ def says_and_needs(lab: ServiceLab, *args: str) -> tuple[str, bool]:
         (("--host", "box.acme.com", *NAMED), "--host box.acme.com"),
         (NAMED, "--allowed-host agents.acme.com"),
         (("--allowed-origin", ELSEWHERE), f"--allowed-origin {ELSEWHERE}"),
+        (("--trusted-proxy", "127.0.0.1"), "--trusted-proxy 127.0.0.1"),
     ],
 )
 def test_the_demo_refuses_to_be_opened_to_other_machines(tmp_path: Path, args: tuple[str, ...], option: str) -> None:
@@ -59,7 +60,7 @@ def test_the_demo_refuses_to_be_opened_to_other_machines(tmp_path: Path, args: t
 )
 def test_an_address_that_is_not_loopbacks_is_refused_for_the_demo(host: str) -> None:
     with pytest.raises(ConfigurationError, match="--demo takes no --host"):
-        check_demo_reach(host, (), ())
+        check_demo_reach(host, (), (), ())
 
 
 @pytest.mark.parametrize(
@@ -67,16 +68,16 @@ def test_an_address_that_is_not_loopbacks_is_refused_for_the_demo(host: str) -> 
 )
 def test_a_name_that_is_not_loopbacks_is_refused_for_the_demo(name: str) -> None:
     with pytest.raises(ConfigurationError, match="--demo takes no --allowed-host"):
-        check_demo_reach("127.0.0.1", (name,), ())
+        check_demo_reach("127.0.0.1", (name,), (), ())
     with pytest.raises(ConfigurationError, match="--demo takes no --allowed-origin"):
-        check_demo_reach("127.0.0.1", (), (f"http://{name}",))
+        check_demo_reach("127.0.0.1", (), (f"http://{name}",), ())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_the_demo_may_have_any_name_of_loopback(host: str) -> None:
     assert is_loopback(host)
     name = f"[{host}]" if ":" in host else host
-    check_demo_reach(host, (name, f"{name}:8321"), (f"http://{name}:5173",))
+    check_demo_reach(host, (name, f"{name}:8321"), (f"http://{name}:5173",), ())
 
 
 def test_the_demo_is_served_under_a_name_of_loopback(lab: ServiceLab) -> None:
@@ -121,7 +122,8 @@ def test_auth_off_is_refused_where_other_machines_reach_the_service(tmp_path: Pa
         ((), False, "to this machine, without tokens"),
         (("--allowed-host", "localhost:8321"), False, "to this machine, without tokens"),
         (NAMED, True, "every request needs a token"),
-        (("--auth", "off", *NAMED), False, "WITHOUT TOKENS, also as agents.acme.com"),
+        (("--trusted-proxy", "127.0.0.1"), True, "every request needs a token"),
+        (("--auth", "off", *NAMED), False, "WITHOUT TOKENS, also by way of agents.acme.com"),
     ],
 )
 def test_a_name_for_other_machines_takes_tokens_unless_they_are_switched_off(
@@ -130,3 +132,22 @@ def test_a_name_for_other_machines_takes_tokens_unless_they_are_switched_off(
     line, is_needed = says_and_needs(lab, "--sandbox", "local", *args)
     assert says in line
     assert is_needed == needed
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("proxy.acme.com", "takes an address or a CIDR block like 10.0.0.0/8: 'proxy.acme.com'"),
+        ("10.0.0.5/8", "takes an address or a CIDR block like 10.0.0.0/8: 10.0.0.5/8 has host bits set"),
+        ("*", "takes an address or a CIDR block"),
+        ("", "takes an address or a CIDR block"),
+        ("0.0.0.0/0", "0.0.0.0/0 would believe every caller"),
+        ("::/0", "::/0 would believe every caller"),
+    ],
+)
+def test_a_trusted_proxy_that_is_none_is_told_in_a_line(tmp_path: Path, value: str, says: str) -> None:
+    done = piped(tmp_path, "serve", "--port", "0", "--trusted-proxy", "10.0.0.1", "--trusted-proxy", value)
+    assert (done.returncode, done.stdout) == (2, b"")
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("host_client serve: --trusted-proxy")
+    assert says in line
