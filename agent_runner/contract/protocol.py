@@ -300,6 +300,10 @@ Telemetry = TelemetryEvent
 """The name under which `host_client.events` has published it."""
 
 
+TelemetryEvent = TelemetryEvent
+"""The name under which `host_client.events` has published it."""
+
+
 class End(Event, frozen=True, kw_only=True, tag="end"):
     data: EndData
 

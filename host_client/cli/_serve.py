@@ -36,7 +36,8 @@ def serve(
     auth: Annotated[
         str,
         typer.Option(
-            help="on: a token for everything; off; auto: on, unless bound to loopback.", rich_help_panel=_ACCESS
+            help="on: requires tokens; off: does not; auto: on, unless only this machine can reach the service.",
+            rich_help_panel=_ACCESS,
         ),
     ] = "auto",
     allowed_host: Annotated[
@@ -46,6 +47,13 @@ def serve(
     allowed_origin: Annotated[
         list[str] | None,
         typer.Option(help="Origin of another site whose pages may use it; repeatable.", rich_help_panel=_ACCESS),
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address or CIDR block of a proxy whose X-Forwarded-For and -Proto are believed; repeatable.",
+            rich_help_panel=_ACCESS,
+        ),
     ] = None,
     sandbox: Annotated[str, typer.Option(help="e2b, local, or auto: e2b if E2B_API_KEY is set.")] = "auto",
     template: Annotated[str | None, typer.Option(help="Template in E2B. Default: sandspan.")] = None,
@@ -81,11 +89,15 @@ def serve(
     ] = False,
 ) -> None:
     """Serve sessions over HTTP and SSE, with a page for the people who decide."""
+    hosts, origins, proxies = (tuple(each or ()) for each in (allowed_host, allowed_origin, trusted_proxy))
     with told("host_client serve"):
         with needs("service", "the service"):
-            from host_client.service.config import service_config
+            from host_client.service.config import check_demo_reach, service_config
             from host_client.service.run import run_demo_service, run_service  # FastAPI is not needed for --help
         check_files(upload, None, None)
+        if demo:
+            _check_demo(auth, sandbox, upload)
+            check_demo_reach(host, hosts, origins, proxies)
         wish = Wish(
             kind=sandbox,
             template=template,
@@ -100,8 +112,9 @@ def serve(
             port=port,
             store=store,
             auth=auth,
-            allowed_hosts=tuple(allowed_host or ()),
-            allowed_origins=tuple(allowed_origin or ()),
+            allowed_hosts=hosts,
+            allowed_origins=origins,
+            trusted_proxies=proxies,
             upload=upload,
             idle_timeout=idle_timeout,
             retention_days=retention_days,
@@ -112,7 +125,6 @@ def serve(
             trace_url=trace_url,
         )
         if demo:
-            _check_demo(auth, sandbox, upload)
             require_local_runner("the demo")
             raise typer.Exit(run_demo_service(config, keeps=store is not None))
         place = place_of(wish, os.environ)  # what cannot be is told now, and not to the first caller

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from agent_runner.contract import __version__
 from host_client.store.base import StoreError
@@ -16,7 +17,7 @@ from . import _auth as auth
 from . import _problems as problems
 from ._guard import Guard
 from ._service import Service
-from .config import ServiceConfig
+from .config import ServiceConfig, peers_of
 
 PAGE = Path(__file__).with_name("page")
 
@@ -29,6 +30,8 @@ def create_app(service: Service, config: ServiceConfig) -> FastAPI:
     app.add_middleware(
         Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, max_body=config.limits.max_body
     )
+    if config.trusted_proxies:  # outside `Guard`, which compares an origin with the scheme
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=peers_of(config.trusted_proxies))
 
     @app.get("/healthz", include_in_schema=False)
     async def alive() -> Response:

@@ -121,8 +121,9 @@ class Guard:
         if origin in self._origins:
             return True
         theirs, separator, authority = origin.lower().partition("://")
-        # Behind a proxy that ends TLS the scheme is http for us and https for the page.
-        if not separator or theirs not in ("https", scheme):
+        # Behind a proxy that ends TLS the scheme is http for us and https for the page. A trusted proxy may also pass
+        # on wss as the scheme, which is no page's.
+        if not separator or theirs not in ("https", scheme) or theirs not in _DEFAULT_PORTS:
             return False
         return _without_port(authority, theirs) == _without_port(host, theirs)
 

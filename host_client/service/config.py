@@ -20,7 +20,10 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """All of it. Times are in seconds; ``trace_url`` holds ``{trace_id}``; ``store`` None is a file of the user's."""
+    """All of it. Times are in seconds; ``trace_url`` holds ``{trace_id}``; ``store`` None is a file of the user's.
+
+    ``trusted_proxies`` are the CIDR blocks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8321
@@ -28,12 +31,18 @@ class ServiceConfig:
     auth: bool = False
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     upload: Path | None = None
     idle_seconds: float = 1800.0
     kept_seconds: float = 7 * DAY_SECONDS
     max_events: int = 100_000
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     trace_url: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the options let only this machine reach the service."""
+        return _is_local(self.host, self.allowed_hosts, self.trusted_proxies)
 
 
 def service_config(
@@ -44,6 +53,7 @@ def service_config(
     auth: str,
     allowed_hosts: tuple[str, ...],
     allowed_origins: tuple[str, ...],
+    trusted_proxies: tuple[str, ...],
     upload: Path | None,
     idle_timeout: float,
     retention_days: float,
@@ -67,15 +77,17 @@ def service_config(
         }
     )
     _check_reach(host, auth, allowed_hosts, allowed_origins)
+    proxies = tuple(_proxy_block(each) for each in trusted_proxies)
     if trace_url is not None and ("{trace_id}" not in trace_url or urlsplit(trace_url).scheme not in ("http", "https")):
         raise ConfigurationError("--trace-url takes an http or https address with {trace_id} in it")
     return ServiceConfig(
         host=host,
         port=port,
         store=store,
-        auth=not is_loopback(host) if auth == "auto" else auth == "on",
+        auth=not _is_local(host, allowed_hosts, proxies) if auth == "auto" else auth == "on",
         allowed_hosts=allowed_hosts,
         allowed_origins=allowed_origins,
+        trusted_proxies=proxies,
         upload=upload,
         idle_seconds=idle_timeout,
         kept_seconds=retention_days * DAY_SECONDS,
@@ -109,11 +121,60 @@ def _check_reach(host: str, auth: str, allowed_hosts: tuple[str, ...], allowed_o
         raise ConfigurationError(f"--allowed-host, --allowed-origin: {error}") from None
 
 
+def _proxy_block(value: str) -> str:
+    """Return a trusted proxy's address or CIDR block as a block; raise `ConfigurationError`."""
+    try:
+        block = ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ConfigurationError(f"--trusted-proxy takes an address or a CIDR block like 10.0.0.0/8: {error}") from None
+    if block.prefixlen == 0:
+        raise ConfigurationError(
+            f"--trusted-proxy {value} would believe every caller what it says of its address; name the proxy's own"
+        )
+    return str(block)
+
+
+def peers_of(blocks: tuple[str, ...]) -> list[str]:
+    """Return blocks as connections show them: a socket that listens on ``::`` has IPv4 peers as ``::ffff:10.0.0.1``."""
+    networks = [ipaddress.ip_network(each) for each in blocks]
+    mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in networks if each.version == 4]
+    return [*blocks, *mapped]
+
+
+def check_demo_reach(
+    host: str, allowed_hosts: tuple[str, ...], allowed_origins: tuple[str, ...], trusted_proxies: tuple[str, ...]
+) -> None:
+    """Raise `ConfigurationError` for options that open the demo, which takes no tokens, beyond this machine."""
+    opening = [f"--allowed-host {each}" for each in allowed_hosts if not _names_loopback(f"//{each}")]
+    opening += [f"--allowed-origin {each}" for each in allowed_origins if not _names_loopback(each)]
+    opening += [f"--trusted-proxy {each}" for each in trusted_proxies]
+    if not is_loopback(host):
+        opening.insert(0, f"--host {host}")
+    if opening:
+        raise ConfigurationError(
+            f"--demo takes no {opening[0]}: it has no tokens, and an approval in it can run any command on this "
+            "machine. Leave the option out and come through a tunnel (ssh -L), or serve without --demo, with tokens"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
+        return False
+
+
+def _is_local(host: str, allowed_hosts: tuple[str, ...], trusted_proxies: tuple[str, ...]) -> bool:
+    # Another name than loopback's is for callers on other machines, whom a proxy passes on to the loopback address.
+    return not trusted_proxies and is_loopback(host) and all(_names_loopback(f"//{each}") for each in allowed_hosts)
+
+
+def _names_loopback(url: str) -> bool:
+    """Whether the host in a URL (``//host:port`` or more) is a loopback address."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:  # a bracket that is not closed
         return False
 
 

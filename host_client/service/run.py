@@ -30,7 +30,7 @@ from ._api import LOCAL_TENANT
 from ._app import create_app
 from ._hosting import House
 from ._service import Retention, Service
-from .config import ServiceConfig
+from .config import ServiceConfig, is_loopback
 
 DEMO_PROMPT = "The checks of this program fail. Find out why and mend it."
 _DEMO = Path(__file__).parents[1] / "demo"
@@ -100,8 +100,7 @@ def _run(
     service = service_of(config, sandbox, environ, telemetry)
 
     async def ready() -> None:
-        how = "every request needs a token" if config.auth else "to this machine, without tokens"
-        sys.stderr.write(f"serving {url} ({how}); Ctrl-C ends it and its sessions\n")
+        sys.stderr.write(f"serving {url} ({_access_of(config)}); Ctrl-C ends it and its sessions\n")
         sys.stderr.flush()
         if first is not None:
             await first(service, url)
@@ -120,6 +119,15 @@ def _telemetry(environ: Mapping[str, str]) -> Telemetry:
     return start(telemetry, problems)
 
 
+def _access_of(config: ServiceConfig) -> str:
+    if config.auth:
+        return "every request needs a token"
+    if config.is_local:
+        return "to this machine, without tokens"
+    ways = ", ".join((*config.allowed_hosts, *config.trusted_proxies))
+    return f"WITHOUT TOKENS, also by way of {ways}: whoever comes that way can run agents"
+
+
 def _listener(config: ServiceConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -131,6 +139,12 @@ def _listener(config: ServiceConfig) -> socket.socket:
         raise ConfigurationError(
             f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror}); --port 0 takes any"
         ) from None
+    address = listener.getsockname()[0]
+    if not config.auth and not is_loopback(address):  # checked on the address: a name can lead anywhere
+        listener.close()
+        raise ConfigurationError(
+            f"--host {config.host} is {address}, which other machines can reach: without tokens only loopback is served"
+        )
     listener.listen(2048)
     listener.setblocking(False)
     return listener
@@ -159,7 +173,7 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=False,  # `create_app` does it, for named proxies; uvicorn would trust loopback
             timeout_graceful_shutdown=5,
             ws="none",
         )

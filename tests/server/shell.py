@@ -126,8 +126,8 @@ def client(app: FastAPI, **headers: str) -> httpx.AsyncClient:
 
 
 @contextlib.asynccontextmanager
-async def served(app: FastAPI, *, trusted: str | None = None) -> AsyncGenerator[int]:
-    """Serve on loopback; yield the port. ``trusted`` is a proxy's address."""
+async def served(app: FastAPI) -> AsyncGenerator[int]:
+    """Serve on loopback; yield the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -137,8 +137,7 @@ async def served(app: FastAPI, *, trusted: str | None = None) -> AsyncGenerator[
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,
-            proxy_headers=trusted is not None,
-            forwarded_allow_ips=trusted or "",
+            proxy_headers=False,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
