@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from host_client.server.settings import check_demo_reach, is_loopback
 
 from host_client.errors import ConfigurationError
+from host_client.service.config import check_demo_reach, is_loopback
 from tests.e2e.test_commands import piped
 from tests.support.runs import WAIT_SECONDS, clean_environment
 from tests.support.service import ServiceLab, service_lab
@@ -92,8 +92,8 @@ def test_without_tokens_no_socket_but_loopbacks_is_served_whatever_the_configura
     tmp_path: Path, start: str
 ) -> None:
     program = (
-        "from host_client.server.run import run_demo_service, run_service\n"
-        "from host_client.server.settings import ServiceConfig\n"
+        "from host_client.service.run import run_demo_service, run_service\n"
+        "from host_client.service.config import ServiceConfig\n"
         f"config = ServiceConfig(host='0.0.0.0', port=0, store='service.sqlite')\n{start}\n"
     )
     done = subprocess.run(

@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from host_client.server.auth import MAX_FAILURES
-from host_client.server.settings import peers_of
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from host_client.service._auth import MAX_FAILURES
+from host_client.service.config import peers_of
 from tests.server.scripts import TALK
 from tests.server.test_access import token
 from tests.support.hosts import HostLab
