@@ -10,12 +10,16 @@ import typer
 
 from host_client.errors import ConfigurationError
 
-app = typer.Typer(no_args_is_help=True, help="Dashboards of what agents do and cost.")
-provision = typer.Typer(no_args_is_help=True, help="Make dashboards in a backend, or bring them up to date.")
+from ._help import PlainCommand, PlainGroup
+
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Dashboards of what agents do and cost.")
+provision = typer.Typer(
+    cls=PlainGroup, no_args_is_help=True, help="Make dashboards in a backend, or bring them up to date."
+)
 app.add_typer(provision, name="provision")
 
 
-@app.command(name="list")
+@app.command(cls=PlainCommand, name="list")
 def list_files() -> None:
     """Show the files, one a line."""
     from host_client.dashboards import files  # not needed for --help
@@ -26,7 +30,7 @@ def list_files() -> None:
             typer.echo(file.relative_to(folder))
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def write(directory: Annotated[Path, typer.Argument(help="Where to; what is there is written over.")]) -> None:
     """Copy the files into a directory, for Grafana, SigNoz, Langfuse and Prometheus to import."""
     from host_client.dashboards import files  # not needed for --help
@@ -39,7 +43,7 @@ def write(directory: Annotated[Path, typer.Argument(help="Where to; what is ther
         _fail("write", f"{error.filename}: {error.strerror}", 2)
 
 
-@provision.command()
+@provision.command(cls=PlainCommand)
 def langfuse(
     file: Annotated[list[Path] | None, typer.Argument(help="Dashboard files. Default: those that come along.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Commands whose flags show no type in their help: typer gives every option one, its own ``--help`` too."""
+"""Commands and groups whose help shows no type beside a flag, where typer would show ``<bool>``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+"""Context settings of every command."""
+
 
 class PlainCommand(TyperCommand):
-    """A command whose ``--help`` stands without a type."""
+    """A command whose flags are shown without a type."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """Return the option ``--help``."""
-        return _bare(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, flags without a metavar."""
+        return [_without_type(param) for param in super().get_params(ctx)]
 
 
 class PlainGroup(TyperGroup):
-    """A group whose ``--help`` stands without a type."""
+    """A group whose flags are shown without a type."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """Return the option ``--help``."""
-        return _bare(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, flags without a metavar."""
+        return [_without_type(param) for param in super().get_params(ctx)]
 
 
-def _bare(option: Any) -> Any:
-    if option is not None:
-        option.metavar = ""
-    return option
+def _without_type(param: Any) -> Any:
+    if getattr(param, "is_flag", False):
+        param.metavar = ""
+    return param

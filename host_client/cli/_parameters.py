@@ -20,7 +20,7 @@ MaxBudgetUsd = Annotated[float | None, typer.Option(help="Most it may cost, in U
 MaxTurns = Annotated[int | None, typer.Option(help="Most model requests that may follow tool calls.")]
 Approvals = Annotated[str, typer.Option(help="ask, auto or deny.")]
 ApprovalTimeout = Annotated[float, typer.Option(help="Seconds a person has to answer.")]
-JsonEvents = Annotated[bool, typer.Option("--json", metavar="", help="Events as JSON lines on stdout.")]
+JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]
 TraceOut = Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")]
 
 Timeout = Annotated[int | None, typer.Option(help="Seconds it lives in E2B when its host is gone. Default: 300.")]

@@ -37,7 +37,7 @@ TenantId = Annotated[str | None, typer.Option(help="Only those of this tenant.")
 def list_sandboxes(
     user_id: UserId = None,
     tenant_id: TenantId = None,
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
     """Show the sandboxes of sessions, running and paused; without a terminal as columns with tabs between them."""
     now = datetime.now(UTC)
@@ -116,12 +116,10 @@ def sweep(
     user_id: UserId = None,
     tenant_id: TenantId = None,
     paused: Annotated[
-        bool, typer.Option("--paused", metavar="", help="Paused ones too: their sessions cannot be resumed any more.")
+        bool, typer.Option("--paused", help="Paused ones too: their sessions cannot be resumed any more.")
     ] = False,
-    every: Annotated[
-        bool, typer.Option("--all", metavar="", help="All of ours: of living hosts and paused ones too.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say which.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All of ours: of living hosts and paused ones too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
 ) -> None:
     """Remove the running sandboxes whose host is gone."""
     now = datetime.now(UTC)

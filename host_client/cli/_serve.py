@@ -85,7 +85,7 @@ def serve(
         str | None, typer.Option(help="Where a trace is shown, with {trace_id} in it; the page links to it.")
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", metavar="", help="With a scripted model and a session that waits for you.")
+        bool, typer.Option("--demo", help="With a scripted model and a session that waits for you.")
     ] = False,
 ) -> None:
     """Serve sessions over HTTP and SSE, with a page for the people who decide."""

@@ -133,9 +133,7 @@ def resume(
     max_turns: o.MaxTurns = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
-    end: Annotated[
-        bool, typer.Option("--end", metavar="", help="Remove the sandbox afterwards; default: pause it.")
-    ] = False,
+    end: Annotated[bool, typer.Option("--end", help="Remove the sandbox afterwards; default: pause it.")] = False,
     timeout: o.Timeout = None,
     keys: o.KeysAgain = None,
     json_events: o.JsonEvents = False,

@@ -34,7 +34,7 @@ def build(
     tag: Annotated[list[str] | None, typer.Option(help="A tag for this build; repeatable.")] = None,
     cpu_count: Annotated[int | None, typer.Option(min=1, help="CPUs of a sandbox. Default: 2.")] = None,
     memory_mb: Annotated[int | None, typer.Option(min=128, help="Megabytes of a sandbox, even. Default: 2048.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", metavar="", help="Run every step anew.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step anew.")] = False,
 ) -> None:
     """Build this version's image with E2B; needs E2B_API_KEY, and neither Node nor Docker."""
     from host_client.sandbox.e2b import DEFAULT_TEMPLATE  # the SDK is not needed for --help

@@ -57,7 +57,7 @@ def create(
 
 @app.command(name="list", cls=PlainCommand)
 def list_tokens(
-    as_json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
     store: StoreUrl = None,
 ) -> None:
     """Show who has tokens, expired ones too; never the tokens themselves."""

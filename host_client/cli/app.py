@@ -21,10 +21,10 @@ from . import _template as template
 from . import _tokens as tokens
 from ._checks import check_files, check_prompt
 from ._failures import told
-from ._help import PlainCommand, PlainGroup
+from ._help import CONTEXT, PlainCommand, PlainGroup
 from ._place import require_local_runner
 
-app = typer.Typer(cls=PlainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, context_settings=CONTEXT, pretty_exceptions_enable=False)
 app.command(cls=PlainCommand)(start.run)
 app.command(cls=PlainCommand)(start.resume)
 app.command(cls=PlainCommand)(serve.serve)
@@ -45,7 +45,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Run Claude agents in sandboxes, approve what they do, see it all in one trace."""
@@ -56,7 +56,7 @@ def demo(
     script: Annotated[Path | None, typer.Option(help="A script for the model, in place of the demo's own.")] = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt; with a script of your own only.")] = None,
     approvals: Annotated[str | None, typer.Option(help="ask, auto or deny. Default: ask at a terminal.")] = None,
-    json_events: Annotated[bool, typer.Option("--json", metavar="", help="Events as JSON lines on stdout.")] = False,
+    json_events: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
     trace_out: Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")] = None,
 ) -> None:
     """Run a real agent against a scripted model: no account, no key, no network."""
