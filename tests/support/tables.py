@@ -114,7 +114,7 @@ def problems() -> str:
 
 def script() -> str:
     kinds = (Script, ScriptedConversation, Reply, ScriptedTool, Usage, ScriptedFailure)
-    rows = [f"| {kind.__name__.lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds]
+    rows = [f"| {kind.__name__.removeprefix('Scripted').lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds]
     return "\n".join(["| part | fields | meaning |", "|---|---|---|", *rows])
 
 
