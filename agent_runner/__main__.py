@@ -22,7 +22,7 @@ from ._wire import StdoutWriter, claim_stdio
 from .contract import __version__
 from .contract.protocol import LogData, command_schema, event_schema
 from .contract.spans import Ids
-from .contract.trace_context import InvalidTraceParentError, TraceContext, parse_baggage, parse_traceparent
+from .contract.trace_context import TraceContext, baggage_from_environment, from_environment
 
 if TYPE_CHECKING:
     from ._metering import Meter
@@ -76,12 +76,13 @@ def run(argv: Sequence[str]) -> int:
     environ = dict(os.environ)
     early = EarlySignals()
     stdin, stdout = claim_stdio()
-    context, remark = incoming_context(environ)
+    remarks: list[str] = []
+    context = from_environment(environ, remarks.append) or TraceContext(Ids().trace_id(), "")
     problem: str | None = None
     config = Config()
     journal: Journal | None = None
     try:
-        config = load_config(environ, argv, parse_baggage(environ.get("BAGGAGE", "")))
+        config = load_config(environ, argv, baggage_from_environment(environ, remarks.append))
         journal = open_journal(config)
         environ = separated(config, environ)
     except (ConfigError, JournalError) as error:
@@ -91,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
     if problem is not None:
         code = misconfigured(events, problem)
     else:
-        if remark is not None:
+        for remark in remarks:
             events.emit(LogData(stream="runner", text=remark))
         code = asyncio.new_event_loop().run_until_complete(_run(config, events, context, environ, stdin, early))
     outlet.close()
@@ -111,18 +112,6 @@ class EarlySignals:
 
     def _note(self, number: int, _frame: object) -> None:
         self.exit_code = self.exit_code or EXIT_CODE_OF[signal.Signals(number)]
-
-
-def incoming_context(environ: Mapping[str, str]) -> tuple[TraceContext, str | None]:
-    """Return the trace to go on with, and a remark if the environment's could not be followed."""
-    new = TraceContext(Ids().trace_id(), "")
-    header = environ.get("TRACEPARENT", "")
-    if not header:
-        return new, None
-    try:
-        return parse_traceparent(header, environ.get("TRACESTATE", "")), None
-    except InvalidTraceParentError as error:
-        return new, f"{error}: a new trace begins"
 
 
 def open_journal(config: Config) -> Journal | None:

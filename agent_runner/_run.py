@@ -33,7 +33,7 @@ from .contract.oom import oom_kills
 from .contract.protocol import AnyCommand, EndData, EndReason, ErrorData, Finish, Interrupt, LogData, Prompt, Stop
 from .contract.sanitize import SANITIZERS, Content, Sanitizer, single_line
 from .contract.spans import Spans, Value
-from .contract.trace_context import InvalidTraceParentError, TraceContext, parse_traceparent
+from .contract.trace_context import TraceContext, from_fields
 
 GRACE_SECONDS = 5.0
 """How long an interrupted turn may take to end before its processes are ended."""
@@ -376,13 +376,10 @@ class Run:
     # -- helpers ----------------------------------------------------------------------------------
 
     def _context_of(self, prompt: Prompt) -> TraceContext:
-        if prompt.traceparent is None:
-            return self._context
-        try:
-            return parse_traceparent(prompt.traceparent, prompt.tracestate or "")
-        except InvalidTraceParentError as error:
-            self._events.emit(LogData(stream="runner", text=f"the prompt's {error}: the run's own trace goes on"))
-            return self._context
+        def tell(remark: str) -> None:
+            self._events.emit(LogData(stream="runner", text=f"the prompt's {remark}"))
+
+        return from_fields(prompt.traceparent, prompt.tracestate or "", tell) or self._context
 
     def _read_past_cost(self) -> None:
         if self._config.resume is None:

@@ -1,69 +1,168 @@
-"""W3C Trace Context and Baggage as they stand in environment variables. Pure.
+"""Read W3C Trace Context and Baggage from a request's headers or from environment variables. Pure.
 
-OpenTelemetry's own propagator drops an invalid header without a word; a runner whose parent got lost
-must be able to say why. Sources: https://www.w3.org/TR/trace-context-2/ and
-https://www.w3.org/TR/baggage/.
+There is one policy: a context that cannot be followed is ignored, so that a new trace begins, and the reason is told
+once. OpenTelemetry's own propagator drops an invalid header without a word, so we read the headers ourselves.
+Sources: https://www.w3.org/TR/trace-context-2/ and https://www.w3.org/TR/baggage/.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-MAX_TRACESTATE = 512
-MAX_BAGGAGE = 8192
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""Names and values in the order of the request, as an ASGI scope has them."""
 
+Tell = Callable[[str], object]
+"""Takes one sentence on something that is ignored."""
+
+MAX_TRACEPARENT = 512
+MAX_TRACESTATE = 512
+"""Characters of a tracestate that are passed on: as many as the specification asks for."""
+MAX_MEMBERS = 32
+LONG_MEMBER = 128
+"""Members longer than this are the first to go when a tracestate is too long, as the specification says."""
+MAX_BAGGAGE = 8192
+MAX_SHOWN = 80
+
+SAMPLED, RANDOM = 1, 2
+"""The trace flags of level 2; the specification keeps the others for later versions."""
+
+_OWS = " \t"
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_MEMBER = re.compile(r"([a-z0-9][a-z0-9_*/@-]{0,255})=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
+"""A tracestate's key and value: printable ASCII without comma and equals sign; a value does not end in a space."""
+
+_logger = logging.getLogger(__name__)
 
 
 class InvalidTraceParentError(ValueError):
-    """The header cannot be followed; the message says why in a line."""
+    """The traceparent cannot be followed; the message says why in a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """A parent span: ids in lower-case hex, flags as they came, tracestate as a header."""
+    """A parent span: ids in lower-case hex, the flags that this version knows, tracestate as one header."""
 
     trace_id: str
     span_id: str
-    flags: int = 1
+    flags: int = SAMPLED
     tracestate: str = ""
 
     @property
     def traceparent(self) -> str:
-        """The header for a child, sampled: whether a trace is kept is decided later, on the host."""
-        return f"00-{self.trace_id}-{self.span_id}-01"
+        """The header for a child, always sampled: the host decides later whether a trace is kept."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags | SAMPLED:02x}"
 
 
-def parse_traceparent(header: str, tracestate: str = "") -> TraceContext:
-    """Read a ``traceparent`` header; raise `InvalidTraceParentError` where the specification says to restart."""
-    if len(header) > MAX_TRACESTATE:
-        raise InvalidTraceParentError(f"TRACEPARENT is {len(header)} characters long")
-    match = _TRACEPARENT.fullmatch(header)
+def from_headers(raw: RawHeaders, tell: Tell = _logger.warning) -> TraceContext | None:
+    """Return the span that a request's headers name as its parent, or None for a new trace."""
+    headers = list(raw)
+    parents = _values(headers, b"traceparent")
+    if len(parents) > 1:
+        tell(f"traceparent was sent {len(parents)} times; it is ignored")
+        return None
+    return from_fields(parents[0] if parents else None, ",".join(_values(headers, b"tracestate")), tell)
+
+
+def from_environment(environ: Mapping[str, str], tell: Tell = _logger.warning) -> TraceContext | None:
+    """Return the span that TRACEPARENT and TRACESTATE name as the parent, or None for a new trace."""
+    # An empty variable counts as one that is not set.
+    return from_fields(environ.get("TRACEPARENT") or None, environ.get("TRACESTATE", ""), tell)
+
+
+def from_fields(traceparent: str | None, tracestate: str, tell: Tell = _logger.warning) -> TraceContext | None:
+    """Return the span that a command's fields name as its parent, or None where they name none."""
+    if traceparent is None:
+        return None
+    try:
+        return parse_traceparent(traceparent, tracestate, tell)
+    except InvalidTraceParentError as error:
+        tell(f"{error}; it is ignored")
+        return None
+
+
+def parse_traceparent(traceparent: str, tracestate: str = "", tell: Tell = _logger.warning) -> TraceContext:
+    """Return the span that a caller names explicitly; raise `InvalidTraceParentError` where it cannot be followed."""
+    traceparent = traceparent.strip(_OWS)
+    if len(traceparent) > MAX_TRACEPARENT:
+        raise InvalidTraceParentError(f"traceparent is {len(traceparent)} characters long")
+    match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
-        raise InvalidTraceParentError(f"TRACEPARENT is malformed: {header[:80]!r}")
+        raise InvalidTraceParentError(f"traceparent is malformed: {_shown(traceparent)}")
     version, trace_id, span_id, flags, rest = match.groups()
     if version == "ff":
-        raise InvalidTraceParentError("TRACEPARENT has the forbidden version ff")
+        raise InvalidTraceParentError("traceparent has the forbidden version ff")
     if version == "00" and rest is not None:
-        raise InvalidTraceParentError("TRACEPARENT of version 00 has trailing data")
+        raise InvalidTraceParentError("traceparent of version 00 has trailing data")
     if trace_id == "0" * 32:
-        raise InvalidTraceParentError("TRACEPARENT has a trace id of zeros")
+        raise InvalidTraceParentError("traceparent has a trace id of zeros")
     if span_id == "0" * 16:
-        raise InvalidTraceParentError("TRACEPARENT has a parent id of zeros")
-    # What UTF-8 cannot encode, an environment can hold; the header is printable ASCII.
-    kept = tracestate if len(tracestate) <= MAX_TRACESTATE and tracestate.isascii() else ""
-    return TraceContext(trace_id, span_id, int(flags, 16), kept)
+        raise InvalidTraceParentError("traceparent has a parent id of zeros")
+    return TraceContext(trace_id, span_id, int(flags, 16) & (SAMPLED | RANDOM), _tracestate(tracestate, tell))
 
 
-def parse_baggage(header: str) -> dict[str, str]:
-    """Read a ``baggage`` header; what is malformed in it is left out, as the specification says."""
-    if len(header) > MAX_BAGGAGE:
+def baggage_from_headers(raw: RawHeaders, tell: Tell = _logger.warning) -> dict[str, str]:
+    """Return the entries of a request's ``baggage`` headers."""
+    return _baggage(",".join(_values(raw, b"baggage")), tell)
+
+
+def baggage_from_environment(environ: Mapping[str, str], tell: Tell = _logger.warning) -> dict[str, str]:
+    """Return the entries of BAGGAGE."""
+    return _baggage(environ.get("BAGGAGE", ""), tell)
+
+
+def _values(raw: RawHeaders, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in raw if key.lower() == name]
+
+
+def _tracestate(text: str, tell: Tell) -> str:
+    """Return a tracestate with each key once; none of it where a member is malformed or there are too many."""
+    members = [member for each in text.split(",") if (member := each.strip(_OWS))]
+    if len(members) > MAX_MEMBERS:
+        tell(f"tracestate has {len(members)} members, more than {MAX_MEMBERS}; it is ignored")
+        return ""
+    by_key: dict[str, str] = {}
+    for member in members:
+        if (match := _MEMBER.fullmatch(member)) is None:
+            tell(f"tracestate has a malformed member, {_shown(member)}; it is ignored")
+            return ""
+        by_key.setdefault(match[1], member)  # the leftmost is the most recent
+    return _fitting(list(by_key.values()), tell)
+
+
+def _fitting(members: list[str], tell: Tell) -> str:
+    """Return as many whole members as may be passed on, joined."""
+    left_out = 0
+    while len(joined := ",".join(members)) > MAX_TRACESTATE:
+        long = [member for member in members if len(member) > LONG_MEMBER]
+        members.remove((long or members)[-1])
+        left_out += 1
+    if left_out:
+        tell(f"tracestate is longer than {MAX_TRACESTATE} characters; {left_out} of its members are ignored")
+    return joined
+
+
+def _baggage(text: str, tell: Tell) -> dict[str, str]:
+    """Return the well-formed entries, values decoded; the others are ignored, as the specification says."""
+    if len(text) > MAX_BAGGAGE:
+        tell(f"baggage is {len(text)} characters long, more than {MAX_BAGGAGE}; it is ignored")
         return {}
     entries: dict[str, str] = {}
-    for member in header.split(","):
+    malformed = 0
+    for member in filter(str.strip, text.split(",")):
         name, separator, rest = member.partition("=")
         if separator and name.strip():
             entries[name.strip()] = unquote(rest.partition(";")[0].strip())
+        else:
+            malformed += 1
+    if malformed:
+        tell(f"baggage has malformed entries; {malformed} of them are ignored")
     return entries
+
+
+def _shown(text: str) -> str:
+    return repr(text[:MAX_SHOWN])

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.text import Text
 
 from agent_runner.contract.protocol import AnyEvent, Error, Result, encode
-from agent_runner.contract.trace_context import InvalidTraceParentError, parse_traceparent
+from agent_runner.contract.trace_context import from_environment
 from host_client.client.agent import AgentResult, result_of
 from host_client.client.options import AgentOptions, ApprovalPolicy
 from host_client.client.session import Session, open_session
 from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
-from host_client.telemetry import Telemetry
+from host_client.telemetry import Telemetry, root_below
 from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
 
@@ -180,18 +180,6 @@ async def _follow(job: Job, session: Session, console: Console, seen: Seen, *, a
             person.close()
 
 
-def _caller(job: Job, console: Console) -> tuple[str | None, str]:
-    """Return TRACEPARENT and TRACESTATE of the environment, if they can be followed."""
-    header, state = job.environ.get("TRACEPARENT") or None, job.environ.get("TRACESTATE", "")
-    try:
-        if header is not None:
-            parse_traceparent(header, state)
-    except InvalidTraceParentError as error:
-        console.print(Text(f"{error}: a new trace begins", style="yellow"))
-        return None, ""
-    return header, state
-
-
 def _telemetry(job: Job) -> Telemetry:
     config, problems = telemetry_config(job.environ)
     if job.show_trace:  # which is what the console's exporter would show
@@ -209,15 +197,14 @@ async def _deliver(telemetry: Telemetry, console: Console) -> None:
 def _session(
     job: Job, policy: ApprovalPolicy, console: Console, telemetry: Telemetry
 ) -> AbstractAsyncContextManager[Session]:
-    traceparent, tracestate = _caller(job, console)
+    caller = from_environment(job.environ, lambda remark: console.print(Text(remark, style="yellow")))
     return open_session(
         job.prompt,
         job.options,
         sandbox=job.place.sandbox,
         approvals=policy,
         telemetry=telemetry,
-        traceparent=traceparent,
-        tracestate=tracestate,
+        root=root_below(caller),
         upload=job.upload,
         environ=job.environ,
         session_id=job.session_id,

@@ -84,7 +84,12 @@ class Conversation:
         caller = caller_of(traceparent, tracestate)
         if caller is not None:
             self.trace.admit(caller)
-        prompt = Prompt(text=text, traceparent=traceparent, tracestate=tracestate or None, command_id=command_id)
+        prompt = Prompt(
+            text=text,
+            traceparent=caller.traceparent if caller else None,
+            tracestate=(caller.tracestate or None) if caller else None,
+            command_id=command_id,
+        )
         await self._command(prompt)
 
     async def approve(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import msgspec
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from agent_runner.contract.sanitize import single_line
-from agent_runner.contract.trace_context import InvalidTraceParentError, parse_baggage, parse_traceparent
+from agent_runner.contract.trace_context import TraceContext, baggage_from_headers, from_headers
 from host_client.errors import (
     ConfigurationError,
     FileMissingError,
@@ -75,27 +74,29 @@ After = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="The last e
 IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer, for a day.")
 ]
-Traceparent = Annotated[str | None, Header(description="W3C: the caller's span, which this becomes a part of.")]
-Tracestate = Annotated[str | None, Header()]
 
 
-@dataclass(frozen=True)
-class Caller:
-    """The span of whoever asks; None where there is none, or none that can be followed (W3C: a new trace then)."""
+# The parameters put the headers into the OpenAPI document. FastAPI gives the first of several headers with one name,
+# so the values are read from the raw ones.
+async def _caller(
+    request: Request,
+    traceparent: Annotated[
+        str | None, Header(description="W3C: the caller's span, which becomes the parent of the session or turn.")
+    ] = None,
+    tracestate: Annotated[str | None, Header()] = None,
+) -> TraceContext | None:
+    return from_headers(request.headers.raw)
 
-    traceparent: str | None
-    tracestate: str
+
+async def _baggage(
+    request: Request,
+    baggage: Annotated[str | None, Header(description="W3C: `user.id` counts where the body names no user.")] = None,
+) -> dict[str, str]:
+    return baggage_from_headers(request.headers.raw)
 
 
-def caller_of(traceparent: str | None, tracestate: str | None) -> Caller:
-    """Read the W3C headers."""
-    if traceparent is None:
-        return Caller(None, "")
-    try:
-        context = parse_traceparent(traceparent, tracestate or "")
-    except InvalidTraceParentError:
-        return Caller(None, "")
-    return Caller(traceparent, context.tracestate)
+Caller = Annotated[TraceContext | None, Depends(_caller)]
+Baggage = Annotated[dict[str, str], Depends(_baggage)]
 
 
 class Api:
@@ -143,7 +144,12 @@ class Api:
             raise ProblemError("shutting-down", headers={"retry-after": "5"})
 
     async def create(
-        self, body: CreateSession, principal: Principal, caller: Caller, baggage: str | None, session_id: str | None
+        self,
+        body: CreateSession,
+        principal: Principal,
+        caller: TraceContext | None,
+        baggage: Mapping[str, str],
+        session_id: str | None,
     ) -> StoredSession:
         """Make a session; one of this id that an earlier attempt has made is returned as it is."""
         if session_id is not None and (there := await self.service.store.get(session_id)) is not None:
@@ -153,7 +159,7 @@ class Api:
         request["tenant_id"] = tenant_id
         check_prompt(body.prompt, self.limits)
         self.check_open()
-        if body.user_id is None and (user := parse_baggage(baggage or "").get("user.id")):
+        if body.user_id is None and (user := baggage.get("user.id")):
             request["user_id"] = single_line(user, 200)
         await check_turn(self.service.store, tenant_id, self.limits)
         async with self._budgeting(tenant_id):
@@ -165,8 +171,7 @@ class Api:
                     request,
                     tenant_id=tenant_id,
                     by=principal.name,
-                    traceparent=caller.traceparent,
-                    tracestate=caller.tracestate,
+                    caller=caller,
                     most_open=self.limits.sessions_per_tenant,
                     session_id=session_id,
                 )
@@ -180,7 +185,7 @@ class Api:
         return self._budgets.setdefault(tenant_id, asyncio.Lock())
 
     async def send(
-        self, stored: StoredSession, text: str, principal: Principal, caller: Caller, turn_id: str | None
+        self, stored: StoredSession, text: str, principal: Principal, caller: TraceContext | None, turn_id: str | None
     ) -> str:
         """Queue a turn of this id (None: any); return its id."""
         check_prompt(text, self.limits)
@@ -188,14 +193,7 @@ class Api:
         await check_turn(self.service.store, stored.record.tenant_id, self.limits)
         await check_budget(self.service.store, stored.record.tenant_id, self.limits)
         with _told_when_over():
-            return await self.service.send(
-                stored,
-                text,
-                by=principal.name,
-                traceparent=caller.traceparent,
-                tracestate=caller.tracestate,
-                turn_id=turn_id,
-            )
+            return await self.service.send(stored, text, by=principal.name, caller=caller, turn_id=turn_id)
 
     async def decide(
         self, stored: StoredSession, command: c.ApprovalCommand | c.AnswerCommand, sha: str | None
@@ -279,16 +277,15 @@ async def create_session(
     request: Request,
     body: CreateSession,
     principal: Operator,
+    caller: Caller,
+    baggage: Baggage,
     key: IdempotencyKey = None,
-    traceparent: Traceparent = None,
-    tracestate: Tracestate = None,
-    baggage: Annotated[str | None, Header(description="W3C: `user.id` counts where the body names no user.")] = None,
 ) -> Response:
     """Make a session and begin its first turn. It starts by itself; its events tell how."""
     api = _api(request)
 
     async def make(session_id: str | None) -> RecordedAnswer:
-        stored = await api.create(body, principal, caller_of(traceparent, tracestate), baggage, session_id)
+        stored = await api.create(body, principal, caller, baggage, session_id)
         headers = {"location": f"/api/sessions/{stored.record.id}", **api.traced(stored)}
         return _answer(api.view(stored), 201, headers)
 
@@ -328,19 +325,17 @@ async def send_turn(
     session_id: SessionId,
     body: SendTurn,
     principal: Operator,
+    caller: Caller,
     key: IdempotencyKey = None,
-    traceparent: Traceparent = None,
-    tracestate: Tracestate = None,
 ) -> Response:
     """Take the next turn; it begins when the current one has ended, and is never an answer to an approval."""
     api = _api(request)
     stored = await api.stored(session_id, principal)
 
     async def send(turn_id: str | None) -> RecordedAnswer:
-        caller = caller_of(traceparent, tracestate)
         if turn_id is None or not await api.service.was_sent(stored, turn_id):
             turn_id = await api.send(stored, body.text, principal, caller, turn_id)
-        view = TurnView(turn_id=turn_id, session_id=session_id, trace_id=_trace_of(caller, stored))
+        view = TurnView(turn_id=turn_id, session_id=session_id, trace_id=(caller or stored.record.root).trace_id)
         return _answer(view, 202, api.traced(stored))
 
     return await api.once(request, principal, key, send)
@@ -475,13 +470,12 @@ async def init_stream(
     request: Request,
     body: CreateSession,
     principal: Operator,
+    caller: Caller,
+    baggage: Baggage,
     key: IdempotencyKey = None,
-    traceparent: Traceparent = None,
-    tracestate: Tracestate = None,
-    baggage: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Do what `POST /api/sessions` does."""
-    return await create_session(request, body, principal, key, traceparent, tracestate, baggage)
+    return await create_session(request, body, principal, caller, baggage, key)
 
 
 @router.get("/stream/agent/{session_id}", response_class=Response, responses={**_GONE, **_EVENTS})
@@ -502,10 +496,6 @@ def _place(last_event_id: str | None, after: int | None) -> int:
     if re.fullmatch("[0-9]{1,15}", last_event_id) is None:
         raise ProblemError("invalid", "Last-Event-ID takes the number of an event")
     return int(last_event_id)
-
-
-def _trace_of(caller: Caller, stored: StoredSession) -> str:
-    return caller.traceparent.split("-")[1] if caller.traceparent else stored.record.root.trace_id
 
 
 def _answer(view: BaseModel, status: int, headers: dict[str, str]) -> RecordedAnswer:

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from agent_runner.contract.approvals import fault_of_answer
 from agent_runner.contract.protocol import QuestionRequest, decode_event, to_json
 from agent_runner.contract.sanitize import preview
+from agent_runner.contract.trace_context import TraceContext
 from host_client.client.session import common_attributes
 from host_client.errors import SessionClosedError
 from host_client.store.base import (
@@ -33,7 +34,7 @@ from host_client.store.base import (
     StoreError,
     WaitingRequest,
 )
-from host_client.telemetry.trace.root import root_of
+from host_client.telemetry.trace.root import root_below
 
 from . import _commands as c
 from ._events import ClosedData, is_closing, own_event
@@ -209,14 +210,13 @@ class Service:
         *,
         tenant_id: str,
         by: str,
-        traceparent: str | None = None,
-        tracestate: str = "",
+        caller: TraceContext | None = None,
         most_open: int | None = None,
         session_id: str | None = None,
     ) -> StoredSession:
         """Make a session and give it its first turn; it starts by itself. ``session_id`` is its id, None: any.
 
-        ``request`` is a `CreateSession`. Raise `TooManyError`, and `ConfigurationError` for a traceparent that is none.
+        ``request`` is a `CreateSession`. Raise `TooManyError` and `ConfigurationError`.
         """
         now = time.time()
         record = SessionRecord(
@@ -225,7 +225,7 @@ class Service:
             created_at=now,
             created_by=by,
             title=preview(request["prompt"]),
-            root=root_of(traceparent, tracestate),
+            root=root_below(caller),
             request=request,
         )
         self._house.options(StoredSession(record, SessionState()))  # what cannot be is told before anything is kept
@@ -259,8 +259,7 @@ class Service:
         text: str,
         *,
         by: str,
-        traceparent: str | None,
-        tracestate: str,
+        caller: TraceContext | None = None,
         turn_id: str | None = None,
     ) -> str:
         """Queue a turn; return its id, which is ``turn_id`` (None: any). Raise `SessionOverError`.
@@ -270,7 +269,13 @@ class Service:
         if not stored.state.takes_more:
             raise SessionOverError
         turn_id = turn_id or str(uuid.uuid4())
-        command = c.PromptCommand(turn_id=turn_id, text=text, by=by, traceparent=traceparent, tracestate=tracestate)
+        command = c.PromptCommand(
+            turn_id=turn_id,
+            text=text,
+            by=by,
+            traceparent=caller.traceparent if caller else None,
+            tracestate=caller.tracestate if caller else "",
+        )
         sent = Decision(request_id=_TURN + turn_id, decision="sent", decided_by=by, decided_at=time.time())
         await self.store.decide(stored.record.id, sent, c.encode(command))
         await self._check_open(stored)

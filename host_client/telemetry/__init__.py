@@ -9,7 +9,7 @@ from .setup.start import initialize_telemetry, telemetry_of
 from .tail.pipeline import Telemetry, Who
 from .tail.sampling import SamplingConfig
 from .trace.orphans import Orphans
-from .trace.root import Root, caller_of, root_of
+from .trace.root import Root, caller_of, root_below, root_of
 from .trace.session_trace import OnOwnSpans, SessionTrace
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "caller_of",
     "endpoints",
     "initialize_telemetry",
+    "root_below",
     "root_of",
     "telemetry_of",
 ]

@@ -393,7 +393,7 @@ async def test_bad_options_are_told_before_anything_starts(tmp_path: Path) -> No
         AgentOptions(max_budget_usd=-1)
     with pytest.raises(ConfigurationError, match="not a directory"):
         LocalSandbox(work=tmp_path / "missing")
-    with pytest.raises(ConfigurationError, match="TRACEPARENT"):
+    with pytest.raises(ConfigurationError, match="traceparent is malformed: 'garbage'"):
         await run_agent("go", environ={}, traceparent="garbage")
 
 

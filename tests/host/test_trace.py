@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from rich.console import Console
@@ -235,6 +236,14 @@ def test_who_fails_to_take_the_hosts_own_spans_is_counted_and_breaks_nothing(cap
     assert [span.name for span in trace.kept] == ["agent.session"]
     assert telemetry.lost == {"fault of on_own_spans": 1}
     assert "no room" in caplog.text
+
+
+@pytest.mark.parametrize(("flags", "told"), [("00", "01"), ("02", "03")])
+def test_the_runner_is_told_the_random_flag_of_the_callers_trace(flags: str, told: str) -> None:
+    root = root_of(f"00-{TRACE}-{'e' * 16}-{flags}")
+    kept = msgspec.json.decode(msgspec.json.encode(root), type=Root)
+    trace = SessionTrace(Telemetry(), {}, kept, Who(session_id="s"))
+    assert trace.context.traceparent == f"00-{TRACE}-{root.span_id}-{told}"
 
 
 def test_the_hosts_spans_go_on_in_another_process_and_what_is_no_span_is_left_out(

@@ -127,7 +127,7 @@ async def test_turns_sent_while_the_agent_talks_lose_no_event(scene: Scene) -> N
 
     async def ask() -> None:
         for number in range(30):
-            await service.send(made, str(number), by="ada", traceparent=None, tracestate="")
+            await service.send(made, str(number), by="ada")
 
     await asyncio.gather(talk(), ask())
     events = await scene.until(made.record.id, "log", 300)
@@ -195,10 +195,10 @@ async def test_what_is_asked_of_a_session_that_is_being_closed_is_refused_or_tol
     async with asyncio.timeout(WAIT_SECONDS):
         while "stop" not in sandbox.commands:  # from the closing's begin to its end
             with contextlib.suppress(SessionOverError):
-                await service.send(stale, "late", by="ada", traceparent=None, tracestate="")
+                await service.send(stale, "late", by="ada")
                 taken += 1
         with pytest.raises(SessionOverError):
-            await service.send(stale, "later", by="ada", traceparent=None, tracestate="")
+            await service.send(stale, "later", by="ada")
         now = await scene.store.get(made.record.id)
         assert now is not None and now.state.closing
         with pytest.raises(SessionOverError):
@@ -247,7 +247,7 @@ async def test_a_session_whose_runner_hears_nothing_is_closed_all_the_same(scene
     sandbox.say(approval(time.time() + 1000))
     await scene.until(made.record.id, "approval_request")
     sandbox.is_deaf = True
-    await service.send(made, "never heard", by="ada", traceparent=None, tracestate="")
+    await service.send(made, "never heard", by="ada")
     await scene.until(made.record.id, "prompt", 2)
     await service.close(made, by="ada")
     closing = asyncio.create_task(scene.until(made.record.id, "closed"))
@@ -330,7 +330,7 @@ async def test_an_answer_to_what_was_not_asked_is_told_and_the_session_goes_on(s
     await service.store.push(made.record.id, c.encode(c.AnswerCommand(by="ada", question_id="q-1", answers={"a": "b"})))
     told = (await scene.until(made.record.id, "error"))[-1]["data"]
     assert (told["error_type"], told["message"].partition(":")[0]) == ("protocol", "an answer is none")
-    await service.send(made, "go on", by="ada", traceparent=None, tracestate="")
+    await service.send(made, "go on", by="ada")
     await scene.until(made.record.id, "prompt", 2)
     await service.stop()
 

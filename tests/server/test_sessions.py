@@ -145,6 +145,35 @@ async def test_the_callers_trace_goes_on_in_the_session(make_service: Make) -> N
         assert len({span["spanId"] for span in spans}) == len(spans)
 
 
+async def test_headers_that_were_sent_more_than_once_are_told_apart(make_service: Make) -> None:
+    lab, _ = make_service(TALK)
+    first, second = (f"00-{digits * 16}-{'12' * 8}-03" for digits in ("ab", "cd"))
+    service = lab.start()
+    async with service.client() as client:
+        twice = [("traceparent", first), ("traceparent", second), ("tracestate", "lost=1")]
+        states = [("tracestate", "a=1"), ("tracestate", ""), ("tracestate", "b=2 , c=3")]
+        made = (await client.post("/api/sessions", json={"prompt": "go"}, headers=twice)).json()
+        assert made["trace_id"] not in (first[3:35], second[3:35])
+        headers = [("traceparent", first), *states, ("baggage", "org=acme"), ("baggage", "user.id=eve")]
+        followed = (await client.post("/api/sessions", json={"prompt": "go"}, headers=headers)).json()
+        assert (followed["trace_id"], followed["user_id"]) == (first[3:35], "eve")
+        for session, state in ((made, ""), (followed, "a=1,b=2,c=3")):
+            url = f"/api/sessions/{session['id']}"
+            async with stream(client, session["id"]) as events:
+                await until(events, "result")
+                sent = await client.post(f"{url}/turns", json={"text": "2"}, headers=twice)
+                assert sent.json()["trace_id"] == session["trace_id"]
+                await until(events, "result")
+                await client.delete(url)
+                await rest(events)
+            trace = (await client.get(f"{url}/trace")).json()
+            spans = [each for part in trace["resourceSpans"] for scope in part["scopeSpans"] for each in scope["spans"]]
+            assert {span["traceId"] for span in spans} == {session["trace_id"]}
+            assert {span.get("traceState", "") for span in spans if span["name"] == "agent.session"} == {state}
+    told = [line for line in service.said if "traceparent was sent 2 times; it is ignored" in line]
+    assert len(told) == 3  # once a request
+
+
 async def test_the_same_request_again_makes_one_session(make_service: Make) -> None:
     lab, _ = make_service(TALK)
     async with lab.start().client() as client:

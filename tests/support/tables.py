@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -32,6 +34,7 @@ from host_client.telemetry.setup._variables import SETTINGS as TELEMETRY_SETTING
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = (
     "README.md",
+    "docs/ARCHITECTURE.md",
     "docs/OPENTELEMETRY_INTEGRATION.md",
     "docs/RUNNER.md",
     "docs/SCRIPTED_MODEL.md",
@@ -114,11 +117,33 @@ def problems() -> str:
 
 def script() -> str:
     kinds = (Script, ScriptedConversation, Reply, ScriptedTool, Usage, ScriptedFailure)
-    rows = [f"| {kind.__name__.lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds]
+    rows = [
+        f"| {kind.__name__.removeprefix('Scripted').lower()} | {_fields(kind)} | {_first(kind)} |" for kind in kinds
+    ]
     return "\n".join(["| part | fields | meaning |", "|---|---|---|", *rows])
 
 
+def packages() -> str:
+    rows: list[str] = []
+    for file in sorted(each for root in ("agent_runner", "host_client") for each in (ROOT / root).rglob("__init__.py")):
+        about = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]
+        rows.append(f"| `{file.parent.relative_to(ROOT)}/` | {_cell(about).replace('``', '`')} |")
+    return "\n".join(["| package | |", "|---|---|", *rows])
+
+
+def layers() -> str:
+    """The order of imports that `make lint` holds, from the first package to the last."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    lines: list[str] = []
+    for contract in (each for each in contracts if each["type"] == "layers"):
+        ranks = [rank.replace("host_client.", "").replace(" | ", ", ") for rank in contract["layers"]]
+        lines.append(f"- {contract.get('containers', ['host_client'])[0]}: {' → '.join(ranks)}")
+    return "\n".join(lines)
+
+
 TABLES = {
+    "packages": packages,
+    "layers": layers,
     "environment": environment,
     "telemetry-environment": telemetry_environment,
     "metrics": metrics,

@@ -1,4 +1,4 @@
-"""The root span of a session as it is announced, before there is a session: others may be told its ids at once."""
+"""The root span of a session as it is announced: its ids are known before the session runs."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ import time
 import msgspec
 
 from agent_runner.contract.spans import Ids
-from agent_runner.contract.trace_context import InvalidTraceParentError, TraceContext, parse_traceparent
+from agent_runner.contract.trace_context import SAMPLED, InvalidTraceParentError, TraceContext, parse_traceparent
 from host_client.errors import ConfigurationError
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """The session's root span: known before anything runs, and ended by whoever ends the session. ``start`` in ns."""
+    """A session's root span, which ends with the session. ``start`` in ns; ``flags`` are the caller's trace flags."""
 
     trace_id: str
     span_id: str
     parent_span_id: str | None
     tracestate: str
     start: int
+    flags: int = SAMPLED
 
 
 def root_of(traceparent: str | None = None, tracestate: str = "") -> Root:
-    """Return a root that starts now, below the caller's span if there is one; raise `ConfigurationError`."""
-    caller = caller_of(traceparent, tracestate)
+    """Return a root that starts now, below the given span if there is one; raise `ConfigurationError`."""
+    return root_below(caller_of(traceparent, tracestate))
+
+
+def root_below(caller: TraceContext | None) -> Root:
+    """Return a root that starts now: below the caller's span, or of a new trace."""
     ids = Ids()
+    above = caller or TraceContext(ids.trace_id(), "")
     return Root(
-        trace_id=caller.trace_id if caller else ids.trace_id(),
+        trace_id=above.trace_id,
         span_id=ids.span_id(),
-        parent_span_id=caller.span_id if caller else None,
-        tracestate=caller.tracestate if caller else "",
+        parent_span_id=above.span_id or None,
+        tracestate=above.tracestate,
         start=time.time_ns(),
+        flags=above.flags,
     )
 
 
 def caller_of(traceparent: str | None, tracestate: str = "") -> TraceContext | None:
-    """Return the span that a header names; raise `ConfigurationError` for one that cannot be followed."""
+    """Return the span of an explicit traceparent; raise `ConfigurationError` where it cannot be followed."""
     if traceparent is None:
         return None
     try:
         return parse_traceparent(traceparent, tracestate)
     except InvalidTraceParentError as error:
-        raise ConfigurationError(str(error)) from None
+        raise ConfigurationError(f"{error}. Give 00-TRACE_ID-SPAN_ID-FLAGS, or none for a new trace") from None

@@ -63,6 +63,7 @@ class SessionTrace:
         self._on_own_spans = on_own_spans
         self._spans = Spans(common)
         above = TraceContext(root.trace_id, root.parent_span_id or "", tracestate=root.tracestate)
+        self._flags = root.flags
         self.root = self._spans.open_root("agent.session", above, {}, root.span_id, start=root.start)
         self._orphans = Orphans(common)
         self._trace_ids = {self.root.trace_id}
@@ -87,8 +88,8 @@ class SessionTrace:
 
     @property
     def context(self) -> TraceContext:
-        """What the runner's TRACEPARENT says."""
-        return TraceContext(self.root.trace_id, self.root.span_id, 1, self.root.tracestate)
+        """The session's root span as the parent of the runner's spans."""
+        return TraceContext(self.root.trace_id, self.root.span_id, self._flags, self.root.tracestate)
 
     @property
     def trace_ids(self) -> tuple[str, ...]:
@@ -118,7 +119,7 @@ class SessionTrace:
             return
         from ._foreign import parent_of_foreign_spans  # OpenTelemetry: not with telemetry off
 
-        with parent_of_foreign_spans(span or self.root):
+        with parent_of_foreign_spans(span or self.root, self._flags):
             yield
 
     @contextmanager
