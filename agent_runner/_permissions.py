@@ -17,13 +17,12 @@ from ._desk import Desk, Outcome, RefusedError, Unanswered
 from ._events import Events
 from ._translate import ToolCall, Translator
 from .contract import genai
-from .contract.approvals import fault_of_answer, fault_of_approval
+from .contract.approvals import contradiction_in, fault_of_answer, fault_of_approval, outcome_of
 from .contract.protocol import (
     Answer,
     Approval,
     ApprovalRequestData,
     ApprovalResolvedData,
-    Decision,
     QuestionRequestData,
     QuestionResolvedData,
     input_digest,
@@ -65,8 +64,8 @@ class Permissions:
         """Deliver a person's decision; raise `RefusedError` if nothing waits for it."""
         if isinstance(reply, Answer):
             self._questions.answer(reply.question_id, reply)
-        elif reply.decision == "deny" and reply.updated_input is not None:
-            raise RefusedError("a denial cannot carry an updated_input")
+        elif (fault := contradiction_in(reply)) is not None:
+            raise RefusedError(fault)
         else:
             self._approvals.answer(reply.approval_id, reply)
 
@@ -124,7 +123,7 @@ class Permissions:
             reply = await self._approvals.wait(key, self._timeout)
         finally:
             # Also when the CLI withdraws the request, which cancels this task.
-            decision = _decision(reply, tool_input)
+            decision = reply.outcome if isinstance(reply, Unanswered) else outcome_of(reply, digest)
             waited = self._close(wait, decision, reply.decided_by)
             self._events.emit(
                 ApprovalResolvedData(
@@ -200,13 +199,6 @@ _WHY_NOT = {
 def _unanswered(outcome: Outcome) -> PermissionResultDeny:
     # A plain denial would send the agent back to the model before the interrupt that follows reaches it.
     return PermissionResultDeny(message=_WHY_NOT[outcome], interrupt=outcome == "cancelled")
-
-
-def _decision(reply: Approval | Unanswered, tool_input: dict[str, Any]) -> Decision:
-    if isinstance(reply, Unanswered):
-        return reply.outcome
-    edited = reply.updated_input is not None and reply.updated_input != tool_input
-    return "allow_edited" if reply.decision == "allow" and edited else reply.decision
 
 
 def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) -> Permission:

@@ -95,7 +95,10 @@ class NotWaitingError(SandspanError):
 
 
 class NotAskedError(SandspanError, ValueError):
-    """An answer to what was not asked; the question waits on."""
+    """A reply that does not fit its request: an answer to another question, an approval of another input.
+
+    The request waits on.
+    """
 
     error_type: ErrorType = "protocol"
 

@@ -1,7 +1,7 @@
-"""A runner's stdout, untrusted, to events in order. Pure.
+"""Turns the bytes of a runner's stdout into events in order. Pure.
 
-Whatever can write to that stream is not to be believed beyond the contract: a line that breaks it is
-a `Fault`, is counted, and the stream goes on.
+The bytes are untrusted: a program in the sandbox may have written them. A line that breaks the contract becomes a
+`Fault`, and the next line is read.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from agent_runner.contract.protocol import MAX_LINE_BYTES, AnyEvent, End, Protoc
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is no event: a line that was thrown away, or events that were lost."""
+    """A line that was ignored because it is no event, or events that were lost."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Events are missing before ``seq``: what is wanted next stands in the journal."""
+    """Events before ``seq`` are missing from this stream; the runner's journal has them."""
 
     seq: int
 
 
 class EventReader:
-    """Frames, decodes and orders; remembers the last number it gave out.
+    """Splits bytes into lines, decodes them and yields each event once, in the order of ``seq``.
 
-    An event seen before is dropped, so that a stream may be read again from anywhere. At a gap the
-    stream is of no more use; `begin_stream` starts on another one.
+    An event that was yielded before is dropped, so a stream may be read again from any place. After a `Gap` the stream
+    is of no more use; `begin_stream` prepares for another one.
     """
 
     def __init__(self) -> None:
         self.last_seq = 0
         self.ended = False
         self.size = 0
-        """In bytes, the line of the item given out last."""
+        """The length in bytes of the line that the last item was read from."""
         self._framer = LineFramer(MAX_LINE_BYTES)
 
     def begin_stream(self) -> None:
-        """Forget the half line of the stream that was lost."""
+        """Forget the incomplete line at the end of the stream that was lost."""
         self._framer = LineFramer(MAX_LINE_BYTES)
 
     def skip_to(self, seq: int) -> None:
-        """Give up on what is missing before ``seq``."""
+        """Give up the missing events before ``seq``."""
         self.last_seq = max(self.last_seq, seq - 1)
 
     def feed(self, chunk: bytes) -> Iterator[AnyEvent | Fault | Gap]:
-        """Yield what a chunk completes, up to a gap or the end."""
+        """Yield the items whose lines a chunk completes, up to a gap or the end."""
         for line in self._framer.feed(chunk):
             if self.ended:
                 return

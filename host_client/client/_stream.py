@@ -1,7 +1,7 @@
 """Follows one runner to its end, over as many streams as that takes.
 
-The live stream is the fast path. Where it is lost, or has a gap, the runner's journal is read from the
-last event on; where that too is cut, again. Every event comes out once and in order.
+The live stream, the runner's stdout, is the fast path. When it is lost or has a gap, the runner's journal is read from
+the last event on, and again when that stream is lost. Every event is yielded once and in order.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from ._reader import EventReader, Fault, Gap
 
 MAX_ATTACHES = 30
 MAX_PAUSE_SECONDS = 5.0
-"""Attempts to attach that bring nothing before it is given up, and the longest pause between two: 2 minutes in all."""
+"""Most attempts to attach in a row that bring no event, and the longest pause between two: 2 minutes in all."""
 
 _PASSING: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
-"""What may go by while the runner goes on."""
+"""Errors of the sandbox that may pass while the runner lives."""
 
 _NOT_STARTED = (126, 127)
-"""How a shell says that a program cannot be run, or is not there."""
+"""A shell's exit codes for a program that cannot be run or does not exist."""
 
 _NO_JOURNAL = 2
-"""How `agent_runner attach` says that there is no journal: a runner that has just been started has none yet."""
+"""The exit code of `agent_runner attach` without a journal: a runner that has just been started has none yet."""
 
 _START_SECONDS = 0.5
+"""How long a runner without a journal is watched before it counts as starting."""
 
 _FAILED = 3
 """The runner's own exit code for a CLI or SDK that failed."""
 
 
 class RunnerStream:
-    """The events of one runner."""
+    """The events of one runner. ``patience`` is how many seconds a runner without an ``end`` event has to exit."""
 
     def __init__(self, sandbox: Sandbox, process: Process, journal: str, patience: float) -> None:
         self._sandbox = sandbox
@@ -46,9 +47,9 @@ class RunnerStream:
         self._reader = EventReader()
 
     async def items(self) -> AsyncIterator[tuple[AnyEvent | Fault, int]]:
-        """Yield events and faults, each with the bytes it came in, up to ``end``.
+        """Yield events and faults, each with the length of its line in bytes, up to ``end``.
 
-        Raise `RunnerDiedError` where the runner ended without one, `StreamLostError` where it cannot be
+        Raise `RunnerDiedError` where the runner ended without an ``end`` event, `StreamLostError` where it cannot be
         reached any more.
         """
         source, barren = self._process, 0
@@ -80,7 +81,10 @@ class RunnerStream:
             await source.kill()
 
     async def _attach(self, barren: int) -> Process:
-        """Read the journal from the last event on; try again while the sandbox cannot be reached."""
+        """Begin to read the journal after the last event; try again while the sandbox cannot be reached.
+
+        ``barren`` is how many attempts in a row have brought no event.
+        """
         args = ("attach", "--after", str(self._reader.last_seq), "--journal", self._journal)
         while True:
             await _pause(barren)
@@ -95,13 +99,13 @@ class RunnerStream:
                 return process
 
     def _hole(self, gap: Gap) -> Fault:
-        """Give up on what the journal itself does not have."""
+        """Give up the events that the journal does not have either."""
         lost = f"events {self._reader.last_seq + 1} to {gap.seq - 1} were lost"
         self._reader.skip_to(gap.seq)
         return Fault(lost)
 
     async def _starts(self) -> bool:
-        """Whether the runner has not ended."""
+        """Return whether the runner, which has no journal yet, is still alive."""
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await self._process.wait()
@@ -120,7 +124,7 @@ class RunnerStream:
 
 
 def died(ended: Exit) -> RunnerDiedError:
-    """Return why a runner ended without saying so."""
+    """Return the error of a runner that ended without an ``end`` event."""
     if ended.code in _NOT_STARTED:
         said = ended.stderr.strip()[-500:]
         message = f"there is no runner in this sandbox: is its template one of Sandspan's (docs/TEMPLATE.md)? {said}"
@@ -133,7 +137,7 @@ def died(ended: Exit) -> RunnerDiedError:
 
 
 async def _pause(barren: int) -> None:
-    """Wait before attaching again where the last attempts brought nothing; raise when that is hopeless."""
+    """Wait longer after each attempt that brought no event; raise `StreamLostError` after `MAX_ATTACHES` of them."""
     if barren > MAX_ATTACHES:
         raise StreamLostError(f"{barren} attempts to read the runner's events brought nothing")
     if barren:

@@ -1,61 +1,73 @@
-"""The approvals and questions that wait for an answer: each is answered once, and a flood of them is bounded. Pure."""
+"""The approval and question requests that wait for a reply: each is answered once, their number is bounded. Pure."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping
-from typing import TypeVar
 
-from agent_runner.contract.protocol import ApprovalRequest, QuestionRequest
-from host_client.errors import NotWaitingError
+from msgspec.structs import replace
 
-Request = TypeVar("Request", ApprovalRequest, QuestionRequest)
+from agent_runner.contract.approvals import fault_of_answer, fault_of_approval, request_id_of
+from agent_runner.contract.protocol import Answer, Approval, ApprovalRequest, QuestionRequest
+from host_client.errors import NotAskedError, NotWaitingError
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Most approvals and questions that may wait at once; more are a flood and are not taken."""
+"""Most requests that may wait at once, and the most bytes they may hold: a sandbox could send any number."""
 
 
 class OpenRequests:
-    """Requests by their id."""
+    """The requests that wait, by their ids."""
 
     def __init__(self) -> None:
         self._requests: dict[str, tuple[ApprovalRequest | QuestionRequest, int]] = {}
-        self._answering: set[str] = set()
+        self._being_answered: set[str] = set()
 
     @property
     def requests(self) -> Mapping[str, ApprovalRequest | QuestionRequest]:
-        """Those that wait, the oldest first."""
-        return {key: event for key, (event, _) in self._requests.items()}
+        """Return the requests that wait, the oldest first."""
+        return {key: request for key, (request, _) in self._requests.items()}
 
-    def add(self, event: ApprovalRequest | QuestionRequest, size: int) -> bool:
-        """Let a request of ``size`` bytes wait; return whether it does: there is a bound, and each id counts once."""
+    def add(self, request: ApprovalRequest | QuestionRequest, size: int) -> bool:
+        """Add a request of ``size`` bytes; return False where there are too many, or one with its id waits already."""
         held = sum(size for _, size in self._requests.values())
         if len(self._requests) >= MAX_WAITING or held + size > MAX_WAITING_BYTES:
             return False
-        key = event.data.approval_id if isinstance(event, ApprovalRequest) else event.data.question_id
-        if key in self._requests:  # the first is the one that people are shown
+        key = request.data.approval_id if isinstance(request, ApprovalRequest) else request.data.question_id
+        if key in self._requests:  # people have been shown the first one
             return False
-        self._requests[key] = (event, size)
+        self._requests[key] = (request, size)
         return True
 
     def remove(self, key: str) -> None:
-        """It waits no more."""
+        """Remove a request that was resolved."""
         self._requests.pop(key, None)
 
     @contextlib.contextmanager
-    def answering(self, key: str, kind: type[Request]) -> Generator[Request]:
-        """Answer a request in this block, once; if the answer cannot be delivered, it waits on.
+    def answering(self, reply: Approval | Answer) -> Generator[Approval | Answer]:
+        """Yield the reply, an approval bound to the input that was shown; the request is removed after the block.
 
-        Raise `NotWaitingError`.
+        If the block raises, the request waits on. Raise `NotWaitingError` where no request has the reply's id or
+        another reply to it is on its way, `NotAskedError` where the reply does not fit its request.
         """
+        key = request_id_of(reply)
         request, _ = self._requests.get(key, (None, 0))
-        if not isinstance(request, kind) or key in self._answering:
-            what = "approval" if kind is ApprovalRequest else "question"
-            raise NotWaitingError(f"{what} {key!r} is unknown or was resolved already")
-        self._answering.add(key)
+        if key in self._being_answered:
+            request = None
+        match reply, request:
+            case Approval(), ApprovalRequest():
+                fault = fault_of_approval(reply, request.data.input_sha256)
+                reply = replace(reply, input_sha256=request.data.input_sha256)
+            case Answer(), QuestionRequest():
+                fault = fault_of_answer(reply.answers, request.data.questions)
+            case _:
+                kind = "approval" if isinstance(reply, Approval) else "question"
+                raise NotWaitingError(f"{kind} {key!r} is unknown or was resolved already")
+        if fault is not None:
+            raise NotAskedError(fault)
+        self._being_answered.add(key)
         try:
-            yield request
+            yield reply
             self.remove(key)
         finally:
-            self._answering.discard(key)
+            self._being_answered.discard(key)

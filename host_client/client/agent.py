@@ -1,4 +1,4 @@
-"""The shortest way: one prompt in, one result out."""
+"""Runs one prompt in a session of its own and returns the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OnResult = Callable[["AgentResult"], Awaitable[None] | None]
 
 @dataclass(frozen=True)
 class AgentResult:
-    """What a run came to. ``cost_usd`` is in US dollars, ``duration_ms`` the agent's own time."""
+    """The result of a run. ``cost_usd`` is in US dollars; ``duration_ms`` is the agent's own time."""
 
     text: str | None
     is_error: bool
@@ -41,7 +41,7 @@ class AgentResult:
     model_usage: Mapping[str, Any] = field(default_factory=dict[str, Any])
     exit_code: int | None = None
     spans: tuple[ReadableSpan, ...] = ()
-    """The trace, the host's spans and the sandbox's; empty with telemetry off."""
+    """All spans of the trace, the host's and the sandbox's; empty with telemetry off."""
 
     def raise_for_error(self) -> AgentResult:
         """Raise `AgentError` if the run ended in an error; return the result otherwise."""
@@ -65,8 +65,8 @@ async def run_agent(
 ) -> AgentResult:
     """Run one prompt to its end; see `open_session` for the arguments.
 
-    ``on_event`` is called with every event, ``on_result`` once with what is returned. Raise `ConfigurationError`
-    and `SandboxError`; an agent's own error is in the result.
+    ``on_event`` is called with every event, ``on_result`` once with the result. Raise `ConfigurationError` and
+    `SandboxError`; an error of the agent itself is in the result.
     """
     last: Result | None = None
     async with open_session(
@@ -91,7 +91,7 @@ async def run_agent(
 
 
 def result_of(session: Session, last: Result | None) -> AgentResult:
-    """Return what a closed session came to, given its last result."""
+    """Return the result of a closed session, given the last result event."""
     data = last.data if last is not None else None
     error_type, message = _error_of(session, last)
     return AgentResult(

@@ -1,4 +1,4 @@
-"""Where the events of a sandbox go: a bounded queue for the caller's loop, or what takes its place."""
+"""The place that a session's events go to: a bounded queue for the caller's loop, or the caller's own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_BYTES = 32 * 1024 * 1024
 
 
 class Outlet(Protocol[Taken]):
-    """Takes items up to a number and a size; a full one makes its writer wait, a closed one forgets."""
+    """Takes items up to a number and a size. A full outlet makes its writer wait; a closed one drops all items."""
 
     def offer(self, item: Taken, size: int) -> bool:
-        """Take an item of ``size`` bytes unless it would have to wait; return whether it need not."""
+        """Try to take an item of ``size`` bytes without waiting; return False if the outlet is full."""
         ...
 
     async def put(self, item: Taken, size: int) -> None:
@@ -25,20 +25,20 @@ class Outlet(Protocol[Taken]):
         ...
 
     def finish(self) -> None:
-        """No more will be put."""
+        """Note that no more items will come."""
         ...
 
     def forget(self) -> None:
-        """Drop what was put and is not taken up yet."""
+        """Drop the items that nobody has taken out yet."""
         ...
 
     def close(self) -> None:
-        """Take no more: let the writer go on without waiting."""
+        """Drop all further items, so that the writer never waits."""
         ...
 
 
 class Mailbox(Generic[Item]):
-    """An `Outlet` that somebody takes the items out of."""
+    """A queue as an `Outlet`: `get` takes the items out."""
 
     def __init__(self) -> None:
         self._items: deque[tuple[Item, int]] = deque()
@@ -53,7 +53,7 @@ class Mailbox(Generic[Item]):
             await self._change()
 
     def offer(self, item: Item, size: int) -> bool:
-        """Add an item unless it would have to wait; return whether it need not. Nobody gets what a closed one takes."""
+        """Try to add an item without waiting; return False if the queue is full. A closed queue drops the item."""
         if self._closed:
             return True
         if self._items and (len(self._items) >= MAX_ITEMS or self._size + size > MAX_BYTES):
@@ -65,7 +65,7 @@ class Mailbox(Generic[Item]):
         return True
 
     async def get(self) -> Item | None:
-        """Take the next item; None when there will be no more."""
+        """Return the next item, waiting for it; None when no more will come."""
         while not self._items and not self._finished:
             await self._change()
         if not self._items:
@@ -76,22 +76,22 @@ class Mailbox(Generic[Item]):
         return item
 
     def finish(self) -> None:
-        """No more will be put."""
+        """Note that no more items will come."""
         self._finished = True
         self._changed()
 
     def forget(self) -> None:
-        """Drop what was put and not taken."""
+        """Drop the items that are in the queue."""
         self._items.clear()
         self._size = 0
         self._changed()
 
     def close(self) -> None:
-        """Nobody takes any more: let the writer go on without waiting."""
+        """Drop all further items, so that the writer never waits."""
         self._closed = True
         self._changed()
 
-    # Bare futures: this is passed once an event, and a condition's lock and queue cost three times as much.
+    # Bare futures, as this runs for every event: asyncio.Condition's lock and queue cost three times as much.
 
     async def _change(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

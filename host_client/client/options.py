@@ -1,4 +1,4 @@
-"""What a host asks of a run, and the environment that tells the runner so. Pure."""
+"""The options of a session, and all that is derived from them for the runner, the sandbox and the trace. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 from agent_runner.contract.sanitize import Content
+from agent_runner.contract.spans import Value
 from agent_runner.contract.tools import PERMISSION_MODES
+from agent_runner.contract.trace_context import TraceContext
 from host_client.environment import MODEL_VARIABLES
 from host_client.errors import ConfigurationError
+from host_client.sandbox import SandboxInfo
+from host_client.telemetry import Who
 
 ApprovalPolicy = Literal["ask", "auto", "deny"]
 APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
@@ -56,8 +60,61 @@ class AgentOptions:
                 raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
 
 
-def runner_environment(options: AgentOptions, session_id: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a runner: the model's from ``environ``, and every option as ``AGENT_*``."""
+def common_attributes(options: AgentOptions, session_id: str) -> dict[str, Value]:
+    """Return the attributes of every span of a session."""
+    ids = {
+        "session.id": session_id,
+        "user.id": options.user_id,
+        "tenant.id": options.tenant_id,
+        "user.tier": options.user_tier,
+    }
+    return {**options.attributes, **{name: value for name, value in ids.items() if value}}
+
+
+def who_of(options: AgentOptions, session_id: str) -> Who:
+    """Return whom a session is for, as telemetry needs it."""
+    return Who(
+        session_id=session_id,
+        user_id=options.user_id,
+        tenant_id=options.tenant_id,
+        tier=options.user_tier,
+        model=options.model,
+        tools=tuple(rule.partition("(")[0] for rule in options.allowed_tools),
+    )
+
+
+def sandbox_metadata(
+    options: AgentOptions, session_id: str, context: TraceContext, prompt: str | None
+) -> dict[str, str]:
+    """Return the metadata of a session's sandbox: whom it is for, and how to find and resume it."""
+    metadata = {
+        "sandspan": "1",
+        "session.id": session_id,
+        "user.id": options.user_id,
+        "tenant.id": options.tenant_id,
+        "trace_id": context.trace_id,
+        "traceparent": context.traceparent,
+        "prompt": prompt,
+    }
+    return {name: value for name, value in metadata.items() if value}
+
+
+def runner_environment(
+    options: AgentOptions, session_id: str, environ: Mapping[str, str], context: TraceContext, info: SandboxInfo
+) -> dict[str, str]:
+    """Return the environment of the runner in a sandbox, whose spans belong under ``context``."""
+    env = _configured(options, session_id, environ)
+    env.update(TRACEPARENT=context.traceparent, BAGGAGE=_baggage(options, session_id))
+    if context.tracestate:
+        env["TRACESTATE"] = context.tracestate
+    if info.conversation is not None:
+        env["AGENT_RESUME"] = info.conversation
+    env.update(AGENT_CWD=info.work, AGENT_JOURNAL=info.journal)
+    return env
+
+
+def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the model's variables out of ``environ``, and every option as ``AGENT_*``."""
     env = {name: environ[name] for name in MODEL_VARIABLES if environ.get(name)}
     env.update({name: environ[name] for name in ("OTEL_ENABLED", "OTEL_SDK_DISABLED") if environ.get(name)})
     settings: dict[str, object | None] = {
@@ -83,8 +140,8 @@ def runner_environment(options: AgentOptions, session_id: str, environ: Mapping[
     return {**env, **options.env}
 
 
-def baggage(options: AgentOptions, session_id: str) -> str:
-    """Return the W3C baggage that goes with a run: who it is for."""
+def _baggage(options: AgentOptions, session_id: str) -> str:
+    """Return the W3C baggage of a session: whom it is for."""
     entries = {"user.id": options.user_id, "tenant.id": options.tenant_id, "session.id": session_id}
     return ",".join(f"{name}={quote(value, safe='')}" for name, value in entries.items() if value)
 

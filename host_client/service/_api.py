@@ -14,6 +14,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel
 
+from agent_runner.contract.protocol import Answer, Approval
 from agent_runner.contract.sanitize import single_line
 from agent_runner.contract.trace_context import TraceContext, baggage_from_headers, from_headers
 from host_client.errors import (
@@ -26,7 +27,6 @@ from host_client.errors import (
 )
 from host_client.store.base import Status, StoredSession
 
-from . import _commands as c
 from ._auth import Approver, Operator, Principal, Reader
 from ._body import JsonRoute
 from ._downloads import MAX_FILE, Downloads, FileAnswer
@@ -51,6 +51,7 @@ from ._models import (
     SessionPage,
     SessionView,
     TurnView,
+    approval_of,
     decision_view,
     session_view,
 )
@@ -195,12 +196,10 @@ class Api:
         with _told_when_over():
             return await self.service.send(stored, text, by=principal.name, caller=caller, turn_id=turn_id)
 
-    async def decide(
-        self, stored: StoredSession, command: c.ApprovalCommand | c.AnswerCommand, sha: str | None
-    ) -> DecisionView:
+    async def decide(self, stored: StoredSession, reply: Approval | Answer) -> DecisionView:
         """Record a decision, or tell who was first."""
         try:
-            return decision_view(await self.service.decide(stored, command, sha))
+            return decision_view(await self.service.decide(stored, reply))
         except NotFoundError as error:
             raise ProblemError("not-found", str(error)) from None
         except MismatchError as error:
@@ -350,15 +349,8 @@ async def decide_approval(
 ) -> DecisionView:
     """Allow or refuse one call. The first decision counts; it is bound to the input that was shown."""
     api = _api(request)
-    command = c.ApprovalCommand(
-        by=_by(principal, body.decided_by),
-        approval_id=approval_id,
-        decision=body.decision,
-        message=body.message,
-        updated_input=body.updated_input,
-        remember=body.remember,
-    )
-    return await api.decide(await api.stored(session_id, principal), command, body.input_sha256)
+    approval = approval_of(approval_id, body, _by(principal, body.decided_by))
+    return await api.decide(await api.stored(session_id, principal), approval)
 
 
 @router.post(
@@ -371,8 +363,8 @@ async def answer_question(
     """Answer what the agent asks; the first answer counts."""
     api = _api(request)
     answers = {name: ", ".join(each) if isinstance(each, list) else each for name, each in body.answers.items()}
-    command = c.AnswerCommand(by=_by(principal, body.decided_by), question_id=question_id, answers=answers)
-    return await api.decide(await api.stored(session_id, principal), command, None)
+    answer = Answer(question_id=question_id, answers=answers, decided_by=_by(principal, body.decided_by))
+    return await api.decide(await api.stored(session_id, principal), answer)
 
 
 @router.post("/sessions/{session_id}/interrupt", status_code=202, response_model=SessionView, responses=_OVER)

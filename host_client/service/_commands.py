@@ -1,15 +1,19 @@
-"""What people ask of a session, as it waits in the store for the session's owner. Pure."""
+"""The commands that people give a session, as they wait in the store for the session's owner. Pure.
+
+A decision waits as the `Approval` or `Answer` that is written to the runner.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import msgspec
+from msgspec.structs import replace
+
+from agent_runner.contract.protocol import Answer, Approval
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     by: str | None = None
-    """Who asks: the principal's name."""
+    """The name of the principal who asks."""
 
 
 class PromptCommand(_Command, frozen=True, kw_only=True, tag="prompt"):
@@ -21,23 +25,6 @@ class PromptCommand(_Command, frozen=True, kw_only=True, tag="prompt"):
     tracestate: str = ""
 
 
-class ApprovalCommand(_Command, frozen=True, kw_only=True, tag="approval"):
-    """A decision that has been recorded already."""
-
-    approval_id: str
-    decision: Literal["allow", "deny"]
-    message: str | None = None
-    updated_input: dict[str, Any] | None = None
-    remember: bool = False
-
-
-class AnswerCommand(_Command, frozen=True, kw_only=True, tag="answer"):
-    """The answers to a question, recorded already."""
-
-    question_id: str
-    answers: dict[str, Any]
-
-
 class InterruptCommand(_Command, frozen=True, kw_only=True, tag="interrupt"):
     """End the current turn."""
 
@@ -46,12 +33,20 @@ class CloseCommand(_Command, frozen=True, kw_only=True, tag="close"):
     """End the session."""
 
 
-AnyCommand = PromptCommand | ApprovalCommand | AnswerCommand | InterruptCommand | CloseCommand
+class _OldDecision(msgspec.Struct):
+    by: str | None = None
+
+
+AnyCommand = PromptCommand | Approval | Answer | InterruptCommand | CloseCommand
 
 _decoder = msgspec.json.Decoder(AnyCommand)
 encode = msgspec.json.encode
 
 
 def decode(data: bytes) -> AnyCommand:
-    """Read what `encode` wrote; the store is ours, so anything else is a fault."""
-    return _decoder.decode(data)
+    """Return the command that `encode` wrote; the store is ours, so anything else is a fault."""
+    command = _decoder.decode(data)
+    if isinstance(command, Approval | Answer) and command.decided_by is None:
+        # Decisions that earlier versions stored have ``by`` in place of ``decided_by``.
+        return replace(command, decided_by=msgspec.json.decode(data, type=_OldDecision).by)
+    return command

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_runner.contract.protocol import PROTOCOL_VERSION, Error, ErrorData
+from agent_runner.contract.protocol import PROTOCOL_VERSION, Answer, Approval, Error, ErrorData
 from host_client.client.options import AgentOptions
 from host_client.client.session import Session, SessionFailure, Whereabouts, common_attributes, open_session
 from host_client.client.takeover import take_over
@@ -419,18 +419,8 @@ async def _tell(session: Session, command: c.AnyCommand, command_id: str) -> Non
             await session.send(
                 command.text, traceparent=command.traceparent, tracestate=command.tracestate, command_id=command_id
             )
-        case c.ApprovalCommand(decision="allow"):
-            await session.approve(
-                command.approval_id,
-                updated_input=command.updated_input,
-                remember=command.remember,
-                decided_by=command.by,
-                command_id=command_id,
-            )
-        case c.ApprovalCommand():
-            await session.deny(command.approval_id, command.message, decided_by=command.by, command_id=command_id)
-        case c.AnswerCommand():
-            await session.answer(command.question_id, command.answers, decided_by=command.by, command_id=command_id)
+        case Approval() | Answer():
+            await session.decide(msgspec.structs.replace(command, command_id=command_id))
         case c.InterruptCommand():
             await session.interrupt(command_id=command_id)
         case c.CloseCommand():

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent_runner.contract.protocol import Approval
 from agent_runner.contract.tools import PERMISSION_MODES
 from host_client.store.base import Decision, Status, StoredSession
 
@@ -187,3 +188,8 @@ def decision_view(decision: Decision) -> DecisionView:
         decided_by=decision.decided_by,
         decided_at=decision.decided_at,
     )
+
+
+def approval_of(approval_id: str, body: Decide, by: str) -> Approval:
+    """Return the decision that a body states, made by this person."""
+    return Approval(approval_id=approval_id, decided_by=by, **body.model_dump(exclude={"decided_by"}))

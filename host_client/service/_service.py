@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from agent_runner.contract.approvals import fault_of_answer
-from agent_runner.contract.protocol import QuestionRequest, decode_event, to_json
+from agent_runner.contract.approvals import fault_of_answer, fault_of_approval, outcome_of, request_id_of
+from agent_runner.contract.protocol import Answer, Approval, QuestionRequest, decode_event, to_json
 from agent_runner.contract.sanitize import preview
 from agent_runner.contract.trace_context import TraceContext
 from host_client.client.session import common_attributes
@@ -306,29 +306,29 @@ class Service:
         if now is None or not now.state.takes_more:
             raise SessionOverError
 
-    async def decide(
-        self, stored: StoredSession, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None
-    ) -> Decision:
+    async def decide(self, stored: StoredSession, reply: Approval | Answer) -> Decision:
         """Record a person's decision, the first alone; return it.
 
-        ``sha256`` is that of the input that was shown. Raise `NotFoundError`, `DecidedError`,
+        An approval names the input that was shown by its ``input_sha256``. Raise `NotFoundError`, `DecidedError`,
         `MismatchError` and `SessionOverError`.
         """
-        key = command.approval_id if isinstance(command, c.ApprovalCommand) else command.question_id
+        key = request_id_of(reply)
         waiting = next((each for each in stored.state.waiting if each.id == key), None)
         if waiting is None:
             raise await self._not_waiting(stored, key)
-        _check(waiting, command, sha256)
-        if isinstance(command, c.AnswerCommand):
-            await self._check_answers(stored, waiting, command.answers)
+        if isinstance(reply, Approval):
+            outcome = _outcome(waiting, reply)
+        else:
+            outcome = "answered"
+            await self._check_answers(stored, waiting, reply.answers)
         if not stored.state.takes_more:
             raise SessionOverError
         if time.time() >= waiting.expires_at:  # the runner tells so soon, or cannot be reached
             raise DecidedError(
                 Decision(request_id=key, decision="timeout", decided_by=None, decided_at=waiting.expires_at)
             )
-        decision = Decision(request_id=key, decision=_named(command), decided_by=command.by, decided_at=time.time())
-        first = await self.store.decide(stored.record.id, decision, c.encode(command))
+        decision = Decision(request_id=key, decision=outcome, decided_by=reply.decided_by, decided_at=time.time())
+        first = await self.store.decide(stored.record.id, decision, c.encode(reply))
         if first is not None:
             raise DecidedError(first)
         await self._check_open(stored)
@@ -336,6 +336,8 @@ class Service:
 
     async def _check_answers(self, stored: StoredSession, waiting: WaitingRequest, answers: Mapping[str, Any]) -> None:
         """Raise `MismatchError` where answers are to other questions: they would count, and no question be answered."""
+        if waiting.kind != "question":
+            raise MismatchError(f"{waiting.id} is no question")
         if not waiting.event_id:  # written by an earlier version
             return
         for entry in await self.store.read(stored.record.id, waiting.event_id - 1, limit=1):
@@ -428,25 +430,16 @@ class Service:
             return await trace_of(self.store.spans(stored.record.id), trace_ids=trace_ids, common=common)
 
 
-def _named(command: c.ApprovalCommand | c.AnswerCommand) -> str:
-    if isinstance(command, c.AnswerCommand):
-        return "answered"
-    return "allow_edited" if command.decision == "allow" and command.updated_input is not None else command.decision
-
-
-def _check(waiting: WaitingRequest, command: c.ApprovalCommand | c.AnswerCommand, sha256: str | None) -> None:
-    """Raise `MismatchError` where the decision is not about what waits."""
-    wanted = "approval" if isinstance(command, c.ApprovalCommand) else "question"
-    if waiting.kind != wanted:
-        raise MismatchError(f"{waiting.id} is no {wanted}")
-    if isinstance(command, c.AnswerCommand):
-        return
-    if sha256 is None and command.decision == "allow":
+def _outcome(waiting: WaitingRequest, approval: Approval) -> str:
+    """Return how an approval decides what waits; raise `MismatchError` where it is not about that."""
+    if waiting.kind != "approval":
+        raise MismatchError(f"{waiting.id} is no approval")
+    if approval.input_sha256 is None and approval.decision == "allow":
         raise MismatchError("input_sha256 is missing: it tells which input was shown to whoever allows it")
-    if sha256 is not None and sha256 != waiting.input_sha256:
-        raise MismatchError("input_sha256 is not that of the input in question: look at it again")
-    if command.decision == "deny" and command.updated_input is not None:
-        raise MismatchError("a denial cannot carry an updated_input")
+    shown = waiting.input_sha256 or ""
+    if (fault := fault_of_approval(approval, shown)) is not None:
+        raise MismatchError(fault)
+    return outcome_of(approval, shown)
 
 
 async def _again_and_again(pause: float, chore: Callable[[], Awaitable[None]]) -> None:

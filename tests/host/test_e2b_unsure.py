@@ -66,7 +66,7 @@ async def test_a_command_whose_delivery_is_unsure_is_sent_again_and_taken_once(f
 
 
 async def test_an_approval_that_could_not_be_delivered_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("host_client.client._conversation.WRITE_ATTEMPTS", 2)
+    monkeypatch.setattr("host_client.client._commander.WRITE_ATTEMPTS", 2)
     with e2b_lab(ONE_TOOL) as lab:
         async with open_session("go", sandbox=lab.sandbox(), environ=lab.environ) as session:
             await session.finish()

@@ -158,6 +158,20 @@ async def test_an_approver_that_raises_denies() -> None:
     assert result.exit_code == 0
 
 
+async def test_an_approvers_decision_on_another_input_allows_nothing() -> None:
+    async def approver(request: p.ApprovalRequest) -> p.Approval:
+        return p.Approval(approval_id=request.data.approval_id, decision="allow", input_sha256="0" * 64)
+
+    seen: list[p.AnyEvent] = []
+    options = AgentOptions(approval_timeout=1.0)
+    with host_lab(ONE_TOOL) as lab:
+        await run_agent("go", options, approvals=approver, environ=lab.environ, on_event=seen.append)
+    assert [e.data.decision for e in seen if isinstance(e, p.ApprovalResolved)] == ["timeout"]
+    (told,) = [e.data for e in seen if isinstance(e, p.Error)]
+    assert told.error_type == "protocol"
+    assert "input_sha256 is not that of the input in question" in told.message
+
+
 async def test_an_interrupt_ends_the_turn_and_the_conversation_goes_on() -> None:
     results: list[p.Result] = []
     with host_lab(LONG_TOOL) as lab:

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from agent_runner._desk import Desk, RefusedError, Unanswered
-from agent_runner.contract.approvals import NO_ONE, fault_of_answer, fault_of_approval
-from agent_runner.contract.protocol import Approval
+from agent_runner.contract.approvals import NO_ONE, fault_of_answer, fault_of_approval, outcome_of
+from agent_runner.contract.protocol import Approval, Decision, input_digest
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +61,34 @@ async def test_an_answer_to_another_input_is_refused_and_the_right_one_still_cou
         this.answer(key, replace(ALLOW, input_sha256="another"))
     this.answer(key, replace(DENY, input_sha256="digest"))
     assert (await this.wait(key, 60)) == replace(DENY, input_sha256="digest")
+
+
+@pytest.mark.parametrize(
+    ("approval", "fault"),
+    [
+        (ALLOW, None),
+        (replace(ALLOW, input_sha256="digest", updated_input={}), None),
+        (replace(DENY, input_sha256="another"), "input_sha256 is not that of the input in question"),
+        (replace(DENY, updated_input={}), "a denial cannot carry an updated_input"),
+    ],
+)
+def test_an_approval_is_of_the_input_that_was_shown_and_a_denial_edits_nothing(
+    approval: Approval, fault: str | None
+) -> None:
+    assert fault_of_approval(approval, "digest") == fault
+
+
+@pytest.mark.parametrize(
+    ("approval", "outcome"),
+    [
+        (ALLOW, "allow"),
+        (DENY, "deny"),
+        (replace(ALLOW, updated_input={"b": 1, "a": 2}), "allow"),
+        (replace(ALLOW, updated_input={"a": 2, "b": True}), "allow_edited"),
+    ],
+)
+def test_only_an_input_that_differs_is_an_edit(approval: Approval, outcome: Decision) -> None:
+    assert outcome_of(approval, input_digest({"a": 2, "b": 1})) == outcome
 
 
 @pytest.mark.parametrize(

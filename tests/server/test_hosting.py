@@ -13,7 +13,15 @@ from typing import Any
 import msgspec.structs
 import pytest
 
-from agent_runner.contract.protocol import ApprovalRequestData, LogData, QuestionRequestData, ResultData, TurnStartData
+from agent_runner.contract.protocol import (
+    Answer,
+    Approval,
+    ApprovalRequestData,
+    LogData,
+    QuestionRequestData,
+    ResultData,
+    TurnStartData,
+)
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.service import _commands as c
 from host_client.service._events import AdoptedData
@@ -34,6 +42,7 @@ from tests.support.told_sandbox import ToldSandbox
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60.0
 SHA = "0" * 64
+APPROVED = Approval(approval_id="a-1", decision="allow", input_sha256=SHA, decided_by="bob")
 RESULT = ResultData(
     turn=1, result="", is_error=False, subtype="success", cost_usd=0.25, total_cost_usd=0.25, duration_ms=1.0,
     duration_api_ms=1.0, num_turns=1, usage={}, model_usage={}, session_id="s",
@@ -202,7 +211,7 @@ async def test_what_is_asked_of_a_session_that_is_being_closed_is_refused_or_tol
         now = await scene.store.get(made.record.id)
         assert now is not None and now.state.closing
         with pytest.raises(SessionOverError):
-            await service.decide(now, c.ApprovalCommand(by="bob", approval_id="a-1", decision="allow"), SHA)
+            await service.decide(now, APPROVED)
     sandbox.end()
     events = await scene.until(made.record.id, "closed")
     begun_turns = log_of(events).count("prompt") - 1
@@ -219,7 +228,7 @@ async def test_an_approval_that_has_expired_is_a_timeout_and_not_an_allowance(sc
     await scene.until(made.record.id, "approval_request")
     now = await service.get(made.record.id, "acme")
     with pytest.raises(DecidedError) as refused:
-        await service.decide(now, c.ApprovalCommand(by="bob", approval_id="a-1", decision="allow"), SHA)
+        await service.decide(now, APPROVED)
     assert (refused.value.decision.decision, refused.value.decision.decided_by) == ("timeout", None)
     await service.stop()
 
@@ -327,12 +336,54 @@ async def test_an_answer_to_what_was_not_asked_is_told_and_the_session_goes_on(s
     )
     scene.sandboxes[made.record.id].say(asked)
     await scene.until(made.record.id, "question_request")
-    await service.store.push(made.record.id, c.encode(c.AnswerCommand(by="ada", question_id="q-1", answers={"a": "b"})))
+    await service.store.push(made.record.id, c.encode(Answer(decided_by="ada", question_id="q-1", answers={"a": "b"})))
     told = (await scene.until(made.record.id, "error"))[-1]["data"]
     assert (told["error_type"], told["message"].partition(":")[0]) == ("protocol", "an answer is none")
     await service.send(made, "go on", by="ada")
     await scene.until(made.record.id, "prompt", 2)
     await service.stop()
+
+
+async def test_an_approval_of_another_input_reaches_no_runner_also_if_it_is_in_the_store(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    scene.sandboxes[made.record.id].say(approval(time.time() + 100))
+    await scene.until(made.record.id, "approval_request")
+    other = msgspec.structs.replace(APPROVED, input_sha256="1" * 64)
+    with pytest.raises(MismatchError, match="is not that of the input in question"):
+        await service.decide(await service.get(made.record.id, "acme"), other)
+    await service.store.push(made.record.id, c.encode(other))
+    assert "is not that of the input" in (await scene.until(made.record.id, "error"))[-1]["data"]["message"]
+    await service.store.push(made.record.id, c.encode(APPROVED))
+    await eventually(lambda: scene.sandboxes[made.record.id].commands == ["prompt", "approval"])
+    await service.stop()
+
+
+@pytest.mark.parametrize(
+    ("stored", "reply"),
+    [
+        (
+            b'{"type":"approval","by":"bob","approval_id":"a-1","decision":"allow","updated_input":{"command":"ls"},'
+            b'"remember":true}',
+            Approval(
+                approval_id="a-1", decision="allow", updated_input={"command": "ls"}, remember=True, decided_by="bob"
+            ),
+        ),
+        (
+            b'{"type":"approval","by":"bob","approval_id":"a-1","decision":"deny","message":"Not now"}',
+            Approval(approval_id="a-1", decision="deny", message="Not now", decided_by="bob"),
+        ),
+        (
+            b'{"type":"answer","by":"ada","question_id":"q-1","answers":{"Which?":"A"}}',
+            Answer(question_id="q-1", answers={"Which?": "A"}, decided_by="ada"),
+        ),
+        (b'{"type":"approval","approval_id":"a-1","decision":"deny"}', Approval(approval_id="a-1", decision="deny")),
+    ],
+)
+def test_a_decision_that_an_earlier_version_stored_keeps_who_decided(stored: bytes, reply: Approval | Answer) -> None:
+    assert c.decode(stored) == reply
+    assert c.decode(c.encode(reply)) == reply
 
 
 async def test_a_question_that_is_no_longer_kept_is_not_taken_for_another(scene: Scene) -> None:
@@ -348,10 +399,10 @@ async def test_a_question_that_is_no_longer_kept_is_not_taken_for_another(scene:
     await scene.until(made.record.id, "question_request", 2)
     await scene.store.trim(made.record.id, 1)
     now = await service.get(made.record.id, "acme")
-    answer = c.AnswerCommand(by="ada", question_id="q-1", answers={"First?": "yes"})
-    assert (await service.decide(now, answer, None)).decision == "answered"
+    answer = Answer(decided_by="ada", question_id="q-1", answers={"First?": "yes"})
+    assert (await service.decide(now, answer)).decision == "answered"
     with pytest.raises(MismatchError, match="nobody asked 'First\\?'"):
-        await service.decide(now, c.AnswerCommand(by="ada", question_id="q-2", answers={"First?": "yes"}), None)
+        await service.decide(now, Answer(decided_by="ada", question_id="q-2", answers={"First?": "yes"}))
     await service.stop()
 
 
