@@ -6,6 +6,10 @@ Everything else here imports `host_client`, `host_client.errors`, `host_client.t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+from agent_runner.protocol import AnyEvent
 from host_client.store import Store, open_store
 from host_client.store.base import (
     Additions,
@@ -21,11 +25,15 @@ from host_client.store.base import (
     Token,
 )
 from host_client.store.tokens import digest_of
+from host_client.telemetry import Who
+from host_client.telemetry.ledger import Ledger as _Ledger
+from host_client.telemetry.spool import Spool
 
 __all__ = [
     "Additions",
     "Decision",
     "Entry",
+    "Ledger",
     "NotOwnerError",
     "Queued",
     "Remembered",
@@ -37,4 +45,28 @@ __all__ = [
     "Token",
     "digest_of",
     "open_store",
+    "set_spool_clock",
 ]
+
+
+class Ledger:
+    """Notes turns, with a clock of the caller's own: seconds since the epoch."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._ledger = _Ledger(path, clock=clock)
+
+    def note(self, event: AnyEvent, session_id: str, user: str | None, tenant: str | None, tier: str | None) -> None:
+        """Take in what a session's runner told."""
+        who = Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier)
+        self._ledger.observe(event, who)
+
+    def close(self) -> bool:
+        """Return whether all is written."""
+        return self._ledger.close(60.0)
+
+
+def set_spool_clock(clock: Callable[[], float]) -> None:
+    """Let every spool of this process take the time from a clock (for the recorder alone)."""
+    defaults = Spool.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["now"] = clock

@@ -16,6 +16,8 @@ SQLITE = "stores/service.sqlite.gz"
 REDIS = "stores/redis.jsonl.gz"
 STORES = "stores/contents.json.gz"
 REST = "stores/rest.json.gz"
+SPOOL, DELIVERED = "telemetry/spool", "telemetry/delivered.json.gz"
+LEDGER, COSTS = "telemetry/ledger", "telemetry/costs.json.gz"
 
 VIEWER, APPROVER, OPERATOR, OPERATOR_OF_BOLT = (f"sst_{letter * 43}" for letter in "VAOB")
 """The tokens in the recorded stores, as their holders have them."""
@@ -47,6 +49,14 @@ CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 def read_gzip(name: str) -> bytes:
     """Return the content of a packed file."""
     return gzip.decompress((FIXTURES / name).read_bytes())
+
+
+def unpack(name: str, folder: Path) -> Path:
+    """Put the content of a folder of packed files into a new or existing one; return that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (FIXTURES / name).iterdir():
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return folder
 
 
 def read_json(name: str) -> Any:

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.compat.recorders import stores
+from tests.compat.recorders import stores, telemetry
 
 COMMIT = "f6f5305"
 RECORDERS: dict[str, Callable[[], None]] = {
     "stores": stores.record,
+    "telemetry": telemetry.record,
 }
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
