@@ -16,6 +16,7 @@ SQLITE = "stores/service.sqlite.gz"
 REDIS = "stores/redis.jsonl.gz"
 STORES = "stores/contents.json.gz"
 REST = "stores/rest.json.gz"
+PUBLIC = "public.json"
 SPOOL, DELIVERED = "telemetry/spool", "telemetry/delivered.json.gz"
 LEDGER, COSTS = "telemetry/ledger", "telemetry/costs.json.gz"
 
@@ -64,17 +65,33 @@ def read_json(name: str) -> Any:
     return json.loads(read_gzip(name))
 
 
+def read_text(name: str) -> Any:
+    """Return a JSON file that is not packed."""
+    return json.loads((FIXTURES / name).read_bytes())
+
+
 def read_lines(name: str) -> list[Any]:
     """Return the JSON of each line of a packed file."""
     return [json.loads(line) for line in read_gzip(name).split(b"\n") if line]
 
 
-def write_gzip(name: str, content: bytes) -> None:
-    """Pack a file; the same content gives the same bytes."""
+def write(name: str, content: bytes) -> None:
+    """Write a new file: what is recorded is never replaced."""
     path = FIXTURES / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:  # what is recorded is never replaced
-        file.write(gzip.compress(content, 9, mtime=0))
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def write_gzip(name: str, content: bytes) -> None:
+    """Pack a file; the same content gives the same bytes."""
+    write(name, gzip.compress(content, 9, mtime=0))
+
+
+def write_text(name: str, value: dict[str, Any]) -> None:
+    """Write a small value as JSON, a line for each of its names."""
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
+    write(name, f"{{\n{lines}\n}}\n".encode())
 
 
 def write_lines(name: str, values: Iterable[Any]) -> None:

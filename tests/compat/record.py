@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.compat.recorders import stores, telemetry
+from tests.compat.recorders import imports, stores, telemetry
 
 COMMIT = "f6f5305"
 RECORDERS: dict[str, Callable[[], None]] = {
+    "imports": imports.record,
     "stores": stores.record,
     "telemetry": telemetry.record,
 }
