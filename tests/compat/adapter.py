@@ -7,9 +7,12 @@ Everything else here imports `host_client`, `host_client.errors`, `host_client.t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from agent_runner.protocol import AnyEvent
+from host_client import Session, events
+from host_client.agent import result_of
 from host_client.store import Store, open_store
 from host_client.store.base import (
     Additions,
@@ -45,6 +48,7 @@ __all__ = [
     "Token",
     "digest_of",
     "open_store",
+    "outcome_of",
     "set_spool_clock",
 ]
 
@@ -55,7 +59,9 @@ class Ledger:
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._ledger = _Ledger(path, clock=clock)
 
-    def note(self, event: AnyEvent, session_id: str, user: str | None, tenant: str | None, tier: str | None) -> None:
+    def note(
+        self, event: events.AnyEvent, session_id: str, user: str | None, tenant: str | None, tier: str | None
+    ) -> None:
         """Take in what a session's runner told."""
         who = Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier)
         self._ledger.observe(event, who)
@@ -70,3 +76,9 @@ def set_spool_clock(clock: Callable[[], float]) -> None:
     defaults = Spool.__init__.__kwdefaults__
     assert defaults is not None
     defaults["now"] = clock
+
+
+def outcome_of(session: Session, last: events.Result | None) -> dict[str, Any]:
+    """Return what `run_agent` would have returned of a closed session, given its last result, but for its spans."""
+    result = result_of(session, last)
+    return {each.name: getattr(result, each.name) for each in fields(result) if each.name != "spans"}

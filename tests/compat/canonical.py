@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -44,6 +45,33 @@ def by_id(spans: Sequence[Json]) -> dict[str, Json]:
 def readable_spans(spans: Sequence[ReadableSpan]) -> list[Json]:
     """Return spans of OpenTelemetry's SDK, as its own encoder has them."""
     return spans_of(encode_spans(spans).SerializeToString())
+
+
+_MOMENTS = ("start_time_unix_nano", "time_unix_nano")
+
+
+def metrics_in(request: bytes) -> dict[str, Json]:
+    """Return the metrics of a serialized request by their names, their points by their labels, without moments."""
+    message = ExportMetricsServiceRequest.FromString(request)
+    found: dict[str, Json] = {}
+    for of_resource in message.resource_metrics:
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                about = MessageToDict(metric, preserving_proto_field_name=True)
+                (kind,) = about.keys() & {"sum", "gauge", "histogram"}
+                data = about.pop(kind)
+                points = {_labels(point): _without(point, *_MOMENTS, "attributes") for point in data.pop("data_points")}
+                found[about.pop("name")] = {**about, "kind": kind, **data, "points": dict(sorted(points.items()))}
+    return dict(sorted(found.items()))
+
+
+def _labels(point: Json) -> str:
+    pairs = {pair["key"]: next(iter(pair["value"].values())) for pair in point.get("attributes", [])}
+    return ",".join(f"{name}={value}" for name, value in sorted(pairs.items()))
+
+
+def _without(values: Json, *names: str) -> Json:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _dict(message: Any) -> Json:

@@ -17,6 +17,7 @@ REDIS = "stores/redis.jsonl.gz"
 STORES = "stores/contents.json.gz"
 REST = "stores/rest.json.gz"
 PUBLIC = "public.json"
+RUNS, PLAYED = "runs", "played.json.gz"
 SPOOL, DELIVERED = "telemetry/spool", "telemetry/delivered.json.gz"
 LEDGER, COSTS = "telemetry/ledger", "telemetry/costs.json.gz"
 

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.compat.recorders import imports, stores, telemetry
+from tests.compat.recorders import imports, runs, stores, telemetry
 
 COMMIT = "f6f5305"
 RECORDERS: dict[str, Callable[[], None]] = {
     "imports": imports.record,
+    "runs": runs.record,
     "stores": stores.record,
     "telemetry": telemetry.record,
 }
