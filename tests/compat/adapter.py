@@ -1,0 +1,84 @@
+"""The one module of these tests that names what is not public. Where a module moves, mend the import here and no more.
+
+Everything else here imports `host_client`, `host_client.errors`, `host_client.telemetry`, `host_client.sandbox`,
+`host_client.scripted_model`, `agent_runner.protocol` and `tests.support`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from host_client import Session, events
+from host_client.agent import result_of
+from host_client.store import Store, open_store
+from host_client.store.base import (
+    Additions,
+    Decision,
+    Entry,
+    NotOwnerError,
+    Queued,
+    Remembered,
+    Role,
+    SessionRecord,
+    SessionState,
+    Stored,
+    Token,
+)
+from host_client.store.tokens import digest_of
+from host_client.telemetry import Who
+from host_client.telemetry.ledger import Ledger as _Ledger
+from host_client.telemetry.spool import Spool
+
+__all__ = [
+    "Additions",
+    "Decision",
+    "Entry",
+    "Ledger",
+    "NotOwnerError",
+    "Queued",
+    "Remembered",
+    "Role",
+    "SessionRecord",
+    "SessionState",
+    "Store",
+    "Stored",
+    "Token",
+    "digest_of",
+    "open_store",
+    "outcome_of",
+    "set_spool_clock",
+]
+
+
+class Ledger:
+    """Notes turns, with a clock of the caller's own: seconds since the epoch."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._ledger = _Ledger(path, clock=clock)
+
+    def note(
+        self, event: events.AnyEvent, session_id: str, user: str | None, tenant: str | None, tier: str | None
+    ) -> None:
+        """Take in what a session's runner told."""
+        who = Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier)
+        self._ledger.observe(event, who)
+
+    def close(self) -> bool:
+        """Return whether all is written."""
+        return self._ledger.close(60.0)
+
+
+def set_spool_clock(clock: Callable[[], float]) -> None:
+    """Let every spool of this process take the time from a clock (for the recorder alone)."""
+    defaults = Spool.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["now"] = clock
+
+
+def outcome_of(session: Session, last: events.Result | None) -> dict[str, Any]:
+    """Return what `run_agent` would have returned of a closed session, given its last result, but for its spans."""
+    result = result_of(session, last)
+    return {each.name: getattr(result, each.name) for each in fields(result) if each.name != "spans"}

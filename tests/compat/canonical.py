@@ -1,0 +1,91 @@
+"""OTLP requests in a form that two versions of the code can be compared in, field by field, and that a person can read.
+
+How spans are grouped under resources and scopes, and in which order attributes stand, is no matter; all else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
+
+Json = dict[str, Any]
+
+
+def spans_of(request: bytes) -> list[Json]:
+    """Return the spans of a serialized request as they follow each other, each with its resource and its scope."""
+    found: list[Json] = []
+    message = ExportTraceServiceRequest.FromString(request)
+    for of_resource in message.resource_spans:
+        resource = {**_dict(of_resource.resource), "schema_url": of_resource.schema_url}
+        for of_scope in of_resource.scope_spans:
+            scope = {**_dict(of_scope.scope), "schema_url": of_scope.schema_url}
+            for span in of_scope.spans:
+                ids = {
+                    "trace_id": span.trace_id.hex(),
+                    "span_id": span.span_id.hex(),
+                    "parent_span_id": span.parent_span_id.hex(),
+                }
+                found.append({"resource": resource, "scope": scope, **_dict(span), **ids})
+    return found
+
+
+def by_id(spans: Sequence[Json]) -> dict[str, Json]:
+    """Return spans by their ids, each of which comes once."""
+    found = {span["span_id"]: span for span in spans}
+    assert len(found) == len(spans), "a span came twice"
+    return dict(sorted(found.items()))
+
+
+def readable_spans(spans: Sequence[ReadableSpan]) -> list[Json]:
+    """Return spans of OpenTelemetry's SDK, as its own encoder has them."""
+    return spans_of(encode_spans(spans).SerializeToString())
+
+
+_MOMENTS = ("start_time_unix_nano", "time_unix_nano")
+
+
+def metrics_in(request: bytes) -> dict[str, Json]:
+    """Return the metrics of a serialized request by their names, their points by their labels, without moments."""
+    message = ExportMetricsServiceRequest.FromString(request)
+    found: dict[str, Json] = {}
+    for of_resource in message.resource_metrics:
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                about = MessageToDict(metric, preserving_proto_field_name=True)
+                (kind,) = about.keys() & {"sum", "gauge", "histogram"}
+                data = about.pop(kind)
+                points = {_labels(point): _without(point, *_MOMENTS, "attributes") for point in data.pop("data_points")}
+                found[about.pop("name")] = {**about, "kind": kind, **data, "points": dict(sorted(points.items()))}
+    return dict(sorted(found.items()))
+
+
+def _labels(point: Json) -> str:
+    pairs = {pair["key"]: next(iter(pair["value"].values())) for pair in point.get("attributes", [])}
+    return ",".join(f"{name}={value}" for name, value in sorted(pairs.items()))
+
+
+def _without(values: Json, *names: str) -> Json:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _dict(message: Any) -> Json:
+    return _sorted(MessageToDict(message, preserving_proto_field_name=True))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _attributes(each) if name == "attributes" else _sorted(each) for name, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return [_sorted(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def _attributes(pairs: Any) -> Any:
+    """Return attributes sorted by their names; of one name that comes twice, as they came."""
+    return sorted(([pair.get("key", ""), _sorted(pair.get("value", {}))] for pair in pairs), key=lambda pair: pair[0])

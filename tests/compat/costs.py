@@ -1,0 +1,27 @@
+"""Turns for a ledger, and what ``host_client costs`` says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent_runner import protocol as p
+
+COSTS_BY = ("user", "tenant", "model", "day")
+
+
+def costs(ledger: Path, by: str, *more: str) -> dict[str, Any]:
+    """Return the sums, as the command tells programs."""
+    command = [sys.executable, "-m", "host_client", "costs", "--by", by, "--json", *more]
+    env = {"PATH": os.environ["PATH"], "HOME": str(ledger.parent), "SANDSPAN_LEDGER": str(ledger)}
+    done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+def event_of(data: p.EventData, number: int) -> p.AnyEvent:
+    """Return an event of a numbered span."""
+    return p.event_of(data, seq=1, ts=1_795_500_000.0, trace_id="1" * 32, span_id=f"{number + 1:016x}")

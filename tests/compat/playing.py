@@ -1,0 +1,224 @@
+"""Plays recorded runs through the real host, and tells what it makes of them: result, events, spans, costs, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from host_client import Session, Telemetry, open_session, take_over
+from host_client import events as p
+from host_client.telemetry import TelemetryConfig, endpoints, initialize_telemetry
+from tests.compat.adapter import outcome_of
+from tests.compat.canonical import by_id, metrics_in, readable_spans
+from tests.compat.canonical import spans_of as spans_in
+from tests.compat.costs import costs
+from tests.compat.player import Played
+from tests.compat.recordings import Json, Recording
+from tests.telemetry.receiver import METRICS_PATH, WAIT_SECONDS, http_receiver
+
+
+MODEL_ENVIRONMENT = {
+    "ANTHROPIC_API_KEY": "sk-ant-not-a-key",
+    "ANTHROPIC_BASE_URL": "http://model.example",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+}
+"""What the recorded hosts had of the model, whose address was another one."""
+
+
+class Collected(SpanExporter):
+    """Keeps all spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.spans.extend(spans)
+        return SpanExportResult.SUCCESS
+
+
+def play_all(recordings: Sequence[Recording]) -> Json:
+    """Play runs one after the other with one telemetry; return what became of each, and costs and metrics of all."""
+    with http_receiver() as receiver, tempfile.TemporaryDirectory() as folder:
+        ledger, collected = Path(folder, "ledger"), Collected()
+        config = TelemetryConfig(
+            exporters=(),
+            custom_exporters=[collected],
+            otlp_metrics=endpoints.otlp("metrics", receiver.url),
+            ledger=ledger,
+        )
+        telemetry = initialize_telemetry(config)
+        runs = {each.name: play_one(each, Played(each), telemetry) for each in recordings}
+        assert telemetry.shutdown(WAIT_SECONDS), telemetry.counts()
+        for each in recordings:
+            runs[each.name]["spans"] = spans_of(each, collected)
+        last = [request.body for request in receiver.requests if request.path == METRICS_PATH][-1]
+        sums = {by: costs(ledger, by) for by in ("user", "tenant", "model")}
+    return {"runs": runs, "costs": sums, "metrics": _steady(metrics_in(last))}
+
+
+def play_alone(recording: Recording, *, loses_after: int | None = None, seen: int = 0) -> Json:
+    """Play a run whose stream is lost, or that another host takes over; see `Played`."""
+    collected = Collected()
+    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[collected]))
+    played = play_one(recording, Played(recording, loses_after=loses_after, seen=seen), telemetry, seen)
+    assert telemetry.shutdown(WAIT_SECONDS), telemetry.counts()
+    return {**played, "spans": spans_of(recording, collected)}
+
+
+def play_one(recording: Recording, sandbox: Played, telemetry: Telemetry, seen: int = 0) -> Json:
+    """Play a run in a sandbox; return what its host gave and got, and what it made of that."""
+    opening = taken_over(recording, sandbox, telemetry, seen) if seen else opened(recording, sandbox, telemetry)
+    return asyncio.run(play(recording, sandbox, opening, seen))
+
+
+def _steady(metrics: dict[str, Json]) -> dict[str, Json]:
+    """Leave out what depends on this machine: how long a sandbox took to make, what was delivered at the moment."""
+    metrics["claude.agent.telemetry.spans"].pop("points")
+    made = metrics["claude.agent.sandbox.creation.duration"]
+    made["points"] = {labels: point["count"] for labels, point in made["points"].items()}
+    return metrics
+
+
+def opened(recording: Recording, sandbox: Played, telemetry: Telemetry) -> AbstractAsyncContextManager[Session]:
+    """Open a session on a recorded run."""
+    return open_session(
+        recording.prompt,
+        recording.options,
+        sandbox=sandbox,
+        telemetry=telemetry,
+        root=recording.root,
+        session_id=recording.about["session_id"],
+        environ=MODEL_ENVIRONMENT,
+    )
+
+
+def taken_over(
+    recording: Recording, sandbox: Played, telemetry: Telemetry, seen: int
+) -> AbstractAsyncContextManager[Session]:
+    """Take a session over, on a recorded run of which another host has seen a part."""
+    return take_over(
+        recording.taken_over(),
+        recording.options,
+        session_id=recording.about["session_id"],
+        root=recording.root,
+        seen_seq=seen,
+        sandbox=sandbox,
+        telemetry=telemetry,
+        environ={},
+    )
+
+
+async def play(
+    recording: Recording, sandbox: Played, opening: AbstractAsyncContextManager[Session], seen: int = 0
+) -> Json:
+    """Do in a session what the recorded host did, after the same events; return what it came to.
+
+    ``seen`` is the number of the last event that an earlier host has seen.
+    """
+    events: list[Json] = []
+    last: p.Result | None = None
+    # The first is the prompt, which a session is opened with.
+    left = [(seq, command) for seq, command in recording.commands_after[1:] if seq >= seen]
+    async with asyncio.timeout(WAIT_SECONDS), opening as session:
+        await _command(session, left, seen)
+        async for event in session:
+            events.append(json.loads(p.encode(event)))
+            last = event if isinstance(event, p.Result) else last
+            if event.seq is not None:
+                await _command(session, left, event.seq)
+    return {
+        "outcome": outcome_of(session, last),
+        "events": [event for event in events if not is_own(event)],
+        "own_events": [{"type": event["type"], "data": event["data"]} for event in events if is_own(event)],
+        "commands": sandbox.commands,
+        "environment": sandbox.environments.get("run", {}),
+        "metadata": sandbox.metadata,
+    }
+
+
+def is_own(event: Json) -> bool:
+    """Whether the host itself put an event into the stream: it has no number, and is no live text."""
+    return "seq" not in event and event["type"] != "text_delta"
+
+
+async def _command(session: Session, left: list[tuple[int, Json]], seq: int) -> None:
+    """Send the commands that the recorded host wrote after an event."""
+    while left and left[0][0] == seq:
+        _, command = left.pop(0)
+        await _send(session, command)
+
+
+async def _send(session: Session, command: Json) -> None:
+    match command:
+        case {"type": "prompt", "text": text}:
+            await session.send(text, traceparent=command.get("traceparent"), tracestate=command.get("tracestate", ""))
+        case {"type": "approval", "approval_id": key, "decision": "allow"}:
+            await session.approve(
+                key,
+                updated_input=command.get("updated_input"),
+                remember=command.get("remember", False),
+                decided_by=command.get("decided_by"),
+            )
+        case {"type": "approval", "approval_id": key}:
+            await session.deny(key, command.get("message"), decided_by=command.get("decided_by"))
+        case {"type": "answer", "question_id": key, "answers": answers}:
+            await session.answer(key, answers, decided_by=command.get("decided_by"))
+        case {"type": "interrupt"}:
+            await session.interrupt()
+        case {"type": "finish"}:
+            await session.finish()
+        case {"type": "stop"}:
+            await session.stop()
+        case _:
+            raise AssertionError(command)
+
+
+def spans_of(recording: Recording, collected: Collected) -> dict[str, Any]:
+    """Return a run's spans by their ids; those that the host makes with an id by chance by their names.
+
+    A moment of this play, as opposed to one that was recorded, is told as ``now``, and how long it took not at all.
+    """
+    traces = {recording.root.trace_id, *(event["trace_id"] for event in recording.events)}
+    spans = by_id([span for span in readable_spans(collected.spans) if span["trace_id"] in traces])
+    known = recorded_ids(recording)
+    newest = (max(event["ts"] for event in recording.events) + 1.0) * 1e9
+    named: dict[str, Any] = {}
+    for span_id, span in spans.items():
+        for name in ("start_time_unix_nano", "end_time_unix_nano"):
+            if int(span[name]) > newest:
+                span[name] = "now"
+        _forget_process(span)
+        if span_id in known:
+            name = span_id
+        else:
+            name, span["span_id"] = span["name"], ""
+            span["attributes"] = [pair for pair in span["attributes"] if pair[0] != "sandbox.creation_duration_ms"]
+        assert name not in named, name
+        named[name] = span
+    return named
+
+
+def _forget_process(span: Json) -> None:
+    """Leave out of a span that a host made which process and which versions that was."""
+    attributes = span["resource"]["attributes"]
+    if any(name == "service.instance.id" for name, _ in attributes):
+        left_out = ("service.instance.id", "service.version", "telemetry.sdk.version")
+        span["resource"] = {**span["resource"], "attributes": [pair for pair in attributes if pair[0] not in left_out]}
+        span["scope"] = {name: value for name, value in span["scope"].items() if name != "version"}
+
+
+def recorded_ids(recording: Recording) -> set[str]:
+    """Return the ids of spans that a recording names: of its events, of what was relayed, of the earlier host's own."""
+    told = [event["data"]["otlp"] for event in recording.events if event["type"] == "telemetry"]
+    requests = [*map(base64.b64decode, told), recording.whereabouts.own_spans]
+    spans = [span["span_id"] for request in requests for span in spans_in(request)]
+    return {recording.root.span_id, *spans, *(event["span_id"] for event in recording.events)}
