@@ -11,8 +11,7 @@ import os
 import sys
 
 from host_client import AgentOptions, run_agent
-from host_client.telemetry import TelemetryConfig, initialize_telemetry
-from host_client.telemetry.export import endpoints
+from host_client.telemetry import TelemetryConfig, endpoints, initialize_telemetry
 
 
 async def main(prompt: str) -> None:

@@ -13,8 +13,7 @@ import os
 import sys
 
 from host_client import AgentOptions, events, open_session
-from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
-from host_client.telemetry.export import endpoints
+from host_client.telemetry import SamplingConfig, TelemetryConfig, endpoints, initialize_telemetry
 
 
 async def main(prompts: list[str]) -> None:

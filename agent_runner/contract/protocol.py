@@ -297,11 +297,7 @@ class TelemetryEvent(Event, frozen=True, kw_only=True, tag="telemetry"):
 
 
 Telemetry = TelemetryEvent
-"""The name under which `host_client.events` has published it."""
-
-
-TelemetryEvent = TelemetryEvent
-"""The name under which `host_client.events` has published it."""
+"""The name under which `host_client.events` publishes it."""
 
 
 class End(Event, frozen=True, kw_only=True, tag="end"):

@@ -1,7 +1,7 @@
 """The one module of these tests that names what is not public. Where a module moves, mend the import here and no more.
 
 Everything else here imports `host_client`, `host_client.errors`, `host_client.telemetry`, `host_client.sandbox`,
-`host_client.scripted_model`, `agent_runner.protocol` and `tests.support`.
+`host_client.scripted_model`, `agent_runner.contract.protocol` and `tests.support`.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from host_client import Session, events
-from host_client.agent import result_of
+from host_client.client.agent import result_of
 from host_client.store import Store, open_store
 from host_client.store.base import (
     Additions,
     Decision,
-    Entry,
+    IdempotentAnswer,
+    LogEntry,
     NotOwnerError,
     Queued,
-    Remembered,
     Role,
     SessionRecord,
     SessionState,
-    Stored,
+    StoredSession,
     Token,
 )
 from host_client.store.tokens import digest_of
 from host_client.telemetry import Who
-from host_client.telemetry.ledger import Ledger as _Ledger
-from host_client.telemetry.spool import Spool
+from host_client.telemetry.costs.ledger import Ledger as _Ledger
+from host_client.telemetry.export.spool import Spool
 
 __all__ = [
     "Additions",
     "Decision",
-    "Entry",
+    "IdempotentAnswer",
     "Ledger",
+    "LogEntry",
     "NotOwnerError",
     "Queued",
-    "Remembered",
     "Role",
     "SessionRecord",
     "SessionState",
     "Store",
-    "Stored",
+    "StoredSession",
     "Token",
     "digest_of",
     "open_store",

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 
 COSTS_BY = ("user", "tenant", "model", "day")
 

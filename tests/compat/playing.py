@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from host_client import Session, Telemetry, open_session, take_over
 from host_client import events as p
-from host_client.telemetry import TelemetryConfig, endpoints, initialize_telemetry
+from host_client.telemetry import TelemetryConfig, initialize_telemetry
+from host_client.telemetry.export import endpoints
 from tests.compat.adapter import outcome_of
 from tests.compat.canonical import by_id, metrics_in, readable_spans
 from tests.compat.canonical import spans_of as spans_in
@@ -24,7 +25,6 @@ from tests.compat.costs import costs
 from tests.compat.player import Played
 from tests.compat.recordings import Json, Recording
 from tests.telemetry.receiver import METRICS_PATH, WAIT_SECONDS, http_receiver
-
 
 MODEL_ENVIRONMENT = {
     "ANTHROPIC_API_KEY": "sk-ant-not-a-key",

@@ -10,7 +10,7 @@ import msgspec
 
 NAMES: dict[str, tuple[str, ...]] = {
     "agent_runner": ("__version__",),
-    "agent_runner.protocol": (
+    "agent_runner.contract.protocol": (
         *("Answer", "AnyCommand", "AnyEvent", "Approval", "ApprovalRequest", "ApprovalRequestData"),
         *("ApprovalResolved", "ApprovalResolvedData", "COMMAND_TYPES", "Command", "Decision", "ERROR_TYPES"),
         *("EVENT_TYPES", "EXIT_CODES", "End", "EndData", "EndReason", "Error", "ErrorData", "ErrorType", "Event"),
@@ -92,15 +92,20 @@ Parameters = dict[str, list[Any]]
 
 def taken() -> dict[str, Parameters]:
     """Return what each function, class and method that programs use takes, by its dotted name."""
-    used = {f"{module}.{name}": _found(module, name) for module, names in USED.items() for name in names}
+    used = {f"{module}.{name}": found(module, name) for module, names in USED.items() for name in names}
     contract = importlib.import_module("host_client").events
-    structs = {name: getattr(contract, name) for name in NAMES["agent_runner.protocol"]}
+    structs = {name: getattr(contract, name) for name in NAMES["agent_runner.contract.protocol"]}
     used |= {f"events.{name}": each for name, each in structs.items() if _is_struct(each)}
     return {name: _parameters(value) for name, value in sorted(used.items())}
 
 
-def _found(module: str, dotted: str) -> Any:
-    value: Any = importlib.import_module(module)
+def found(module: str, dotted: str) -> Any:
+    """Return a member of a module; the module may also be reached as an attribute of its package."""
+    package, _, last = module.rpartition(".")
+    try:
+        value: Any = importlib.import_module(module)
+    except ModuleNotFoundError:
+        value = getattr(importlib.import_module(package), last)
     for name in dotted.split("."):
         value = getattr(value, name)
     return value

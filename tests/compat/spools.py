@@ -14,7 +14,8 @@ from pathlib import Path
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from host_client.telemetry import SamplingConfig, TelemetryConfig, endpoints, initialize_telemetry
+from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
+from host_client.telemetry.export import endpoints
 from tests.compat.canonical import Json, by_id, readable_spans, spans_of
 from tests.telemetry.receiver import WAIT_SECONDS, http_receiver
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from host_client import errors
 from tests.compat.files import PUBLIC, read_text
-from tests.compat.public import BASES, NAMES, Parameters, taken
+from tests.compat.public import BASES, NAMES, Parameters, found, taken
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +37,7 @@ IMPORT = re.compile(r"^ *from ((?:host_client|agent_runner)[\w.]*) import ([\w, 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in NAMES.items() for name in names])
 def test_a_documented_name_is_imported_from_where_it_was(module: str, name: str) -> None:
-    assert getattr(importlib.import_module(module), name) is not None
+    assert found(module, name) is not None
 
 
 def test_every_import_in_documents_and_examples_is_among_the_documented_names() -> None:

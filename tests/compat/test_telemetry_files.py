@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client.telemetry import TelemetryConfig, Who, initialize_telemetry
 from tests.compat.canonical import Json
 from tests.compat.costs import COSTS_BY, costs, event_of

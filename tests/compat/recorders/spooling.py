@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from agent_runner import protocol as p
+from agent_runner.contract import protocol as p
 from host_client import AgentOptions, open_session, run_agent
 from host_client.telemetry import Telemetry, initialize_telemetry
 from tests.compat.adapter import set_spool_clock
@@ -50,7 +50,7 @@ async def _lose_a_runner(telemetry: Telemetry) -> None:
     dora = AgentOptions(user_id="dora", tenant_id="acme", allowed_tools=("Bash",), env=quiet)
     async with open_session("Sleep", dora, telemetry=telemetry) as session:
         async for event in session:
-            if isinstance(event, p.Telemetry):  # the model request that came before the tool call
+            if isinstance(event, p.TelemetryEvent):  # the model request that came before the tool call
                 assert session.whereabouts is not None
                 os.kill(int(session.whereabouts.process_id), signal.SIGKILL)
 
