@@ -64,7 +64,7 @@ _MAX_REMEMBERED = 1000
 
 _MAX_STDERR_LINES = 200
 _MAX_STDERR_LINE = 2000
-_SIGNALLED: dict[int, EndReason] = {130: "interrupted", 143: "terminated"}
+_SIGNALLED: dict[int, EndReason] = {129: "terminated", 130: "interrupted", 143: "terminated"}
 
 
 class Run:
@@ -159,7 +159,7 @@ class Run:
         self._changed.set()
 
     def signalled(self, exit_code: int) -> None:
-        """Take SIGINT (130) or SIGTERM (143)."""
+        """Take SIGHUP (129), SIGINT (130) or SIGTERM (143)."""
         self._signal = self._signal or exit_code
         self._stop()
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from .signals import exit_on_signals
+
 
 def main() -> None:
     """Run the command line; say what to install where the host's packages are missing."""
+    exit_on_signals()
     try:
         from .cli.app import app
     except ModuleNotFoundError as error:
