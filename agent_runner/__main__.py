@@ -27,7 +27,7 @@ from .contract.trace_context import TraceContext, baggage_from_environment, from
 if TYPE_CHECKING:
     from ._metering import Meter
 
-EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130}
+EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         case ["doctor", *rest]:
             from ._doctor import doctor  # what it looks at is no business of a run
 
+            for number in ending_signals():
+                signal.signal(number, _exit)  # by default they end Python at once, and leave what a check has started
             return doctor(rest)
         case ["schema", *rest]:
             return schema(rest)
@@ -102,12 +104,31 @@ def run(argv: Sequence[str]) -> int:
     os._exit(code)
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to end; without SIGHUP where ``nohup`` has it ignored."""
+    return [each for each in EXIT_CODE_OF if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+
+
+def _exit(number: int, _frame: object) -> None:
+    from .contract.processes import Descendants  # a run has its own
+
+    for each in EXIT_CODE_OF:
+        signal.signal(each, _ignore)  # another signal must not break off the removal
+    Descendants().end()  # here, as an exception in the midst of starting a process would leave it running
+    raise SystemExit(EXIT_CODE_OF[signal.Signals(number)])
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Do nothing. Unlike SIG_IGN this is not inherited by child processes."""
+
+
 class EarlySignals:
     """Notes a signal that comes before there is a run to end: importing the SDK takes half a second."""
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
-        for number in EXIT_CODE_OF:
+        self.numbers = ending_signals()
+        for number in self.numbers:
             signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
@@ -150,8 +171,8 @@ async def _run(
     gc.disable()
     from ._commands import read_commands
     from ._metering import Meter
-    from ._processes import Descendants
     from ._telemetry import choose_sink
+    from .contract.processes import Descendants
 
     try:
         from ._run import NO_PROMPT, Run
@@ -174,8 +195,8 @@ async def _run(
         return misconfigured(events, str(error))
     if remark := readable_cli(config):
         events.emit(LogData(stream="runner", text=remark))
-    for number, code in EXIT_CODE_OF.items():
-        loop.add_signal_handler(number, this.signalled, code)
+    for number in early.numbers:
+        loop.add_signal_handler(number, this.signalled, EXIT_CODE_OF[number])
     if early.exit_code is not None:
         this.signalled(early.exit_code)
     if terminal:

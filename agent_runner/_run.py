@@ -19,7 +19,6 @@ from claude_agent_sdk import (
     Transport,
 )
 
-from . import _processes as processes
 from ._config import Config, ConfigError
 from ._desk import RefusedError
 from ._events import Events, misconfigured
@@ -28,6 +27,7 @@ from ._permissions import Permissions
 from ._sdk_options import Spent, agent_options, imported, resumed_cost
 from ._telemetry import SpanSink
 from ._translate import Translator
+from .contract import processes
 from .contract.classify import Failure, classify
 from .contract.oom import oom_kills
 from .contract.protocol import AnyCommand, EndData, EndReason, ErrorData, Finish, Interrupt, LogData, Prompt, Stop
@@ -55,7 +55,7 @@ _MAX_REMEMBERED = 1000
 
 _MAX_STDERR_LINES = 200
 _MAX_STDERR_LINE = 2000
-_SIGNALLED: dict[int, EndReason] = {130: "interrupted", 143: "terminated"}
+_SIGNALLED: dict[int, EndReason] = {129: "terminated", 130: "interrupted", 143: "terminated"}
 
 
 class Run:
@@ -150,7 +150,7 @@ class Run:
         self._changed.set()
 
     def signalled(self, exit_code: int) -> None:
-        """Take SIGINT (130) or SIGTERM (143)."""
+        """Take SIGHUP (129), SIGINT (130) or SIGTERM (143)."""
         self._signal = self._signal or exit_code
         self._stop()
 

@@ -7,10 +7,12 @@ import sys
 
 from .errors import ConfigurationError
 from .extras import needs
+from .signals import exit_on_signals
 
 
 def main() -> None:
     """Run the command line; exit with 2 and one line of advice if the packages of the client extra are missing."""
+    exit_on_signals()
     try:
         with needs("client", "the command line"):
             from .cli.app import app

@@ -50,6 +50,7 @@ EXIT_CODES: dict[int, str] = {
     1: "the agent ended in an error",
     2: "bad configuration",
     3: "the CLI or SDK failed",
+    129: "hung up",
     130: "interrupted",
     143: "terminated",
 }

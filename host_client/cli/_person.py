@@ -10,7 +10,6 @@ import sys
 from collections import deque
 from typing import Any
 
-import click
 import msgspec
 from rich.console import Console
 from rich.text import Text
@@ -25,6 +24,7 @@ from agent_runner.contract.protocol import (
 from host_client.client.session import Session
 from host_client.errors import NotWaitingError, SessionClosedError
 
+from ._editor import EditorError, edit
 from ._render import approval_card, visible
 
 KEYS = "[y]es  [a]llow and remember  [e]dit  [n]o, or n and the reason"
@@ -96,9 +96,9 @@ class Person:
         text = json.dumps(tool_input, indent=2, ensure_ascii=False)
         with self._lines.paused():
             try:
-                edited = await asyncio.to_thread(click.edit, text, extension=".json")
-            except click.ClickException as error:
-                self._console.print(Text(f"the editor failed: {error.message}", style="red"))
+                edited = await edit(text, ".json")
+            except EditorError as error:
+                self._console.print(Text(f"the editor failed: {error}", style="red"))
                 return None
         try:
             return msgspec.json.decode(edited, type=dict[str, Any]) if edited is not None else None

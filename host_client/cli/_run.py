@@ -23,6 +23,7 @@ from host_client.client.agent import AgentResult, result_of
 from host_client.client.options import AgentOptions, ApprovalPolicy
 from host_client.client.session import Session, open_session
 from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
+from host_client.signals import ending_signals
 from host_client.telemetry import Telemetry, root_below
 from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
@@ -225,8 +226,6 @@ def _writer(job: Job, console: Console) -> Callable[[AnyEvent], None]:
 class Interrupts:
     """Ctrl-C once interrupts the turn, twice stops; SIGTERM and a closed terminal stop; more of them hurry."""
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
     def __init__(self, console: Console) -> None:
         self.session: Session | None = None
         self.stopped_by: int | None = None
@@ -237,14 +236,15 @@ class Interrupts:
         self._sent: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Interrupts:
-        for number in self.SIGNALS:
+        self._caught = ending_signals()
+        for number in self._caught:
             self._loop.add_signal_handler(number, self._signalled, number)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in self.SIGNALS:
+        for number in self._caught:
             self._loop.remove_signal_handler(number)
 
     def _signalled(self, number: signal.Signals) -> None:

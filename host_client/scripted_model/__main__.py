@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 
 from host_client.environment import CREDENTIALS
 
+from ._command import run_command
 from ._script import ScriptError, load_script
 from ._server import ScriptedModel
-
-NOT_FOUND = 127
-"""What a shell ends with where it finds no such command."""
 
 
 def main() -> int:
@@ -31,26 +28,17 @@ def main() -> int:
     except ScriptError as error:
         parser.error(str(error))
     with ScriptedModel(script) as model:
-        code = _run([given.command, *given.arguments], model.url)
+        code = run_command([given.command, *given.arguments], _environment(model.url))
     for request in model.unexpected:
         sys.stderr.write(f"the script has no reply for a request: {request}\n")
     return code or int(bool(model.unexpected))
 
 
-def _run(command: list[str], url: str) -> int:
+def _environment(url: str) -> dict[str, str]:
+    """Return this process's environment with the scripted model as the only one, and without a key for another."""
     mine = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "any", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
     kept = {name: value for name, value in os.environ.items() if name not in CREDENTIALS}
-    try:
-        process = subprocess.Popen(command, env={**kept, **mine})
-    except OSError as error:
-        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
-        return NOT_FOUND
-    while True:
-        try:
-            code = process.wait()
-            return code if code >= 0 else 128 - code
-        except KeyboardInterrupt:
-            pass  # the terminal has told the command too, which decides
+    return {**kept, **mine}
 
 
 if __name__ == "__main__":

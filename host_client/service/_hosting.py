@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -84,6 +85,7 @@ class Hosted:
         self._adopted = adopted
         self._commands_done = stored.state.commands_done
         self._ending = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._why_closed: tuple[CloseReason, str | None] | None = None
         self._began = False
         self._is_abandoned = False
@@ -221,7 +223,7 @@ class Hosted:
             await asyncio.wait((listening, *serving), return_when=asyncio.FIRST_COMPLETED)
             await self._check_owner()
             if not listening.done():
-                await self._stop(session, listening)
+                await self._unless_hurried(self._stop(session, listening))
         finally:
             for task in (listening, *serving):
                 task.cancel()
@@ -237,6 +239,18 @@ class Hosted:
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await session.stop()
         await asyncio.wait((listening,), timeout=LAST_WORDS_SECONDS)
+
+    async def _unless_hurried(self, stopping: Coroutine[Any, Any, None]) -> None:
+        """Wait for the runner's last words, until hurried."""
+        waits = [asyncio.ensure_future(each) for each in (stopping, self._hurried.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+        if not waits[0].cancelled():
+            waits[0].result()
 
     async def _check_owner(self) -> None:
         """Raise `NotOwnerError` where another process has the session: one that was paused may not have heard of it."""
@@ -311,6 +325,12 @@ class Hosted:
         if self._why_closed is None:
             self._why_closed = (reason, by)
         self._ending.set()
+
+    def hurry(self) -> None:
+        """Wait no longer for the runner to stop: kill it. The sandbox is still removed."""
+        self._hurried.set()
+        if self._session is not None:
+            self._session.hurry()
 
     def abandon(self) -> None:
         """Another process has the session: let go of it, and leave its sandbox alone."""

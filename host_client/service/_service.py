@@ -145,6 +145,11 @@ class Service:
             await asyncio.wait(aside)
         await self.store.close()
 
+    def hurry(self) -> None:
+        """Wait no longer for runners to stop: kill them. Their sandboxes are still removed."""
+        for hosted in self._hosted.values():
+            hosted.hurry()
+
     async def _keep_ownership(self) -> None:
         for session_id in await self.store.renew(list(self._hosted), self._house.owner):
             if session_id in self._hosted:

@@ -20,6 +20,7 @@ import uvicorn
 from host_client.client.options import AgentOptions
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
+from host_client.signals import ending_signals
 from host_client.store import open_store
 from host_client.store.base import StoredSession, StoreError
 from host_client.telemetry import Telemetry
@@ -80,7 +81,7 @@ def service_of(
 
 
 def run_service(config: ServiceConfig, sandbox: Callable[[StoredSession], Sandbox], environ: Mapping[str, str]) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit code. Raise `ConfigurationError` before anything is served."""
+    """Serve until a signal ends it; return the exit code. Raise `ConfigurationError` before anything is served."""
     return _run(config, sandbox, environ, os.environ, None)
 
 
@@ -161,11 +162,6 @@ async def _serve(
     listener: socket.socket,
     ready: Callable[[], Awaitable[None]],
 ) -> int:
-    try:
-        await service.start()
-    except StoreError as error:
-        listener.close()
-        raise ConfigurationError(str(error)) from None
     server = _Server(
         uvicorn.Config(
             create_app(service, config),
@@ -178,7 +174,12 @@ async def _serve(
             ws="none",
         )
     )
-    with _signals() as stopping:
+    with _signals(service.hurry) as stopping:
+        try:
+            await service.start()
+        except StoreError as error:
+            listener.close()
+            raise ConfigurationError(str(error)) from None
         serving = asyncio.ensure_future(server.serve([listener]))
         ended = asyncio.ensure_future(stopping.wait())
         await ready()
@@ -201,23 +202,24 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _signals() -> Generator[asyncio.Event]:
-    """Give an event that SIGINT and SIGTERM set; a second one ends the process as it would have."""
+def _signals(hurry: Callable[[], None]) -> Generator[asyncio.Event]:
+    """Give an event that the first signal to end sets; each further one calls ``hurry``."""
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    caught = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in ending_signals()}
 
     def stop() -> None:
+        if stopping.is_set():
+            hurry()
         stopping.set()
-        for number in caught:
-            loop.remove_signal_handler(number)
 
-    for number in caught:
+    for number in before:
         loop.add_signal_handler(number, stop)
     try:
         yield stopping
     finally:
-        for number in caught:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 # -- the demo ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Run in a process of its own, which becomes the reaper of all below it.
 PARENT = """
 import subprocess, sys
-from agent_runner._processes import Descendants
+from agent_runner.contract.processes import Descendants
 
 below = Descendants()
 child = subprocess.Popen(

@@ -1,0 +1,66 @@
+"""A text in the person's editor. Unlike `click.edit` in a thread it can be cancelled, which ends the editor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+
+LEAVE_SECONDS = 1.0
+"""How long an editor may take to restore the terminal before it is killed."""
+
+
+class EditorError(Exception):
+    """The editor could not be started, or failed."""
+
+
+async def edit(text: str, suffix: str) -> bytes | None:
+    """Return the text as it was saved, in UTF-8; None if it was not. Raise `EditorError`."""
+    with tempfile.TemporaryDirectory(prefix="sandspan-edit-") as folder:
+        path = _written(Path(folder, f"input{suffix}"), text)
+        await _run(path)
+        return _saved(path)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text + "\n", encoding="utf-8")
+    os.utime(path, (0, 0))  # so that the time of a save differs, however coarse the file system's clock is
+    return path
+
+
+def _saved(path: Path) -> bytes | None:
+    return path.read_bytes() if path.stat().st_mtime else None
+
+
+async def _run(path: Path) -> None:
+    editor = _editor()
+    try:
+        process = await asyncio.create_subprocess_exec(*shlex.split(editor), str(path))
+    except (OSError, ValueError) as error:  # ValueError: quotes that do not match
+        raise EditorError(f"{editor}: {error}") from error
+    try:
+        code = await process.wait()
+    finally:
+        await _end(process)
+    if code:
+        raise EditorError(f"{editor} ended with exit code {code}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(LEAVE_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _editor() -> str:
+    named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    return named or next(filter(shutil.which, ("sensible-editor", "vim", "nano")), "vi")
