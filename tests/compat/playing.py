@@ -25,7 +25,6 @@ from tests.compat.player import Played
 from tests.compat.recordings import Json, Recording
 from tests.telemetry.receiver import METRICS_PATH, WAIT_SECONDS, http_receiver
 
-
 MODEL_ENVIRONMENT = {
     "ANTHROPIC_API_KEY": "sk-ant-not-a-key",
     "ANTHROPIC_BASE_URL": "http://model.example",
