@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.compat.recorders import imports, runs, stores, telemetry
+from tests.compat.recorders import imports, runs, sandboxes, stores, telemetry
 
 COMMIT = "f6f5305"
 RECORDERS: dict[str, Callable[[], None]] = {
     "imports": imports.record,
     "runs": runs.record,
+    "sandboxes": sandboxes.record,
     "stores": stores.record,
     "telemetry": telemetry.record,
 }

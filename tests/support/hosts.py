@@ -64,8 +64,11 @@ class E2BLab(HostLab):
 
 
 @contextmanager
-def e2b_lab(script: str) -> Generator[E2BLab]:
-    """Serve a script and a stand-in of E2B; every model request must have been expected, no sandbox left running."""
+def e2b_lab(script: str, *, python: str = sys.executable) -> Generator[E2BLab]:
+    """Serve a script and a stand-in of E2B; every model request must have been expected, no sandbox left running.
+
+    ``python`` is what runs the runner in its sandboxes.
+    """
     # Not below pytest's own directory, which only root may enter.
     with tempfile.TemporaryDirectory(prefix="e2b-lab-") as name:
         root = Path(name)
@@ -76,7 +79,7 @@ def e2b_lab(script: str) -> Generator[E2BLab]:
         for name in ("work", "claude"):
             shutil.chown(root / name, ACCOUNT)
         layout = Layout()
-        paths = {layout.python: sys.executable, layout.state: f"{root}/state", layout.work: f"{root}/work"}
+        paths = {layout.python: python, layout.state: f"{root}/state", layout.work: f"{root}/work"}
         paths["u=user;"] = f"u={ACCOUNT};"
         image = Image(paths, {layout.user: ACCOUNT}, {"CLAUDE_CONFIG_DIR": f"{root}/claude"})
         with (

@@ -1,0 +1,66 @@
+"""A runner of f6f5305 as a host sees it: takes its command lines and no others, and plays a recorded run.
+
+Its first argument is the recording. It takes the place of the template's Python, so the rest is
+``-P -m agent_runner run`` or ``-P -m agent_runner attach --after SEQ --journal PATH``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tests.compat.recordings import Recording, load
+
+POLL_SECONDS = 0.02
+WRONG = 64
+"""What it ends with where it is asked for something that f6f5305's runner does not know."""
+
+
+def main(name: str, *args: str) -> int:
+    """Do what is asked; return the exit code."""
+    match args:
+        case ("-P", "-m", "agent_runner", "run"):
+            return run(load(name))
+        case ("-P", "-m", "agent_runner", "attach", "--after", after, "--journal", journal):
+            return attach(Path(journal), int(after))
+        case _:
+            print(f"unknown: {args}", file=sys.stderr)
+            return WRONG
+
+
+def run(recording: Recording) -> int:
+    """Write the recorded events, and wait for the recorded commands in their places."""
+    with Path(os.environ["AGENT_JOURNAL"]).open("a") as journal:
+        for step in recording.steps:
+            if step.is_command:
+                line = sys.stdin.readline()
+                if not line or json.loads(line)["type"] != step.value["type"]:
+                    print(f"{step.line} was to come, and not {line}", file=sys.stderr)
+                    return WRONG
+                continue
+            if step.seq:
+                journal.write(f"{step.line}\n")
+                journal.flush()
+            print(step.line, flush=True)
+    return recording.about["exit_code"]
+
+
+def attach(journal: Path, after: int) -> int:
+    """Write the journal's events from a number on, up to the last."""
+    written = 0
+    while True:
+        lines = journal.read_text().split("\n")[:-1]
+        for event in map(json.loads, lines[written:]):
+            if event["seq"] > after:
+                print(json.dumps(event, ensure_ascii=False, separators=(",", ":")), flush=True)
+            if event["type"] == "end":
+                return 0
+        written = len(lines)
+        time.sleep(POLL_SECONDS)  # a file tells nobody when it grows
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
