@@ -182,6 +182,7 @@ async def _run(
     gc.disable()
     from .commands import read_commands
     from .metering import Meter
+    from .model_access import ModelAccess
     from .processes import Descendants
     from .run import NO_PROMPT, Run
     from .telemetry import choose_sink
@@ -194,10 +195,11 @@ async def _run(
     loop = asyncio.get_running_loop()
     sink = choose_sink(environ, events.emit)
     meter = Meter(config.max_budget_usd) if config.gateway and config.max_budget_usd else None
+    access = ModelAccess(environ)
     try:
         if config.gateway:
             environ = await _behind_gateway(environ, events, meter)
-        this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter)
+        this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
         return misconfigured(events, str(error))
     if remark := readable_cli(config):

@@ -25,6 +25,7 @@ from .classify import Failure, classify
 from .config import Config, ConfigError
 from .events import Events, misconfigured
 from .metering import Meter
+from .model_access import ModelAccess
 from .options import Spent, agent_options, imported, resumed_cost
 from .permissions import Permissions
 from .protocol import (
@@ -81,11 +82,13 @@ class Run:
         transport: Transport | None = None,
         descendants: processes.Descendants | None = None,
         meter: Meter | None = None,
+        access: ModelAccess | None = None,
     ) -> None:
         """``environ`` is what the CLI gets.
 
         ``descendants`` is for a run that has its process to itself: it ends them all when it ends.
         ``meter`` is the gateway's, and is told what a resumed conversation has cost before.
+        ``access`` is the way to the model where ``environ`` leads to a gateway.
         """
         self._config = config
         self._events = events
@@ -102,6 +105,7 @@ class Run:
             sanitize=sanitizer_of(config, config.content),
             sanitize_tools=sanitizer_of(config, config.tool_content),
             resumed=config.resume is not None,
+            access=access or ModelAccess(environ),
         )
         self._first_span_id = self.spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from agent_runner.credentials import PLACEHOLDER
 from host_client.config import CREDENTIALS
 from host_client.errors import ConfigurationError
 
 KeyMode = Literal["gateway", "e2b-secrets", "env"]
 KEY_MODES: tuple[str, ...] = get_args(KeyMode)
-
-PLACEHOLDER = "added-by-e2b-on-the-way-out"
 
 ENV_WARNING = "keys: the model's key is in the agent's environment, where the agent can read it (--keys env)"
 
