@@ -171,6 +171,7 @@ async def _run(
     gc.disable()
     from ._commands import read_commands
     from ._metering import Meter
+    from ._model_access import ModelAccess
     from ._telemetry import choose_sink
     from .contract.processes import Descendants
 
@@ -187,10 +188,11 @@ async def _run(
     loop = asyncio.get_running_loop()
     sink = choose_sink(environ, events.emit)
     meter = Meter(config.max_budget_usd) if config.gateway and config.max_budget_usd else None
+    access = ModelAccess(environ)
     try:
         if config.gateway:
             environ = await _behind_gateway(environ, events, meter)
-        this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter)
+        this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
         return misconfigured(events, str(error))
     if remark := readable_cli(config):

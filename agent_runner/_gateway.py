@@ -21,9 +21,9 @@ import uvicorn
 from ._config import ConfigError
 from ._metering import Meter, MeteredAnswer
 from .contract.classify import BUDGET_SPENT
+from .contract.credentials import API, BASE_URL, CREDENTIALS
 from .contract.protocol import to_json
 
-API = "https://api.anthropic.com"
 MAX_BODY = 32 * 1024 * 1024
 """The Messages API takes no longer request."""
 MAX_AT_ONCE = 32
@@ -32,9 +32,7 @@ MAX_AT_ONCE = 32
 _MAX_HEAD = 64 * 1024
 _CONNECT_SECONDS = 30.0
 _PATHS = ("/v1/messages", "/v1/messages/count_tokens")
-# In the CLI's own order, and what each is sent as.
 _BEARER = ("ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-_CREDENTIALS = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 _CUSTOM = "ANTHROPIC_CUSTOM_HEADERS"
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
@@ -63,9 +61,9 @@ class Credential(NamedTuple):
 
 def credential(environ: Mapping[str, str]) -> Credential:
     """Return the key that the CLI would use; raise `ConfigError` where there is none."""
-    name = next((name for name in _CREDENTIALS if environ.get(name)), None)
+    name = next((name for name in CREDENTIALS if environ.get(name)), None)
     if name is None:
-        raise ConfigError(f"AGENT_GATEWAY=on: no key to keep, set {', '.join(_CREDENTIALS[:-1])} or {_CREDENTIALS[-1]}")
+        raise ConfigError(f"AGENT_GATEWAY=on: no key to keep, set {', '.join(CREDENTIALS[:-1])} or {CREDENTIALS[-1]}")
     lines = environ.get(_CUSTOM, "").split("\n")
     headers = {
         header.strip(): value.strip() for header, colon, value in (line.partition(":") for line in lines) if colon
@@ -74,12 +72,12 @@ def credential(environ: Mapping[str, str]) -> Credential:
         headers["authorization"] = f"Bearer {environ[name]}"
     else:
         headers["x-api-key"] = environ[name]
-    return Credential(name, headers, environ.get("ANTHROPIC_BASE_URL") or API)
+    return Credential(name, headers, environ.get(BASE_URL) or API)
 
 
 def forget_credentials(environ: MutableMapping[str, str]) -> None:
     """Take the model's keys out of an environment, so that no child gets them."""
-    for name in (*_CREDENTIALS, _CUSTOM):
+    for name in (*CREDENTIALS, _CUSTOM):
         environ.pop(name, None)
 
 
@@ -159,7 +157,7 @@ class Gateway:
         """Return the environment of a CLI that asks this gateway and has nothing but its token."""
         env = dict(environ)
         forget_credentials(env)
-        env["ANTHROPIC_BASE_URL"] = self.url
+        env[BASE_URL] = self.url
         env[self._key.variable] = self.token
         # What else the CLI would ask, it would ask elsewhere, with the token for a key.
         env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")

@@ -23,6 +23,7 @@ from ._config import Config, ConfigError
 from ._desk import RefusedError
 from ._events import Events, misconfigured
 from ._metering import Meter
+from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._sdk_options import Spent, agent_options, imported, resumed_cost
 from ._telemetry import SpanSink
@@ -72,11 +73,13 @@ class Run:
         transport: Transport | None = None,
         descendants: processes.Descendants | None = None,
         meter: Meter | None = None,
+        access: ModelAccess | None = None,
     ) -> None:
         """``environ`` is what the CLI gets.
 
         ``descendants`` is for a run that has its process to itself: it ends them all when it ends.
         ``meter`` is the gateway's, and is told what a resumed conversation has cost before.
+        ``access`` is the way to the model where ``environ`` leads to a gateway.
         """
         self._config = config
         self._events = events
@@ -93,6 +96,7 @@ class Run:
             sanitize=sanitizer_of(config, config.content),
             sanitize_tools=sanitizer_of(config, config.tool_content),
             resumed=config.resume is not None,
+            access=access or ModelAccess(environ),
         )
         self._first_span_id = self.spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)

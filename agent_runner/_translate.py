@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from claude_agent_sdk import (
@@ -35,8 +35,10 @@ from claude_agent_sdk import (
 
 from ._events import Events
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
+from ._model_access import ModelAccess
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
+from .contract.credentials import REFUSED
 from .contract.protocol import (
     ErrorData,
     ErrorType,
@@ -115,6 +117,7 @@ class Translator:
     sanitize_tools: Sanitizer | None = None
     """The same for tools' arguments and MCP tools' results."""
     resumed: bool = False
+    access: ModelAccess = field(default_factory=lambda: ModelAccess({}))
     cost_before: float = 0.0
     usage_before: ModelUsage = field(default_factory=dict[str, dict[str, float]])
     turn: TurnState | None = None
@@ -502,6 +505,7 @@ class Translator:
         if turn is None:
             return
         failure = _failure_of(message, turn) if message.is_error else None
+        advice = self._advice(message)
         self._end_tools(turn, failure)
         lane = self._lanes.pop(None, None)
         if lane is not None and lane.chat is not None:
@@ -513,7 +517,7 @@ class Translator:
         usage = model_usage(message.model_usage or {})
         used, self.usage_before = used_since(usage, self.usage_before), {**self.usage_before, **usage}
         if failure is not None:
-            text = error_text(message)
+            text = advice or error_text(message)
             turn.span.fail(failure.error_type, text)
             if failure.error_type != "cancelled":
                 data = ErrorData(error_type=failure.error_type, message=text, retryable=failure.retryable)
@@ -522,8 +526,15 @@ class Translator:
         if message.result is not None:
             genai.set_output(turn.span, message.result, self.sanitize)
         error_type = failure.error_type if failure is not None else None
-        self.events.emit(result_data(message, turn.number, cost, total, used, error_type), turn.span)
+        told = replace(message, result=advice) if advice is not None else message
+        self.events.emit(result_data(told, turn.number, cost, total, used, error_type), turn.span)
         self._finish(turn, error_type)
+
+    def _advice(self, message: ResultMessage) -> str | None:
+        """Return why a turn failed, and what to check; None where the CLI's own words have to do."""
+        if message.api_error_status in REFUSED:
+            return self.access.key_refused(message.api_error_status, error_text(message))
+        return None
 
     def _finish(self, turn: TurnState, error_type: ErrorType | None) -> None:
         self.spans.close(turn.span)

@@ -16,9 +16,6 @@ MODEL_VARIABLES = (
 )
 """Of the host's own environment only these go into a sandbox."""
 
-CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-"""Those of them that the model's API takes for a key."""
-
 
 def state_path(environ: Mapping[str, str], name: str) -> Path | None:
     """Return where this user's state belongs, as the XDG base directory specification has it; None for nobody's."""

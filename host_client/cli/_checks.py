@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
-from host_client.environment import CREDENTIALS
+from agent_runner.contract.credentials import CREDENTIALS
 from host_client.errors import ConfigurationError
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"

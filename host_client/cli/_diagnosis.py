@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from agent_runner.contract.credentials import CREDENTIALS
 from agent_runner.contract.findings import Finding, check_python
-from host_client.environment import CREDENTIALS
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.extras import is_installed
 from host_client.telemetry.setup.environment import telemetry_config

@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 from rich.console import Console
 from rich.text import Text
 
+from agent_runner.contract.credentials import CREDENTIALS, KEY_REFUSED, key_advice
 from agent_runner.contract.protocol import AnyEvent, Error, Result, encode
 from agent_runner.contract.trace_context import from_environment
 from host_client.client.agent import AgentResult, result_of
@@ -287,10 +288,17 @@ def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")
     state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"
     console.print(Text(f"{state}  trace {result.trace_id}", style="bold red" if result.is_error else "bold green"))
-    if result.error_type == "authentication":
-        console.print("set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or try `host_client demo`", style="yellow")
+    if result.error_type == "authentication" and KEY_REFUSED not in (result.error_message or ""):
+        console.print(Text(_about_key(job.environ), style="yellow"), soft_wrap=True)
     if outcome.go_on is not None:
         console.print(Text(f"go on with: {visible(outcome.go_on)}", style="dim"), soft_wrap=True)
+
+
+def _about_key(environ: Mapping[str, str]) -> str:
+    """Return what to do about the model's key where the runner has not said it: there is none, or the runner is old."""
+    if any(environ.get(name) for name in CREDENTIALS):
+        return f"the key was refused. {key_advice(environ)}"
+    return "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or try `host_client demo`"
 
 
 def _why(options: AgentOptions, outcome: JobOutcome) -> str:

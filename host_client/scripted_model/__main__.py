@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from host_client.environment import CREDENTIALS
+from agent_runner.contract.credentials import CREDENTIALS
 
 from ._command import run_command
 from ._script import ScriptError, load_script

@@ -392,7 +392,10 @@ def test_a_key_that_the_model_refuses_is_told_once_and_ends_with_1(tmp_path: Pat
     assert done.returncode == 1
     assert text.count("that is no key") == 1
     assert "✗ failed: authentication  trace" in text
-    assert "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN" in text
+    told = " ".join(text.split())
+    assert "the model's API refused the key (HTTP 401: that is no key). It is from ANTHROPIC_API_KEY: check" in told
+    assert f"a key for {model.url} (ANTHROPIC_BASE_URL)" in told
+    assert "set ANTHROPIC_API_KEY" not in told
 
 
 def test_a_killed_runner_ends_with_137(tmp_path: Path) -> None:

@@ -58,6 +58,27 @@ def test_a_status_of_the_api_ends_the_turn_with_its_error_type(
         assert attributes["retry.delay_ms"] > 0
 
 
+@pytest.mark.parametrize("gateway", ["on", "off"])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_is_told_with_the_variable_that_it_is_from(make_lab: MakeLab, status: int, gateway: str) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - fail: [{{status: {status}, message: no such key, times: 9}}]
+    """)
+    done = lab.run("--prompt", "go", "--gateway", gateway, env={"CLAUDE_CODE_MAX_RETRIES": "0"})
+    message = (
+        f"the model's API refused the key (HTTP {status}: no such key). It is from ANTHROPIC_API_KEY: check that it is"
+        f" complete, not revoked, and a key for {lab.model.url} (ANTHROPIC_BASE_URL)"
+    )
+    error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
+    assert (error.error_type, error.message, error.retryable) == ("authentication", message, False)
+    assert (result.error_type, result.result) == ("authentication", message)
+    assert done.span("agent.execute").message == message
+    assert done.exit_code == 1
+
+
 def test_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> None:
     lab = make_lab("""
         conversations:

@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from host_client.environment import CREDENTIALS
+from agent_runner.contract.credentials import CREDENTIALS, PLACEHOLDER
 from host_client.errors import ConfigurationError
 
 KeyMode = Literal["gateway", "e2b-secrets", "env"]
 KEY_MODES: tuple[str, ...] = get_args(KeyMode)
-
-PLACEHOLDER = "added-by-e2b-on-the-way-out"
 
 ENV_WARNING = "keys: the model's key is in the agent's environment, where the agent can read it (--keys env)"
 
