@@ -121,8 +121,8 @@ class SandboxedRunner:
 
     def _follow(self, process: Process, info: SandboxInfo, replay: Replay) -> None:
         self._process = process
-        self._commander.connect(process)
         source = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
+        self._commander.connect(process)
         self._stream.follow(source, replay)
 
     # -- the end ----------------------------------------------------------------------------------

@@ -36,10 +36,14 @@ class AdoptedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class ClosedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Always the last. ``lost``: the agent ended with the process that had it."""
+    """Always the last. ``lost``: the agent ended with the process that had it.
+
+    ``estimated_usd`` is what a turn without a result cost, by its model requests at list price.
+    """
 
     reason: CloseReason
     cost_usd: float
+    estimated_usd: float = 0.0
     error_type: ErrorType | None = None
     message: str | None = None
     closed_by: str | None = None

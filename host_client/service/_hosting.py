@@ -39,6 +39,7 @@ from host_client.telemetry import SessionTrace, Who
 from host_client.telemetry import Telemetry as TelemetryPipeline
 
 from . import _commands as c
+from ._estimate import estimated_usd
 from ._events import AdoptedData, ClosedData, CloseReason, PromptData, SandboxData
 from ._feed import Feed
 from ._kept import own
@@ -287,6 +288,7 @@ class Hosted:
         data = ClosedData(
             reason=reason,
             cost_usd=self.log.state.cost_usd,
+            estimated_usd=await self._estimated_usd(),
             error_type=failure.error_type if failure else None,
             message=failure.message if failure else None,
             closed_by=by,
@@ -294,6 +296,17 @@ class Hosted:
         await self.log.say(data)
         turns, cost = self.log.state.turns, self.log.state.cost_usd
         _logger.info("session %s is over (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
+
+    async def _estimated_usd(self) -> float:
+        """Return what a turn that never had a result has cost, in US dollars, as far as that is known."""
+        if not self.log.state.busy or not self._house.telemetry.enabled:
+            return 0.0
+        stored = StoredSession(self.record, self.log.state)
+        try:
+            return await self.log.insist(lambda: estimated_usd(self._house.store, stored))
+        except Exception:  # an estimate must not keep the log from its last event
+            _logger.exception("session %s: its unfinished turn is not estimated", self.record.id)
+            return 0.0
 
     def _end_root(self, failure: SessionFailure | None) -> None:
         """End the root span of a session that never began: nobody else will."""

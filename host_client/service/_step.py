@@ -92,7 +92,10 @@ class Step:
         """Add what the service says."""
         if own.event is not None:
             self._state = after_own(self._state, own.event)
-            self._show(to_json(own.event), is_last=isinstance(own.event.data, ClosedData))
+            data = own.event.data
+            self._show(to_json(own.event), is_last=isinstance(data, ClosedData))
+            if isinstance(data, ClosedData):
+                self._cost_usd += data.estimated_usd
         if own.changed:
             self._state = replace(self._state, **own.changed)
 

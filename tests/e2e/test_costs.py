@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -18,8 +21,11 @@ from host_client import AgentOptions, AgentResult, LocalSandbox, open_session, r
 from host_client.sandbox.local import LocalProcess
 from host_client.scripted_model import ScriptedModel, parse_script
 from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
-from tests.e2e.test_commands import piped
+from host_client.telemetry.costs.ledger import Ledger
+from tests.e2e.test_commands import ROOT, piped
+from tests.host.test_e2b_sessions import until
 from tests.support.hosts import HostLab, host_lab
+from tests.support.runs import clean_environment
 
 # The subagent works on another model, with prices of its own.
 SCRIPT = """
@@ -138,6 +144,16 @@ HANGS = """
 """
 
 
+WAITS = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: cat gate}}]
+            usage: {input_tokens: 1001, output_tokens: 103}
+          - text: Told to nobody.
+"""
+
+
 @pytest.mark.anyio
 async def test_a_turn_whose_runner_is_killed_is_estimated_and_told_as_such(tmp_path: Path) -> None:
     ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
@@ -169,6 +185,30 @@ async def test_a_turn_whose_runner_is_killed_is_estimated_and_told_as_such(tmp_p
     table = piped(tmp_path, "costs").stdout.decode()
     assert "estimated" in table.splitlines()[0]
     assert "turns that never told their cost: 1. It is estimated" in table
+
+
+def test_a_run_that_is_killed_leaves_what_its_turn_had_spent(tmp_path: Path) -> None:
+    ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
+    work = tmp_path / "work"
+    work.mkdir()
+    os.mkfifo(work / "gate")
+    gate = os.open(work / "gate", os.O_RDWR)  # the tool reads until this is closed
+    command = [sys.executable, "-m", "host_client", "run", "go", "--sandbox", "local", "--cwd", str(work)]
+    command += ["--approvals", "auto", "--user-id", "ada", "--model", MODEL]
+    with ScriptedModel(parse_script(WAITS)) as model:
+        environ = clean_environment(tmp_path, model.url, TMPDIR=str(tmp_path))
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environ, cwd=ROOT
+        ) as host:
+            try:
+                asyncio.run(until(lambda: Ledger(ledger).total().turns == 1))
+            finally:
+                host.kill()
+                os.close(gate)  # the runner ends by itself, as its host is gone
+    usage = {"input_tokens": 1001, "output_tokens": 103}
+    expected = round(cost(MODEL, usage) * 1e9)
+    (row,) = costs(tmp_path)["rows"]
+    assert (row["user"], row["cost_nano_usd"], row["estimated_nano_usd"]) == ("ada", expected, expected)
 
 
 @pytest.mark.anyio

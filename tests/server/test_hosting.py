@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import time
@@ -13,15 +14,20 @@ from typing import Any
 import msgspec.structs
 import pytest
 
+from agent_runner._resource import resource
+from agent_runner.contract import otlp, prices
 from agent_runner.contract.protocol import (
     Answer,
     Approval,
     ApprovalRequestData,
+    EndData,
     LogData,
     QuestionRequestData,
     ResultData,
+    TelemetryData,
     TurnStartData,
 )
+from agent_runner.contract.spans import Span
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.service import _commands as c
 from host_client.service._events import AdoptedData
@@ -302,6 +308,32 @@ async def test_a_cost_that_no_turn_can_have_counts_nothing(scene: Scene) -> None
     await scene.until(made.record.id, "result", 3)
     assert await scene.store.spent("acme", day_of(time.time())) == 0.25
     assert (await service.get(made.record.id, "acme")).state.cost_usd == 0.25
+    await service.stop()
+
+
+def chat_span(trace_id: str, turn: str) -> TelemetryData:
+    """Return what a runner relays of a model request of 1,000 input tokens in a turn."""
+    span = Span("chat", trace_id, "2" * 16, turn, 1, end=2)
+    span.attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.response.model": "claude-opus-4-5",
+        "gen_ai.usage.input_tokens": 1000,
+    }
+    return TelemetryData(otlp=base64.b64encode(otlp.encode([span], resource("tests", {}))).decode())
+
+
+async def test_what_a_turn_without_a_result_has_spent_counts_for_the_tenants_day(scene: Scene) -> None:
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    sandbox = scene.sandboxes[made.record.id]
+    request = chat_span(made.record.root.trace_id, turn="1" * 16)
+    sandbox.say(TurnStartData(turn=1, prompt_size=2), RESULT, TurnStartData(turn=2, prompt_size=2), request, request)
+    sandbox.say(EndData(reason="terminated", exit_code=143))
+    closed = (await scene.until(made.record.id, "closed"))[-1]["data"]
+    estimated = prices.cost("claude-opus-4-5", {"input_tokens": 1000})
+    assert (closed["cost_usd"], closed["estimated_usd"]) == (0.25, estimated)
+    assert await scene.store.spent("acme", day_of(time.time())) == pytest.approx(0.25 + estimated)
     await service.stop()
 
 

@@ -244,6 +244,20 @@ def test_a_result_that_comes_later_takes_the_place_of_the_estimate_and_nothing_e
     assert Ledger(path).total() == Total(None, 1, 500_000_000, 0, 0, 0, 0)
 
 
+def test_what_an_unfinished_turn_has_spent_is_in_the_file_before_it_ends(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.observe(begun(7), ADA)
+    for requests in (1, 2):
+        ledger.observe_span(chat(7))
+        # Read by another process, as this one may be killed now.
+        total = Ledger(tmp_path / "ledger").total()
+        assert (total.estimated_turns, total.estimated_nano_usd) == (1, requests * OPUS_NANO)
+    ledger.observe(told(result(0.25), 7), ADA)
+    ledger.end(ADA)
+    assert ledger.total() == Total(None, 1, 250_000_000, 0, 0, 0, 0)
+    assert ledger.close(1.0)
+
+
 def test_a_higher_estimate_takes_the_place_of_a_lower_one(tmp_path: Path) -> None:
     for requests in (2, 3, 1):
         ledger = Ledger(tmp_path / "ledger")

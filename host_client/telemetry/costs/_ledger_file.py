@@ -62,6 +62,9 @@ _KEYS: dict[By | None, str] = {
 _SUMMED = ("nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
 _HALF = 32
 
+NOTHING = TurnCost(0, (), True)
+"""The figures of an entry that takes back an earlier estimate."""
+
 
 class LedgerError(Exception):
     """The ledger cannot be read; the message says why, and what to do."""
@@ -162,20 +165,32 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
 
 def write(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> None:
     """Write turns, all or none; each once, however often it is told."""
+    # Estimates come with each model request, and a disk takes 10 ms to confirm a transaction. Unconfirmed, they outlive
+    # this process, but perhaps not a failure of the machine.
+    entries = list(entries)
+    synchronous = "NORMAL" if all(entry.estimated for entry in entries) else "FULL"
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
     with _transaction(connection):
         for entry in entries:
             _insert(connection, entry)
 
 
+_ESTIMATE = "FROM turns WHERE session = ? AND span = ? AND trace = ? AND estimated"
+
+
 def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
     figures = entry.figures
+    if figures == NOTHING:
+        connection.execute(f"DELETE FROM parts WHERE turn_id IN (SELECT id {_ESTIMATE})", entry[1:4])  # noqa: S608 - a constant
+        connection.execute(f"DELETE {_ESTIMATE}", entry[1:4])
+        return
     # What a turn did cost takes the place of an estimate, a higher estimate that of a lower one: it knows of more.
     written = connection.execute(
         "INSERT INTO turns (ended_at, session, span, trace, turn, user, tenant, tier, error_type, estimated, nano_usd)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, trace, span) DO UPDATE SET"
         " ended_at = excluded.ended_at, error_type = excluded.error_type, estimated = excluded.estimated,"
         " nano_usd = excluded.nano_usd"
-        " WHERE estimated AND (NOT excluded.estimated OR excluded.nano_usd > nano_usd) RETURNING id",
+        " WHERE estimated AND (NOT excluded.estimated OR excluded.nano_usd >= nano_usd) RETURNING id",
         (*entry[:-1], figures.nano),
     ).fetchall()
     for (turn_id,) in written:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
 from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, Request, TurnCost, merged, priced, request_of
+
+if TYPE_CHECKING:
+    from host_client.telemetry.tail.sampling import EndedSpan
 
 MAX_TURNS = 1000
 MAX_CALLS = 10_000
@@ -47,8 +50,18 @@ class _Open:
         self.parts = merged([*self.parts, part])
 
 
+def parent_of_request(span: EndedSpan) -> str | None:
+    """Return the id of the span above a model request, in hex; None for any other span."""
+    if not span.name.startswith("chat"):  # a request's name; to read attributes costs more
+        return None
+    attributes, parent = span.attributes or {}, span.parent
+    if parent is None or attributes.get("gen_ai.operation.name") != "chat":
+        return None
+    return f"{parent.span_id:016x}"
+
+
 class Spending:
-    """What one session's turns have spent so far; ``model`` and ``error_type`` are the last that it told."""
+    """What the turns of one session have spent so far; ``model`` and ``error_type`` are the last that it told."""
 
     def __init__(self) -> None:
         self.model: str | None = None
@@ -76,17 +89,18 @@ class Spending:
             case _:
                 pass
 
-    def request(self, parent_span_id: str, attributes: Mapping[str, Any]) -> None:
-        """A model request has ended, under a turn or under a subagent's call."""
+    def request(self, parent_span_id: str, attributes: Mapping[str, Any]) -> bool:
+        """Add a model request under a turn or a subagent's call; return whether its turn is unfinished."""
         for _ in range(_MAX_DEPTH):
             if parent_span_id in self._turns:
                 self._unpriced.append((parent_span_id, request_of(attributes)))
                 if len(self._unpriced) >= MAX_UNPRICED:
                     self._price()
-                return
+                return True
             if (above := self._parents.get(parent_span_id)) is None:
-                return
+                return False
             parent_span_id = above
+        return False
 
     def _price(self) -> None:
         """Add what waits to the turns that are still without a result."""
@@ -95,11 +109,10 @@ class Spending:
                 of.add(priced(request))
         self._unpriced.clear()
 
-    def take(self) -> Iterator[Unfinished]:
+    def so_far(self) -> Iterator[Unfinished]:
         """Yield the turns that have no result and did spend something."""
         self._price()
         for span_id, of in self._turns.items():
             if of.parts:
                 nano = sum(part.nano for part in of.parts)
                 yield Unfinished(of.trace_id, span_id, of.turn, TurnCost(nano, tuple(of.parts), True))
-        self._turns.clear()

@@ -2,8 +2,8 @@
 
 A turn is known by its session and its span, so that one that is told again is not counted again. Money is whole
 1e-9 US dollars: sums are exact. The time is the host's, as a sandbox's clock could move a cost to another month.
-A turn that began and was never told to have ended is written when its session ends, as an estimate: what its model
-requests cost at list price, as far as their spans came. The turn's own result takes its place if it comes after all.
+A turn that has begun is written as an estimate with each of its model requests, as this process may be killed: their
+cost at list price, as far as their spans came. The turn's own result takes the place of the estimate.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from agent_runner.contract.protocol import AnyEvent, Result
 from agent_runner.contract.sanitize import single_line
 from host_client.telemetry.turns import MAX_COST_USD, NANO, TurnCost, turn_of
 
-from ._ledger_file import BY, By, LedgerEntry, LedgerError, Total, open_to_write, sums, write
-from ._unfinished import TELLING, Spending
+from ._ledger_file import BY, NOTHING, By, LedgerEntry, LedgerError, Total, open_to_write, sums, write
+from ._unfinished import TELLING, Spending, parent_of_request
 
 if TYPE_CHECKING:
     from host_client.telemetry.tail.pipeline import Who
@@ -56,7 +56,7 @@ class Ledger:
         self.lost = 0
         self.disagreements = 0
         self._clock = clock
-        self._sessions: OrderedDict[str, Spending] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[Who, Spending]] = OrderedDict()
         self._pending: deque[LedgerEntry] = deque()
         self._connection: sqlite3.Connection | None = None
         self._mutex = threading.Lock()
@@ -72,13 +72,14 @@ class Ledger:
 
     def observe_span(self, span: EndedSpan) -> None:
         """Take note of a model request, for a turn that may never have a result."""
-        if not span.name.startswith("chat"):  # by which it is known: to read attributes costs more
+        if (parent := parent_of_request(span)) is None:
             return
-        attributes, parent = span.attributes or {}, span.parent
-        if parent is None or attributes.get("gen_ai.operation.name") != "chat":
+        attributes = span.attributes or {}
+        who, session = self._sessions.get(str(attributes.get("session.id")), (None, None))
+        if who is None or session is None or not session.request(parent, attributes):
             return
-        if (session := self._sessions.get(str(attributes.get("session.id")))) is not None:
-            session.request(f"{parent.span_id:016x}", attributes)
+        if not self._pending:  # a file that cannot be written leaves room for turns with a result
+            self._estimate(who, session)
 
     def recall_span(self, span: EndedSpan) -> None:
         """Take note of it as if it was new: an estimate is of all requests of its turn, whoever saw them."""
@@ -94,28 +95,33 @@ class Ledger:
             self.record(event, who)
         if type(event) not in TELLING:
             return
-        if (session := self._sessions.get(who.session_id)) is None:
-            session = self._sessions[who.session_id] = Spending()
+        if (known := self._sessions.get(who.session_id)) is None:
+            known = self._sessions[who.session_id] = who, Spending()
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
-        session.observe(event)
+        known[1].observe(event)
 
     def end(self, who: Who) -> None:
-        """A session has ended: what its unfinished turns have cost is estimated."""
-        if (session := self._sessions.pop(who.session_id, None)) is None:
-            return
-        for left in session.take():
-            if left.figures.nano > MAX_COST_USD * NANO:
-                self._lose(1, f"an estimate of {left.figures.nano / NANO} US dollars")
-                continue
+        """Write the last estimate of a session's unfinished turns: the session has ended."""
+        if (known := self._sessions.pop(who.session_id, None)) is not None:
+            self._estimate(who, known[1], is_last=True)
+
+    def _estimate(self, who: Who, session: Spending, *, is_last: bool = False) -> None:
+        """Write what the unfinished turns of a session have cost so far."""
+        for left in session.so_far():
+            figures = left.figures
+            if figures.nano > MAX_COST_USD * NANO:
+                if is_last:
+                    self._lose(1, f"an estimate of {figures.nano / NANO} US dollars")
+                figures = NOTHING
             about = (left.span_id, left.trace_id, left.turn)
-            self._take(self._entry(who, *about, session.error_type, True, left.figures))
+            self._take(self._entry(who, *about, session.error_type, True, figures))
 
     def record(self, event: Result, who: Who) -> None:
         """Write a turn that ended; once, however often it is told."""
-        session = self._sessions.get(who.session_id)
+        known = self._sessions.get(who.session_id)
         try:
-            figures = turn_of(event.data, session.model if session is not None else None)
+            figures = turn_of(event.data, known[1].model if known is not None else None)
         except ValueError as error:
             self._lose(1, str(error))
             return

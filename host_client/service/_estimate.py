@@ -1,0 +1,32 @@
+"""Estimates what a session's last turn cost when its runner never told, from what the store has of the session."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent_runner.contract.protocol import AnyEvent, Result, ToolUse, TurnStart, decode_event
+from host_client.store.base import Store, StoredSession
+
+from ._kept import RELAYED
+
+
+async def estimated_usd(store: Store, stored: StoredSession) -> float:
+    """Return the cost of the session's unfinished turn in US dollars, by its model requests at list price."""
+    from host_client.telemetry.costs.estimate import unfinished_usd  # OpenTelemetry: not with telemetry off
+
+    session_id = stored.record.id
+    events = await _turns(store, session_id)
+    relayed = [each[1:].decode() async for each in store.spans(session_id) if each.startswith(RELAYED)]
+    trace_ids = frozenset((stored.record.root.trace_id, *(stored.state.whereabouts or {}).get("trace_ids", ())))
+    return await asyncio.to_thread(unfinished_usd, events, relayed, trace_ids)
+
+
+async def _turns(store: Store, session_id: str) -> list[AnyEvent]:
+    """Return the events of the log that begin and end turns and calls."""
+    events: list[AnyEvent] = []
+    last = 0
+    while entries := await store.read(session_id, last):
+        last = entries[-1].id
+        decoded = (decode_event(entry.data) for entry in entries)
+        events += [event for event in decoded if isinstance(event, TurnStart | ToolUse | Result)]
+    return events
