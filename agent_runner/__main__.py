@@ -26,6 +26,7 @@ from .wire import Outlet, claim_stdio
 
 if TYPE_CHECKING:
     from .metering import Meter
+    from .model_access import ModelAccess
 
 EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
@@ -198,7 +199,7 @@ async def _run(
     access = ModelAccess(environ)
     try:
         if config.gateway:
-            environ = await _behind_gateway(environ, events, meter)
+            environ = await _behind_gateway(environ, events, meter, access)
         this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
         return misconfigured(events, str(error))
@@ -215,7 +216,9 @@ async def _run(
     return await this.main()
 
 
-async def _behind_gateway(environ: Mapping[str, str], events: Events, meter: Meter | None) -> dict[str, str]:
+async def _behind_gateway(
+    environ: Mapping[str, str], events: Events, meter: Meter | None, access: ModelAccess
+) -> dict[str, str]:
     """Start the gateway, which ends with this process; return the environment of a CLI behind it."""
     from .gateway import Gateway, credential, forget_credentials  # most runs do without
     from .privileges import hide_memory
@@ -223,7 +226,7 @@ async def _behind_gateway(environ: Mapping[str, str], events: Events, meter: Met
     key = credential(environ)
     forget_credentials(os.environ)  # the SDK hands all of it down
     hide_memory()
-    gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter)
+    gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
     await gateway.start()
     return gateway.environment(environ)
 
