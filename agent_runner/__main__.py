@@ -26,6 +26,7 @@ from .contract.trace_context import TraceContext, baggage_from_environment, from
 
 if TYPE_CHECKING:
     from ._metering import Meter
+    from ._model_access import ModelAccess
 
 EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
@@ -191,7 +192,7 @@ async def _run(
     access = ModelAccess(environ)
     try:
         if config.gateway:
-            environ = await _behind_gateway(environ, events, meter)
+            environ = await _behind_gateway(environ, events, meter, access)
         this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
         return misconfigured(events, str(error))
@@ -208,7 +209,9 @@ async def _run(
     return await this.main()
 
 
-async def _behind_gateway(environ: Mapping[str, str], events: Events, meter: Meter | None) -> dict[str, str]:
+async def _behind_gateway(
+    environ: Mapping[str, str], events: Events, meter: Meter | None, access: ModelAccess
+) -> dict[str, str]:
     """Start the gateway, which ends with this process; return the environment of a CLI behind it."""
     from ._gateway import Gateway, credential, forget_credentials  # most runs do without
     from ._privileges import hide_memory
@@ -216,7 +219,7 @@ async def _behind_gateway(environ: Mapping[str, str], events: Events, meter: Met
     key = credential(environ)
     forget_credentials(os.environ)  # the SDK hands all of it down
     hide_memory()
-    gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter)
+    gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
     await gateway.start()
     return gateway.environment(environ)
 

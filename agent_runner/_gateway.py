@@ -20,8 +20,9 @@ import uvicorn
 
 from ._config import ConfigError
 from ._metering import Meter, MeteredAnswer
+from ._model_access import ModelAccess
 from .contract.classify import BUDGET_SPENT
-from .contract.credentials import API, BASE_URL, CREDENTIALS
+from .contract.credentials import API, BASE_URL, CREDENTIALS, REFUSED
 from .contract.protocol import to_json
 
 MAX_BODY = 32 * 1024 * 1024
@@ -41,6 +42,8 @@ _HOP_BY_HOP = frozenset(
 _NOT_SENT_ON = _HOP_BY_HOP | {b"host", b"authorization", b"x-api-key", b"cookie", b"accept-encoding", b"expect"}
 # A cookie or a redirect would be for the runner, and the CLI is not to act in its place.
 _NOT_SENT_BACK = _HOP_BY_HOP | {b"set-cookie", b"location"}
+
+_ASK_NO_MORE = (b"x-should-retry", b"false")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -87,6 +90,8 @@ class Refusal(NamedTuple):
     status: int
     kind: str
     message: str
+    is_final: bool = False
+    """Asking again cannot help."""
 
 
 _NO_TOKEN = Refusal(401, "authentication_error", "this gateway takes the run's own token only")
@@ -101,11 +106,18 @@ _UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so th
 class Gateway:
     """The gateway of one run, as an asynchronous context manager. `url` and `token` are what the CLI gets."""
 
-    def __init__(self, key: Credential, tell: Callable[[str], None], meter: Meter | None = None) -> None:
-        """``tell`` takes remarks for the run's log; each kind is told once."""
+    def __init__(
+        self,
+        key: Credential,
+        tell: Callable[[str], None],
+        meter: Meter | None = None,
+        access: ModelAccess | None = None,
+    ) -> None:
+        """``tell`` takes remarks for the run's log; each kind is told once. ``access`` tells why nothing is reached."""
         self._key = key
         self._tell = tell
         self._meter = meter
+        self._access = access
         self._told: set[str] = set()
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self.token = secrets.token_urlsafe(32)
@@ -226,13 +238,19 @@ class Gateway:
             await self._refuse(_TOO_LARGE, request, send)
         finally:
             leaving.cancel()
+            if self._access is not None and exchange.answering:
+                self._access.reached()
 
     async def _failed(self, error: httpx.HTTPError, exchange: _Exchange, request: _Request, send: Send) -> None:
         what = f"the model's API at {httpx.URL(self._key.base_url).host}: {type(error).__name__}"
         if exchange.answering:
             raise _CutError(what) from error  # the server drops the connection: a cut for us is a cut for the CLI
-        slow = isinstance(error, httpx.TimeoutException)
-        await self._refuse(Refusal(504 if slow else 502, "api_error", what), request, send)
+        if self._access is not None and isinstance(error, httpx.ConnectError):
+            await self._access.look()
+            what = self._access.problem or what
+        status = 504 if isinstance(error, httpx.TimeoutException) else 502
+        is_final = self._access is not None and self._access.is_hopeless
+        await self._refuse(Refusal(status, "api_error", what, is_final), request, send)
 
 
 def _listening() -> socket.socket:
@@ -355,6 +373,8 @@ class _Exchange:
             for name, value in response.headers.raw
             if name.lower() not in _NOT_SENT_BACK and not key.stands_in(value)
         ]
+        if response.status_code in REFUSED:
+            headers.append(_ASK_NO_MORE)
         self.answering = True
         await self._give({"type": "http.response.start", "status": response.status_code, "headers": headers})
         async for chunk in response.aiter_raw():
@@ -373,12 +393,13 @@ class _Exchange:
             await self._send(message)
 
 
-async def _whole(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def _whole(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def _error(send: Send, refused: Refusal) -> None:
     error = {"type": "error", "error": {"type": refused.kind, "message": refused.message}}
-    await _whole(send, refused.status, to_json(error))
+    more = (_ASK_NO_MORE,) if refused.is_final else ()
+    await _whole(send, refused.status, to_json(error), *more)

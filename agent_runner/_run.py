@@ -88,6 +88,7 @@ class Run:
         self._environ = environ
         self._transport = transport
         self._meter = meter
+        self._access = access or ModelAccess(environ)
         self.spans = Spans(common_attributes(config))
         self._translator = Translator(
             events,
@@ -96,7 +97,7 @@ class Run:
             sanitize=sanitizer_of(config, config.content),
             sanitize_tools=sanitizer_of(config, config.tool_content),
             resumed=config.resume is not None,
-            access=access or ModelAccess(environ),
+            access=self._access,
         )
         self._first_span_id = self.spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
@@ -285,6 +286,8 @@ class Run:
         """Take the agent's messages, to the end of the CLI."""
         try:
             async for message in self._client.receive_messages():
+                if _is_unanswered(message):
+                    await self._access.look()
                 if not self._take(message):
                     return
         except Exception as error:  # the SDK raises bare exceptions too
@@ -305,6 +308,8 @@ class Run:
         match message:
             case ResultMessage():
                 self._changed.set()
+            case SystemMessage(subtype="api_retry"):
+                self._give_up()
             case SystemMessage() if message.subtype != "status":
                 self._changed.set()
             case SystemMessage() if self._interrupt_early:
@@ -312,6 +317,13 @@ class Run:
             case _:
                 pass  # begins and ends no turn, and there are many of them
         return True
+
+    def _give_up(self) -> None:
+        """End the turn where the CLI would ask the model again and that cannot help."""
+        turn = self._translator.turn
+        if turn is not None and turn.given_up is not None and not turn.interrupted:
+            self._permissions.cancel_all()
+            self._spawn(self._interrupt_cli())
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None and not self._leaving:
@@ -433,6 +445,17 @@ class Run:
             self._flush_timer = None
         if spans := self.spans.take_ended():
             self._sink.export(spans)
+
+
+def _is_unanswered(message: Message) -> bool:
+    """Whether the CLI tells of a request that got no answer; it does not tell why."""
+    match message:
+        case SystemMessage(subtype="api_retry"):
+            return message.data.get("error_status") is None
+        case ResultMessage(is_error=True, terminal_reason="api_error"):
+            return message.api_error_status is None
+        case _:
+            return False
 
 
 def common_attributes(config: Config) -> dict[str, Value]:

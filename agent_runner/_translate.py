@@ -35,10 +35,9 @@ from claude_agent_sdk import (
 
 from ._events import Events
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
-from ._model_access import ModelAccess
+from ._model_access import ModelAccess, Verdict
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
-from .contract.credentials import REFUSED
 from .contract.protocol import (
     ErrorData,
     ErrorType,
@@ -94,6 +93,8 @@ class TurnState:
     interrupted: bool = False
     requested: bool = False
     error_type: ErrorType | None = None
+    given_up: Verdict | None = None
+    """Why the model is not asked again: the CLI has to be interrupted."""
 
 
 @dataclass(slots=True)
@@ -257,14 +258,17 @@ class Translator:
 
     def _retry(self, data: dict[str, Any]) -> None:
         lane = self._lane(None)
+        status, attempt = data.get("error_status"), data.get("attempt")
+        if self.turn is not None and isinstance(attempt, int):
+            self.turn.given_up = self.turn.given_up or self.access.verdict(status, attempt)
         if lane is not None and lane.chat is not None:
-            status = data.get("error_status")
             failure = classify(status=status, label=data.get("error"), no_response=status is None or None)
             about = genai.retry(data, failure.error_type)
             lane.chat.add_event("api_retry", self.spans.clock(), about)
             answered = f"answered {status}" if status else "did not answer"
             delay = about.get("retry.delay_ms")
-            again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) else ""
+            is_last = self.turn is not None and self.turn.given_up is not None
+            again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) and not is_last else ""
             text = f"the model {answered} ({failure.error_type}), attempt {about.get('retry.attempt', '?')}{again}"
             self.events.emit(LogData(stream="runner", text=text), lane.chat)
 
@@ -504,8 +508,8 @@ class Translator:
         turn = self.turn
         if turn is None:
             return
-        failure = _failure_of(message, turn) if message.is_error else None
-        advice = self._advice(message)
+        verdict = self._verdict(message, turn) if message.is_error else None
+        failure = verdict.failure if verdict else _failure_of(message, turn) if message.is_error else None
         self._end_tools(turn, failure)
         lane = self._lanes.pop(None, None)
         if lane is not None and lane.chat is not None:
@@ -517,7 +521,7 @@ class Translator:
         usage = model_usage(message.model_usage or {})
         used, self.usage_before = used_since(usage, self.usage_before), {**self.usage_before, **usage}
         if failure is not None:
-            text = advice or error_text(message)
+            text = verdict.message if verdict else error_text(message)
             turn.span.fail(failure.error_type, text)
             if failure.error_type != "cancelled":
                 data = ErrorData(error_type=failure.error_type, message=text, retryable=failure.retryable)
@@ -526,15 +530,17 @@ class Translator:
         if message.result is not None:
             genai.set_output(turn.span, message.result, self.sanitize)
         error_type = failure.error_type if failure is not None else None
-        told = replace(message, result=advice) if advice is not None else message
+        told = replace(message, result=verdict.message) if verdict else message
         self.events.emit(result_data(told, turn.number, cost, total, used, error_type), turn.span)
         self._finish(turn, error_type)
 
-    def _advice(self, message: ResultMessage) -> str | None:
-        """Return why a turn failed, and what to check; None where the CLI's own words have to do."""
-        if message.api_error_status in REFUSED:
-            return self.access.key_refused(message.api_error_status, error_text(message))
-        return None
+    def _verdict(self, message: ResultMessage, turn: TurnState) -> Verdict | None:
+        """Return why a turn failed, where we can advise better than the CLI."""
+        if turn.interrupted:
+            return None
+        if turn.given_up is None and message.terminal_reason == "api_error":
+            return self.access.last_word(message.api_error_status, error_text(message))
+        return turn.given_up
 
     def _finish(self, turn: TurnState, error_type: ErrorType | None) -> None:
         self.spans.close(turn.span)

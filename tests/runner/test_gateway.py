@@ -272,6 +272,20 @@ async def _whole(_asked: Asked, wire: Wire) -> None:
     await wire.whole(b"{}")
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [("401 Unauthorized", "false"), ("403 Forbidden", "false"), ("429 Too Many Requests", None), ("529 Busy", None)],
+)
+async def test_only_a_refused_key_is_told_not_to_be_tried_again(status: str, told: str | None) -> None:
+    async def answer(_asked: Asked, wire: Wire) -> None:
+        await wire.whole(b"{}", status)
+
+    async with front(answer) as this:
+        response = await this.client.post(MESSAGES, content=b"{}")
+        assert response.headers.get("x-should-retry") == told
+
+
 # -- how an answer passes -------------------------------------------------------------------------
 
 

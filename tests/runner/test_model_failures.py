@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from urllib.parse import SplitResult, urlsplit
 
 import pytest
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, ERROR, OK, Lab
+from tests.support.runs import CHAT, ERROR, OK, WAIT_SECONDS, Lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -129,8 +133,87 @@ def test_a_refused_connection_is_a_network_error(make_lab: MakeLab) -> None:
     assert done.types == ["start", "turn_start", "log", "error", "result", "end"]
     assert done.one(protocol.Log).data.text.startswith("the model did not answer (network), attempt 1")
     assert done.tree == [["agent.execute !network", [f"{CHAT} !network"]]]
-    assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("network", True)
+    assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("network", False)
     assert [attributes["error.type"] for _, attributes in done.span(CHAT).events] == ["network"]
+
+
+NO_HOST = ".".join(["a" * 60] * 5)
+"""A name that is too long for DNS, which no resolver asks anybody for."""
+
+
+@pytest.mark.parametrize("gateway", ["on", "off"])
+@pytest.mark.parametrize("host", ["127.0.0.1", NO_HOST])
+def test_a_model_that_cannot_be_reached_is_given_up_soon(make_lab: MakeLab, host: str, gateway: str) -> None:
+    lab = make_lab("conversations: {main: {replies: []}}")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        url = f"http://{host}:{port}"
+        done = lab.run("--prompt", "go", "--gateway", gateway, env={"ANTHROPIC_BASE_URL": url})
+    why = f"{host} refuses connections on port {port}" if host == "127.0.0.1" else f"there is no host {host[:100]}"
+    message = f"the model cannot be reached: {why}. Check ANTHROPIC_BASE_URL"
+    error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
+    assert (error.error_type, error.message, error.retryable) == ("network", message, False)
+    assert (result.error_type, result.result) == ("network", message)
+    assert done.tree == [["agent.execute !network", [f"{CHAT} !network"]]]
+    assert done.exit_code == 1
+    assert 1 <= len(done.span(CHAT).events) <= 5, "of the 10 attempts that the CLI would make"
+
+
+@pytest.mark.parametrize(("gateway", "requests"), [("on", 1), ("off", 2)])
+def test_a_refused_key_is_not_tried_again_and_again(make_lab: MakeLab, gateway: str, requests: int) -> None:
+    lab = make_lab("conversations: {main: {replies: [{fail: [{status: 401, times: 99}]}]}}")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
+    assert done.one(protocol.Error).data.message.startswith("the model's API refused the key (HTTP 401")
+    assert done.tree == [["agent.execute !authentication", [f"{CHAT} !authentication"]]]
+    assert len(lab.model.requests) == requests
+    assert done.exit_code == 1
+
+
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_a_model_that_is_back_in_time_is_asked_again(make_lab: MakeLab, gateway: str) -> None:
+    lab = make_lab("conversations: {main: {replies: [{text: Back.}]}}")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        runner = lab.start("--prompt", "go", "--gateway", gateway, env={"ANTHROPIC_BASE_URL": url})
+        runner.until(protocol.Log, lambda log: "attempt 1" in log.data.text)
+        with forwarding(closed, urlsplit(lab.model.url)):
+            done = runner.finish()
+    assert done.one(protocol.Text).data.text == "Back."
+    assert done.exit_code == 0
+
+
+@contextmanager
+def forwarding(bound: socket.socket, to: SplitResult) -> Generator[None]:
+    """Listen on a bound socket and pass on what comes."""
+    bound.listen()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, here = await asyncio.open_connection(to.hostname, to.port)
+        await asyncio.wait(
+            [asyncio.ensure_future(copy(*pair)) for pair in ((reader, here), (there, writer))],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        for end in (here, writer):
+            end.close()
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            target.write(data)
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(pass_on, sock=bound))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(WAIT_SECONDS)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
 
 
 def test_a_model_that_does_not_answer_is_a_timeout(make_lab: MakeLab) -> None:
