@@ -29,7 +29,7 @@ _PORTS = {"http": 80, "https": 443}
 _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
 
 
-class Verdict(NamedTuple):
+class ModelVerdict(NamedTuple):
     """Why the model is not asked again."""
 
     failure: Failure
@@ -54,21 +54,21 @@ class ModelAccess:
         self._clock = clock
         self._since = 0.0
 
-    def verdict(self, status: int | None, attempt: int) -> Verdict | None:
+    def verdict(self, status: int | None, attempt: int) -> ModelVerdict | None:
         """Return why the CLI should not ask again; None where that may help. ``status`` is None without an answer."""
         if status in REFUSED and attempt >= REFUSED_AT:
-            return Verdict(Failure("authentication", False), key_refused(status, "", self._environ))
+            return ModelVerdict(Failure("authentication", False), key_refused(status, "", self._environ))
         if status is None and self.problem is not None and self.is_hopeless:
-            return Verdict(Failure("network", False), self.problem)
+            return ModelVerdict(Failure("network", False), self.problem)
         return None
 
-    def last_word(self, status: int | None, said: str) -> Verdict | None:
+    def last_word(self, status: int | None, said: str) -> ModelVerdict | None:
         """Return what is wrong where the CLI has given up by itself, saying so; None where its words have to do."""
         if status in REFUSED:
-            return Verdict(Failure("authentication", False), key_refused(status, said, self._environ))
+            return ModelVerdict(Failure("authentication", False), key_refused(status, said, self._environ))
         # With a status it is our gateway that answered, and in these words.
         if self.problem is not None and (status is None or self.problem in said):
-            return Verdict(Failure("network", False), self.problem)
+            return ModelVerdict(Failure("network", False), self.problem)
         return None
 
     @property

@@ -35,7 +35,7 @@ from claude_agent_sdk import (
 
 from ._events import Events
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
-from ._model_access import ModelAccess, Verdict
+from ._model_access import ModelAccess, ModelVerdict
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
 from .contract.protocol import (
@@ -93,7 +93,7 @@ class TurnState:
     interrupted: bool = False
     requested: bool = False
     error_type: ErrorType | None = None
-    given_up: Verdict | None = None
+    given_up: ModelVerdict | None = None
     """Why the model is not asked again: the CLI has to be interrupted."""
 
 
@@ -534,7 +534,7 @@ class Translator:
         self.events.emit(result_data(told, turn.number, cost, total, used, error_type), turn.span)
         self._finish(turn, error_type)
 
-    def _verdict(self, message: ResultMessage, turn: TurnState) -> Verdict | None:
+    def _verdict(self, message: ResultMessage, turn: TurnState) -> ModelVerdict | None:
         """Return why a turn failed, where we can advise better than the CLI."""
         if turn.interrupted:
             return None
