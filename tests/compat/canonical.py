@@ -5,8 +5,8 @@ How spans are grouped under resources and scopes, and in which order attributes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -45,6 +45,22 @@ def by_id(spans: Sequence[Json]) -> dict[str, Json]:
 def readable_spans(spans: Sequence[ReadableSpan]) -> list[Json]:
     """Return spans of OpenTelemetry's SDK, as its own encoder has them."""
     return spans_of(encode_spans(spans).SerializeToString())
+
+
+def differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yield, a line for each, where a value of JSON differs from what it was."""
+    match then, now:
+        case dict(), dict():
+            old, new = cast("Json", then), cast("Json", now)
+            for name in sorted({*old, *new}):
+                yield from differences(old.get(name), new.get(name), f"{path}.{name}")
+        case list(), list() if len(cast("list[Any]", then)) == len(cast("list[Any]", now)):
+            for number, (old, new) in enumerate(zip(cast("list[Any]", then), cast("list[Any]", now), strict=True)):
+                yield from differences(old, new, f"{path}[{number}]")
+        case _ if then != now:
+            yield f"{path}: was {str(then)[:300]!r}, is {str(now)[:300]!r}"
+        case _:
+            pass
 
 
 _MOMENTS = ("start_time_unix_nano", "time_unix_nano")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ STORES = "stores/contents.json.gz"
 REST = "stores/rest.json.gz"
 PUBLIC = "public.json"
 SANDBOXES = "sandboxes.json.gz"
+RELAY, RELAYED = "relay/inputs.jsonl.xz", "relay/outputs.json.xz"
 RUNS, PLAYED = "runs", "played.json.gz"
 SPOOL, DELIVERED = "telemetry/spool", "telemetry/delivered.json.gz"
 LEDGER, COSTS = "telemetry/ledger", "telemetry/costs.json.gz"
@@ -88,6 +90,16 @@ def write(name: str, content: bytes) -> None:
 def write_gzip(name: str, content: bytes) -> None:
     """Pack a file; the same content gives the same bytes."""
     write(name, gzip.compress(content, 9, mtime=0))
+
+
+def read_xz(name: str) -> bytes:
+    """Return the content of a file that is packed as small as may be."""
+    return lzma.decompress((FIXTURES / name).read_bytes())
+
+
+def write_xz(name: str, content: bytes) -> None:
+    """Pack a file as small as may be."""
+    write(name, lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
 
 
 def write_text(name: str, value: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.compat.recorders import imports, runs, sandboxes, stores, telemetry
+from tests.compat.recorders import imports, relay, runs, sandboxes, stores, telemetry
 
 COMMIT = "f6f5305"
 RECORDERS: dict[str, Callable[[], None]] = {
     "imports": imports.record,
+    "relay": relay.record,
     "runs": runs.record,
     "sandboxes": sandboxes.record,
     "stores": stores.record,

@@ -14,7 +14,13 @@ from tests.compat.files import FIXTURES, RUNS, read_lines
 
 Json = dict[str, Any]
 
-NAMES = tuple(sorted(path.name.partition(".")[0] for path in (FIXTURES / RUNS).glob("*.jsonl.gz")))
+
+def recorded_names() -> tuple[str, ...]:
+    """Return the names of the recorded runs."""
+    return tuple(sorted(path.name.partition(".")[0] for path in (FIXTURES / RUNS).glob("*.jsonl.gz")))
+
+
+NAMES = recorded_names()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from e2b import Sandbox
@@ -73,8 +73,7 @@ def start(lab: E2BLab, sandbox: Sandbox, process: Json) -> Any:
     if "ANTHROPIC_BASE_URL" in envs:
         envs["ANTHROPIC_BASE_URL"] = lab.model.url
     about: Any = {"envs": envs, "user": process["user"], "cwd": process["cwd"], "stdin": process["stdin"]}
-    handle: Any = sandbox.commands.run(command, background=True, timeout=0, **about)
-    return handle
+    return cast("Any", sandbox.commands).run(command, background=True, timeout=0, **about)
 
 
 def leave_paused(lab: E2BLab, session: Json) -> str:

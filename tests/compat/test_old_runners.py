@@ -8,6 +8,8 @@ from tests.compat.files import PLAYED, read_json
 from tests.compat.playing import play_all, play_alone
 from tests.compat.recordings import NAMES, Json, load
 
+pytestmark = pytest.mark.timeout(240)
+
 
 @pytest.fixture(scope="module")
 def played() -> Json:

@@ -1,0 +1,59 @@
+"""Of 2,000 recorded and hostile telemetry events each destination gets what it got of f6f5305, field for field."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.compat.canonical import differences
+from tests.compat.files import RELAY, RELAYED, read_xz
+from tests.compat.recordings import Json
+from tests.compat.relaying import relayed, relayed_sanitized
+
+pytestmark = pytest.mark.timeout(600)
+
+DESTINATIONS = ("otlp", "langfuse", "custom")
+SHOWN = 20
+"""Most differences that a failure tells."""
+
+
+@pytest.fixture(scope="module")
+def inputs() -> list[tuple[str, str]]:
+    """What each input is about, and its base64."""
+    return [tuple(json.loads(line)) for line in read_xz(RELAY).split(b"\n") if line]
+
+
+@pytest.fixture(scope="module")
+def before() -> Json:
+    """What f6f5305's host made of them."""
+    return json.loads(read_xz(RELAYED))
+
+
+@pytest.fixture(scope="module")
+def now(inputs: list[tuple[str, str]]) -> Json:
+    """What today's host makes of them."""
+    return {"whole": relayed([otlp for _, otlp in inputs]), "sanitized": relayed_sanitized(inputs)}
+
+
+def test_there_are_two_thousand_inputs_and_most_of_them_bring_something(
+    inputs: list[tuple[str, str]], before: Json
+) -> None:
+    assert len(inputs) == 2000
+    assert len(before["whole"]["refused"]) < 500
+    assert len(before["whole"]["otlp"]) > 2000
+
+
+@pytest.mark.parametrize("how", ["whole", "sanitized"])
+def test_the_same_inputs_are_refused(inputs: list[tuple[str, str]], before: Json, now: Json, how: str) -> None:
+    # The words may be others.
+    then, today = ({int(number) for number in each[how]["refused"]} for each in (before, now))
+    about = {number: inputs[number][0] for number in then ^ today} if how == "whole" else {}
+    assert today == then, about
+
+
+@pytest.mark.parametrize("destination", DESTINATIONS)
+@pytest.mark.parametrize("how", ["whole", "sanitized"])
+def test_a_destination_gets_the_same_spans_field_for_field(before: Json, now: Json, how: str, destination: str) -> None:
+    then, today = (json.loads(json.dumps(each[how][destination])) for each in (before, now))
+    assert list(differences(then, today))[:SHOWN] == []
