@@ -1,0 +1,7 @@
+"""What users of commit f6f5305 have on disk, in Redis and in E2B works with today's code.
+
+The files in ``fixtures/`` were recorded by the code of f6f5305, the last commit before the packages were laid out anew.
+The recorders ran on that code alone and are in the history (``tests/compat/recorders``, last in commit 612c9c5). Files
+recorded by later code would only show that the code agrees with itself, so they are never recorded again. A later
+format gets further files beside these.
+"""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from host_client import events as p
-from host_client.telemetry import TelemetryConfig, endpoints, initialize_telemetry
+from host_client.telemetry import TelemetryConfig, initialize_telemetry
+from host_client.telemetry.export import endpoints
 from tests.compat.canonical import readable_spans, spans_of
 from tests.compat.player import Played
 from tests.compat.playing import Collected, opened
