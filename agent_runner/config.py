@@ -35,6 +35,7 @@ class Config:
     permission_mode: str = "default"
     max_turns: int | None = None
     max_budget_usd: float | None = None
+    max_retries: int | None = None
     resume: str | None = None
     approval_timeout: float = 300.0
     journal: str | None = None
@@ -121,6 +122,12 @@ def _count(value: str) -> int:
     return _number(value, int, "a whole number above 0")
 
 
+def _retries(value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError("takes a whole number of 0 or more")
+    return int(value)
+
+
 def _amount(value: str) -> float:
     return _number(value, float, "a number above 0")
 
@@ -154,6 +161,7 @@ SETTINGS = (
     Setting("permission_mode", _one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
     Setting("max_turns", _count, "Most model requests of a turn that may follow tool calls."),
     Setting("max_budget_usd", _amount, "Most the conversation may cost, in US dollars."),
+    Setting("max_retries", _retries, "Most times a failed model request is sent again. Default: the CLI's own, 10."),
     Setting("resume", _text, "Claude's session id of the conversation to go on with."),
     Setting("approval_timeout", _amount, "Seconds a person has to answer; then the call is denied. Default: 300."),
     Setting("journal", _text, "File that every event with a seq is appended to. Must not hold events yet."),

@@ -57,7 +57,7 @@ def agent_options(
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
         mcp_servers=cast("Any", _mcp_servers(config)),
         strict_mcp_config=True,
-        env=_environment(environ, context),
+        env=_environment(config, environ, context),
         cli_path=config.cli_path,
         user=config.user,
         can_use_tool=can_use_tool,
@@ -69,7 +69,7 @@ def agent_options(
     )
 
 
-def _environment(environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:
+def _environment(config: Config, environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:
     env = {
         **environ,
         "CLAUDE_CONFIG_DIR": str(config_directory(environ)),
@@ -79,6 +79,8 @@ def _environment(environ: Mapping[str, str], context: TraceContext) -> dict[str,
         "TRACEPARENT": context.traceparent,
         "TRACESTATE": context.tracestate,
     }
+    if config.max_retries is not None:
+        env["CLAUDE_CODE_MAX_RETRIES"] = str(config.max_retries)
     env.pop("CLAUDECODE", None)  # as the SDK does: this CLI runs under no other
     own_telemetry = environ.get("CLAUDE_CODE_ENABLE_TELEMETRY") not in (None, "", "0")
     for name in environ:

@@ -45,6 +45,7 @@ def run(
     attribute: o.Attribute = None,
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
+    max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory that stays (local).")] = None,
@@ -96,6 +97,7 @@ def run(
             attributes=_attributes(attribute),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
+            max_retries=max_retries,
             approval_timeout=approval_timeout,
             resume=resume,
         )
@@ -131,6 +133,7 @@ def resume(
     attribute: o.Attribute = None,
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
+    max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     end: Annotated[
@@ -159,6 +162,7 @@ def resume(
             attributes=_attributes(attribute),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
+            max_retries=max_retries,
             approval_timeout=approval_timeout,
         )
         keep = None if end else PAUSE

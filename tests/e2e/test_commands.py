@@ -321,6 +321,7 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
         (("run", "go", "--attribute", "novalue"), "takes name=value"),
         (("run", "go", "--permission-mode", "yolo"), "host_client run: --permission-mode takes one of"),
         (("run", "go", "--max-budget-usd", "0"), "host_client run: --max-budget-usd takes a number above 0"),
+        (("run", "go", "--max-retries", "-1"), "host_client run: --max-retries takes a whole number of 0 or more"),
         (("run", "go", "--cwd", "/nowhere"), "is not a directory"),
         (("run", "go", "--resume", "x"), "needs --keep"),
         (
@@ -396,6 +397,23 @@ def test_a_key_that_the_model_refuses_is_told_once_and_ends_with_1(tmp_path: Pat
     assert "the model's API refused the key (HTTP 401: that is no key). It is from ANTHROPIC_API_KEY: check" in told
     assert f"a key for {model.url} (ANTHROPIC_BASE_URL)" in told
     assert "set ANTHROPIC_API_KEY" not in told
+
+
+BUSY = """
+    conversations:
+      main:
+        replies:
+          - {fail: [{status: 529, times: 99}], text: Never said.}
+"""
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_busy_model_is_asked_again_as_often_as_the_option_says(tmp_path: Path, times: int) -> None:
+    with ScriptedModel(parse_script(BUSY)) as model:
+        done = piped(tmp_path, "run", "go", "--max-retries", str(times), model=model)
+        assert len(model.requests) == times + 1
+    assert done.returncode == 1
+    assert "overloaded" in done.stdout.decode()
 
 
 def test_a_killed_runner_ends_with_137(tmp_path: Path) -> None:
