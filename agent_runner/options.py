@@ -43,6 +43,7 @@ def agent_options(
     """
     if config.cwd is not None and not Path(config.cwd).is_dir():
         raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: is not a directory")
+    _check_permission_mode(config, environ)
     hook = HookMatcher(hooks=[on_tool_end])
     return ClaudeAgentOptions(
         model=config.model,
@@ -67,6 +68,17 @@ def agent_options(
         max_buffer_size=MAX_MESSAGE,
         stderr=on_stderr,
     )
+
+
+def _check_permission_mode(config: Config, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` where the CLI would end at once, as it lets root bypass permissions in a sandbox only."""
+    is_root = os.getuid() == 0 and config.user is None
+    is_sandbox = environ.get("IS_SANDBOX") == "1" or bool(environ.get("CLAUDE_CODE_BUBBLEWRAP"))
+    if config.permission_mode == "bypassPermissions" and is_root and not is_sandbox:
+        raise ConfigError(
+            "permission mode bypassPermissions: Claude Code does not take it from root. Set IS_SANDBOX=1 if this"
+            " machine is a sandbox that may be damaged, or run as another account"
+        )
 
 
 def _environment(config: Config, environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:

@@ -22,7 +22,8 @@ MODEL_VARIABLES = (
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
     "API_TIMEOUT_MS",
 )
-"""Of the host's own environment only these go into a sandbox."""
+PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
+"""Of the host's own environment only these and the model's go into a sandbox."""
 
 CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 """Those of them that the model's API takes for a key."""
@@ -86,7 +87,7 @@ class AgentOptions:
 def runner_environment(options: AgentOptions, session_id: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a runner: the model's from ``environ``, and every option as ``AGENT_*``."""
     env = {name: environ[name] for name in MODEL_VARIABLES if environ.get(name)}
-    env.update({name: environ[name] for name in ("OTEL_ENABLED", "OTEL_SDK_DISABLED") if environ.get(name)})
+    env.update({name: environ[name] for name in PASSED_ON if environ.get(name)})
     if options.max_retries is not None:  # the CLI's own variable, which runners of every version hand on
         env["CLAUDE_CODE_MAX_RETRIES"] = str(options.max_retries)
     settings: dict[str, object | None] = {

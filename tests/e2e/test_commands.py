@@ -24,6 +24,7 @@ from agent_runner.protocol import decode_event
 from host_client.sandbox.e2b import E2BOptions
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
+from tests.support.account import need_root
 from tests.support.runs import clean_environment
 
 LIMIT = 60.0
@@ -414,6 +415,21 @@ def test_a_busy_model_is_asked_again_as_often_as_the_option_says(tmp_path: Path,
         assert len(model.requests) == times + 1
     assert done.returncode == 1
     assert "overloaded" in done.stdout.decode()
+
+
+def test_root_is_told_how_permissions_can_be_bypassed_and_that_works(tmp_path: Path) -> None:
+    need_root()
+    run = ("run", "go", "--permission-mode", "bypassPermissions")
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        refused = piped(tmp_path, *run, model=model)
+        assert model.requests == []
+        done = piped(tmp_path, *run, model=model, IS_SANDBOX="1")
+    text = " ".join(refused.stdout.decode().split())
+    assert refused.returncode == 2
+    assert "permission mode bypassPermissions: Claude Code does not take it from root. Set IS_SANDBOX=1 if" in text
+    assert "may succeed" not in text
+    assert done.returncode == 0, done.stdout
+    assert "allow by" not in done.stdout.decode()
 
 
 def test_a_killed_runner_ends_with_137(tmp_path: Path) -> None:

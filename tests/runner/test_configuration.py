@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent_runner import protocol
 from agent_runner.config import SETTINGS, Config, ConfigError, Setting, load_config
+from tests.support.account import need_root
 from tests.support.runs import Lab
 
 MakeLab = Callable[[str], Lab]
@@ -144,6 +145,20 @@ def test_a_bad_configuration_is_one_error_event_and_exit_code_2(
     assert (error.error_type, error.retryable) == ("invalid_request", False)
     assert error.message.startswith(why)
     assert done.one(protocol.End).data == protocol.EndData(reason="misconfigured", exit_code=2)
+
+
+def test_root_bypasses_permissions_in_a_sandbox_alone(make_lab: MakeLab) -> None:
+    need_root()
+    lab = make_lab(
+        "conversations: {main: {replies: [{tools: [{name: Bash, input: {command: touch x}}]}, {text: Hi.}]}}"
+    )
+    bypass = ("--prompt", "go", "--permission-mode", "bypassPermissions")
+    refused = lab.run(*bypass)
+    assert (refused.exit_code, refused.types) == (2, ["error", "end"])
+    error = refused.one(protocol.Error).data
+    assert (error.error_type, error.retryable) == ("invalid_request", False)
+    assert "Set IS_SANDBOX=1" in error.message
+    assert lab.run(*bypass, env={"IS_SANDBOX": "1"}).exit_code == 0
 
 
 def run_module(*args: str) -> subprocess.CompletedProcess[str]:
