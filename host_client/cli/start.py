@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,25 +152,23 @@ def resume(
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
-        paused = _paused(session)
         options = AgentOptions(
             model=model,
             allowed_tools=tool_names(allowed_tools),
             disallowed_tools=tool_names(disallowed_tools),
             permission_mode=permission_mode,
-            user_id=paused.user_id or None,
-            tenant_id=paused.tenant_id or None,
             attributes=_attributes(attribute),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
             max_retries=max_retries,
             approval_timeout=approval_timeout,
         )
+        paused = _paused(session)
         keep = None if end else PAUSE
         wish = Wish(kind="e2b", keep=keep, timeout=timeout, keys=_keys(keys, paused), resume=paused.sandbox_id)
         job = Job(
             prompt=prompt,
-            options=options,
+            options=replace(options, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
             place=place_of(wish, os.environ),
             approvals=answers,
             environ={**os.environ, "TRACEPARENT": paused.traceparent, "TRACESTATE": ""},

@@ -353,10 +353,22 @@ def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tupl
     assert "Traceback" not in message
 
 
-def test_a_bad_option_is_told_before_a_missing_key(tmp_path: Path) -> None:
-    done = piped(tmp_path, "run", "go", "--approvals", "maybe", ANTHROPIC_API_KEY="")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("run", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
+        (("run", "go", "--cwd", "/nowhere"), "/nowhere is not a directory"),
+        (("run", "go", "--sandbox", "e2b", "--keys", "pocket"), "--keys takes one of gateway, e2b-secrets, env"),
+        (("run", "go", "--sandbox", "e2b", "--allow-out", "a b"), "--allow-out a b: takes a host"),
+        (("run", "go", "--sandbox", "e2b", "--timeout", "1"), "--timeout takes 10 to 86400 seconds"),
+        (("resume", "0123456789", "go", "--permission-mode", "yolo"), "--permission-mode takes one of"),
+    ],
+)
+def test_a_bad_option_is_told_before_a_missing_key(tmp_path: Path, args: tuple[str, ...], told: str) -> None:
+    done = piped(tmp_path, *args, ANTHROPIC_API_KEY="")
     assert done.returncode == 2
-    assert b"--approvals takes one of ask, auto, deny" in done.stderr
+    assert told in done.stderr.decode()
+    assert b"no key" not in done.stderr
 
 
 def test_without_a_key_for_the_model_nothing_is_started(tmp_path: Path) -> None:
