@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, get_args
 
-from .contract.parsing import count_above_zero, number_above_zero, on_off, one_of, pairs
+from .contract.parsing import count, count_above_zero, number_above_zero, on_off, one_of, pairs
 from .contract.sanitize import Content
 from .contract.tools import PERMISSION_MODES, tool_names
 
@@ -36,6 +36,7 @@ class Config:
     permission_mode: str = "default"
     max_turns: int | None = None
     max_budget_usd: float | None = None
+    max_retries: int | None = None
     resume: str | None = None
     approval_timeout: float = 300.0
     journal: str | None = None
@@ -96,6 +97,7 @@ SETTINGS = (
     RunnerSetting("permission_mode", one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
     RunnerSetting("max_turns", count_above_zero, "Most model requests of a turn that may follow tool calls."),
     RunnerSetting("max_budget_usd", number_above_zero, "Most the conversation may cost, in US dollars."),
+    RunnerSetting("max_retries", count, "Most times a failed model request is sent again. Default: the CLI's own, 10."),
     RunnerSetting("resume", str, "Claude's session id of the conversation to go on with."),
     RunnerSetting(
         "approval_timeout", number_above_zero, "Seconds a person has to answer; then the call is denied. Default: 300."

@@ -43,6 +43,7 @@ def agent_options(
     """
     if config.cwd is not None and not Path(config.cwd).is_dir():
         raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: is not a directory")
+    _check_permission_mode(config, environ)
     hook = HookMatcher(hooks=[on_tool_end])
     return ClaudeAgentOptions(
         model=config.model,
@@ -57,7 +58,7 @@ def agent_options(
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
         mcp_servers=cast("Any", _mcp_servers(config)),
         strict_mcp_config=True,
-        env=_environment(environ, context),
+        env=_environment(config, environ, context),
         cli_path=config.cli_path,
         user=config.user,
         can_use_tool=can_use_tool,
@@ -69,7 +70,18 @@ def agent_options(
     )
 
 
-def _environment(environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:
+def _check_permission_mode(config: Config, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` where the CLI would end at once, as it lets root bypass permissions in a sandbox only."""
+    is_root = os.getuid() == 0 and config.user is None
+    is_sandbox = environ.get("IS_SANDBOX") == "1" or bool(environ.get("CLAUDE_CODE_BUBBLEWRAP"))
+    if config.permission_mode == "bypassPermissions" and is_root and not is_sandbox:
+        raise ConfigError(
+            "permission mode bypassPermissions: Claude Code does not take it from root. Set IS_SANDBOX=1 if this"
+            " machine is a sandbox that may be damaged, or run as another account"
+        )
+
+
+def _environment(config: Config, environ: Mapping[str, str], context: TraceContext) -> dict[str, str]:
     env = {
         **environ,
         "CLAUDE_CONFIG_DIR": str(config_directory(environ)),
@@ -79,6 +91,8 @@ def _environment(environ: Mapping[str, str], context: TraceContext) -> dict[str,
         "TRACEPARENT": context.traceparent,
         "TRACESTATE": context.tracestate,
     }
+    if config.max_retries is not None:
+        env["CLAUDE_CODE_MAX_RETRIES"] = str(config.max_retries)
     env.pop("CLAUDECODE", None)  # as the SDK does: this CLI runs under no other
     own_telemetry = environ.get("CLAUDE_CODE_ENABLE_TELEMETRY") not in (None, "", "0")
     for name in environ:

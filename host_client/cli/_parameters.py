@@ -18,6 +18,7 @@ Download = Annotated[Path | None, typer.Option(help="Folder to copy the working 
 Attribute = Annotated[list[str] | None, typer.Option(help="name=value for every span; repeatable.")]
 MaxBudgetUsd = Annotated[float | None, typer.Option(help="Most it may cost, in US dollars.")]
 MaxTurns = Annotated[int | None, typer.Option(help="Most model requests that may follow tool calls.")]
+MaxRetries = Annotated[int | None, typer.Option(help="Most times a failed model request is sent again. Default: 10.")]
 Approvals = Annotated[str, typer.Option(help="ask, auto or deny.")]
 ApprovalTimeout = Annotated[float, typer.Option(help="Seconds a person has to answer.")]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]

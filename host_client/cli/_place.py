@@ -52,7 +52,7 @@ class Wish:
 
 
 def place_of(wish: Wish, environ: Mapping[str, str]) -> Place:
-    """Return where to run; raise `ConfigurationError` for options that do not fit together."""
+    """Return where to run; raise `ConfigurationError` for options that do not fit together, then for a missing key."""
     if wish.kind not in KINDS:
         raise ConfigurationError(f"--sandbox takes one of {', '.join(KINDS)}")
     if wish.kind == "e2b" or (wish.kind == "auto" and environ.get("E2B_API_KEY")):
@@ -85,14 +85,13 @@ def _local(wish: Wish, environ: Mapping[str, str]) -> Place:
     if wish.cwd is not None and wish.upload is not None:
         raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
     keep = Path(wish.keep) if wish.keep is not None else None
+    sandbox = LocalSandbox(work=wish.cwd, keep=keep)
     if keep is None or not (keep / _LOGIN).is_file():
         check_credential(environ)
-    return Place(LocalSandbox(work=wish.cwd, keep=keep), (LOCAL_WARNING,))
+    return Place(sandbox, (LOCAL_WARNING,))
 
 
 def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
-    if not environ.get("E2B_API_KEY"):
-        raise ConfigurationError("no key for E2B: set E2B_API_KEY (e2b.dev/dashboard), or give --sandbox local")
     if wish.cwd is not None:
         raise ConfigurationError("--cwd is for the local sandbox: --upload copies a folder into one in E2B")
     if wish.keep not in (None, PAUSE):
@@ -108,8 +107,6 @@ def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
         raise ConfigurationError("--secret-name goes with --keys e2b-secrets: other modes take the key from here")
     if wish.secret_name == "":
         raise ConfigurationError("--secret-name takes the name of a secret in E2B")
-    if keys != "e2b-secrets":
-        check_credential({**wish.envs, **environ} if keys == "env" else environ)
     check_destinations(wish.allow_out)
     options = E2BOptions(
         template=wish.template or DEFAULT_TEMPLATE,
@@ -122,6 +119,10 @@ def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
         pause=wish.keep == PAUSE,
         outlives_host=wish.outlives_host,
     )
+    if not environ.get("E2B_API_KEY"):
+        raise ConfigurationError("no key for E2B: set E2B_API_KEY (e2b.dev/dashboard), or give --sandbox local")
+    if keys != "e2b-secrets":
+        check_credential({**wish.envs, **environ} if keys == "env" else environ)
     remark = f"E2B sandbox, template {options.template}{chosen}"
     sandbox = E2BSandbox(options, environ=environ, resume=wish.resume)
     return Place(sandbox, (remark, ENV_WARNING) if keys == "env" else (remark,))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,7 @@ def run(
     attribute: o.Attribute = None,
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
+    max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory that stays (local).")] = None,
@@ -96,6 +98,7 @@ def run(
             attributes=_attributes(attribute),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
+            max_retries=max_retries,
             approval_timeout=approval_timeout,
             resume=resume,
         )
@@ -131,6 +134,7 @@ def resume(
     attribute: o.Attribute = None,
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
+    max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     end: Annotated[bool, typer.Option("--end", help="Remove the sandbox afterwards; default: pause it.")] = False,
@@ -146,24 +150,23 @@ def resume(
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
-        paused = _paused(session)
         options = AgentOptions(
             model=model,
             allowed_tools=tool_names(allowed_tools),
             disallowed_tools=tool_names(disallowed_tools),
             permission_mode=permission_mode,
-            user_id=paused.user_id or None,
-            tenant_id=paused.tenant_id or None,
             attributes=_attributes(attribute),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
+            max_retries=max_retries,
             approval_timeout=approval_timeout,
         )
+        paused = _paused(session)
         keep = None if end else PAUSE
         wish = Wish(kind="e2b", keep=keep, timeout=timeout, keys=_keys(keys, paused), resume=paused.sandbox_id)
         job = Job(
             prompt=prompt,
-            options=options,
+            options=replace(options, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
             place=place_of(wish, os.environ),
             approvals=answers,
             environ={**os.environ, "TRACEPARENT": paused.traceparent, "TRACESTATE": ""},

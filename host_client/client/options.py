@@ -16,6 +16,9 @@ from host_client.errors import ConfigurationError
 from host_client.sandbox import SandboxInfo
 from host_client.telemetry import Who
 
+PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
+"""Variables of the host that go into a sandbox beside the model's."""
+
 ApprovalPolicy = Literal["ask", "auto", "deny"]
 APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
 
@@ -25,6 +28,7 @@ class AgentOptions:
     """What an agent may do and on whose behalf; every field is optional.
 
     ``attributes`` go on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
+    ``max_retries`` is how often a model request that failed is sent again; the CLI's own default is 10.
     """
 
     model: str | None = None
@@ -33,6 +37,7 @@ class AgentOptions:
     permission_mode: str = "default"
     max_turns: int | None = None
     max_budget_usd: float | None = None
+    max_retries: int | None = None
     system_prompt: str | None = None
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -55,6 +60,8 @@ class AgentOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigurationError(f"{name} takes a number above 0")
+        if self.max_retries is not None and self.max_retries < 0:
+            raise ConfigurationError("max_retries takes a whole number of 0 or more")
         for name, value in (*self.attributes.items(), *self.mcp_servers.items()):
             if "," in f"{name}{value}" or "=" in name or not name:
                 raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
@@ -116,7 +123,9 @@ def runner_environment(
 def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the model's variables out of ``environ``, and every option as ``AGENT_*``."""
     env = {name: environ[name] for name in MODEL_VARIABLES if environ.get(name)}
-    env.update({name: environ[name] for name in ("OTEL_ENABLED", "OTEL_SDK_DISABLED") if environ.get(name)})
+    env.update({name: environ[name] for name in PASSED_ON if environ.get(name)})
+    if options.max_retries is not None:  # the CLI's own variable, which runners of every version hand on
+        env["CLAUDE_CODE_MAX_RETRIES"] = str(options.max_retries)
     settings: dict[str, object | None] = {
         "MODEL": options.model,
         "ALLOWED_TOOLS": ",".join(options.allowed_tools),

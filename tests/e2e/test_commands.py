@@ -24,6 +24,7 @@ from agent_runner.contract.protocol import decode_event
 from host_client.sandbox.e2b import E2BOptions
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
+from tests.support.account import need_root
 from tests.support.runs import clean_environment
 
 LIMIT = 60.0
@@ -321,6 +322,7 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
         (("run", "go", "--attribute", "novalue"), "takes name=value"),
         (("run", "go", "--permission-mode", "yolo"), "host_client run: --permission-mode takes one of"),
         (("run", "go", "--max-budget-usd", "0"), "host_client run: --max-budget-usd takes a number above 0"),
+        (("run", "go", "--max-retries", "-1"), "host_client run: --max-retries takes a whole number of 0 or more"),
         (("run", "go", "--cwd", "/nowhere"), "is not a directory"),
         (("run", "go", "--resume", "x"), "needs --keep"),
         (
@@ -351,10 +353,22 @@ def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tupl
     assert "Traceback" not in message
 
 
-def test_a_bad_option_is_told_before_a_missing_key(tmp_path: Path) -> None:
-    done = piped(tmp_path, "run", "go", "--approvals", "maybe", ANTHROPIC_API_KEY="")
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("run", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
+        (("run", "go", "--cwd", "/nowhere"), "/nowhere is not a directory"),
+        (("run", "go", "--sandbox", "e2b", "--keys", "pocket"), "--keys takes one of gateway, e2b-secrets, env"),
+        (("run", "go", "--sandbox", "e2b", "--allow-out", "a b"), "--allow-out a b: takes a host"),
+        (("run", "go", "--sandbox", "e2b", "--timeout", "1"), "--timeout takes 10 to 86400 seconds"),
+        (("resume", "0123456789", "go", "--permission-mode", "yolo"), "--permission-mode takes one of"),
+    ],
+)
+def test_a_bad_option_is_told_before_a_missing_key(tmp_path: Path, args: tuple[str, ...], told: str) -> None:
+    done = piped(tmp_path, *args, ANTHROPIC_API_KEY="")
     assert done.returncode == 2
-    assert b"--approvals takes one of ask, auto, deny" in done.stderr
+    assert told in done.stderr.decode()
+    assert b"no key" not in done.stderr
 
 
 def test_without_a_key_for_the_model_nothing_is_started(tmp_path: Path) -> None:
@@ -396,6 +410,38 @@ def test_a_key_that_the_model_refuses_is_told_once_and_ends_with_1(tmp_path: Pat
     assert "the model's API refused the key (HTTP 401: that is no key). It is from ANTHROPIC_API_KEY: check" in told
     assert f"a key for {model.url} (ANTHROPIC_BASE_URL)" in told
     assert "set ANTHROPIC_API_KEY" not in told
+
+
+BUSY = """
+    conversations:
+      main:
+        replies:
+          - {fail: [{status: 529, times: 99}], text: Never said.}
+"""
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_busy_model_is_asked_again_as_often_as_the_option_says(tmp_path: Path, times: int) -> None:
+    with ScriptedModel(parse_script(BUSY)) as model:
+        done = piped(tmp_path, "run", "go", "--max-retries", str(times), model=model)
+        assert len(model.requests) == times + 1
+    assert done.returncode == 1
+    assert "overloaded" in done.stdout.decode()
+
+
+def test_root_is_told_how_permissions_can_be_bypassed_and_that_works(tmp_path: Path) -> None:
+    need_root()
+    run = ("run", "go", "--permission-mode", "bypassPermissions")
+    with ScriptedModel(parse_script(ONE_TOOL)) as model:
+        refused = piped(tmp_path, *run, model=model)
+        assert model.requests == []
+        done = piped(tmp_path, *run, model=model, IS_SANDBOX="1")
+    text = " ".join(refused.stdout.decode().split())
+    assert refused.returncode == 2
+    assert "permission mode bypassPermissions: Claude Code does not take it from root. Set IS_SANDBOX=1 if" in text
+    assert "may succeed" not in text
+    assert done.returncode == 0, done.stdout
+    assert "allow by" not in done.stdout.decode()
 
 
 def test_a_killed_runner_ends_with_137(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent_runner._config import SETTINGS, Config, ConfigError, RunnerSetting, load_config
 from agent_runner.contract import protocol
+from tests.support.account import need_root
 from tests.support.runs import Lab
 
 MakeLab = Callable[[str], Lab]
@@ -26,6 +27,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "permission_mode": ("plan", "plan"),
     "max_turns": ("3", 3),
     "max_budget_usd": ("0.5", 0.5),
+    "max_retries": ("0", 0),
     "resume": ("1-2-3", "1-2-3"),
     "approval_timeout": ("1.5", 1.5),
     "journal": ("/srv/journal", "/srv/journal"),
@@ -54,6 +56,8 @@ BAD = [
     ("max_budget_usd", "free", "takes a number above 0"),
     ("max_budget_usd", "inf", "takes a number above 0"),
     ("max_budget_usd", "nan", "takes a number above 0"),
+    ("max_retries", "-1", "takes a whole number of 0 or more"),
+    ("max_retries", "some", "takes a whole number of 0 or more"),
     ("approval_timeout", "-3", "takes a number above 0"),
     ("setting_sources", "user,remote", "takes one of user, project, local"),
     ("mcp_config", "{not json", "takes a path or a JSON object"),
@@ -141,6 +145,20 @@ def test_a_bad_configuration_is_one_error_event_and_exit_code_2(
     assert (error.error_type, error.retryable) == ("invalid_request", False)
     assert error.message.startswith(why)
     assert done.one(protocol.End).data == protocol.EndData(reason="misconfigured", exit_code=2)
+
+
+def test_root_bypasses_permissions_in_a_sandbox_alone(make_lab: MakeLab) -> None:
+    need_root()
+    lab = make_lab(
+        "conversations: {main: {replies: [{tools: [{name: Bash, input: {command: touch x}}]}, {text: Hi.}]}}"
+    )
+    bypass = ("--prompt", "go", "--permission-mode", "bypassPermissions")
+    refused = lab.run(*bypass)
+    assert (refused.exit_code, refused.types) == (2, ["error", "end"])
+    error = refused.one(protocol.Error).data
+    assert (error.error_type, error.retryable) == ("invalid_request", False)
+    assert "Set IS_SANDBOX=1" in error.message
+    assert lab.run(*bypass, env={"IS_SANDBOX": "1"}).exit_code == 0
 
 
 def run_module(*args: str) -> subprocess.CompletedProcess[str]:

@@ -83,6 +83,18 @@ def test_a_refused_key_is_told_with_the_variable_that_it_is_from(make_lab: MakeL
     assert done.exit_code == 1
 
 
+@pytest.mark.parametrize("gateway", ["on", "off"])
+@pytest.mark.parametrize("status", [429, 529])
+def test_what_may_succeed_is_asked_again_as_often_as_the_setting_says(
+    make_lab: MakeLab, status: int, gateway: str
+) -> None:
+    lab = make_lab(f"conversations: {{main: {{replies: [{{fail: [{{status: {status}, times: 99}}]}}]}}}}")
+    options = ("--gateway", gateway, "--max-retries", "2")
+    done = lab.run("--prompt", "go", *options, env={"CLAUDE_CODE_MAX_RETRIES": "0"})
+    assert done.exit_code == 1
+    assert len(lab.model.requests) == 3
+
+
 def test_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> None:
     lab = make_lab("""
         conversations:
