@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from e2b import TimeoutException
+from e2b import SandboxException, TimeoutException
 from starlette.responses import HTMLResponse
 
 from agent_runner.contract import protocol as p
@@ -16,8 +16,8 @@ from host_client import AgentOptions, open_session, run_agent
 from host_client.cli._place import Place
 from host_client.cli._run import Job, run_job
 from host_client.client import _stream as stream
-from host_client.errors import ConfigurationError, SandboxError, SessionClosedError, StreamLostError
-from host_client.sandbox.e2b import Layout
+from host_client.errors import ConfigurationError, SandboxError, SandboxStartError, SessionClosedError, StreamLostError
+from host_client.sandbox.e2b import E2BOptions, E2BSandbox, Layout
 from host_client.sandbox.e2b._failures import failure_of
 from host_client.sandbox.e2b.inventory import find_session
 from tests.host.test_e2b_sessions import REPLY
@@ -40,12 +40,10 @@ class Told(NamedTuple):
 
 def run(lab: E2BLab, capfd: pytest.CaptureFixture[str], **options: Any) -> Told:
     """Run one prompt as the command does."""
-    upload = options.pop("upload", None)
+    upload, environ = options.pop("upload", None), options.pop("environ", lab.environ)
     allowed = AgentOptions(allowed_tools=("Bash",))
-    sandbox = lab.sandbox(**options)
-    job = Job(
-        prompt="go", options=allowed, place=Place(sandbox, ()), approvals="deny", environ=lab.environ, upload=upload
-    )
+    sandbox = E2BSandbox(E2BOptions(**options), environ=environ)
+    job = Job(prompt="go", options=allowed, place=Place(sandbox, ()), approvals="deny", environ=environ, upload=upload)
     code, result = run_job(job)
     printed = capfd.readouterr()
     if result is not None:
@@ -86,6 +84,24 @@ def test_a_busy_service_that_answers_in_the_end_costs_nothing_but_time(capfd: py
         told = run(lab, capfd)
         assert len(lab.e2b.sandboxes) == 1
     assert told == (0, "", "")
+
+
+def test_a_team_without_transform_rules_is_told_to_take_the_gateway(capfd: pytest.CaptureFixture[str]) -> None:
+    with e2b_lab(REPLY) as lab:
+        lab.e2b.forbid_transform_rules()
+        by_name = lab.model.url.replace("127.0.0.1", "localhost")
+        told = run(lab, capfd, keys="e2b-secrets", environ={**lab.environ, "ANTHROPIC_BASE_URL": by_name})
+        assert lab.e2b.sandboxes == []
+    assert (told.code, told.error_type) == (3, "permission_denied")
+    assert "use --keys gateway, or ask E2B for network transform rules" in told.text
+    assert "Network transform rules are not available for your team" in told.text
+
+
+def test_a_template_too_old_for_transform_rules_is_told_to_be_built_again() -> None:
+    said = "network transform rules are not supported; template must be rebuilt. Template envd version is 0.5.1"
+    told = failure_of(SandboxException(f"400: {said}", status_code=400))
+    assert (type(told), told.error_type) == (SandboxStartError, "invalid_request")
+    assert str(told).startswith("the template is too old for --keys e2b-secrets: build it again with")
 
 
 def test_a_template_that_is_not_there_is_named_with_how_to_build_it(capfd: pytest.CaptureFixture[str]) -> None:

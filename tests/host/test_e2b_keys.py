@@ -11,7 +11,7 @@ import pytest
 from agent_runner.contract import protocol as p
 from host_client import AgentOptions, run_agent
 from host_client.errors import ConfigurationError
-from host_client.sandbox.e2b import E2BOptions
+from host_client.sandbox.e2b import E2BOptions, E2BSandbox
 from host_client.sandbox.e2b.keys import KEY_MODES, PLACEHOLDER, key_environment, model_host, network_options
 from host_client.telemetry import telemetry_of
 from tests.e2e.test_commands import ROOT
@@ -34,7 +34,7 @@ async def shown(lab: E2BLab, environ: Mapping[str, str], **options: Any) -> str:
     result = await run_agent(
         "go",
         AgentOptions(allowed_tools=("Bash",)),
-        sandbox=lab.sandbox(**options),
+        sandbox=E2BSandbox(E2BOptions(**options), environ=environ),
         environ=environ,
         on_event=seen.append,
     )
@@ -65,19 +65,41 @@ async def test_by_default_the_model_gets_the_key_and_the_agent_does_not(variable
     assert [request.headers[header] for request in asked] == [value] * len(asked)
 
 
+def by_name(lab: E2BLab) -> dict[str, str]:
+    """Return an environment in which the model's host is a name: E2B takes no rules for an address."""
+    return {
+        **lab.environ,
+        "ANTHROPIC_API_KEY": KEY,
+        "ANTHROPIC_BASE_URL": lab.model.url.replace("127.0.0.1", "localhost"),
+    }
+
+
 @pytest.mark.anyio
 async def test_with_e2bs_secrets_the_key_never_enters_and_the_proxy_is_told_to_add_it() -> None:
     with e2b_lab(SHOW) as lab:
-        found = await shown(
-            lab, {**lab.environ, "ANTHROPIC_API_KEY": KEY}, keys="e2b-secrets", secret_name="anthropic-prod"
-        )
+        found = await shown(lab, by_name(lab), keys="e2b-secrets", secret_name="anthropic-prod")
         everything = b"".join(bytes(request.body) for request in lab.e2b.requests)
         network = lab.e2b.sandboxes[0].request["network"]
     assert KEY.encode() not in everything
     assert f"ANTHROPIC_API_KEY={PLACEHOLDER}" in found
     headers = {"x-api-key": "${e2b.secrets.anthropic-prod}"}
-    assert network["rules"] == {"127.0.0.1": [{"transform": {"headers": headers}}]}
-    assert network["allowOut"] == ["127.0.0.1"]
+    assert network == {"rules": {"localhost": [{"transform": {"headers": headers}}]}}
+
+
+@pytest.mark.anyio
+async def test_with_e2bs_secrets_and_an_allow_list_all_but_the_list_and_the_model_is_denied() -> None:
+    with e2b_lab(SHOW) as lab:
+        await shown(lab, by_name(lab), keys="e2b-secrets", allow_out=("pypi.org",))
+        network = lab.e2b.sandboxes[0].request["network"]
+    assert (network["allowOut"], network["denyOut"]) == (["pypi.org", "localhost"], ["0.0.0.0/0"])
+    assert list(network["rules"]) == ["localhost"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_e2bs_secrets_are_refused_for_a_model_whose_host_is_an_address(host: str) -> None:
+    environ = {"E2B_API_KEY": "e2b_x", "ANTHROPIC_BASE_URL": f"http://{host}:8080"}
+    with pytest.raises(ConfigurationError, match=f"the address {host.strip('[]')}: .* or use --keys gateway"):
+        E2BSandbox(E2BOptions(keys="e2b-secrets"), environ=environ)
 
 
 @pytest.mark.anyio

@@ -481,6 +481,78 @@ async def test_what_a_sandbox_was_made_with_is_kept(e2b: StandIn) -> None:
     assert (await sandbox.commands.run("echo $GREETING")).stdout == "hello\n"
 
 
+def rules(headers: dict[str, str], domain: str = "api.anthropic.com", times: int = 1) -> Any:
+    """Return network options with one rule, or more, for a domain."""
+    return {"rules": {domain: [{"transform": {"headers": headers}}] * times}}
+
+
+DENY_ALL = "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out"
+
+REFUSED_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"allow_out": ["example.com"]}, DENY_ALL),
+    ({"allow_out": ["8.8.8.8", "*.example.com"], "deny_out": ["8.8.8.0/24"]}, DENY_ALL),
+    ({"allow_out": ["0.0.0.0"]}, "invalid allowed address 0.0.0.0"),
+    ({"deny_out": ["example.com"]}, "invalid denied CIDR example.com"),
+    ({"deny_out": ["10.0.0.0/8:22"]}, "invalid denied CIDR 10.0.0.0/8:22"),
+    ({"mask_request_host": "bücher.example"}, "mask request host 'bücher.example' is not ASCII."),
+    (rules({}, domain="127.0.0.1"), 'Rule domain "127.0.0.1" is not a valid domain name.'),
+    (rules({}, domain="*.example.com"), 'Rule domain "*.example.com" is not a valid domain name.'),
+    (rules({}, domain=""), "Rule domain must not be empty."),
+    (rules({}, domain="a" * 129), "exceeds maximum length of 128 characters."),
+    (rules({}, times=2), 'Domain "api.anthropic.com" can have at most 1 transform rule.'),
+    ({"rules": {f"{n}.example.com": [] for n in range(11)}}, "Network rules can have at most 10 domains."),
+    (rules({f"x-{n}": "" for n in range(21)}), 'Domain "api.anthropic.com" can have at most 20 headers per rule.'),
+    (rules({"": "x"}), "must not be empty."),
+    (rules({"x y": "x"}), 'Header name "x y" in rule for domain "api.anthropic.com" must contain only valid HTTP'),
+    (rules({"x" * 65: "x"}), "exceeds maximum length of 64 characters."),
+    (rules({"x": "a\nb"}), 'Value for header "x" in rule for domain "api.anthropic.com" contains invalid characters.'),
+    (rules({"x": "x" * 2049}), "exceeds maximum length of 2048 characters."),
+    (rules({"x": "${e2b.secrets.a b}"}), "Network transform header contains a malformed E2B placeholder."),
+    (rules({"x": "${e2b.secrets.a"}), "Network transform header contains a malformed E2B placeholder."),
+    (rules({"x": "".join(f"${{e2b.secrets.s{n}}}" for n in range(33))}), "references more than 32 secrets."),
+]
+
+
+@pytest.mark.parametrize(("network", "says"), REFUSED_OPTIONS, ids=lambda value: None)
+async def test_network_options_that_e2bs_api_refuses_are_refused_with_its_words(
+    e2b: StandIn, network: Any, says: str
+) -> None:
+    with pytest.raises(SandboxException) as caught:
+        await AsyncSandbox.create("sandspan", network=network)
+    assert caught.value.status_code == 400
+    assert says in str(caught.value)
+    assert e2b.sandboxes == []
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"allow_out": ["example.com", "*.example.com"], "deny_out": ["0.0.0.0/0"]},
+        {"allow_out": ["8.8.8.8", "10.0.0.1/8"]},
+        rules({"x-api-key": "${e2b.secrets.anthropic}"}),
+        rules({"x": "${e2b.secrets.A}${e2b.secrets.a}" * 33}),
+        {"rules": {}, "allow_public_traffic": False},
+    ],
+)
+async def test_network_options_that_e2bs_api_takes_are_taken(e2b: StandIn, network: Any) -> None:
+    await AsyncSandbox.create("sandspan", network=network)
+    assert len(e2b.sandboxes) == 1
+
+
+async def test_an_update_of_the_network_follows_the_same_rules(e2b: StandIn) -> None:
+    sandbox = await AsyncSandbox.create("sandspan")
+    with pytest.raises(SandboxException, match=DENY_ALL):
+        await sandbox.update_network({"allow_out": ["example.com"]})
+    await sandbox.update_network({"deny_out": ["8.8.8.8"]})
+    assert e2b.sandboxes[0].network == {"denyOut": ["8.8.8.8"]}
+
+
+async def test_a_team_without_transform_rules_is_refused_them(e2b: StandIn) -> None:
+    e2b.forbid_transform_rules()
+    with pytest.raises(SandboxException, match="Network transform rules are not available for your team"):
+        await AsyncSandbox.create("sandspan", network=rules({"x": "y"}))
+
+
 async def test_sandboxes_are_found_by_metadata_and_state_page_by_page(e2b: StandIn) -> None:
     ids = [(await AsyncSandbox.create("sandspan", metadata={"of": "a b&c"})).sandbox_id for _ in range(3)]
     other = await AsyncSandbox.create("sandspan", metadata={"of": "another"})

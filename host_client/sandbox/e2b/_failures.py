@@ -60,6 +60,28 @@ _BY_CLASS: tuple[tuple[type[Exception], Cause], ...] = (
     (InvalidArgumentException, Cause(SandboxStartError, "invalid_request", "E2B refused the request")),
 )
 
+_BY_WORDS: tuple[tuple[str, Cause], ...] = (
+    (
+        "network transform rules are not available",
+        Cause(
+            SandboxStartError,
+            "permission_denied",
+            "this E2B team may not have E2B's proxy add the key (--keys e2b-secrets): use --keys gateway,"
+            " or ask E2B for network transform rules",
+        ),
+    ),
+    (
+        "network transform rules are not supported",
+        Cause(
+            SandboxStartError,
+            "invalid_request",
+            "the template is too old for --keys e2b-secrets: build it again with `host_client template build`,"
+            " or use --keys gateway",
+        ),
+    ),
+)
+"""In lower case, what E2B says where the status alone tells too little."""
+
 _BY_STATUS: dict[int, Cause] = {
     400: Cause(SandboxStartError, "invalid_request", "E2B refused the request"),
     403: Cause(SandboxStartError, "permission_denied", "the E2B key may not do this"),
@@ -93,6 +115,10 @@ def _cause_of(error: Exception) -> Cause:
         if isinstance(error, kind):
             return cause
     if isinstance(error, SandboxException):
+        said = str(error).lower()
+        for words, cause in _BY_WORDS:
+            if words in said:
+                return cause
         unknown = Cause(SandboxError, "sandbox", "E2B failed")
         return _BY_STATUS.get(error.status_code or 0, unknown)
     # A body that cannot be read, or none where there should be one, is a bare Exception; the rest is HTTP's.

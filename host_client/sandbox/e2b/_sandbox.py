@@ -73,7 +73,8 @@ class E2BSandbox:
     ) -> None:
         self._options = options or E2BOptions()
         self._resume = resume
-        self._host = model_host(environ)
+        secret = self._options.secret_name if self._options.keys == "e2b-secrets" else None
+        self._network = network_options(self._options.allow_out, secret, model_host(environ))
         self._environ = environ
         self._connection = api_params(environ)
         self._sandbox: AsyncSandbox | None = None
@@ -113,7 +114,6 @@ class E2BSandbox:
 
     async def _make(self, metadata: Mapping[str, str]) -> AsyncSandbox:
         options = self._options
-        secret = options.secret_name if options.keys == "e2b-secrets" else None
         noted = {"sandspan.timeout": str(options.timeout), "sandspan.keys": options.keys}
         if options.pause:
             noted["sandspan.keep"] = "pause"
@@ -123,7 +123,7 @@ class E2BSandbox:
             "timeout": options.timeout,
             "metadata": {**options.metadata, **metadata, **owned, **noted},
             "envs": dict(options.envs),
-            "network": network_options(options.allow_out, secret, self._host),
+            "network": self._network,
             # A killed host leaves a session that is to be kept to be paused, not ended.
             "lifecycle": {"on_timeout": "pause" if options.pause else "kill", "auto_resume": False},
             **self._connection,

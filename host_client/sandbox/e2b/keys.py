@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from host_client.errors import ConfigurationError
 
 KeyMode = Literal["gateway", "e2b-secrets", "env"]
 KEY_MODES: tuple[str, ...] = get_args(KeyMode)
+
+_ALL_TRAFFIC = "0.0.0.0/0"
 
 ENV_WARNING = "keys: the model's key is in the agent's environment, where the agent can read it (--keys env)"
 
@@ -44,15 +47,28 @@ def model_host(environ: Mapping[str, str]) -> str:
 def network_options(allow_out: tuple[str, ...], secret: str | None, host: str) -> dict[str, Any] | None:
     """Return E2B's network options: an allow-list of destinations, and the header its proxy adds.
 
-    ``secret`` is the name of an E2B secret that holds an API key. None where nothing is restricted or
-    added. The model's host is always allowed.
+    ``secret`` is the name of an E2B secret that holds an API key. None where nothing is restricted or added: without
+    ``allow_out`` all traffic is allowed, with it the model's host is allowed too.
+    Raise `ConfigurationError` for a secret and a host that is an address.
     """
-    if not allow_out and secret is None:
-        return None
-    options: dict[str, Any] = {"allow_out": list(dict.fromkeys((*allow_out, host)))}
+    options: dict[str, Any] = {}
     if allow_out:
-        options["deny_out"] = ["0.0.0.0/0"]
+        # E2B refuses an allow-list that names a domain and does not deny all else.
+        options = {"allow_out": list(dict.fromkeys((*allow_out, host))), "deny_out": [_ALL_TRAFFIC]}
     if secret is not None:
-        # The placeholder that e2b.Secret.fill() makes.
+        if _is_address(host):
+            raise ConfigurationError(
+                f"--keys e2b-secrets: E2B's proxy adds a key by domain name, and ANTHROPIC_BASE_URL has the address"
+                f" {host}: give it a name, or use --keys gateway"
+            )
+        # The placeholder that e2b.Secret.fill() makes. A rule needs no allow_out where nothing is denied.
         options["rules"] = {host: [{"transform": {"headers": {"x-api-key": f"${{e2b.secrets.{secret}}}"}}}]}
-    return options
+    return options or None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -102,8 +102,9 @@ class StandIn:
         self.templates = TemplateStore(templates)
         self._envd = Envd(self._sandboxes, image or Image())
         self._builds = BuildsApi(self.templates)
+        self._rest = RestApi(self._sandboxes, self.templates, max_timeout)
         rest = [
-            *RestApi(self._sandboxes, self.templates, max_timeout).routes(),
+            *self._rest.routes(),
             *TemplatesApi(self.templates, self.keys.api_key).routes(),
             *self._builds.routes(),
         ]
@@ -175,6 +176,10 @@ class StandIn:
     def build_as(self, outcome: Outcome) -> None:
         """Let the builds that are asked for from now on come to this."""
         self._builds.outcome = outcome
+
+    def forbid_transform_rules(self) -> None:
+        """Refuse network transform rules, as for a team that does not have them."""
+        self._rest.transform_rules = False
 
     def fail(self, pattern: str, fault: Fault, *, times: int | None = 1, skip: int = 0) -> Rule:
         """Apply a fault to the next ``times`` requests whose ``METHOD /path`` matches, after ``skip`` of them.

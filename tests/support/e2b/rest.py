@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .answers import ApiError, stamp, utc_now
+from .network import check_network
 from .sandboxes import DEFAULT_TIMEOUT, ENVD_VERSION, Sandbox, Sandboxes
 from .templates import TemplateStore
 
@@ -23,6 +24,8 @@ class RestApi:
 
     def __init__(self, sandboxes: Sandboxes, templates: TemplateStore, max_timeout: int) -> None:
         self._sandboxes, self._templates, self._max_timeout = sandboxes, templates, max_timeout
+        self.transform_rules = True
+        """Whether the team may have E2B's proxy add headers."""
 
     def routes(self) -> list[Route]:
         """Return what it answers to."""
@@ -50,6 +53,7 @@ class RestApi:
         if template is None:
             raise ApiError(404, f"template '{body['templateID']}' not found")
         self._check(int(body.get("timeout", DEFAULT_TIMEOUT)))
+        check_network(body.get("network") or {}, transform_rules=self.transform_rules)
         sandbox = self._sandboxes.create(template, body, request.headers.get("idempotency-key"))
         return JSONResponse(_created(sandbox), 201)
 
@@ -99,7 +103,9 @@ class RestApi:
         return JSONResponse([_metrics(self._existing(request))])
 
     async def set_network(self, request: Request) -> Response:
-        self._running(request).network = await request.json()
+        sandbox, options = self._running(request), await request.json()
+        check_network(options, transform_rules=self.transform_rules)
+        sandbox.network = options
         return Response(status_code=204)
 
     async def list_page(self, request: Request) -> Response:
