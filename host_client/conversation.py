@@ -34,6 +34,7 @@ from .config import AgentOptions, ApprovalPolicy
 from .errors import NotAskedError, NotWaitingError, SessionClosedError, StreamLostError
 from .mailbox import Outlet
 from .sandbox import Process
+from .stream import RunnerStream
 from .telemetry import SessionTrace, caller_of
 from .waiting import Waiting
 
@@ -64,6 +65,7 @@ class Conversation:
         """Set when the runner's last event has been read; the caller may not have taken it yet."""
         self._approvals = approvals
         self._process: Process | None = None
+        self._stream: RunnerStream | None = None
         self._outlet = outlet
         self._waiting = Waiting()
         self._writing = asyncio.Lock()
@@ -176,6 +178,7 @@ class Conversation:
             for attempt in range(WRITE_ATTEMPTS):
                 if self._process is None or self._closing is not None or self.ended.is_set():
                     raise SessionClosedError("the session has ended")
+                self._expect()
                 try:
                     with self.trace.current():
                         await self._process.write(line)
@@ -187,6 +190,11 @@ class Conversation:
                             await self.ended.wait()
                 else:
                     return
+
+    def _expect(self) -> None:
+        """Compare a silent stream with the journal soon: an answer to a command is due."""
+        if self._stream is not None:
+            self._stream.expect()
 
     # -- what is decided without the caller ----------------------------------------------------------
 

@@ -241,8 +241,8 @@ class Session(Conversation):
                     await self.send(prompt)
 
     def _follow_runner(self, process: Process, info: SandboxInfo) -> None:
-        stream = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
-        self._pump = asyncio.create_task(self._read(stream))
+        self._stream = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
+        self._pump = asyncio.create_task(self._read(self._stream))
 
     def _metadata(self, prompt: str | None) -> dict[str, str]:
         """Return what is noted on the sandbox: who it is for, and how to find and resume it."""
@@ -345,6 +345,7 @@ class Session(Conversation):
             await self._unless_hurried(self._process.write(encode(Stop())))
         for ask in (self._process.close_input, self._process.terminate):
             await self._unless_hurried(ask())
+            self._expect()
             await self._pump_ends()
             if self._pump.done():
                 return

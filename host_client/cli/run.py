@@ -21,7 +21,7 @@ from agent_runner.protocol import AnyEvent, Error, Result, encode
 from agent_runner.trace_context import InvalidTraceParentError, parse_traceparent
 from host_client.agent import AgentResult, result_of
 from host_client.config import AgentOptions, ApprovalPolicy
-from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
+from host_client.errors import ConfigurationError, SandboxError, SandspanError, SessionClosedError
 from host_client.session import Session, open_session
 from host_client.telemetry import Telemetry
 from host_client.telemetry.config import telemetry_config
@@ -280,8 +280,12 @@ class Interrupts:
                 self._main.cancel()
 
     async def _interrupt(self, session: Session) -> None:
-        with contextlib.suppress(SessionClosedError):  # it has just ended by itself
+        try:
             await session.interrupt()
+        except SessionClosedError:
+            return  # it has just ended by itself
+        except SandboxError as error:
+            self._console.print(Text(f"the turn was not interrupted: {error}; Ctrl-C again stops", style="yellow"))
 
 
 def _finish(job: Job, console: Console, outcome: Outcome) -> None:

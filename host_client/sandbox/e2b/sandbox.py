@@ -15,7 +15,7 @@ from e2b import AsyncSandbox, SandboxNotFoundException
 
 from agent_runner.protocol import ProtocolError, Start, decode_event
 from host_client.errors import ConfigurationError, SandboxError
-from host_client.sandbox.base import SandboxInfo
+from host_client.sandbox.base import Progress, SandboxInfo
 
 from . import files, lifecycle
 from .connection import api_params
@@ -23,7 +23,7 @@ from .failures import Translated, failure_of
 from .inventory import owner
 from .keys import KeyMode, key_environment, model_host, network_options
 from .layout import Layout
-from .process import E2BProcess
+from .process import E2BProcess, progress
 
 DEFAULT_TEMPLATE = "sandspan"
 DEFAULT_TIMEOUT = 300
@@ -176,8 +176,11 @@ class E2BSandbox:
             try:
                 await sandbox.set_timeout(timeout)
                 pause = timeout / 3
-            except SandboxNotFoundException:
-                return  # it is gone, which the session's stream tells
+            except SandboxNotFoundException as error:
+                # The streams of a sandbox that is gone can stay open and silent, so their readers are told here.
+                for process in self._processes:
+                    process.lose(failure_of(error))
+                return
             except Exception as error:  # it is tried eight times before the sandbox ends
                 pause = timeout / 12
                 _logger.warning("sandbox %s was not renewed: %s", sandbox.sandbox_id, failure_of(error))
@@ -191,7 +194,7 @@ class E2BSandbox:
         if self._renewing is not None:
             self._renewing.cancel()
         for process in self._processes:
-            await process.leave()
+            await process.disconnect()
 
     async def close(self) -> None:
         """Remove the sandbox, or pause it; raise `SandboxError` where it may have been left."""
@@ -228,6 +231,10 @@ class E2BSandbox:
         process = await E2BProcess.start(self._made, command, dict(env))
         self._processes = [each for each in (*self._processes, process) if each.followed]
         return process
+
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        """Read the end of the journal, and look for the process, by one short command."""
+        return await progress(self._made, journal, process_id)
 
     async def upload(self, source: Path) -> None:
         """Copy into the working directory."""
