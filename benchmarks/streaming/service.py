@@ -15,7 +15,7 @@ import msgspec
 import uvicorn
 
 from host_client.errors import SandboxGoneError, StreamLostError
-from host_client.sandbox import Exit, SandboxInfo
+from host_client.sandbox import Exit, Progress, SandboxInfo
 from host_client.service._app import create_app
 from host_client.service._hosting import House
 from host_client.service._limits import ServiceLimits
@@ -43,6 +43,9 @@ class SocketProcess:
     async def output(self) -> AsyncIterator[bytes]:
         while chunk := await self._reader.read(CHUNK):
             yield chunk
+
+    async def disconnect(self) -> None:
+        pass
 
     async def write(self, data: bytes) -> None:
         try:
@@ -74,6 +77,9 @@ class SocketSandbox:
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         return SandboxInfo(id=self._name, kind="socket", work="/", journal="/dev/null")
+
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        return Progress(0, True)
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> SocketProcess:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=2**20)

@@ -23,7 +23,7 @@ from agent_runner.contract.trace_context import from_environment
 from host_client.client.agent import AgentResult, result_of
 from host_client.client.options import AgentOptions, ApprovalPolicy
 from host_client.client.session import Session, open_session
-from host_client.errors import ConfigurationError, SandspanError, SessionClosedError
+from host_client.errors import ConfigurationError, SandboxError, SandspanError, SessionClosedError
 from host_client.signals import ending_signals
 from host_client.telemetry import Telemetry, root_below
 from host_client.telemetry.setup.environment import telemetry_config
@@ -268,8 +268,12 @@ class Interrupts:
                 self._main.cancel()
 
     async def _interrupt(self, session: Session) -> None:
-        with contextlib.suppress(SessionClosedError):  # it has just ended by itself
+        try:
             await session.interrupt()
+        except SessionClosedError:
+            return  # it has just ended by itself
+        except SandboxError as error:
+            self._console.print(Text(f"the turn was not interrupted: {error}; Ctrl-C again stops", style="yellow"))
 
 
 def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -56,6 +56,7 @@ class Commander:
         self._outlet = outlet
         self._ended = ended
         self._process: Process | None = None
+        self._expect: Callable[[], None] = lambda: None
         self._is_closed = False
         self._decides = False
         self._waiting = OpenRequests()
@@ -67,9 +68,10 @@ class Commander:
         """Return the requests that wait for a reply, by id."""
         return self._waiting.requests
 
-    def connect(self, process: Process) -> None:
-        """Write commands to this runner from now on."""
+    def connect(self, process: Process, expect: Callable[[], None]) -> None:
+        """Write commands to this runner from now on; ``expect`` is called before each, as the runner answers soon."""
         self._process = process
+        self._expect = expect
 
     def close(self) -> None:
         """Refuse every further command with `SessionClosedError`."""
@@ -91,6 +93,7 @@ class Commander:
             for attempt in range(WRITE_ATTEMPTS):
                 if self._process is None or self._is_closed or self._ended.is_set():
                     raise SessionClosedError("the session has ended")
+                self._expect()
                 try:
                     with self._trace.current():
                         await self._process.write(line)

@@ -72,6 +72,7 @@ class SandboxedRunner:
         self._ended = ended
         self._stop_timeout = stop_timeout
         self._process: Process | None = None
+        self._source: RunnerStream | None = None
         self._closing: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
         self._unanswered: set[asyncio.Future[None]] = set()
@@ -121,9 +122,9 @@ class SandboxedRunner:
 
     def _follow(self, process: Process, info: SandboxInfo, replay: Replay) -> None:
         self._process = process
-        source = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
-        self._commander.connect(process)
-        self._stream.follow(source, replay)
+        self._source = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
+        self._commander.connect(process, self._source.expect)
+        self._stream.follow(self._source, replay)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -194,6 +195,8 @@ class SandboxedRunner:
             await self._ask(process.write(encode(Stop())))
         for ask in (process.close_input, process.terminate):
             await self._ask(ask())
+            if self._source is not None:
+                self._source.expect()
             await self._wait_for_end()
             if self._ended.is_set():
                 return

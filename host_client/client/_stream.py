@@ -1,7 +1,8 @@
 """Follows one runner to its end, over as many streams as that takes.
 
-The live stream, the runner's stdout, is the fast path. When it is lost or has a gap, the runner's journal is read from
-the last event on, and again when that stream is lost. Every event is yielded once and in order.
+The live stream, the runner's stdout, is the fast path. When it is lost, has a gap, or is silent and behind the runner's
+journal, the journal is read from the last event on, and again when that stream is lost. Every event is yielded once and
+in order.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from agent_runner.contract.protocol import AnyEvent, ErrorType
 from host_client.errors import RunnerDiedError, SandboxError, SandboxGoneError, StreamLostError
 from host_client.sandbox import Exit, Process, Sandbox
 
+from ._listener import Listener
 from ._reader import EventReader, Fault, Gap
 
 MAX_ATTACHES = 30
 MAX_PAUSE_SECONDS = 5.0
 """Most attempts to attach in a row that bring no event, and the longest pause between two: 2 minutes in all."""
+
+GRACE_SECONDS = 1.0
+"""Seconds in which an event that is in the journal must arrive by the stream, before the stream is given up."""
 
 _PASSING: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
 """Errors of the sandbox that may pass while the runner lives."""
@@ -45,6 +50,12 @@ class RunnerStream:
         self._journal = journal
         self._patience = patience
         self._reader = EventReader()
+        self._listener: Listener | None = None
+
+    def expect(self) -> None:
+        """Compare a silent stream with the journal soon, because the runner was sent a command."""
+        if self._listener is not None:
+            self._listener.expect()
 
     async def items(self) -> AsyncIterator[tuple[AnyEvent | Fault, int]]:
         """Yield events and faults, each with the length of its line in bytes, up to ``end``.
@@ -56,7 +67,7 @@ class RunnerStream:
         while True:
             before, gap, lost = self._reader.last_seq, None, False
             try:
-                async for chunk in source.output():
+                async for chunk in self._chunks(source):
                     for item in self._reader.feed(chunk):
                         if isinstance(item, Gap):
                             gap = item
@@ -76,9 +87,47 @@ class RunnerStream:
                 elif (code := (await source.wait()).code) > 0 and not (code == _NO_JOURNAL and await self._starts()):
                     raise await self._died()
                 barren = 0 if self._reader.last_seq > before else barren + 1
+            else:
+                await source.disconnect()  # E2B's envd can hold up all readers of a process for one that is stuck
             source = await self._attach(barren)
         if source is not self._process:
             await source.kill()
+
+    async def _chunks(self, source: Process) -> AsyncIterator[bytes]:
+        """Yield a stream's chunks; raise `StreamLostError` for a silent stream that is behind the journal.
+
+        A silent stream that is not behind is kept: the runner writes nothing while a tool runs.
+        """
+        self._listener, behind = Listener(source), False
+        while True:
+            try:
+                chunk = await self._listener.next()
+            except TimeoutError:
+                was_behind, behind = behind, await self._is_behind()
+                if behind and was_behind:
+                    raise StreamLostError("the stream is silent, and behind the runner's journal") from None
+                if behind:
+                    self._listener.wait_at_most(GRACE_SECONDS)
+                else:
+                    self._listener.wait_longer()
+            else:
+                if chunk is None:
+                    return
+                behind = False
+                yield chunk
+
+    async def _is_behind(self) -> bool:
+        """Return whether the journal has events that did not come, or the runner has ended.
+
+        Raise `SandboxGoneError`, and `StreamLostError` where the sandbox does not answer.
+        """
+        try:
+            progress = await self._sandbox.progress(self._journal, self._process.id)
+        except SandboxGoneError:
+            raise
+        except SandboxError as error:
+            raise StreamLostError(str(error), error.error_type) from error
+        return progress.last_seq > self._reader.last_seq or not progress.is_running
 
     async def _attach(self, barren: int) -> Process:
         """Begin to read the journal after the last event; try again while the sandbox cannot be reached.

@@ -1,6 +1,6 @@
 """Where a runner runs. One protocol; each kind of sandbox is a module of its own."""
 
-from .base import Exit, Process, Sandbox, SandboxInfo
+from .base import Exit, Process, Progress, Sandbox, SandboxInfo
 from .local import LocalSandbox
 
-__all__ = ["Exit", "LocalSandbox", "Process", "Sandbox", "SandboxInfo"]
+__all__ = ["Exit", "LocalSandbox", "Process", "Progress", "Sandbox", "SandboxInfo"]

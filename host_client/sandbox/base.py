@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,13 @@ class Exit(NamedTuple):
     code: int
     out_of_memory: bool = False
     stderr: str = ""
+
+
+class Progress(NamedTuple):
+    """The ``seq`` of the last event in a runner's journal, 0 for none, and whether the runner still runs."""
+
+    last_seq: int
+    is_running: bool
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,18 @@ def inner_path(path: str) -> PurePosixPath:
     return inner
 
 
+LINE_HEAD_BYTES = 512
+"""The part of a journal's line that `seq_in` needs: an event's ``seq`` comes before its data."""
+
+_SEQ = re.compile(rb'"seq":([0-9]{1,15})[,}]')
+
+
+def seq_in(line: bytes) -> int:
+    """Return the ``seq`` in the beginning of a journal's line; 0 if there is none."""
+    found = _SEQ.search(line[:LINE_HEAD_BYTES])
+    return int(found[1]) if found else 0
+
+
 class Process(Protocol):
     """One process in a sandbox; `Sandbox.adopt` finds it by its ``id``."""
 
@@ -53,7 +73,14 @@ class Process(Protocol):
         ...
 
     def output(self) -> AsyncIterator[bytes]:
-        """Yield stdout in chunks of any size until it ends; raise `StreamLostError` on a lost connection."""
+        """Yield stdout in chunks of any size until it ends; raise `StreamLostError` on a lost connection.
+
+        A reader that was cancelled can call it again and has lost nothing.
+        """
+        ...
+
+    async def disconnect(self) -> None:
+        """Stop reading stdout; the process goes on, and can still be written to and waited for."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -86,6 +113,14 @@ class Sandbox(Protocol):
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> Process:
         """Start ``agent_runner`` with these arguments and variables; raise `SandboxStartError`."""
+        ...
+
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        """Return how far a runner has come.
+
+        It is called every 20 seconds while a runner is silent, so it must be cheap.
+        Raise `SandboxGoneError`, or another `SandboxError` where the sandbox does not answer.
+        """
         ...
 
     async def adopt(self, info: SandboxInfo, process_id: str) -> Process:

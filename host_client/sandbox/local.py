@@ -29,7 +29,7 @@ from host_client.errors import (
     StreamLostError,
 )
 
-from .base import Exit, SandboxInfo, inner_path
+from .base import LINE_HEAD_BYTES, Exit, Progress, SandboxInfo, inner_path, seq_in
 
 _CHUNK = 256 * 1024
 _STDERR_LINES = 50
@@ -116,6 +116,11 @@ class LocalSandbox:
         self._processes.append(started)
         return started
 
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        """Read the end of the journal, and look for the process."""
+        line = await asyncio.to_thread(_last_line, Path(journal))
+        return Progress(seq_in(line), any(each.id == process_id and each.is_running for each in self._processes))
+
     async def upload(self, source: Path) -> None:
         """Copy into the working directory; symbolic links stay links."""
         if self._given is not None:
@@ -157,6 +162,18 @@ def _kill_marked(name: str) -> None:
 
 def _is_left(journal: Path, work: Path) -> bool:
     return journal.is_file() and work.is_dir()
+
+
+def _last_line(journal: Path) -> bytes:
+    """Return the beginning of a file's last line; nothing if the file is empty or missing."""
+    size, lines = _CHUNK, [b""]
+    with contextlib.suppress(OSError), journal.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        while len(lines) == 1 and size < 2 * length + _CHUNK:
+            file.seek(max(0, length - size))
+            lines = file.read().removesuffix(b"\n").split(b"\n")
+            size *= 2
+    return lines[-1][:LINE_HEAD_BYTES]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -214,6 +231,14 @@ class LocalProcess:
         while chunk := await self._process.stdout.read(_CHUNK):
             yield chunk
 
+    async def disconnect(self) -> None:
+        """Do nothing: the runner needs no reader of its stdout."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
     async def write(self, data: bytes) -> None:
         """Write to stdin."""
         assert self._process.stdin is not None
@@ -265,6 +290,9 @@ class Remnant:
         """Yield nothing: the journal has it all."""
         return
         yield b""
+
+    async def disconnect(self) -> None:
+        """Do nothing."""
 
     async def write(self, data: bytes) -> None:
         """Raise `StreamLostError`."""

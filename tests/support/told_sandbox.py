@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent_runner.contract.protocol import EndData, EventData, StartData, Stop, decode_command, encode, event_of
 from host_client.errors import SandboxError, StreamLostError
-from host_client.sandbox import Exit, SandboxInfo
+from host_client.sandbox import Exit, Progress, SandboxInfo
 
 START = StartData(
     session_id="claude", model="m", tools=[], cwd="/", permission_mode="default", resumed=False, runner_version="0"
@@ -28,6 +28,9 @@ class ToldProcess:
     async def output(self) -> AsyncIterator[bytes]:
         while (line := await self.lines.get()) is not None:
             yield line
+
+    async def disconnect(self) -> None:
+        pass
 
     async def write(self, data: bytes) -> None:
         self._sandbox.take(data)
@@ -97,6 +100,9 @@ class ToldSandbox:
         if args[0] == "run":
             self.say(START)
         return process
+
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        return Progress(len(self._journal), True)
 
     async def adopt(self, info: SandboxInfo, process_id: str) -> ToldProcess:
         if self.fails:

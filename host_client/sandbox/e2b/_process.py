@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import shlex
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Generator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from e2b import CommandExitException, NotFoundException
 
 from host_client.errors import SandboxError, SandboxGoneError, StreamLostError
-from host_client.sandbox.base import Exit
+from host_client.sandbox.base import LINE_HEAD_BYTES, Exit, Progress, seq_in
 
 from ._failures import Translated, failure_of
 
@@ -25,10 +26,25 @@ MAX_CHUNKS = 256
 """Chunks that wait for a slow reader; more stay in the sandbox, whose runner keeps them in its journal."""
 
 _STDERR_CHUNKS = 50
+_LOOK_SECONDS = 10
 _COUNT_OOM_KILLS = "/bin/grep '^oom_kill ' /proc/vmstat"
 """How often the sandbox, a machine of its own, has killed for want of memory. What root runs is named by its path."""
 
+# /proc/PID of a process that has ended stays until envd asks for its exit code, but without `exe`.
+_PROGRESS = f"""[ -e /proc/%s/exe ] && echo running || echo ended
+/usr/bin/tail -n 1 -- %s 2>/dev/null | /usr/bin/head -c {LINE_HEAD_BYTES}
+"""
+
 _logger = logging.getLogger(__name__)
+
+
+async def progress(sandbox: AsyncSandbox, journal: str, process_id: str) -> Progress:
+    """Return how far a runner has come, by a command of its own: streams of other processes go on when one is stuck."""
+    command = _PROGRESS % (shlex.quote(process_id), shlex.quote(journal))
+    with Translated():
+        said = await sandbox.commands.run(command, user="root", timeout=_LOOK_SECONDS, request_timeout=_LOOK_SECONDS)
+    lines = said.stdout.rstrip("\n").split("\n")[-2:]
+    return Progress(seq_in(lines[-1].encode()), "running" in lines)
 
 
 class E2BProcess:
@@ -85,15 +101,12 @@ class E2BProcess:
     async def _follow(self, handle: AsyncCommandHandle[None]) -> None:
         """Take the stream to its end, whatever that is."""
         try:
-            try:
-                self._exit = await _exit_code(handle)
-            except Exception as error:  # the SDK's, the HTTP libraries', or a bare one: there is no end event
-                self._lost = _lost(error)
+            with contextlib.suppress(asyncio.CancelledError):  # by `lose` or `disconnect`
+                try:
+                    self._exit = await _exit_code(handle)
+                except Exception as error:  # the SDK's, the HTTP libraries', or a bare one: there is no end event
+                    self._lost = _lost(error)
             await self._chunks.put(None)
-        except asyncio.CancelledError:
-            while not self._chunks.empty():  # nobody reads on
-                self._chunks.get_nowait()
-            self._chunks.put_nowait(None)
         finally:
             await handle.disconnect()
 
@@ -117,6 +130,12 @@ class E2BProcess:
         self._chunks.put_nowait(None)  # whoever asks again is told again
         if self._lost is not None:
             raise self._lost
+
+    def lose(self, error: SandboxError) -> None:
+        """End the output with this error, after the chunks that have come."""
+        if self._following is not None and not self._following.done():
+            self._lost = error
+            self._following.cancel()
 
     async def write(self, data: bytes) -> None:
         """Write to stdin; raise `StreamLostError` when nothing takes it."""
@@ -164,13 +183,20 @@ class E2BProcess:
         """Send SIGKILL and let go of the stream. What the process started ends with the sandbox."""
         with contextlib.suppress(StreamLostError, SandboxGoneError), _unheard():
             await self._sandbox.commands.kill(self.pid)
-        await self.leave()
+        await self.disconnect()
 
-    async def leave(self) -> None:
-        """Let go of the stream; the process goes on."""
+    async def disconnect(self) -> None:
+        """Let go of the stream and of the chunks that have come; the process goes on."""
         if self._following is not None and not self._following.done():
             self._following.cancel()
+            self._drop_chunks()
             await asyncio.wait((self._following,))
+            self._drop_chunks()
+            self._chunks.put_nowait(None)
+
+    def _drop_chunks(self) -> None:
+        while not self._chunks.empty():
+            self._chunks.get_nowait()
 
 
 def _lost(error: Exception) -> SandboxError:

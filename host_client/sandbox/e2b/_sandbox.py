@@ -15,14 +15,14 @@ from e2b import AsyncSandbox, SandboxNotFoundException
 
 from agent_runner.contract.protocol import ProtocolError, Start, decode_event
 from host_client.errors import ConfigurationError, SandboxError
-from host_client.sandbox.base import SandboxInfo
+from host_client.sandbox.base import Progress, SandboxInfo
 
 from . import _files as files
 from . import _lifecycle as lifecycle
 from ._connection import api_params
 from ._failures import Translated, failure_of
 from ._layout import Layout
-from ._process import E2BProcess
+from ._process import E2BProcess, progress
 from .inventory import owner
 from .keys import KeyMode, key_environment, model_host, network_options
 
@@ -177,8 +177,11 @@ class E2BSandbox:
             try:
                 await sandbox.set_timeout(timeout)
                 pause = timeout / 3
-            except SandboxNotFoundException:
-                return  # it is gone, which the session's stream tells
+            except SandboxNotFoundException as error:
+                # The streams of a sandbox that is gone can stay open and silent, so their readers are told here.
+                for process in self._processes:
+                    process.lose(failure_of(error))
+                return
             except Exception as error:  # it is tried eight times before the sandbox ends
                 pause = timeout / 12
                 _logger.warning("sandbox %s was not renewed: %s", sandbox.sandbox_id, failure_of(error))
@@ -192,7 +195,7 @@ class E2BSandbox:
         if self._renewing is not None:
             self._renewing.cancel()
         for process in self._processes:
-            await process.leave()
+            await process.disconnect()
 
     async def close(self) -> None:
         """Remove the sandbox, or pause it; raise `SandboxError` where it may have been left."""
@@ -229,6 +232,10 @@ class E2BSandbox:
         process = await E2BProcess.start(self._made, command, dict(env))
         self._processes = [each for each in (*self._processes, process) if each.followed]
         return process
+
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        """Read the end of the journal, and look for the process, by one short command."""
+        return await progress(self._made, journal, process_id)
 
     async def upload(self, source: Path) -> None:
         """Copy into the working directory."""

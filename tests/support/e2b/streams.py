@@ -53,11 +53,16 @@ class EventStream:
         self._first, self._subscription, self._leave = first, subscription, leave
         self._pace, self._keepalive = pace, keepalive
         self._cut: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._is_silent = False
 
     def cut(self, ending: Ending) -> None:
-        """End it now."""
-        if not self._cut.done():
+        """End it now; of one that is silent nothing is seen but that its connection is reset."""
+        if not self._cut.done() and (ending is Ending.RESET or not self._is_silent):
             self._cut.set_result(ending)
+
+    def silence(self) -> None:
+        """Stay open and bring nothing more, not even an end: what comes waits, and then those who write it."""
+        self._is_silent = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -82,6 +87,8 @@ class EventStream:
             if pause := self._pace():
                 await asyncio.sleep(pause)
             event = await self._next()
+            if self._is_silent:
+                await asyncio.Event().wait()  # until its reader leaves
         await send_body(send, end_frame(), more=False)
 
     async def _next(self) -> Event | None:
