@@ -1,4 +1,5 @@
-# Needs Python 3.11 or later and make. All else goes into .venv, at the versions of constraints.txt.
+# Needs Python 3.11 or later and make. All else goes into .venv, at the versions of constraints.txt; `make test` also
+# needs the programs of tests/system-packages.sh, and installs them where it may.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,11 +9,14 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+# Prerequisites are made in their order: what a machine lacks is told before anything is downloaded.
+.NOTPARALLEL:
+.PHONY: help demo check test lint bench clean system-packages
 
 help:
 	@echo "make demo    run an agent against the scripted model: no key, no network"
-	@echo "make test    lint, then all tests"
+	@echo "make test    lint, then all tests (12 minutes on 2 cores)"
+	@echo "make check   lint, then the tests that start no CLI, browser or server (under 3 minutes)"
 	@echo "make lint    ruff, import-linter and pyright"
 	@echo "make bench   measure what this adds to the bare SDK (about 40 minutes)"
 	@echo "make clean   remove all that the above made"
@@ -20,14 +24,21 @@ help:
 demo: $(VENV)/.installed-all
 	@$(BIN)/host_client demo
 
-test: lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
+check: lint
+	$(BIN)/python -m pytest -n 2 -m "not integration"
+
+test: system-packages lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# A venv that is there already needs no other Python.
+system-packages:
+	@PYTHON='$(firstword $(wildcard $(BIN)/python) $(PYTHON))' sh tests/system-packages.sh
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m benchmarks

@@ -1,19 +1,38 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the mark of integration tests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.support.integration import is_integration, starts_nothing
 from tests.support.runs import Lab, lab
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("sandspan", deadline=None)
 settings.load_profile("sandspan")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark integration tests."""
+    if isinstance(item, pytest.Function) and is_integration(item):
+        item.add_marker(pytest.mark.integration)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    with nullcontext() if item.get_closest_marker("integration") else starts_nothing():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    with nullcontext() if item.get_closest_marker("integration") else starts_nothing():
+        return (yield)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ Context).
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args, get_type_hints
 
@@ -516,9 +517,18 @@ def input_digest(tool_input: dict[str, Any]) -> str:
 
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of one event."""
-    return msgspec.json.schema(AnyEvent)
+    return _schema(AnyEvent)
 
 
 def command_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of one command."""
-    return msgspec.json.schema(AnyCommand)
+    return _schema(AnyCommand)
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    """Return a type's JSON Schema; Python before 3.13 leaves docstrings, which are its descriptions, indented."""
+    schema = msgspec.json.schema(kind)
+    for definition in schema["$defs"].values():
+        if "description" in definition:
+            definition["description"] = inspect.cleandoc(definition["description"])
+    return schema

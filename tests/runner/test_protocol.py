@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -154,3 +155,10 @@ def test_the_schemas_name_every_type() -> None:
     }
     assert len(ERROR_TYPES) == len(set(ERROR_TYPES)) == 18
     assert set(get_args(AnyEvent)) == set(EVENT_TYPES.values())
+
+
+@pytest.mark.parametrize("schema", [event_schema, command_schema])
+def test_no_description_has_the_indentation_of_its_docstring(schema: Callable[[], dict[str, Any]]) -> None:
+    descriptions = [each["description"] for each in schema()["$defs"].values() if "description" in each]
+    assert descriptions
+    assert [text for text in descriptions if "\n " in text] == []

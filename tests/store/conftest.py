@@ -24,7 +24,7 @@ def redis(redis_of_all: RedisServer) -> RedisServer:
     return redis_of_all
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.integration)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where the test's own store is, as `--store` has it."""
     if request.param == "redis":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from typing import Any, Literal
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
 DESKTOP = (1440, 900)
 PHONE = (390, 844)
 WAIT_MS = 15_000
@@ -26,9 +26,11 @@ _ARGS = [
 
 @contextmanager
 def chromium() -> Generator[Browser]:
-    """Start Debian's Chromium, without a window; it ends with the block."""
+    """Start this machine's Chromium, without a window; it ends with the block."""
+    program = shutil.which("chromium")
+    assert program is not None, "chromium is not installed (Debian: apt-get install chromium fonts-dejavu-core)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGS)
+        browser = playwright.chromium.launch(executable_path=program, args=_ARGS)
         try:
             yield browser
         finally:

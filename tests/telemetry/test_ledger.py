@@ -367,7 +367,7 @@ def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tm
     ledger.record(told(result(0.5), 2), BOB)
     assert ledger.close(1.0)
     assert Ledger(path).totals("user") == [Total("bob", 1, 500_000_000, 0, 0, 0, 0), before]
-    killed(path)
+    assert killed(path).close(1.0)
     assert Ledger(path).total().estimated_turns == 1
 
 

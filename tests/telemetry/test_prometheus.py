@@ -199,6 +199,7 @@ async def test_a_port_that_is_taken_is_one_clear_message_and_the_agent_runs(capl
     assert "set OTEL_EXPORTER_PROMETHEUS_PORT" in told
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("host", ["x" * 100 + ".com", "192.0.2.1"])
 def test_an_address_that_is_not_this_machines_is_one_clear_message(host: str) -> None:
     metrics, problems = metrics_of(TelemetryConfig(exporters=("prometheus",), prometheus_host=host))

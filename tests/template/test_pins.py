@@ -17,10 +17,11 @@ from host_client.sandbox.e2b.template import DOCKERFILE, TemplateOptions, image_
 from tests.packaging.environments import Wheel, closure
 from tests.packaging.test_constraints import pins
 
-from .tools import REPOSITORY, VENV
+from .tools import REPOSITORY, clean, e2b_cli
 
 TEXT = (REPOSITORY / "template" / DOCKERFILE).read_text()
 TOML = tomllib.loads((REPOSITORY / "e2b.toml").read_text())
+NPM = REPOSITORY / "tests" / "template" / "npm"
 
 
 def test_e2b_toml_the_dockerfile_and_the_package_are_of_one_mind() -> None:
@@ -72,12 +73,17 @@ def test_the_base_is_pinned_by_tag_and_digest() -> None:
 
 @pytest.mark.parametrize("major", [1, 2])
 def test_the_e2b_cli_is_pinned_from_no_particular_registry(major: int) -> None:
-    folder = REPOSITORY / "tests" / "template" / "npm" / f"cli-{major}"
+    folder = NPM / f"cli-{major}"
     asked = json.loads((folder / "package.json").read_text())["dependencies"]["@e2b/cli"]
     lock = json.loads((folder / "package-lock.json").read_text())["packages"]
     packages = {name: each for name, each in lock.items() if name}
     assert re.fullmatch(rf"{major}\.\d+\.\d+", asked)
     assert packages["node_modules/@e2b/cli"]["version"] == asked
     assert [name for name, each in packages.items() if "resolved" in each or "integrity" not in each] == []
-    installed = VENV / f"e2b-cli-{major}" / "node_modules" / "@e2b" / "cli" / "package.json"
-    assert json.loads(installed.read_text())["version"] == asked
+
+
+@pytest.mark.parametrize("major", [1, 2])
+def test_the_e2b_cli_that_the_tests_run_is_the_pinned_one(major: int, tmp_path: Path) -> None:
+    asked = json.loads((NPM / f"cli-{major}" / "package.json").read_text())["dependencies"]["@e2b/cli"]
+    done = e2b_cli(major, "--version", environ=clean(tmp_path, {}), cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, asked), done.stderr

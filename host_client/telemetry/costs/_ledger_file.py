@@ -111,7 +111,7 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
     """Open a file that is there; ``patience`` is how many seconds other processes are waited for."""
     # A lock of ours keeps threads apart.
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, patience, isolation_level=None, check_same_thread=False, uri=True)
+    return sqlite3.connect(uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
 
 
 def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
