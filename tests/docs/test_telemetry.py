@@ -28,7 +28,8 @@ SETTERS = (
     "agent_runner/contract/spans.py",
     "agent_runner/_translate.py",
     "agent_runner/_run.py",
-    "host_client/client/session.py",
+    "host_client/client/_sandboxed_runner.py",
+    "host_client/client/options.py",
     "host_client/sandbox/e2b/_sandbox.py",
 )
 """All modules that put attributes on spans."""
