@@ -23,7 +23,7 @@ import host_client
 from agent_runner.contract.protocol import EventData, event_of, input_digest, to_json
 from tests.support.e2b.server import Server, loop_in_a_thread, run_in
 
-PAGE = Path(host_client.__file__).parent / "server" / "page"
+PAGE = Path(host_client.__file__).parent / "service" / "page"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
