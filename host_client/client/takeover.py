@@ -95,7 +95,7 @@ class _TakenOver(Session):
         self._caught_up = asyncio.Event()
         for trace_id in whereabouts.trace_ids:
             self.trace.admit(TraceContext(trace_id, ""))
-        self.trace.recall_own(whereabouts.own_spans)
+        self.trace.replay_own(whereabouts.own_spans)
         with self.trace.current():
             self._process = await self._sandbox.adopt(whereabouts.info, whereabouts.process_id)
             self.info = whereabouts.info
@@ -142,7 +142,7 @@ class _TakenOver(Session):
     def _recall(self, event: AnyEvent, size: int) -> None:
         """Know what the dead host has told."""
         try:
-            self.trace.recall(event, size)
+            self.trace.observe(event, size, replayed=True)
         except (ValueError, OverflowError):  # a forged value: the dead host has told of it
             return
         self._follow(event, size)

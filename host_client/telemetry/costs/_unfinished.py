@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
+from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolResult, ToolUse, TurnStart
+from host_client.telemetry.trace.calls import ToolCalls
 from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, Request, TurnCost, merged, priced, request_of
 
 MAX_TURNS = 1000
-MAX_CALLS = 10_000
-"""Most turns, and most tool calls of one session, that are known at a time: forged ones fill no memory."""
+"""Limit of turns of one session that are known at a time: forged ones must not fill the memory."""
+
 MAX_UNPRICED = 1000
 """Most requests whose price waits to be asked for: nearly every turn has a result, and then nobody asks."""
 
-TELLING = frozenset({ToolUse, Start, TurnStart, Error, Result})
+TELLING = frozenset({ToolUse, ToolResult, Start, TurnStart, Error, Result})
 """What `Spending.observe` is told; the rest says nothing of it."""
 
 _MAX_DEPTH = 100
@@ -54,14 +55,13 @@ class Spending:
         self.model: str | None = None
         self.error_type: str | None = None
         self._turns: dict[str, _Open] = {}
-        self._parents: dict[str, str] = {}
+        self._calls = ToolCalls()
         self._unpriced: list[tuple[str, Request]] = []
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
+        self._calls.observe(event)
         match event:
-            case ToolUse() if event.parent_span_id and len(self._parents) < MAX_CALLS:
-                self._parents[event.span_id] = event.parent_span_id
             case Start():
                 self.model = event.data.model
             case TurnStart() if len(self._turns) < MAX_TURNS:
@@ -70,7 +70,6 @@ class Spending:
                 self.error_type = event.data.error_type
             case Result():
                 self._turns.pop(event.span_id, None)
-                self._parents.clear()
                 if not self._turns:
                     self._unpriced.clear()
             case _:
@@ -84,9 +83,10 @@ class Spending:
                 if len(self._unpriced) >= MAX_UNPRICED:
                     self._price()
                 return
-            if (above := self._parents.get(parent_span_id)) is None:
+            call = self._calls.of_span(parent_span_id)
+            if call is None or call.parent_span_id is None:
                 return
-            parent_span_id = above
+            parent_span_id = call.parent_span_id
 
     def _price(self) -> None:
         """Add what waits to the turns that are still without a result."""
