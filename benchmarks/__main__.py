@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import gateway, host_events, instructions, many_agents, memory, per_call, real_cli, relay, startup, telemetry
+from . import gateway, host_events, many_agents, memory, per_call, real_cli, relay, startup, telemetry
 from .streaming import measure as streaming
 from .support import Row, machine, progress, table
 
@@ -26,7 +26,6 @@ BENCHMARKS = {
     "gateway": gateway.measure,
     "relay": relay.measure,
     "telemetry": telemetry.measure,
-    "instructions": instructions.measure,
     "many_agents": many_agents.measure,
     "streaming": streaming.measure,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from host_client.sandbox.local import LocalProcess, LocalSandbox
@@ -16,19 +16,17 @@ LEAVE_SECONDS = 30.0
 
 
 class MeteredSandbox(LocalSandbox):
-    """``cpu`` is the file that the runner writes its seconds into, ``under`` the beginning of its command."""
+    """``cpu`` is the file that the runner writes its seconds into."""
 
-    def __init__(self, cpu: Path, under: Sequence[str] = ()) -> None:
+    def __init__(self, cpu: Path) -> None:
         super().__init__()
         self._cpu = cpu
-        self._under = under
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
         assert self._root is not None
         pipe = asyncio.subprocess.PIPE
         own = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self._root / "home")}
         process = await asyncio.create_subprocess_exec(
-            *self._under,
             sys.executable,
             "-m",
             "benchmarks.metered_runner",

@@ -8,7 +8,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -58,15 +57,12 @@ class Run(NamedTuple):
         return self.host + self.runner
 
 
-def main(cpu: Path, calls: int, under: Sequence[str] = ()) -> None:
-    """Run a session of so many calls; print a `Run` as JSON. The runner writes its CPU time into ``cpu``.
-
-    ``under`` is the beginning of a command that the runner is run by.
-    """
+def main(cpu: Path, calls: int) -> None:
+    """Run a session of so many calls; print a `Run` as JSON. The runner writes its CPU time into ``cpu``."""
     began = time.process_time()
     telemetry = warmed_up()
     started = time.process_time()
-    wall, per_call = asyncio.run(_session(telemetry, MeteredSandbox(cpu, under), calls))
+    wall, per_call = asyncio.run(_session(telemetry, MeteredSandbox(cpu), calls))
     closed = time.perf_counter()
     telemetry.flush()
     delivered = time.process_time()
@@ -115,4 +111,4 @@ async def _session(telemetry: Telemetry, sandbox: MeteredSandbox, calls: int) ->
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -52,18 +52,12 @@ def run_session(
     to: Backends,
     expected: Sequence[str],
     calls: int = CALLS,
-    *,
-    host_under: Sequence[str] = (),
-    runner_under: Sequence[str] = (),
 ) -> Run:
-    """Make one run; all of its spans have come to those who are expected to have them, and to none else.
-
-    ``host_under`` and ``runner_under`` are beginnings of the commands that the two processes are run by.
-    """
+    """Make one run, and check that all of its spans came to the expected receivers and to no others."""
     with tempfile.TemporaryDirectory(prefix="bench_") as state, bench(calls) as run:
-        worker = run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(calls), *runner_under)
+        worker = run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(calls))
         done = subprocess.run(
-            [*host_under, *worker],
+            worker,
             cwd=REPOSITORY,
             env={**run.environ, "XDG_STATE_HOME": state, **variables},
             stdin=subprocess.DEVNULL,

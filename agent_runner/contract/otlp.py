@@ -1,155 +1,141 @@
-"""Spans of ours as bytes of OTLP, written by hand: importing protobuf's messages costs a run as much as all its spans.
+"""Encode finished spans as OTLP. Pure.
 
-Field numbers are those of opentelemetry-proto's ``trace_service.proto``, ``trace.proto``, ``resource.proto`` and
-``common.proto``; the wire format is protobuf's. The tests compare it with what OpenTelemetry's own encoder gives. Pure.
+The encoder is written by hand because importing protobuf's message classes takes as long as encoding all spans of a run
+(`benchmarks/startup.py`). Field numbers are those of opentelemetry-proto's ``trace_service.proto``, ``trace.proto``,
+``resource.proto`` and ``common.proto``. The tests compare the result with OpenTelemetry's own encoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from struct import Struct
+from functools import lru_cache
+from struct import pack
 from typing import Any, Protocol
 
 from . import __version__
-from .memory import SHORT, Memory, Remembered
 from .spans import Span, SpanEvent, Value
 
 SCOPE = "sandspan.agent_runner"
-_KINDS = {"internal": b"\x30\x01", "client": b"\x30\x03"}
-"""Field 6 of a span; OTLP counts kinds from 1, with 0 for none given."""
+MAX_CACHED_LENGTH = 128
+"""Longer names and values are not cached: prompts must not stay in memory, and they hardly ever repeat."""
 
-_IS_LOCAL, _IS_REMOTE = (b"\x85\x01" + flags.to_bytes(4, "little") for flags in (0x100, 0x300))
-"""Field 16 of a span: whether its parent is said to be remote."""
+_VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5
+"""Protobuf's wire types: the lowest three bits of the tag before each field, whose other bits are the field number."""
 
-_UNSET = b"\x7a\x00"
-"""Field 15 of a span: a status without a code."""
-
-_1, _2, _3, _5, _9, _11, _15 = (bytes((number << 3 | 2,)) for number in (1, 2, 3, 5, 9, 11, 15))
-"""Tags of fields of these numbers that begin with their size."""
-
-_MOST_SIZES = 2048
-
-_TIMES = Struct("<BQBQ").pack
-_DOUBLE = Struct("<Bd").pack
-_TIME = Struct("<BQ").pack
+_SIZED_TAGS = {field: bytes((field << 3 | _SIZED,)) for field in range(1, 16)}
+_KINDS = {"internal": 1, "client": 3}
+_STATUS_ERROR = 2
+_PARENT_IS_LOCAL, _PARENT_IS_REMOTE = 0x100, 0x300
+"""Flags of a span: bit 8 says that bit 9 is set on purpose, bit 9 that the parent is in another process."""
 
 
 class Resource(Protocol):
-    """OpenTelemetry's, or the one of `agent_runner._resource`."""
+    """The part of a resource that is encoded: OpenTelemetry's class has it, and `agent_runner._resource` too."""
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What it says of the process."""
+        """The attributes that describe the process."""
         ...
 
     @property
     def schema_url(self) -> str:
-        """The schema of their names, if any."""
+        """The URL of the schema that the attribute names follow, or an empty text."""
         ...
 
 
 def encode(spans: Sequence[Span], of: Resource) -> bytes:
-    """Return a serialized OTLP ``ExportTraceServiceRequest``.
-
-    It is called on the agent's event loop. Most attributes of a run repeat on every span, and are kept as bytes.
-    """
-    resource = _sized(_1, _of_resource.encoded(of.attributes))
-    scope = _sized(_1, _text(_1, SCOPE) + _text(_2, __version__))
-    body = scope + b"".join([_sized(_2, _span(span)) for span in spans])
-    schema = _text(_3, of.schema_url) if of.schema_url else b""
-    return _sized(_1, resource + _sized(_2, body) + schema)
+    """Return finished spans of one process as a serialized ``ExportTraceServiceRequest``."""
+    scope = _text(1, SCOPE) + _text(2, __version__)
+    scope_spans = _message(1, scope) + b"".join([_message(2, _span(span)) for span in spans])
+    resource = _message(1, _attributes(1, of.attributes))
+    schema_url = _text(3, of.schema_url) if of.schema_url else b""
+    return _message(1, resource + _message(2, scope_spans) + schema_url)
 
 
 def _span(span: Span) -> bytes:
-    parent = f"2208{span.parent_span_id}" if span.parent_span_id else ""
-    return b"".join(
-        [
-            bytes.fromhex(f"0a10{span.trace_id}1208{span.span_id}{parent}"),
-            _text(_3, span.tracestate) if span.tracestate else b"",
-            _name[span.name],
-            _KINDS[span.kind],
-            _TIMES(0x39, span.start, 0x41, span.end or 0),
-            of_span.encoded(span.attributes),
-            *[_sized(_11, _event(event)) for event in span.events],
-            _UNSET if span.error_type is None else _failed(span.error_message or span.error_type),
-            _IS_REMOTE if span.parent_is_remote else _IS_LOCAL,
-        ]
-    )
+    fields = [
+        _message(1, bytes.fromhex(span.trace_id)),
+        _message(2, bytes.fromhex(span.span_id)),
+        _text(3, span.tracestate) if span.tracestate else b"",
+        _message(4, bytes.fromhex(span.parent_span_id)) if span.parent_span_id else b"",
+        _text(5, span.name),
+        _varint_field(6, _KINDS[span.kind]),
+        pack("<BQ", 7 << 3 | _FIXED64, span.start),
+        pack("<BQ", 8 << 3 | _FIXED64, span.end or 0),
+        _attributes(9, span.attributes),
+        *[_message(11, _event(event)) for event in span.events],
+        _message(15, _status(span)),
+        _varint(16 << 3 | _FIXED32) + pack("<I", _PARENT_IS_REMOTE if span.parent_is_remote else _PARENT_IS_LOCAL),
+    ]
+    return b"".join(fields)
 
 
 def _event(event: SpanEvent) -> bytes:
-    return _TIME(0x09, event.time) + _text(_2, event.name) + _of_event.encoded(event.attributes)
+    return pack("<BQ", 1 << 3 | _FIXED64, event.time) + _text(2, event.name) + _attributes(3, event.attributes)
 
 
-def _failed(message: str) -> bytes:
-    return _sized(_15, _text(_2, message) + b"\x18\x02")
+def _status(span: Span) -> bytes:
+    if span.error_type is None:
+        return b""
+    return _text(2, span.error_message or span.error_type) + _varint_field(3, _STATUS_ERROR)
 
 
-class _Attributes(Memory[tuple[str, Value, type], bytes]):
-    """Attributes in the field of this tag, as bytes; what is short is kept.
+def _attributes(field: int, of: Mapping[str, Value]) -> bytes:
+    return b"".join([_attribute(field, name, value) for name, value in of.items()])
 
-    It is kept by its type, too: 1, 1.0 and True are the same to a dict, and three values here.
-    """
 
-    def __init__(self, tag: bytes) -> None:
-        super().__init__()
-        self._tag = tag
+def _attribute(field: int, name: str, value: Value) -> bytes:
+    # Most attributes repeat on every span of a run: encoding each anew doubles what a call takes here
+    # (`benchmarks/per_call.py`).
+    is_short = len(name) <= MAX_CACHED_LENGTH and (not isinstance(value, str) or len(value) <= MAX_CACHED_LENGTH)
+    if is_short and isinstance(value, str | int):
+        return _cached_attribute(field, name, value)
+    return _new_attribute(field, name, value)
 
-    def encoded(self, of: Mapping[str, Value]) -> bytes:
-        """Return one field after the other."""
-        values = of.values()
-        return b"".join(map(self.__getitem__, zip(of, values, map(type, values), strict=True)))
 
-    def __missing__(self, attribute: tuple[str, Value, type]) -> bytes:
-        name, value, _ = attribute
-        encoded = _sized(self._tag, _key[name] + _sized(_2, _any_value(value)))
-        if len(encoded) <= SHORT:
-            self.keep(attribute, encoded)
-        return encoded
+def _new_attribute(field: int, name: str, value: Value) -> bytes:
+    return _message(field, _text(1, name) + _message(2, _any_value(value)))
+
+
+# Typed, because 1 and True are equal, and different values in OTLP.
+_cached_attribute = lru_cache(2048, typed=True)(_new_attribute)
 
 
 def _any_value(value: Value) -> bytes:
-    if isinstance(value, str):
-        return _text(_1, value)
-    if isinstance(value, bool):
-        return b"\x10\x01" if value else b"\x10\x00"
-    if isinstance(value, float):
-        return _DOUBLE(0x21, value)
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError(f"an attribute of {value}, which OTLP does not hold")
-        return b"\x18" + _varint[value % 2**64]
-    return _sized(_5, b"".join([_sized(_1, _any_value(item)) for item in value]))
+    match value:
+        case str():
+            return _text(1, value)
+        case bool():
+            return _varint_field(2, value)
+        case int():
+            if not -(2**63) <= value < 2**63:
+                raise ValueError(f"the attribute value {value} does not fit into OTLP's 64 bits")
+            return _varint_field(3, value % 2**64)
+        case float():
+            return pack("<Bd", 4 << 3 | _FIXED64, value)
+        case _:
+            return _message(5, b"".join([_message(1, _any_value(item)) for item in value]))
 
 
-def _text(tag: bytes, text: str) -> bytes:
-    return _sized(tag, text.encode())
+def _text(field: int, text: str) -> bytes:
+    return _message(field, text.encode())
 
 
-def _sized(tag: bytes, body: bytes) -> bytes:
-    """Return a field that is as long as it says."""
-    return tag + _varint[len(body)] + body
+def _message(field: int, body: bytes) -> bytes:
+    return _SIZED_TAGS[field] + _varint(len(body)) + body
 
 
-class _Varints(dict[int, bytes]):
-    """Numbers in sevens of bits, the lowest first; those that most sizes have are kept."""
-
-    def __missing__(self, number: int) -> bytes:
-        encoded, left = bytearray(), number
-        while left > 0x7F:
-            encoded.append(left & 0x7F | 0x80)
-            left >>= 7
-        encoded.append(left)
-        made = bytes(encoded)
-        if number < _MOST_SIZES:
-            self[number] = made
-        return made
+def _varint_field(field: int, number: int) -> bytes:
+    return _varint(field << 3 | _VARINT) + _varint(number)
 
 
-_varint = _Varints()
-of_span = _Attributes(_9)
-_of_resource, _of_event = _Attributes(_1), _Attributes(_3)
-_key = Remembered(partial(_text, _1))
-_name = Remembered(partial(_text, _5))
-"""Of an attribute, and of a span."""
+def _varint(number: int) -> bytes:
+    """Return a number in groups of seven bits, the lowest first; the high bit says that another group follows."""
+    if number <= 0x7F:
+        return bytes((number,))
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -113,7 +113,7 @@ class SandboxedRunner:
         self.run_id = whereabouts.run_id
         for trace_id in whereabouts.trace_ids:
             self._trace.admit(TraceContext(trace_id, ""))
-        self._trace.recall_own(whereabouts.own_spans)
+        self._trace.replay_own(whereabouts.own_spans)
         with self._trace.current():
             process = await self._sandbox.adopt(whereabouts.info, whereabouts.process_id)
             self.info = whereabouts.info

@@ -153,7 +153,7 @@ class SessionStream:
     def _recall(self, event: AnyEvent, seq: int, size: int) -> None:
         """Take in an event that the dead host has shown."""
         with contextlib.suppress(ValueError, OverflowError):  # a forged value: the dead host has told of it
-            self._trace.recall(event, size)
+            self._trace.observe(event, size, replayed=True)
             self._note(event, size)
         self._replayed_seq = seq
         if seq == self._replay.seen_seq:

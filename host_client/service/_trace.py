@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from agent_runner.contract.spans import Value
-from host_client.telemetry import otlp as encoding
-from host_client.telemetry.export.console import otlp_json
-from host_client.telemetry.relay import decoding as relay
+from host_client.telemetry import otlp
+from host_client.telemetry.export.console import request_json
+from host_client.telemetry.relay.decoding import decode
 
 from ._kept import RELAYED
 
@@ -37,24 +37,26 @@ async def trace_of(kept: AsyncIterator[bytes], *, trace_ids: frozenset[str], com
 
 
 def _trace(payloads: Sequence[bytes], trace_ids: frozenset[str], common: Mapping[str, Value]) -> Trace:
-    spans: dict[tuple[int, int], ReadableSpan] = {}
-    left_out: set[tuple[int, int]] = set()
+    taken: set[tuple[bytes, bytes]] = set()
+    left_out: set[tuple[bytes, bytes]] = set()
+    requests: list[ExportTraceServiceRequest] = []
     for payload in sorted(payloads, key=lambda payload: payload.startswith(RELAYED)):  # the host's own first
-        for span in _read(payload, trace_ids, common):
-            if (context := span.get_span_context()) is None:
-                continue
-            key = (context.trace_id, context.span_id)
-            if key in spans or len(spans) < MAX_SPANS:
-                spans.setdefault(key, span)
-            else:
-                left_out.add(key)
-    return Trace(msgspec.json.encode(otlp_json(list(spans.values()))), len(left_out))
+        request = _read(payload, trace_ids, common)
+        are_wanted: list[bool] = []
+        for span in otlp.spans_of(request):
+            key = span.trace_id, span.span_id
+            is_new = key not in taken
+            are_wanted.append(is_new and len(taken) < MAX_SPANS)
+            if is_new:
+                (taken if are_wanted[-1] else left_out).add(key)
+        requests.append(otlp.select(request, are_wanted))
+    return Trace(msgspec.json.encode(request_json(otlp.merged(requests))), len(left_out))
 
 
-def _read(payload: bytes, trace_ids: frozenset[str], common: Mapping[str, Value]) -> list[ReadableSpan]:
+def _read(payload: bytes, trace_ids: frozenset[str], common: Mapping[str, Value]) -> ExportTraceServiceRequest:
     try:
         if payload.startswith(RELAYED):
-            return relay.decode(payload[1:].decode(), trace_ids=trace_ids, common=common).readable()
-        return encoding.decode(payload[1:])
+            return decode(payload[1:].decode(), trace_ids=trace_ids, common=common)
+        return ExportTraceServiceRequest.FromString(payload[1:])
     except (ValueError, DecodeError):
-        return []  # what a sandbox forged, as the session's log tells
+        return ExportTraceServiceRequest()  # forged by a sandbox; the session's log tells of it

@@ -1,13 +1,29 @@
-"""Spans on their way, as bytes. Pure, and without OpenTelemetry."""
+"""Values that stand for spans on their way through telemetry. Pure, and without OpenTelemetry."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 MAX_SPANS = 512
 MAX_BYTES = 1024 * 1024
-"""Most that is joined to one; what is more by itself stays as it is."""
+"""Limits of one joined batch; a batch that is larger by itself stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSpan:
+    """The part of an ended span that observers and the sampler look at.
+
+    Times are in nanoseconds since the epoch, ids in hex. A list among the attributes is a tuple.
+    """
+
+    name: str
+    attributes: Mapping[str, Any]
+    parent_span_id: str | None
+    start_time: int
+    end_time: int
+    is_error: bool = False
 
 
 class Batch(NamedTuple):
@@ -18,12 +34,15 @@ class Batch(NamedTuple):
 
 
 def spans_of(batches: Sequence[Batch]) -> int:
-    """Return how many spans they have between them."""
+    """Return the number of spans in all batches."""
     return sum(batch.spans for batch in batches)
 
 
 def joined(batches: Sequence[Batch]) -> list[Batch]:
-    """Return the same in as few as there may be: requests that follow each other byte by byte are one request."""
+    """Join batches to as few as the limits allow.
+
+    Serialized requests that follow each other are one request, because every field of it is repeated.
+    """
     groups: list[list[Batch]] = []
     spans = size = 0
     for batch in batches:

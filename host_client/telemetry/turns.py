@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from agent_runner.contract.memory import Remembered
 from agent_runner.contract.prices import family, of_tokens
 from agent_runner.contract.protocol import ResultData
 from agent_runner.contract.sanitize import brief, single_line
@@ -124,7 +123,6 @@ def merged(parts: Iterable[ModelCost]) -> list[ModelCost]:
     return list(found.values())
 
 
-@Remembered
 def _name(model: str) -> str:
     return single_line(brief(model), _MAX_NAME)  # a sandbox may say anything
 

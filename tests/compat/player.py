@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from host_client.errors import SandboxError, StreamLostError
-from host_client.sandbox import Exit, SandboxInfo
+from host_client.sandbox import Exit, Progress, SandboxInfo
 from tests.compat.recordings import Json, Recording, Step, without_id
 
 RUNNER = "7"
@@ -54,6 +54,9 @@ class Played:
         kind, after, number, journal, path = args
         assert (kind, after, journal, path) == ("attach", "--after", "--journal", self.info.journal), args
         return PlayedProcess(self, int(number))
+
+    async def progress(self, journal: str, process_id: str) -> Progress:
+        return Progress(0, is_running=True)
 
     async def adopt(self, info: SandboxInfo, process_id: str) -> PlayedProcess:
         assert (info, process_id) == (self.info, self.recording.whereabouts.process_id)
@@ -128,6 +131,9 @@ class PlayedProcess:
     def _lose(self, step: Step) -> None:
         if self._after is None and step.seq and step.seq == self._sandbox.loses_after:
             raise StreamLostError("the connection was cut")
+
+    async def disconnect(self) -> None:
+        pass
 
     async def write(self, data: bytes) -> None:
         await self._sandbox.take(data)

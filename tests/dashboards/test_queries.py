@@ -22,7 +22,6 @@ from host_client.telemetry.export.destinations import Delivered, Outcome, Refuse
 from host_client.telemetry.export.spool import Spool
 from host_client.telemetry.metrics._prometheus import PrometheusServer
 from host_client.telemetry.metrics.observer import Metrics
-from host_client.telemetry.setup._assembly import SpooledOutbox
 from tests.support.hosts import host_lab
 from tests.support.prometheus import Labels, Prometheus, program, prometheus
 
@@ -142,8 +141,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[Watched]:
         Receiver("is down", Retry(0.01, "down")),
         Receiver("refuses", Refused("no")),
     )
-    outbox = SpooledOutbox(Delivery(receivers, Spool(folder / "spool")), None)
-    telemetry = Telemetry(outbox, [metrics])
+    telemetry = Telemetry(Delivery(receivers, Spool(folder / "spool")), [metrics])
     metrics.watch(telemetry.counts)
     with host_lab(SCRIPT) as lab, prometheus(server.port, folder) as real:
         results = asyncio.run(everything(lab.environ, telemetry, "ada"))

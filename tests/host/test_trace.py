@@ -17,11 +17,11 @@ from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Attributes, Span, Spans
 from agent_runner.contract.trace_context import TraceContext
 from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
+from host_client.telemetry.batch import Batch
 from host_client.telemetry.export.console import JsonExporter, TreeExporter
 from host_client.telemetry.metrics.observer import Metrics
+from host_client.telemetry.otlp import readable as from_otlp
 from host_client.telemetry.relay.decoding import decode
-from host_client.telemetry.relay.relayed import Relayed
-from host_client.telemetry.trace.orphans import MAX_UNREAD, MAX_UNREAD_BYTES
 from host_client.telemetry.trace.summary import summarize
 from tests.support.hosts import views
 from tests.support.metrics import Kept
@@ -74,8 +74,8 @@ def ended_span(trace_id: str = TRACE) -> Span:
 
 
 def test_a_relayed_span_arrives_as_it_was_but_for_who_it_is_for() -> None:
-    (span,) = decode(relayed(ended_span()), trace_ids=frozenset({TRACE}), common={"user.id": "ada"}).readable()
-    (view,) = views([span])
+    request = decode(relayed(ended_span()), trace_ids=frozenset({TRACE}), common={"user.id": "ada"})
+    (view,) = views(from_otlp(request.SerializeToString()))
     assert (view.name, view.trace_id, view.span_id, view.parent_span_id) == (
         "execute_tool Bash",
         TRACE,
@@ -134,14 +134,13 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
     assert all(span.attributes["user.id"] == "ada" for span in rebuilt.values())
 
 
-def test_more_than_waits_to_be_read_is_rebuilt_all_the_same() -> None:
-    turn, number = "1" * 16, 3 * MAX_UNREAD // 2
+def test_of_many_calls_those_whose_spans_did_not_arrive_are_rebuilt() -> None:
+    turn, number = "1" * 16, 400
     orphans = Orphans({})
     orphans.observe(event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0))
     for seq in range(number):
-        large = MAX_UNREAD_BYTES if seq == 3 else 10
         call = p.ToolUseData(id=f"t{seq}", name="Bash", input={})
-        orphans.observe(event(call, seq, f"{seq + 16:016x}", 2.0, turn), large)
+        orphans.observe(event(call, seq, f"{seq + 16:016x}", 2.0, turn))
         orphans.observe(event(p.TextDeltaData(text="…"), seq, turn, 2.0))
     orphans.arrived({f"{seq + 16:016x}" for seq in range(0, number, 2)})
     left = {span.span_id for span in orphans.take("cancelled", "", SECOND)}
@@ -206,8 +205,8 @@ class Noting(Telemetry):
         super().__init__()
         self.noted: list[tuple[int, int]] = []
 
-    def relay(self, spans: Relayed, size: int = 0) -> None:
-        self.noted.append((len(spans), size))
+    def export(self, spans: Batch, *, replayed: bool = False) -> None:
+        self.noted.append((spans.spans, len(spans.body)))
 
 
 def test_telemetry_of_no_span_goes_nowhere_and_spans_count_by_what_the_host_makes_of_them(
@@ -255,7 +254,7 @@ def test_the_hosts_spans_go_on_in_another_process_and_what_is_no_span_is_left_ou
         pass
     trace = SessionTrace(Telemetry(), {}, root, who)
     for request in (dead.own, dead.own, b"no OTLP", b""):
-        trace.recall_own(request)
+        trace.replay_own(request)
     trace.close(None, "")
     assert [span.name for span in trace.kept] == ["sandbox.create", "agent.session"]
     assert "cannot be read" in caplog.text

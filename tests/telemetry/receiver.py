@@ -25,9 +25,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from agent_runner.contract import readable
+from agent_runner.contract import otlp, readable
 from agent_runner.contract.spans import Span
-from host_client.telemetry.otlp import Batch, encode
+from host_client.telemetry.batch import Batch
 from tests.support.runs import SpanView, spans_in
 
 WAIT_SECONDS = 60.0
@@ -269,7 +269,7 @@ def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first:
 
 def batch(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> Batch:
     """Encode `spans`."""
-    return encode([readable.readable(span, _RESOURCE) for span in spans(count, trace, name=name, first=first)])
+    return Batch(otlp.encode(spans(count, trace, name=name, first=first), _RESOURCE), count)
 
 
 def ids_of(*bodies: bytes) -> set[tuple[str, str]]:

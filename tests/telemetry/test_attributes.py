@@ -1,23 +1,48 @@
-"""Attributes are read and cleaned as bytes, of which most come again and again: nothing is another than it would be."""
+"""The attributes of a sandbox's spans: which stay, which are cleaned, which of several counts, how many may come."""
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
-from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from host_client.telemetry.relay import attributes
-from host_client.telemetry.relay.shallow import Span
+from host_client.telemetry.otlp import key_values, spans_of, values_of
+from host_client.telemetry.relay import decoding
 
+TRACE = b"T" * 16
 SECRET = "ada@example.org"
 
 
-def text(name: str, value: str) -> bytes:
-    return KeyValue(key=name, value=AnyValue(string_value=value)).SerializeToString()
+def text(name: str, value: str) -> KeyValue:
+    return KeyValue(key=name, value=AnyValue(string_value=value))
+
+
+def body_of(span: Span) -> bytes:
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.append(span)
+    return request.SerializeToString()
+
+
+def decoded(*bodies: bytes, given: set[str] | None = None, common: dict[str, Any] | None = None) -> Span:
+    """Return the only span of a request; bodies in a row are one."""
+    event = base64.b64encode(b"".join(bodies)).decode()
+    ids = frozenset({TRACE.hex()})
+    (span,) = spans_of(decoding.decode(event, trace_ids=ids, common=common or {}, given=given or ()))
+    return span
+
+
+def cleaned(*pairs: KeyValue, given: set[str] | None = None) -> list[KeyValue]:
+    """Return the attributes of a span and of an event that go on, which are the same."""
+    event = Span.Event(name="e", time_unix_nano=1, attributes=pairs)
+    span = decoded(body_of(Span(trace_id=TRACE, span_id=b"S" * 8, attributes=pairs, events=[event])), given=given)
+    assert list(span.attributes) == list(span.events[0].attributes)
+    return list(span.attributes)
 
 
 PIECES = st.sampled_from(
@@ -27,61 +52,55 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=12).map(b"".join))
 @example(b"\x0a\x00\x12\x02\x0a\x00")
-@example(text("k", "v") + b"\x12\x00")
+@example(text("k", "v").SerializeToString() + b"\x12\x00")
 @example(b"\x0a\x01\xff\x12\x02\x0a\x00")
 @example(b"\x0a\x01k\x12\x03\x0a\x01\xff")
-def test_bytes_are_read_as_a_message_of_them_would_be(encoded: bytes) -> None:
+@example(b"\x0a\x05k")
+def test_any_bytes_in_the_place_of_an_attribute_are_one_that_is_cleaned_or_refused(encoded: bytes) -> None:
+    field = b"\x4a" + bytes((len(encoded),)) + encoded  # field 9 of a span
+    span = Span(trace_id=TRACE, span_id=b"S" * 8).SerializeToString() + field
+    scope = b"\x12" + bytes((len(span),)) + span
+    resource = b"\x12" + bytes((len(scope),)) + scope
+    event = base64.b64encode(b"\x0a" + bytes((len(resource),)) + resource).decode()
     try:
-        pair = KeyValue.FromString(encoded)
-    except DecodeError:
-        with pytest.raises(DecodeError):
-            attributes.read(encoded)
+        request = decoding.decode(event, trace_ids=frozenset({TRACE.hex()}), common={})
+    except ValueError as error:
+        assert "no OTLP" in str(error)
     else:
-        kind = pair.value.WhichOneof("value")
-        value = (
-            getattr(pair.value, kind) if kind in ("string_value", "bool_value", "int_value", "double_value") else None
-        )
-        assert attributes.read(encoded) == (pair.key, value)
+        (span,) = spans_of(request)
+        assert len(span.attributes) <= 1
+        assert all(pair.key and pair.value.WhichOneof("value") for pair in span.attributes)
 
 
 @pytest.mark.parametrize("size", [0, 1, 117, 118, 119, 120, 121, 122, 127, 128, 129, 300])
 def test_a_text_of_any_length_is_read(size: int) -> None:
     said = "é" * (size // 2) + "x" * (size % 2)
-    assert attributes.read(text("k", said)) == ("k", said)
-
-
-def cleaned(*encoded: bytes, given: set[str] | None = None) -> tuple[dict[str, Any], list[bytes]]:
-    """Return what is left, as values and as bytes."""
-    span = Span(attributes=encoded)
-    return attributes.Cleaner(given or set()).clean(span, frozenset({"owned"})), list(span.attributes)
+    assert cleaned(text("k", said)) == [text("k", said)]
 
 
 def test_values_that_python_takes_for_one_are_three() -> None:
-    values = (1, True, 1.0, "1")
-    encoded = [attributes.encode({"a": value}) for value in values]
-    assert [attributes.read(each) for (each,) in encoded] == [("a", value) for value in values]
-    assert len({each for (each,) in encoded}) == 4
+    values: tuple[Any, ...] = (1, True, 1.0, "1")
+    sent = key_values({f"k{number}": value for number, value in enumerate(values)})
+    kept = values_of(cleaned(*sent))
+    assert [(value, type(value)) for value in kept.values()] == [(value, type(value)) for value in values]
 
 
 def test_what_was_seen_before_is_cleaned_as_at_first() -> None:
     items = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="a")]))
     sent = [
         text("plain", "as it is"),
-        KeyValue(key="list", value=items).SerializeToString(),
-        KeyValue(key="number", value=AnyValue(double_value=0.5)).SerializeToString(),
+        KeyValue(key="list", value=items),
+        KeyValue(key="number", value=AnyValue(double_value=0.5)),
     ]
-    unwanted = [text("user.id", "mallory"), text("owned", "x"), text("", "nameless"), KeyValue().SerializeToString()]
+    unwanted = [text("user.id", "mallory"), text("", "nameless"), KeyValue()]
     changed = [text("mail", SECRET), text("two\nlines", "a\r\nb")]
-    once = cleaned(*unwanted, *sent, *changed)
-    values = {"plain": "as it is", "list": ("a",), "number": 0.5, "mail": "[redacted]", "two lines": "a b"}
-    assert once == (values, [*sent, text("mail", "[redacted]"), text("two lines", "a b")])
-    assert cleaned(*unwanted, *sent, *changed) == once
-    assert cleaned(*sent) == ({name: values[name] for name in ("plain", "list", "number")}, sent)
+    for _ in range(2):
+        assert cleaned(*unwanted, *sent, *changed) == [*sent, text("mail", "[redacted]"), text("two lines", "a b")]
+    assert cleaned(*sent) == sent
 
 
 @pytest.mark.parametrize("number", range(9))
-@pytest.mark.parametrize("of", [Span, Span.Event], ids=["span", "event"])
-def test_however_many_of_the_hosts_attributes_are_sent_none_is_left(of: Any, number: int) -> None:
+def test_however_many_of_the_hosts_attributes_are_sent_none_is_left(number: int) -> None:
     names = (
         "langfuse.user.id",
         "langfuse.tags",
@@ -92,64 +111,52 @@ def test_however_many_of_the_hosts_attributes_are_sent_none_is_left(of: Any, num
         "session.id",
     )
     forged = [text(name, "mallory") for name in (*names, "langfuse.a", "langfuse.b")][:number]
-    for _ in range(2):
-        message = of(attributes=[*forged, text("a", "b")])
-        assert attributes.Cleaner(()).clean(message, frozenset()) == {"a": "b"}
-        assert list(message.attributes) == [text("a", "b")]
+    assert cleaned(*forged, text("a", "b")) == [text("a", "b")]
 
 
-@pytest.mark.parametrize("unwanted", [text("", "nameless"), KeyValue().SerializeToString(), text("user.id", "x")])
-def test_one_attribute_that_no_sandbox_may_send_is_taken_out(unwanted: bytes) -> None:
-    for _ in range(2):
-        assert cleaned(text("a", "b"), unwanted, text("c", "d")) == (
-            {"a": "b", "c": "d"},
-            [text("a", "b"), text("c", "d")],
-        )
+def test_an_attribute_that_the_host_puts_on_every_span_is_the_hosts() -> None:
+    span = Span(trace_id=TRACE, span_id=b"S" * 8, attributes=[text("region", "theirs"), text("a", "b")])
+    made = decoded(body_of(span), common={"region": "eu"})
+    assert list(made.attributes) == [text("a", "b"), text("region", "eu")]
 
 
-def test_items_of_lists_count_also_where_the_list_was_seen_before() -> None:
+@pytest.mark.parametrize("unwanted", [text("", "nameless"), KeyValue(), text("user.id", "x")])
+def test_one_attribute_that_no_sandbox_may_send_is_taken_out(unwanted: KeyValue) -> None:
+    assert cleaned(text("a", "b"), unwanted, text("c", "d")) == [text("a", "b"), text("c", "d")]
+
+
+def test_items_of_lists_count_too() -> None:
     items = AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=1)] * 20))
-    short = KeyValue(key="k", value=items).SerializeToString()
-    span, cleaner = Span(attributes=[short]), attributes.Cleaner(())
+    many = [KeyValue(key=f"k{number}", value=items) for number in range(100)]
+    number = decoding.MAX_VALUES // (20 * 100)
+    bodies = [body_of(Span(trace_id=TRACE, span_id=b"S" * 8, attributes=many))] * number
     with pytest.raises(ValueError, match="more than"):
-        for _ in range(attributes.MAX_VALUES // 20):
-            cleaner.clean(span, frozenset())
+        decoded(*bodies)
 
 
 def test_of_two_long_texts_of_a_name_the_last_counts() -> None:
     first, last = text("k", "a" * 5000), text("k", "b" * 1000)
-    for _ in range(2):
-        assert cleaned(text("x", "y"), first, last) == ({"x": "y", "k": "b" * 1000}, [text("x", "y"), last])
+    assert cleaned(text("x", "y"), first, last) == [text("x", "y"), last]
 
 
-def test_a_list_is_read_as_none_whoever_cleaned_it_before() -> None:
-    items = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="a")]))
-    sent = KeyValue(key="a list", value=items).SerializeToString()
-    assert cleaned(sent) == ({"a list": ("a",)}, [sent])
-    assert attributes.read(sent) == ("a list", None)
-
-
-def test_what_is_cut_is_not_looked_at() -> None:
-    cleaner = attributes.Cleaner(())
-    span = Span(attributes=[b"no attribute", *[text(f"k{number}", "") for number in range(128)]])
-    assert len(cleaner.clean(span, frozenset())) == 128
-    assert span.dropped_attributes_count == 1
+def test_of_too_many_the_last_stay_and_the_others_are_counted() -> None:
+    many = [text(f"k{number}", "") for number in range(129)]
+    span = decoded(body_of(Span(trace_id=TRACE, span_id=b"S" * 8, attributes=many)))
+    assert (list(span.attributes), span.dropped_attributes_count) == (many[1:], 1)
 
 
 def test_a_text_that_one_session_was_given_is_redacted_in_another() -> None:
     mail = text("mail", SECRET)
     for _ in range(2):
-        assert cleaned(mail, given={SECRET}) == ({"mail": SECRET}, [mail])
-        assert cleaned(mail) == ({"mail": "[redacted]"}, [text("mail", "[redacted]")])
+        assert cleaned(mail, given={SECRET}) == [mail]
+        assert cleaned(mail) == [text("mail", "[redacted]")]
 
 
 def test_an_attribute_of_fields_that_otlp_does_not_have_loses_them() -> None:
-    odd = text("k", "v") + b"\xfa\x3f\x03abc"
-    for _ in range(2):
-        assert cleaned(odd) == ({"k": "v"}, [text("k", "v")])
-
-
-def test_bytes_that_are_no_attribute_are_refused() -> None:
-    for encoded in (b"\x0a\x05k", b"\x0a\x01\xff\x12\x02\x0a\x00", b"\x0a\x01k\x12\x03\x0a\x01\xff"):
-        with pytest.raises(ValueError, match="no OTLP"):
-            cleaned(text("k", "v"), encoded)
+    odd = KeyValue.FromString(text("k", "v").SerializeToString() + b"\xfa\x3f\x03abc")
+    number = KeyValue(key="n", value=AnyValue.FromString(b"\x18\x07\xfa\x3f\x03abc"))
+    items = [AnyValue.FromString(b"\x18\x07\xfa\x3f\x03abc")]
+    listed = KeyValue(key="l", value=AnyValue(array_value=ArrayValue(values=items)))
+    kept = cleaned(odd, number, listed)
+    assert b"abc" not in b"".join(pair.SerializeToString() for pair in kept)
+    assert values_of(kept) == {"k": "v", "n": 7, "l": (7,)}

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from agent_runner.contract.genai import message
 from agent_runner.contract.spans import Value
 from host_client.telemetry.export.console import otlp_json
+from host_client.telemetry.otlp import readable
 from host_client.telemetry.relay import clean
 from host_client.telemetry.relay.decoding import decode
 
@@ -57,7 +58,8 @@ def relayed(
     made: ExportTraceServiceRequest, common: Mapping[str, Value] = MappingProxyType({}), given: Collection[str] = ()
 ) -> ReadableSpan:
     otlp = base64.b64encode(made.SerializeToString()).decode()
-    (span,) = decode(otlp, trace_ids=frozenset({TRACE}), common=common, given=given).readable()
+    request = decode(otlp, trace_ids=frozenset({TRACE}), common=common, given=given)
+    (span,) = readable(request.SerializeToString())
     return span
 
 

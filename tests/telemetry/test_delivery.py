@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from host_client.telemetry.batch import Batch
 from host_client.telemetry.export.delivery import Delivery
 from host_client.telemetry.export.destinations import Delivered, Destination, Outcome
 from host_client.telemetry.export.destinations.custom import Custom
@@ -23,7 +24,6 @@ from host_client.telemetry.export.destinations.otlp import otlp
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.export.sender import HANGS_AFTER, Counts, Sender
 from host_client.telemetry.export.spool import Spool
-from host_client.telemetry.otlp import Batch
 from tests.telemetry.receiver import (
     WAIT_SECONDS,
     Answer,

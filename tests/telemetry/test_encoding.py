@@ -1,4 +1,4 @@
-"""Spans as bytes and back: what OpenTelemetry's own encoder gives, whatever the spans."""
+"""Spans in OTLP messages: read as OpenTelemetry's own class, selected, halved and merged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from host_client.telemetry.otlp import decode, encode, halves
+from host_client.telemetry.otlp import by_trace, halves, merged, readable, select, spans_of
 from tests.telemetry.receiver import batch, ids_of
 
 HOST, SANDBOX = Resource({"service.name": "host"}, "https://schema"), Resource({"service.name": "runner", "n": 1})
@@ -38,15 +38,12 @@ SPANS = [
 ]
 
 
-def test_spans_are_encoded_as_opentelemetry_encodes_them() -> None:
-    for _ in range(2):  # the second time from the cache
-        made = encode(SPANS)
-        assert made.spans == len(SPANS)
-        assert ExportTraceServiceRequest.FromString(made.body) == encode_spans(SPANS)
+def encoded(spans: list[ReadableSpan]) -> bytes:
+    return encode_spans(spans).SerializeToString()
 
 
 def test_what_is_decoded_encodes_to_the_same() -> None:
-    again = {number(made): made for made in decode(encode(SPANS).body)}
+    again = {number(made): made for made in readable(encoded(SPANS))}
     assert len(again) == len(SPANS)
     for before in SPANS:
         assert encode_spans([again[number(before)]]) == encode_spans([before])
@@ -61,20 +58,38 @@ def number(made: ReadableSpan) -> int:
 def test_requests_in_a_row_are_one_request() -> None:
     both = batch(2).body + batch(3, trace=2).body
     assert ids_of(both) == ids_of(batch(2).body, batch(3, trace=2).body)
-    assert len(decode(both)) == 5
+    assert len(readable(both)) == 5
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_halves_have_all_spans_between_them(count: int) -> None:
-    first, second = halves(encode(SPANS[:count]).body)
+    first, second = halves(encoded(SPANS[:count]))
     assert {first.spans, second.spans} == {min(count, 6) // 2, (min(count, 6) + 1) // 2}
     assert (len(ids_of(first.body)), len(ids_of(second.body))) == (first.spans, second.spans)
-    whole = {made.to_json() for made in decode(encode(SPANS[:count]).body)}
-    assert {made.to_json() for made in (*decode(first.body), *decode(second.body))} == whole
+    whole = {made.to_json() for made in readable(encoded(SPANS[:count]))}
+    assert {made.to_json() for made in (*readable(first.body), *readable(second.body))} == whole
 
 
 def test_what_is_no_request_is_told() -> None:
     with pytest.raises(DecodeError):
         halves(b"nonsense")
     with pytest.raises(DecodeError):
-        decode(b"nonsense")
+        readable(b"nonsense")
+
+
+def test_the_spans_of_a_mask_are_selected_and_no_empty_resource_is_left() -> None:
+    request = encode_spans(SPANS)
+    wanted = {2, 5}
+    selected = select(request, [int.from_bytes(span.span_id, "big") in wanted for span in spans_of(request)])
+    assert selected == encode_spans([each for each in SPANS if number(each) in wanted])
+    assert select(request, [False] * len(SPANS)) == ExportTraceServiceRequest()
+
+
+def test_spans_are_parted_by_trace() -> None:
+    body = batch(2).body + batch(3, trace=2).body
+    parts = by_trace(ExportTraceServiceRequest.FromString(body))
+    assert {trace[-1]: len(list(spans_of(part))) for trace, part in parts.items()} == {"1": 2, "2": 3}
+
+
+def test_requests_are_merged_as_opentelemetry_encodes_all_their_spans() -> None:
+    assert merged([encode_spans([each]) for each in SPANS]) == encode_spans(SPANS)

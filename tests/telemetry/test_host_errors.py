@@ -17,8 +17,8 @@ from host_client.sandbox.local import LocalProcess
 from tests.support.hosts import host_lab
 
 if TYPE_CHECKING:
+    from host_client.telemetry.batch import EndedSpan
     from host_client.telemetry.tail.pipeline import Who
-    from host_client.telemetry.tail.sampling import EndedSpan
 
 pytestmark = pytest.mark.anyio
 
@@ -40,15 +40,11 @@ class Errors:
 
     def begin(self, who: Who) -> None: ...
 
-    def observe(self, event: AnyEvent, who: Who) -> None:
+    def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
         if isinstance(event, Error):
             self.types.append(event.data.error_type)
 
-    def recall(self, event: AnyEvent, who: Who) -> None: ...
-
-    def observe_span(self, span: EndedSpan) -> None: ...
-
-    def recall_span(self, span: EndedSpan) -> None: ...
+    def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None: ...
 
     def end(self, who: Who) -> None: ...
 

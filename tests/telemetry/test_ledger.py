@@ -20,19 +20,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext
 
 from agent_runner._resource import resource
 from agent_runner.contract import otlp
 from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Span
 from host_client.telemetry import Telemetry, Who
+from host_client.telemetry.batch import Batch, EndedSpan
 from host_client.telemetry.costs import _ledger_file as ledger_file
 from host_client.telemetry.costs._unfinished import MAX_UNPRICED
 from host_client.telemetry.costs.ledger import BY, Ledger, LedgerError, Total
 from host_client.telemetry.relay.decoding import decode
-from host_client.telemetry.relay.relayed import Relayed
 from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, TurnCost, request_of, turn_of
 from tests.support.metrics import event, result
 from tests.support.tables import ROOT
@@ -188,19 +186,19 @@ OPUS_NANO = 1000 * 5 * 1000
 """At five dollars a million."""
 
 
-def chat(parent: int, about: Mapping[str, Any] = OPUS, session: str = ADA.session_id) -> ReadableSpan:
+def chat(parent: int, about: Mapping[str, Any] = OPUS, session: str = ADA.session_id) -> EndedSpan:
     """Return a model request under a span."""
-    context = SpanContext(1, parent, is_remote=True)
     attributes = {"gen_ai.operation.name": "chat", "session.id": session, **about}
-    return ReadableSpan("chat", parent=context, attributes=attributes)
+    return EndedSpan("chat", attributes, f"{parent:016x}", 0, 0)
 
 
-def requests_of(turn: int) -> Relayed:
+def requests_of(turn: int) -> Batch:
     """Return a turn's only model request, as it comes from a sandbox."""
     span = Span("chat", TRACE, span_id(turn + 100), span_id(turn), 1, end=2)
     span.attributes = {"gen_ai.operation.name": "chat", **OPUS}
     body = base64.b64encode(otlp.encode([span], resource("tests", {}))).decode()
-    return decode(body, trace_ids=frozenset({TRACE}), common={"session.id": ADA.session_id})
+    request = decode(body, trace_ids=frozenset({TRACE}), common={"session.id": ADA.session_id})
+    return Batch(request.SerializeToString(), 1)
 
 
 def begun(number: int, parent: int | None = None) -> p.AnyEvent:
@@ -277,8 +275,8 @@ def test_what_a_killed_host_did_not_write_is_written_by_the_one_that_took_over_a
     ledger = Ledger(path)
     telemetry = Telemetry(observers=[ledger])
     for each in (told(result(0.25), 0), told(result(0.5), 1), begun(7)):
-        telemetry.recall(each, ADA)
-    telemetry.relay_again(requests_of(7))
+        telemetry.observe(each, ADA, replayed=True)
+    telemetry.export(requests_of(7), replayed=True)
     telemetry.end((TRACE,), ADA)
     assert telemetry.shutdown(WAIT_SECONDS)
     assert ledger.total() == Total(None, 3, 750_000_000 + OPUS_NANO, 1000, 0, 0, 0, 1, OPUS_NANO)

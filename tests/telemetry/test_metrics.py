@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics.export import Histogram
-from opentelemetry.sdk.trace import ReadableSpan
 
 from agent_runner.contract import protocol as p
 from agent_runner.contract.protocol import AnyEvent, EventData
 from host_client import AgentOptions, AgentResult, Telemetry, run_agent
 from host_client.telemetry import Who
+from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.export.destinations.otlp import otlp_metrics
 from host_client.telemetry.export.endpoints import Endpoint, Protocol
 from host_client.telemetry.metrics._labels import (
@@ -213,7 +213,7 @@ def test_what_another_process_has_counted_is_known_and_counts_nothing() -> None:
     metrics = Metrics([kept])
     metrics.begin(ADA)
     for data in (start("m-1"), call("Bash"), called("other"), result(2.0)):
-        metrics.recall(event(data), ADA)
+        metrics.observe(event(data), ADA, replayed=True)
     for data in (called(), result(0.5)):
         metrics.observe(event(data), ADA)
     assert kept.points("claude.agent.events") == {
@@ -435,8 +435,8 @@ def test_a_span_with_odd_attributes_is_measured_by_what_can_be_read() -> None:
         "error.type": "no type of ours",
     }
     metrics = Metrics([kept])
-    metrics.observe_span(ReadableSpan("chat", attributes=odd, start_time=10**18, end_time=1))
-    metrics.observe_span(ReadableSpan("chat", attributes=odd, start_time=0, end_time=2 * 10**9))
+    metrics.observe_span(EndedSpan("chat", odd, None, 10**18, 1))
+    metrics.observe_span(EndedSpan("chat", odd, None, 0, 2 * 10**9))
     ((found, point),) = kept.points("gen_ai.client.operation.duration").items()
     assert (dict(found)["error.type"], point) == (OTHER, (2.0, 1))
     assert kept.points("gen_ai.client.token.usage") == {}
@@ -454,7 +454,7 @@ def test_requests_of_many_kinds_in_one_session_are_told_apart_and_all_measured()
     for model in [*asked, *asked]:
         for error in ({}, {"error.type": "rate_limit"}):
             said = {**OF_REQUEST, **error, "gen_ai.request.model": model, "gen_ai.usage.input_tokens": 5}
-            metrics.observe_span(ReadableSpan(f"chat {model}", attributes=said, start_time=0, end_time=10**9))
+            metrics.observe_span(EndedSpan(f"chat {model}", said, None, 0, 10**9))
     durations = kept.points("gen_ai.client.operation.duration")
     assert sum(point.recorded for point in durations.values()) == 4 * len(asked)
     failed = [point.recorded for found, point in durations.items() if ("error.type", "rate_limit") in found]

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from agent_runner._resource import resource
 from agent_runner.contract import otlp
 from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Span
 from host_client.telemetry import Telemetry, Who
-from host_client.telemetry.batch import Batch
+from host_client.telemetry.batch import Batch, EndedSpan
+from host_client.telemetry.export.content import ContentFilter
+from host_client.telemetry.export.delivery import Delivery
+from host_client.telemetry.export.sender import Counts
 from host_client.telemetry.relay.decoding import decode
-from host_client.telemetry.relay.relayed import Relayed
 from host_client.telemetry.tail import pipeline
-from host_client.telemetry.tail.sampling import EndedSpan, SamplingConfig
+from host_client.telemetry.tail.sampling import SamplingConfig
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
 """Trace ids that the ratio keeps first and last."""
@@ -30,9 +31,15 @@ ADA = Who(session_id="s", user_id="ada")
 LIMIT = 10.0
 
 
-def span(name: str, trace_id: str, *, error: bool = False) -> ReadableSpan:
-    context = SpanContext(int(trace_id, 16), 1, is_remote=False, trace_flags=TraceFlags(1))
-    return ReadableSpan(name, context, start_time=1, end_time=2, status=Status(StatusCode(2 if error else 0)))
+def span(name: str, trace_id: str, *, error: bool = False) -> Span:
+    made = Span(name, trace_id, "1".rjust(16, "0"), None, 1, end=2)
+    if error:
+        made.fail("tool_error")
+    return made
+
+
+def batch(*spans: Span) -> Batch:
+    return Batch(otlp.encode(spans, resource("tests", {})), len(spans))
 
 
 def log(trace_id: str) -> p.Log:
@@ -49,16 +56,17 @@ def names(batches: Sequence[Batch]) -> list[str]:
     return found
 
 
-def relayed(*called: str, trace_id: str = LOW) -> Relayed:
+def relayed(*called: str, trace_id: str = LOW) -> Batch:
     """Return spans as they come from a sandbox."""
     spans = [Span(name, trace_id, f"{number:016x}", None, 1, end=2) for number, name in enumerate(called, 1)]
-    event = base64.b64encode(otlp.encode(spans, resource("tests", {}))).decode()
-    return decode(event, trace_ids=frozenset({trace_id}), common={})
+    event = base64.b64encode(batch(*spans).body).decode()
+    request = decode(event, trace_ids=frozenset({trace_id}), common={})
+    return Batch(request.SerializeToString(), len(called))
 
 
 @dataclass
-class Recorder:
-    """An outbox that notes what it is told."""
+class Recorder(Delivery):
+    """A delivery to nowhere that notes what it is told."""
 
     held: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     sent: list[str] = field(default_factory=list[str])
@@ -77,7 +85,7 @@ class Recorder:
     def discard(self, trace_id: str) -> None:
         del self.held[trace_id]
 
-    def offer(self, batches: Sequence[Batch]) -> None:
+    def offer(self, batches: Sequence[Batch], destinations: Iterable[str] | None = None) -> None:
         self.before()
         if self.broken:
             raise OSError("the outbox's own fault")
@@ -90,8 +98,8 @@ class Recorder:
     def close(self, timeout: float) -> bool:
         return self.delivers
 
-    def counts(self) -> Mapping[str, Mapping[str, int]]:
-        return {"recorder": {"exported": len(self.sent)}}
+    def counts(self) -> dict[str, Counts]:
+        return {"recorder": Counts(exported=len(self.sent))}
 
 
 @dataclass
@@ -111,17 +119,11 @@ class Watcher:
     def begin(self, who: Who) -> None:
         self._note(("begin", who))
 
-    def observe(self, event: p.AnyEvent, who: Who) -> None:
-        self._note((event.type, who))
+    def observe(self, event: p.AnyEvent, who: Who, *, replayed: bool = False) -> None:
+        self._note((*(["replayed"] if replayed else []), event.type, who))
 
-    def recall(self, event: p.AnyEvent, who: Who) -> None:
-        self._note(("recall", event.type, who))
-
-    def observe_span(self, span: EndedSpan) -> None:
-        self._note(span.name)
-
-    def recall_span(self, span: EndedSpan) -> None:
-        self._note(("recall", span.name))
+    def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None:
+        self._note(("replayed", span.name) if replayed else span.name)
 
     def end(self, who: Who) -> None:
         self._note(("end", who))
@@ -134,7 +136,7 @@ def test_a_trace_that_is_kept_for_sure_is_sent_as_it_comes() -> None:
     outbox = Recorder()
     telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.1))
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     assert telemetry.flush(LIMIT)
     assert outbox.sent == ["a"]
     telemetry.end((LOW,), ADA)
@@ -146,8 +148,8 @@ def test_one_that_may_be_dropped_is_held_until_its_session_ends() -> None:
     outbox = Recorder()
     telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.0))
     telemetry.begin(HIGH, ADA)
-    telemetry.export([span("a", HIGH)])
-    telemetry.export([span("b", HIGH)])
+    telemetry.export(batch(span("a", HIGH)))
+    telemetry.export(batch(span("b", HIGH)))
     assert telemetry.flush(LIMIT)
     assert (outbox.held, outbox.sent) == ({HIGH: ["a", "b"]}, [])
     telemetry.end((HIGH,), ADA)
@@ -160,7 +162,7 @@ def test_an_error_sends_what_was_held_first_and_then_itself() -> None:
     telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.0))
     telemetry.begin(HIGH, ADA)
     for each in (span("a", HIGH), span("b", HIGH, error=True), span("c", HIGH)):
-        telemetry.export([each])
+        telemetry.export(batch(each))
     telemetry.end((HIGH,), ADA)
     assert telemetry.shutdown(LIMIT)
     assert (outbox.held, outbox.sent) == ({}, ["a", "b", "c"])
@@ -171,7 +173,7 @@ def test_a_session_in_two_traces_decides_each_by_itself() -> None:
     telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.1))
     telemetry.begin(HIGH, ADA)
     telemetry.join(LOW, ADA)
-    telemetry.export([span("a", HIGH), span("b", LOW)])
+    telemetry.export(batch(span("a", HIGH), span("b", LOW)))
     telemetry.end((HIGH, LOW), ADA)
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == ["b"]
@@ -182,44 +184,42 @@ def test_observers_see_what_is_dropped_too() -> None:
     telemetry = Telemetry(outbox, (watcher,), sampling=SamplingConfig(rate=0.0))
     telemetry.begin(HIGH, ADA)
     telemetry.observe(log(HIGH), ADA)
-    telemetry.export([span("a", HIGH)])
+    telemetry.export(batch(span("a", HIGH)))
     telemetry.end((HIGH,), ADA)
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == []
     assert watcher.seen == [("begin", ADA), ("log", ADA), "a", ("end", ADA)]
 
 
-def test_what_another_process_has_observed_is_recalled_and_its_spans_go_out_again() -> None:
+def test_what_another_process_has_observed_is_replayed_and_its_spans_go_out_again() -> None:
     outbox, watcher = Recorder(), Watcher()
     telemetry = Telemetry(outbox, [watcher])
     telemetry.begin(LOW, ADA)
-    telemetry.recall(log(LOW), ADA)
-    telemetry.export_again([span("a", LOW)])
-    telemetry.relay_again(relayed("b"))
+    telemetry.observe(log(LOW), ADA, replayed=True)
+    telemetry.export(batch(span("a", LOW)), replayed=True)
+    telemetry.export(relayed("b"), replayed=True)
     telemetry.end((LOW,), ADA)
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == ["a", "b"]
-    assert watcher.seen == [("begin", ADA), ("recall", "log", ADA), ("recall", "b"), ("end", ADA)]
+    assert watcher.seen == [
+        ("begin", ADA),
+        ("replayed", "log", ADA),
+        ("replayed", "a"),
+        ("replayed", "b"),
+        ("end", ADA),
+    ]
 
 
-def export_of_another(telemetry: Telemetry) -> None:
-    telemetry.export_again([span("again", HIGH)])
-
-
-def relay_of_another(telemetry: Telemetry) -> None:
-    telemetry.relay_again(relayed("again", trace_id=HIGH))
-
-
-@pytest.mark.parametrize("again", [export_of_another, relay_of_another])
+@pytest.mark.parametrize("again", [batch(span("again", HIGH)), relayed("again", trace_id=HIGH)], ids=["own", "relayed"])
 def test_a_trace_that_was_taken_over_is_kept_whole_as_what_was_held_of_it_elsewhere_is_sent(
-    again: Callable[[Telemetry], None],
+    again: Batch,
 ) -> None:
     outbox = Recorder()
     telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.0))
     telemetry.begin(HIGH, ADA)
-    telemetry.export([span("a", HIGH)])
-    again(telemetry)
-    telemetry.export([span("b", HIGH)])
+    telemetry.export(batch(span("a", HIGH)))
+    telemetry.export(again, replayed=True)
+    telemetry.export(batch(span("b", HIGH)))
     telemetry.end((HIGH,), ADA)
     assert telemetry.shutdown(LIMIT)
     assert (outbox.held, outbox.sent) == ({}, ["a", "again", "b"])
@@ -229,7 +229,7 @@ def test_an_observer_that_fails_takes_nothing_from_the_others(caplog: pytest.Log
     outbox, watcher = Recorder(), Watcher()
     telemetry = Telemetry(outbox, (Watcher(fails=True), watcher))
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     assert not telemetry.shutdown(LIMIT), "what it did not see is lost"
     assert outbox.sent == ["a"]
     assert watcher.seen == [("begin", ADA), "a"]
@@ -244,7 +244,7 @@ def test_a_part_that_hangs_holds_nobody_up_and_what_does_not_fit_is_counted(monk
     telemetry = Telemetry(outbox)
     telemetry.begin(LOW, ADA)
     for number in range(20):
-        telemetry.export([span(str(number), LOW)] * 2)
+        telemetry.export(batch(*[span(str(number), LOW)] * 2))
     lost = telemetry.lost["span: queue full"]
     assert 2 * 8 <= lost <= 2 * 12
     assert not telemetry.flush(0.01)
@@ -254,18 +254,19 @@ def test_a_part_that_hangs_holds_nobody_up_and_what_does_not_fit_is_counted(monk
 
 
 def test_what_waits_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 1000)
+    batches = [relayed(f"{number:02}") for number in range(21)]
+    monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 3.5 * len(batches[0].body))
     go_on = threading.Event()
     outbox = Recorder(before=lambda: assert_set(go_on))
     telemetry = Telemetry(outbox)
     telemetry.begin(LOW, ADA)
-    for number in range(20):
-        telemetry.relay(relayed(str(number)), 300)
+    for each in batches[:20]:
+        telemetry.export(each)
     lost = telemetry.lost["span: queue full"]
     assert 16 <= lost <= 17
     go_on.set()
     assert not telemetry.flush(LIMIT)
-    telemetry.relay(relayed("again"), 900)
+    telemetry.export(batches[20])
     assert telemetry.shutdown(LIMIT)
     assert len(outbox.sent) + lost == 21
 
@@ -276,7 +277,7 @@ def test_what_a_shutdown_does_not_wait_for_is_counted() -> None:
     telemetry = Telemetry(outbox)
     telemetry.begin(LOW, ADA)
     for _ in range(20):
-        telemetry.export([span("a", LOW)] * 2)
+        telemetry.export(batch(*[span("a", LOW)] * 2))
     before = threading.enumerate()
     assert not telemetry.shutdown(0.01)
     go_on.set()
@@ -292,7 +293,7 @@ def test_the_end_of_all_decides_what_waits() -> None:
     outbox = Recorder()
     telemetry = Telemetry(outbox, sampling=SamplingConfig(rate=0.0))
     telemetry.begin(HIGH, ADA)
-    telemetry.export([span("a", HIGH)])
+    telemetry.export(batch(span("a", HIGH)))
     assert telemetry.shutdown(LIMIT)
     assert (outbox.held, outbox.sent) == ({}, [])
 
@@ -304,7 +305,7 @@ def test_a_result_has_room_where_others_have_none(monkeypatch: pytest.MonkeyPatc
     telemetry = Telemetry(Recorder(before=lambda: assert_set(go_on)), (watcher,))
     telemetry.begin(LOW, ADA)
     for _ in range(20):
-        telemetry.export([span("a", LOW)])
+        telemetry.export(batch(span("a", LOW)))
     log = p.LogData(stream="runner", text="x")
     telemetry.observe(p.Log(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=log), ADA)
     telemetry.observe(p.Result(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=RESULT), ADA)
@@ -346,12 +347,12 @@ def test_what_was_lost_on_the_way_to_the_outbox_is_told_once(caplog: pytest.LogC
     outbox = Recorder(broken=True)
     telemetry = Telemetry(outbox)
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     assert not telemetry.flush(LIMIT)
     assert telemetry.lost == {"fault of the pipeline": 1}
     assert "the outbox's own fault" in caplog.text
     outbox.broken = False
-    telemetry.export([span("b", LOW)])
+    telemetry.export(batch(span("b", LOW)))
     assert telemetry.flush(LIMIT)
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == ["b"]
@@ -369,7 +370,7 @@ def test_a_part_that_cannot_be_closed_keeps_no_other_from_its_end_and_is_told(ca
     outbox = Recorder()
     telemetry = Telemetry(outbox, [Unclosing(), Unclosing()])
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     assert not telemetry.shutdown(LIMIT)
     assert not telemetry.shutdown(LIMIT), "the answer stays the same"
     assert outbox.sent == ["a"]
@@ -386,7 +387,7 @@ def test_who_ends_it_while_another_does_gets_the_same_answer() -> None:
 
     telemetry = Telemetry(Recorder(before=wait))
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     answers: list[bool] = []
     ending = [threading.Thread(target=lambda: answers.append(telemetry.shutdown(LIMIT))) for _ in range(2)]
     for thread in ending:
@@ -408,7 +409,7 @@ def test_what_is_handed_over_while_it_ends_is_done_or_counted() -> None:
     def hand_over() -> None:
         started.wait(LIMIT)
         for _ in range(2_000):
-            telemetry.export([span("a", LOW)])
+            telemetry.export(batch(span("a", LOW)))
             telemetry.counts()
 
     threads = [threading.Thread(target=hand_over) for _ in range(2)]
@@ -425,7 +426,7 @@ def test_what_comes_after_the_end_is_counted() -> None:
     telemetry = Telemetry(Recorder())
     telemetry.begin(LOW, ADA)
     assert telemetry.shutdown(LIMIT)
-    telemetry.export([span("late", LOW)])
+    telemetry.export(batch(span("late", LOW)))
     assert telemetry.counts()["pipeline"] == {"dropped: span: after shutdown": 1}
 
 
@@ -433,17 +434,24 @@ def test_with_nobody_to_tell_there_is_no_thread() -> None:
     before = threading.active_count()
     telemetry = Telemetry()
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     assert threading.active_count() == before
     assert telemetry.flush(LIMIT)
     assert telemetry.shutdown(LIMIT)
 
 
+class Upper(ContentFilter):
+    """Takes the name of a span for its content."""
+
+    def clean(self, span: trace_pb2.Span) -> None:
+        span.name = self.text(span.name)
+
+
 def test_a_sanitizer_changes_what_is_sent() -> None:
     outbox = Recorder()
-    telemetry = Telemetry(outbox, sanitize=lambda given: span(given.name.upper(), LOW))
+    telemetry = Telemetry(outbox, content=Upper(str.upper))
     telemetry.begin(LOW, ADA)
-    telemetry.export([span("a", LOW)])
+    telemetry.export(batch(span("a", LOW)))
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == ["A"]
 
@@ -454,7 +462,7 @@ def test_what_waits_together_is_written_together() -> None:
     telemetry = Telemetry(outbox, (Watcher(before=lambda: assert_set(go_on)),))
     telemetry.begin(LOW, ADA)
     for number in range(20):
-        telemetry.relay(relayed(str(number)))
+        telemetry.export(relayed(str(number)))
     go_on.set()
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == [str(number) for number in range(20)]
@@ -467,8 +475,8 @@ def test_a_trace_that_is_decided_before_it_was_written_down_never_is_held() -> N
     telemetry = Telemetry(outbox, (Watcher(before=lambda: assert_set(go_on)),), sampling=SamplingConfig(rate=0.0))
     telemetry.begin(LOW, ADA)
     telemetry.begin(HIGH, ADA)
-    telemetry.export([span("a", HIGH), span("b", HIGH, error=True)])
-    telemetry.export([span("c", LOW)])
+    telemetry.export(batch(span("a", HIGH), span("b", HIGH, error=True)))
+    telemetry.export(batch(span("c", LOW)))
     telemetry.end((LOW, HIGH), ADA)
     go_on.set()
     assert telemetry.shutdown(LIMIT)
@@ -487,8 +495,8 @@ def test_an_event_that_is_only_counted_is_seen_by_a_flush() -> None:
 
 def test_a_sanitizer_changes_what_was_relayed_too() -> None:
     outbox = Recorder()
-    telemetry = Telemetry(outbox, sanitize=lambda given: span(given.name.upper(), LOW))
+    telemetry = Telemetry(outbox, content=Upper(str.upper))
     telemetry.begin(LOW, ADA)
-    telemetry.relay(relayed("a", "b"))
+    telemetry.export(relayed("a", "b"))
     assert telemetry.shutdown(LIMIT)
     assert outbox.sent == ["A", "B"]

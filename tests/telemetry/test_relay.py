@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from host_client.telemetry.otlp import by_trace, ended_spans, readable, spans_of
 from host_client.telemetry.relay.decoding import decode
 
 TRACE, OTHER = b"T" * 16, b"O" * 16
@@ -39,9 +40,7 @@ def text(name: str, value: str) -> KeyValue:
 def taken(*spans: Span, common: dict[str, str] | None = None) -> list[Span]:
     """Return what goes on of spans."""
     otlp = base64.b64encode(request(*spans).SerializeToString()).decode()
-    relayed = decode(otlp, trace_ids=IDS, common=common or {}, given={"a=b,c=d"})  # pyright: ignore[reportArgumentType]
-    read = ExportTraceServiceRequest.FromString(relayed.encoded())
-    return [each for of in read.resource_spans for scope in of.scope_spans for each in scope.spans]
+    return list(spans_of(decode(otlp, trace_ids=IDS, common=common or {}, given={"a=b,c=d"})))
 
 
 def test_what_a_runner_sends_goes_on_as_it_is() -> None:
@@ -140,12 +139,12 @@ def test_a_resource_or_scope_without_spans_is_taken_out_before_it_is_looked_at()
     sent.resource_spans[0].scope_spans.add().scope.name = "empty"
     sent.MergeFromString(b"\x0a\x00" * 9_000 + b"\x0a\x02\x12\x00")
     relayed = decode(base64.b64encode(sent.SerializeToString()).decode(), trace_ids=IDS, common={})
-    assert relayed.encoded() == decoded_alone(span())
+    assert relayed == decoded_alone(span())
 
 
-def decoded_alone(only: Span) -> bytes:
+def decoded_alone(only: Span) -> ExportTraceServiceRequest:
     alone = base64.b64encode(request(only).SerializeToString()).decode()
-    return decode(alone, trace_ids=IDS, common={}).encoded()
+    return decode(alone, trace_ids=IDS, common={})
 
 
 def test_of_too_many_attributes_and_events_it_is_told_how_many_were_cut() -> None:
@@ -174,14 +173,15 @@ def test_moments_that_a_backend_would_refuse_are_brought_near() -> None:
 def test_spans_of_two_traces_part() -> None:
     sent = request(span(name="a"), span(name="b", trace_id=OTHER), span(name="c"))
     relayed = decode(base64.b64encode(sent.SerializeToString()).decode(), trace_ids=IDS, common={})
-    parts = {trace: [each.name for each in part.spans()] for trace, part in relayed.by_trace().items()}
+    parts = {trace: [each.name for each in spans_of(part)] for trace, part in by_trace(relayed).items()}
     assert parts == {TRACE.hex(): ["a", "c"], OTHER.hex(): ["b"]}
-    assert len(relayed) == 3
+    assert len(list(spans_of(relayed))) == 3
 
 
 def test_a_span_that_is_asked_answers_as_opentelemetrys_own() -> None:
     sent = span(start_time_unix_nano=5, end_time_unix_nano=9, attributes=[text("a", "b")], status=Status(code=2))  # pyright: ignore[reportArgumentType]
     relayed = decode(base64.b64encode(request(sent).SerializeToString()).decode(), trace_ids=IDS, common={"n": 1})
-    for made in (*relayed.spans(), *relayed.readable()):
-        assert (made.name, made.start_time, made.end_time, made.attributes) == ("chat m", 5, 9, {"a": "b", "n": 1})
-        assert made.status.status_code.name == "ERROR"
+    (seen,), (made,) = ended_spans(relayed), readable(relayed.SerializeToString())
+    for each in (seen, made):
+        assert (each.name, each.start_time, each.end_time, each.attributes) == ("chat m", 5, 9, {"a": "b", "n": 1})
+    assert seen.is_error and made.status.status_code.name == "ERROR"

@@ -7,10 +7,9 @@ import tracemalloc
 from collections.abc import Mapping, Sequence
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
-from opentelemetry.trace import Status, StatusCode
 
+from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.tail.sampling import Sampler, SamplerLimits, SamplingConfig, Verdict
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
@@ -26,21 +25,20 @@ class Clock:
 
 def span(
     name: str = "agent.execute", ms: float = 1.0, *, error: bool = False, about: Mapping[str, str | float] | None = None
-) -> ReadableSpan:
-    status = Status(StatusCode.ERROR) if error else Status(StatusCode.UNSET)
-    return ReadableSpan(name, start_time=0, end_time=int(ms * 1e6), status=status, attributes=about)
+) -> EndedSpan:
+    return EndedSpan(name, about or {}, None, 0, int(ms * 1e6), error)
 
 
-def chat(ms: float) -> ReadableSpan:
+def chat(ms: float) -> EndedSpan:
     return span("chat m", ms, about={"gen_ai.operation.name": "chat"})
 
 
-def tool(ms: float, executed: float, name: str = "Bash") -> ReadableSpan:
+def tool(ms: float, executed: float, name: str = "Bash") -> EndedSpan:
     operation = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
     return span("execute_tool", ms, about={**operation, "tool.execution_ms": executed})
 
 
-def decided(sampler: Sampler, trace_id: str, spans: Sequence[ReadableSpan], tier: str | None = None) -> Verdict:
+def decided(sampler: Sampler, trace_id: str, spans: Sequence[EndedSpan], tier: str | None = None) -> Verdict:
     sampler.begin(trace_id, tier)
     sampler.observe(trace_id, spans)
     return sampler.end(trace_id)
@@ -159,7 +157,7 @@ def test_a_trace_is_kept_whatever_is_known_of_it_where_that_is_asked() -> None:
     ],
 )
 def test_slow_is_what_model_and_tools_worked_without_the_wait_for_a_person(
-    spans: list[ReadableSpan], verdict: Verdict
+    spans: list[EndedSpan], verdict: Verdict
 ) -> None:
     assert decided(Sampler(SamplingConfig(rate=0.0)), HIGH, spans) is verdict
 

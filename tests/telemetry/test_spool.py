@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from host_client.telemetry.batch import Batch
 from host_client.telemetry.export.spool import Parcel, Spool
-from host_client.telemetry.otlp import Batch
 from tests.telemetry.receiver import WAIT_SECONDS
 
 TRACE, OTHER = "a" * 32, "b" * 32
@@ -190,7 +190,7 @@ def test_two_at_once_on_one_directory_leave_each_other_alone(tmp_path: Path) -> 
 HOLDER = """
 import sys
 from pathlib import Path
-from host_client.telemetry.otlp import Batch
+from host_client.telemetry.batch import Batch
 from host_client.telemetry.export.spool import Spool
 
 spool = Spool(Path(sys.argv[1]))

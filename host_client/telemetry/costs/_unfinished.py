@@ -9,19 +9,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolUse, TurnStart
+from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolResult, ToolUse, TurnStart
+from host_client.telemetry.trace.calls import ToolCalls
 from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, Request, TurnCost, merged, priced, request_of
 
 if TYPE_CHECKING:
-    from host_client.telemetry.tail.sampling import EndedSpan
+    from host_client.telemetry.batch import EndedSpan
 
 MAX_TURNS = 1000
-MAX_CALLS = 10_000
-"""Most turns, and most tool calls of one session, that are known at a time: forged ones fill no memory."""
+"""Limit of turns of one session that are known at a time: forged ones must not fill the memory."""
+
 MAX_UNPRICED = 1000
 """Most requests whose price waits to be asked for: nearly every turn has a result, and then nobody asks."""
 
-TELLING = frozenset({ToolUse, Start, TurnStart, Error, Result})
+TELLING = frozenset({ToolUse, ToolResult, Start, TurnStart, Error, Result})
 """What `Spending.observe` is told; the rest says nothing of it."""
 
 _MAX_DEPTH = 100
@@ -52,12 +53,7 @@ class _Open:
 
 def parent_of_request(span: EndedSpan) -> str | None:
     """Return the id of the span above a model request, in hex; None for any other span."""
-    if not span.name.startswith("chat"):  # a request's name; to read attributes costs more
-        return None
-    attributes, parent = span.attributes or {}, span.parent
-    if parent is None or attributes.get("gen_ai.operation.name") != "chat":
-        return None
-    return f"{parent.span_id:016x}"
+    return span.parent_span_id if span.attributes.get("gen_ai.operation.name") == "chat" else None
 
 
 class Spending:
@@ -67,14 +63,13 @@ class Spending:
         self.model: str | None = None
         self.error_type: str | None = None
         self._turns: dict[str, _Open] = {}
-        self._parents: dict[str, str] = {}
+        self._calls = ToolCalls()
         self._unpriced: list[tuple[str, Request]] = []
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
+        self._calls.observe(event)
         match event:
-            case ToolUse() if event.parent_span_id and len(self._parents) < MAX_CALLS:
-                self._parents[event.span_id] = event.parent_span_id
             case Start():
                 self.model = event.data.model
             case TurnStart() if len(self._turns) < MAX_TURNS:
@@ -83,7 +78,6 @@ class Spending:
                 self.error_type = event.data.error_type
             case Result():
                 self._turns.pop(event.span_id, None)
-                self._parents.clear()
                 if not self._turns:
                     self._unpriced.clear()
             case _:
@@ -97,9 +91,10 @@ class Spending:
                 if len(self._unpriced) >= MAX_UNPRICED:
                     self._price()
                 return True
-            if (above := self._parents.get(parent_span_id)) is None:
+            call = self._calls.of_span(parent_span_id)
+            if call is None or call.parent_span_id is None:
                 return False
-            parent_span_id = above
+            parent_span_id = call.parent_span_id
         return False
 
     def _price(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent_runner.contract.protocol import AnyEvent
+from host_client.telemetry.otlp import ended_spans, spans_of
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.turns import MAX_COST_USD, NANO
 
@@ -16,17 +17,17 @@ def unfinished_usd(events: Iterable[AnyEvent], relayed: Iterable[str], trace_ids
 
     ``relayed`` is what the session's ``telemetry`` events carry, ``trace_ids`` are the traces that the session is in.
     """
-    spending, seen = Spending(), set[str]()
+    spending, seen = Spending(), set[bytes]()
     for event in events:
         spending.observe(event)
     for otlp in relayed:
         try:
-            spans = decode(otlp, trace_ids=trace_ids, common={})
+            request = decode(otlp, trace_ids=trace_ids, common={})
         except ValueError:  # forged by the sandbox
             continue
-        for span_id, span in zip(spans.span_ids(), spans.spans(), strict=True):
-            if span_id not in seen and (parent := parent_of_request(span)) is not None:
+        for sent, span in zip(spans_of(request), ended_spans(request), strict=True):
+            if sent.span_id not in seen and (parent := parent_of_request(span)) is not None:
                 spending.request(parent, span.attributes)
-            seen.add(span_id)
+            seen.add(sent.span_id)
     amounts = [left.figures.nano / NANO for left in spending.so_far()]
     return sum(amount for amount in amounts if amount <= MAX_COST_USD)  # a forged amount is left out

@@ -26,8 +26,8 @@ from ._ledger_file import BY, NOTHING, By, LedgerEntry, LedgerError, Total, open
 from ._unfinished import TELLING, Spending, parent_of_request
 
 if TYPE_CHECKING:
+    from host_client.telemetry.batch import EndedSpan
     from host_client.telemetry.tail.pipeline import Who
-    from host_client.telemetry.tail.sampling import EndedSpan
 
 __all__ = ["BY", "By", "Ledger", "LedgerError", "Total"]
 
@@ -70,27 +70,25 @@ class Ledger:
     def begin(self, who: Who) -> None:
         """A session begins: nothing has been spent."""
 
-    def observe_span(self, span: EndedSpan) -> None:
-        """Take note of a model request, for a turn that may never have a result."""
+    def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None:
+        """Take note of a model request, for a turn that may never have a result.
+
+        Replayed ones are as good as new: an estimate is of all requests of its turn, whichever process saw them.
+        """
         if (parent := parent_of_request(span)) is None:
             return
-        attributes = span.attributes or {}
-        who, session = self._sessions.get(str(attributes.get("session.id")), (None, None))
-        if who is None or session is None or not session.request(parent, attributes):
+        who, session = self._sessions.get(str(span.attributes.get("session.id")), (None, None))
+        if who is None or session is None or not session.request(parent, span.attributes):
             return
         if not self._pending:  # a file that cannot be written leaves room for turns with a result
             self._estimate(who, session)
 
-    def recall_span(self, span: EndedSpan) -> None:
-        """Take note of it as if it was new: an estimate is of all requests of its turn, whoever saw them."""
-        self.observe_span(span)
+    def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
+        """Write a turn that ended; take note of a session's model, and of what turns have begun and ended.
 
-    def recall(self, event: AnyEvent, who: Who) -> None:
-        """Do as with a new one: a host that was killed may not have written its turn, and one in the file stays one."""
-        self.observe(event, who)
-
-    def observe(self, event: AnyEvent, who: Who) -> None:
-        """Write a turn that ended; take note of a session's model, and of what turns have begun and ended."""
+        Replayed events are as good as new: a host that was killed may not have written its turn, and a turn that is in
+        the file is not written twice.
+        """
         if isinstance(event, Result):
             self.record(event, who)
         if type(event) not in TELLING:

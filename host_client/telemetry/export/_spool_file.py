@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from host_client.telemetry.otlp import Batch
+from host_client.telemetry.batch import Batch
 
 VERSION = 1
 PAGE = 4096

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import StatusCode
@@ -73,13 +74,18 @@ class JsonExporter(SpanExporter):
 
 
 def otlp_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
-    """Return spans as an OTLP/JSON ``ExportTraceServiceRequest``: ids in hex, as OTLP has it."""
-    request: dict[str, Any] = MessageToDict(encode_spans(list(spans)), use_integers_for_enums=True)
-    for resource in request.get("resourceSpans", ()):
+    """Return spans as an OTLP/JSON ``ExportTraceServiceRequest``."""
+    return request_json(encode_spans(list(spans)))
+
+
+def request_json(request: ExportTraceServiceRequest) -> dict[str, Any]:
+    """Return a request as OTLP/JSON, which has ids in hex where protobuf's JSON has base64."""
+    converted: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
+    for resource in converted.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
             for span in scope.get("spans", ()):
                 _hex_ids(span)
-    return request
+    return converted
 
 
 def _hex_ids(span: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from host_client.telemetry.otlp import Batch
+from host_client.telemetry.batch import Batch
 
 from .destinations import Destination
 from .sender import CHANCE, HANGS_AFTER, Counts, Sender

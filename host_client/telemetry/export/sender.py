@@ -58,6 +58,11 @@ class Counts:
     waiting: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])
 
+    def by_outcome(self) -> dict[str, int]:
+        """Return the counters by name; each reason for a drop has one of its own."""
+        counts = {"exported": self.exported, "retried": self.retried, "spooled": self.spooled, "waiting": self.waiting}
+        return counts | {f"dropped: {reason}": count for reason, count in self.dropped.items()}
+
 
 def backoff(failures: int) -> float:
     """Return the longest pause, in seconds, after so many failures in a row: 1, 2, 4, …, 64."""

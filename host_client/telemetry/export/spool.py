@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from host_client.telemetry.otlp import Batch
+from host_client.telemetry.batch import Batch
 
 from ._spool_file import SpoolFile, StoredBatch, UnknownVersionError
 from .notices import Notices

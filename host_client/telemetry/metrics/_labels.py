@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from agent_runner.contract.approvals import NO_ONE
-from agent_runner.contract.memory import Remembered
 from agent_runner.contract.prices import PRICES, family
 from agent_runner.contract.protocol import ERROR_TYPES
 from agent_runner.contract.sanitize import single_line
@@ -82,7 +81,6 @@ class Bounded:
         return label
 
 
-@Remembered
 def _label(value: str) -> str:
     return single_line(value, MAX_LENGTH).strip()
 

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections import Counter as Counts
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -31,7 +30,6 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from agent_runner.contract import __version__, readable
 from agent_runner.contract.protocol import (
     AnyEvent,
-    ApprovalRequest,
     ApprovalResolved,
     ApprovalResolvedData,
     Error,
@@ -40,10 +38,9 @@ from agent_runner.contract.protocol import (
     Result,
     Start,
     ToolResult,
-    ToolUse,
 )
 from agent_runner.contract.sanitize import brief
-from host_client.telemetry.relay import clean
+from host_client.telemetry.trace.calls import ToolCalls
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
 from host_client.telemetry.turns import TurnCost, turn_of
 
@@ -52,12 +49,9 @@ from ._labels import Labels, error_type, source_of
 from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 
 if TYPE_CHECKING:
+    from host_client.telemetry.batch import EndedSpan
     from host_client.telemetry.config import TelemetryConfig
     from host_client.telemetry.tail.pipeline import Who
-    from host_client.telemetry.tail.sampling import EndedSpan
-
-MAX_CALLS = 1_000
-"""Tool calls of one session whose names are remembered until they end."""
 
 MAX_ALIKE = 32
 """Kinds of model requests of one session that are remembered, each with its labels."""
@@ -112,7 +106,7 @@ class _Session:
     key: Customer
     """The same."""
     model: str | None = None
-    calls: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+    calls: ToolCalls = field(default_factory=ToolCalls)
     requests: dict[tuple[Any, ...], _OfRequest] = field(default_factory=dict[tuple[Any, ...], _OfRequest])
 
 
@@ -227,18 +221,21 @@ class Metrics:
         if self._sessions.pop(who.session_id, None) is not None:
             self._active.add(-1, self._customer(who))
 
-    def observe(self, event: AnyEvent, who: Who) -> None:
-        """Count an event, and what it says."""
+    def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
+        """Count an event, and what it says. Of a replayed one only the session's model and its calls are noted."""
         session = self._sessions.get(who.session_id) or self._new(who)
+        session.calls.observe(event)
+        if isinstance(event, Start):
+            session.model = brief(event.data.model)
+        if replayed:
+            return
         customer = session.customer
         self._events[(session.key, event.type)] += 1
         match event:
-            case ToolUse() | Start() | ApprovalRequest():
-                self._note(session, event)
             case ToolResult():
                 self._tool_ended(session, event, customer)
             case ApprovalResolved():
-                self._decided(session, session.calls.get(event.data.tool_use_id, ""), event.data, customer)
+                self._decided(session, _tool(session, event.data.tool_use_id), event.data, customer)
             case QuestionResolved():
                 self._decided(session, "AskUserQuestion", event.data, customer)
             case Error():
@@ -248,34 +245,14 @@ class Metrics:
             case _:
                 pass
 
-    def recall(self, event: AnyEvent, who: Who) -> None:
-        """Take note of a session's model and of the tools it called: later events name neither."""
-        self._note(self._sessions.get(who.session_id) or self._new(who), event)
-
-    def _note(self, session: _Session, event: AnyEvent) -> None:
-        match event:
-            case ToolUse():
-                self._called(session, event.data.id, event.data.name)
-            case Start():
-                session.model = brief(event.data.model)
-            case ApprovalRequest():
-                self._called(session, event.data.tool_use_id, event.data.tool_name)
-            case _:
-                pass
-
     def _customer(self, who: Who) -> dict[str, str]:
         return self._labels.customer(who.tenant_id, who.tier)
 
     def _model(self, session: _Session) -> dict[str, str]:
         return {"model": self._labels.model(session.model, session.source)} if session.model else {}
 
-    def _called(self, session: _Session, tool_id: str, name: str) -> None:
-        session.calls[tool_id] = clean.name[name]  # the model's own words, where it calls what there is not
-        if len(session.calls) > MAX_CALLS:
-            session.calls.popitem(last=False)
-
     def _tool_ended(self, session: _Session, event: ToolResult, customer: Mapping[str, str]) -> None:
-        name = session.calls.pop(event.data.tool_use_id, "")
+        name = _tool(session, event.data.tool_use_id)
         labels = {**customer, "tool": self._labels.tool(name, session.source)} if name else dict(customer)
         if 0 <= event.data.duration_ms <= MAX_MS:
             self._tool_duration.record(event.data.duration_ms, labels)
@@ -318,23 +295,22 @@ class Metrics:
                 if tokens:
                     self._tokens.add(tokens, {**labels, "kind": kind})
 
-    def observe_span(self, span: EndedSpan) -> None:
-        """Measure a model request, or a sandbox's creation."""
+    def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None:
+        """Measure a model request, or a sandbox's creation; a process that died has measured replayed ones."""
+        if replayed:
+            return
         name = span.name  # by which it is known: to read attributes costs more
         if name.startswith("chat"):
-            attributes = span.attributes or {}
+            attributes = span.attributes
             if attributes.get("gen_ai.operation.name") == "chat":
                 self._request(span, attributes)
         elif name == "sandbox.create":
-            attributes = span.attributes or {}
+            attributes = span.attributes
             kind = _text(attributes.get("sandbox.kind")) or "unknown"
             kind = self._labels.sandbox_kind(kind, _source_in(attributes))
             labels = {**self._customer_of(attributes), "sandbox.kind": kind, **_failure(attributes)}
             if (ms := _duration_ms(span)) is not None:
                 self._creation.record(ms, labels)
-
-    def recall_span(self, span: EndedSpan) -> None:
-        """Measure nothing: another process has."""
 
     def _request(self, span: EndedSpan, attributes: Mapping[str, Any]) -> None:
         to = self._series_of(attributes)
@@ -417,6 +393,13 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
     return Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier), tuple(problems)
 
 
+def _tool(session: _Session, tool_use_id: str) -> str:
+    call = session.calls.get(tool_use_id)
+    return (
+        brief(call.name) if call is not None else ""
+    )  # the model's own words, where it calls a tool that is not there
+
+
 def _source(who: Who) -> str:
     return source_of(who.session_id, who.user_id, who.tenant_id)
 
@@ -434,7 +417,7 @@ def _failure(attributes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _duration_ms(span: EndedSpan) -> float | None:
-    return _number(((span.end_time or 0) - (span.start_time or 0)) / 1e6, MAX_MS)
+    return _number((span.end_time - span.start_time) / 1e6, MAX_MS)
 
 
 def _number(value: Any, limit: float) -> float | None:

@@ -1,205 +1,214 @@
-"""OTLP bytes from a sandbox to spans that may go on, checked and cleaned: the sandbox is not trusted.
+"""Turn the OTLP bytes that a sandbox sends into clean OTLP messages: the trust boundary of telemetry.
 
-A span of another trace is refused, and so is one with the id of another; who it is for is what the host
-knows and not what the sandbox says. They are cleaned in the message that they come in, and stay in it: what a runner
-never sends (links, fields that are not known) is taken out. Importing this module imports OpenTelemetry.
+A sandbox is not trusted, so nothing is passed on as it came: a new request is written field by field. Whatever is not
+written below is left out, such as links, schema URLs and fields that this version does not know. Attributes that only
+the host may set (`clean.OWNED`) are left out too. Importing this module imports OpenTelemetry.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import OTELResourceDetector
-from opentelemetry.trace import TraceState
 
-from agent_runner.contract.memory import Remembered
+from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Value
-from host_client.telemetry.otlp import key_values
+from host_client.telemetry.otlp import key_values, trace_state
 
-from . import attributes, clean
-from .relayed import Relayed, compact
-from .shallow import Message, Request
+from . import clean
 
 MAX_SPANS = 10_000
-"""Most spans of one event, and most resources and scopes that they are of; the runner sends 64 spans at a time."""
+"""Limit of spans in one event, and of resources and scopes together. The runner sends 64 spans at a time."""
+
+MAX_VALUES = 100_000
+"""Limit of span events, attributes and list items in one event: two bytes can make one, and cleaning it takes 2 us."""
 
 DAY_NS = 86_400 * 10**9
-"""How far after now a moment may be: a backend that refuses one refuses all spans that were sent with it."""
+"""How far ahead of now a time may be. A backend that refuses one time refuses all spans that were sent with it."""
 
 _MAX_COUNT = 2**32 - 1
 _NO_ID = bytes(8)
 
-_OF_THE_HOST = ("deployment.", "service.namespace")
-"""Beginnings of what OTEL_RESOURCE_ATTRIBUTES here says of the deployment, and so of its sandboxes."""
-
-_SHORT = 2048
-"""Bytes of a resource that is remembered: every event of a runner has the same."""
+_OF_THE_DEPLOYMENT = ("deployment.", "service.namespace")
+"""Beginnings of resource attributes that the host's OTEL_RESOURCE_ATTRIBUTES sets for its sandboxes too."""
 
 _KINDS = range(Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_CONSUMER + 1)
 _FLAGS = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+_NUMBERS = frozenset({"bool_value", "int_value", "double_value"})
 
 
 def decode(
     otlp: str, *, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str] = ()
-) -> Relayed:
-    """Return the spans of one ``telemetry`` event; raise ValueError for what is no such thing.
+) -> ExportTraceServiceRequest:
+    """Return the spans of one ``telemetry`` event, cleaned; raise ValueError for anything that is to be refused.
 
-    ``common`` goes on every span. ``given`` are texts that the host told the sandbox: they come back as they were, and
-    a trace state is one of them or none.
+    ``trace_ids`` are the traces of the session, in hex: spans of others are refused. ``common`` are attributes that the
+    host puts on every span. ``given`` are texts that the host sent to the sandbox, such as who decided an approval:
+    they may come back unchanged, and a trace state must be one of them.
     """
     try:
-        body = msgspec.convert(otlp, bytes)  # base64, in a quarter of the time of Python's own
-        request = Request.FromString(body)
-        _drop_empty(request)
-        request.DiscardUnknownFields()
-        said = list(_cleaned(request, trace_ids, _Cleaner(common, given)))
+        untrusted = ExportTraceServiceRequest.FromString(msgspec.convert(otlp, bytes))  # bytes in JSON are base64
     except (msgspec.ValidationError, DecodeError) as error:
         raise ValueError(f"telemetry that is no OTLP: {error}") from None
-    relayed = Relayed(request, said)
-    return relayed if len(relayed.encoded()) >= len(body) // 2 else Relayed(compact(request), said)
+    _refuse_too_many(untrusted)
+    return _Cleaner(trace_ids, common, given).request(untrusted)
 
 
-def _cleaned(request: Message, trace_ids: Collection[str], cleaner: _Cleaner) -> Iterator[dict[str, Any]]:
-    """Clean all of it and yield each span's attributes; raise ValueError for what is not of this session."""
-    known = frozenset(map(bytes.fromhex, trace_ids))
-    for of_resource in request.resource_spans:
-        of_resource.resource = _clean_resource(of_resource.resource)
-        for of_scope in of_resource.scope_spans:
-            of_scope.scope = _scope(of_scope.scope)
-            for span in of_scope.spans:
-                above = span.parent_span_id
-                if span.trace_id not in known or not _is_id(span.span_id) or (above and not _is_id(above)):
-                    raise ValueError("telemetry for a trace that is not this session's")
-                yield cleaner.clean(span)
-
-
-def _is_id(span_id: bytes) -> bool:
-    return len(span_id) == 8 and span_id != _NO_ID
-
-
-def _drop_empty(request: Message) -> None:
-    """Leave resources and scopes that have spans; raise ValueError for too many of anything."""
+def _refuse_too_many(request: ExportTraceServiceRequest) -> None:
+    """Raise ValueError where looking at each resource, scope and span would take seconds."""
     resources = request.resource_spans
-    if len(resources) == 1 and len(scopes := resources[0].scope_spans) == 1 and 0 < len(scopes[0].spans) <= MAX_SPANS:
-        return  # what a runner sends
     if len(resources) > MAX_SPANS:
         raise ValueError(f"telemetry of more than {MAX_SPANS} resources")
     if len(resources) + sum(len(of_resource.scope_spans) for of_resource in resources) > MAX_SPANS:
         raise ValueError(f"telemetry of more than {MAX_SPANS} resources and scopes")
     if sum(len(of_scope.spans) for of_resource in resources for of_scope in of_resource.scope_spans) > MAX_SPANS:
         raise ValueError(f"telemetry of more than {MAX_SPANS} spans")
-    for of_resource in resources:
-        if not all(of_scope.spans for of_scope in of_resource.scope_spans):
-            _leave_only(of_resource.scope_spans, [of_scope for of_scope in of_resource.scope_spans if of_scope.spans])
-    if not all(of_resource.scope_spans for of_resource in resources):
-        _leave_only(resources, [of_resource for of_resource in resources if of_resource.scope_spans])
-
-
-def _leave_only(messages: Any, wanted: Sequence[Any]) -> None:
-    """Leave of a repeated field some of its own messages: to delete them one by one takes quadratic time."""
-    del messages[:]
-    messages.extend(wanted)
-
-
-def _clean_scope(said: bytes) -> bytes:
-    """Return of a scope who made the spans."""
-    scope = InstrumentationScope.FromString(said)
-    return InstrumentationScope(name=clean.name(scope.name), version=clean.name(scope.version)).SerializeToString()
-
-
-_scope = Remembered(_clean_scope)
-
-
-def _clean_resource(said: bytes) -> bytes:
-    cleaned = _resource if len(said) <= _SHORT else _resource.__wrapped__
-    return cleaned(said, os.environ.get(OTEL_RESOURCE_ATTRIBUTES, ""))
-
-
-@lru_cache(64)
-def _resource(said: bytes, environment: str) -> bytes:
-    """Return of a resource which program made the spans, and from here how that is deployed."""
-    pairs = ((pair.key, getattr(pair.value, "string_value", "")) for pair in Resource.FromString(said).attributes)
-    kept: dict[str, Any] = {key: value for key, value in clean.resource(pairs) if value}
-    if environment:
-        detected = OTELResourceDetector().detect().attributes
-        kept.update({key: value for key, value in detected.items() if key.startswith(_OF_THE_HOST)})
-    return Resource(attributes=key_values(kept)).SerializeToString()
-
-
-def _clean_status(status: Message) -> None:
-    if status.code == Status.STATUS_CODE_ERROR:
-        status.message = clean.name(status.message)
-        return
-    if status.message:
-        status.ClearField("message")
-    if status.code not in (Status.STATUS_CODE_OK, Status.STATUS_CODE_UNSET):
-        status.code = Status.STATUS_CODE_UNSET
-
-
-@lru_cache(64)
-def _state(header: str) -> str:
-    return TraceState.from_header([header]).to_header()
 
 
 class _Cleaner:
-    """Cleans the spans of one event. Raises ValueError where they have too many values."""
+    """Writes the clean copy of one request. Raises ValueError for foreign spans and for too many values."""
 
-    def __init__(self, common: Mapping[str, Value], given: Collection[str]) -> None:
-        self._common = common
-        self._owned = common.keys()
-        self._encoded = attributes.encode(common)
+    def __init__(self, trace_ids: Collection[str], common: Mapping[str, Value], given: Collection[str]) -> None:
+        self._trace_ids = frozenset(map(bytes.fromhex, trace_ids))
+        self._common = key_values(common)
+        self._common_names = common.keys()
         self._given = given
-        self._attributes = attributes.Cleaner(given)
         self._now = time.time_ns()
+        self._values = 0
 
-    def clean(self, span: Message) -> dict[str, Any]:
-        """Leave of a span what the host would say itself, and add what it does say; return its attributes."""
-        # What is as it should be is not written again: that costs more than to look.
-        if (name := clean.span_name[span.name]) != span.name:
-            span.name = name
-        if span.kind not in _KINDS:
-            span.kind = Span.SPAN_KIND_INTERNAL
-        if span.trace_state:
-            span.trace_state = _state(span.trace_state) if span.trace_state in self._given else ""
-        if span.HasField("status"):
-            _clean_status(span.status)
-        if span.flags & ~_FLAGS:
-            span.flags &= _FLAGS
-        self._clean_times(span)
-        if span.events:
-            self._clean_events(span)
-        values = self._attributes.clean(span, self._owned)
-        values.update(self._common)
-        span.attributes.extend(self._encoded)
-        return values
+    def request(self, said: ExportTraceServiceRequest) -> ExportTraceServiceRequest:
+        """Return the clean copy; resources and scopes without spans are left out."""
+        request = ExportTraceServiceRequest()
+        for said_resource in said.resource_spans:
+            if not (said_scopes := [of_scope for of_scope in said_resource.scope_spans if of_scope.spans]):
+                continue
+            of_resource = request.resource_spans.add(resource=self._resource(said_resource.resource))
+            for said_scope in said_scopes:
+                of_scope = of_resource.scope_spans.add(scope=_scope(said_scope.scope))
+                for said_span in said_scope.spans:
+                    self._span(said_span, of_scope.spans.add())
+        return request
 
-    def _clean_times(self, span: Message) -> None:
-        start, told = span.start_time_unix_nano, span.end_time_unix_nano
-        if (end := self._moment(told)) != told:
-            span.end_time_unix_nano = end
-        if not 0 < start <= end:
-            span.start_time_unix_nano = end
+    def _resource(self, said: Resource) -> Resource:
+        """Return which program made the spans, and from the host's environment how it is deployed."""
+        self._count(len(said.attributes))
+        pairs = ((pair.key, pair.value.string_value) for pair in said.attributes)
+        kept = clean.resource(pairs) | _deployment(os.environ.get(OTEL_RESOURCE_ATTRIBUTES, ""))
+        return Resource(attributes=key_values(kept))
 
-    def _moment(self, told: int) -> int:
-        """Return nanoseconds since the epoch that a backend takes."""
-        return min(told or self._now, self._now + DAY_NS)
+    def _span(self, said: Span, span: Span) -> None:
+        parent = said.parent_span_id
+        if said.trace_id not in self._trace_ids or not _is_id(said.span_id) or (parent and not _is_id(parent)):
+            raise ValueError("telemetry for a trace that is not this session's")
+        span.trace_id, span.span_id, span.parent_span_id = said.trace_id, said.span_id, parent
+        span.name = clean.span_name(said.name)
+        span.kind = said.kind if said.kind in _KINDS else Span.SPAN_KIND_INTERNAL
+        span.flags = said.flags & _FLAGS
+        if said.trace_state in self._given:
+            span.trace_state = trace_state(said.trace_state)
+        span.end_time_unix_nano = end = self._time(said.end_time_unix_nano)
+        start = said.start_time_unix_nano
+        span.start_time_unix_nano = start if 0 < start <= end else end
+        if said.HasField("status"):
+            span.status.CopyFrom(_status(said.status))
+        self._events(said, span)
+        self._attributes(said, span, self._common_names)
+        span.attributes.extend(self._common)
+        span.dropped_links_count = said.dropped_links_count
 
-    def _clean_events(self, span: Message) -> None:
-        self._attributes.count(len(span.events))
-        if (cut := len(span.events) - clean.MAX_EVENTS) > 0:
-            span.dropped_events_count = min(span.dropped_events_count + cut, _MAX_COUNT)
-            del span.events[clean.MAX_EVENTS :]
-        for event in span.events:
-            event.name = clean.name(event.name)
-            event.time_unix_nano = self._moment(event.time_unix_nano)
-            self._attributes.clean(event)
+    def _time(self, said: int) -> int:
+        """Return nanoseconds since the epoch that a backend accepts: now if there are none, at most a day ahead."""
+        return min(said or self._now, self._now + DAY_NS)
+
+    def _events(self, said: Span, span: Span) -> None:
+        self._count(len(said.events))
+        cut = max(0, len(said.events) - clean.MAX_EVENTS)
+        span.dropped_events_count = min(said.dropped_events_count + cut, _MAX_COUNT)
+        for said_event in said.events[: clean.MAX_EVENTS]:
+            time_unix_nano = self._time(said_event.time_unix_nano)
+            event = span.events.add(name=brief(said_event.name), time_unix_nano=time_unix_nano)
+            self._attributes(said_event, event)
+
+    def _attributes(
+        self, said: Span | Span.Event, to: Span | Span.Event, common_names: Collection[str] = frozenset()
+    ) -> None:
+        """Copy the attributes that a sandbox may set: of two with one name the last, of too many the last."""
+        self._count(len(said.attributes))
+        kept: dict[str, AnyValue] = {}
+        dropped = 0
+        for looked_at, pair in enumerate(reversed(said.attributes)):
+            if len(kept) == clean.MAX_ATTRIBUTES:
+                dropped = len(said.attributes) - looked_at
+                break
+            name = clean.attribute(pair.key)
+            if name and name not in common_names and name not in kept:
+                kept[name] = pair.value
+        for name in reversed(kept):
+            self._value(name, kept[name], to.attributes.add(key=name).value)
+        to.dropped_attributes_count = min(said.dropped_attributes_count + dropped, _MAX_COUNT)
+
+    def _value(self, name: str, said: AnyValue, value: AnyValue) -> None:
+        kind = said.WhichOneof("value")
+        if kind == "string_value":
+            value.string_value = clean.said(name, said.string_value, self._given)
+        elif kind in _NUMBERS:
+            setattr(value, kind, getattr(said, kind))
+        elif kind == "array_value":
+            self._count(len(said.array_value.values))
+            _list(said.array_value.values[: clean.MAX_ITEMS], value)
+        else:  # a map, bytes or nothing: the runner sends none, and not every backend takes them
+            value.string_value = ""
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            raise ValueError(f"telemetry of more than {MAX_VALUES} attributes and events")
+
+
+def _list(said: Sequence[AnyValue], value: AnyValue) -> None:
+    """Copy a list of numbers of one kind; make texts of any other, as no backend takes a mixture."""
+    value.array_value.SetInParent()
+    kinds = {item.WhichOneof("value") for item in said}
+    are_numbers = len(kinds) == 1 and kinds <= _NUMBERS
+    for item in said:
+        kind, copy = item.WhichOneof("value"), value.array_value.values.add()
+        if kind is None or not (kind == "string_value" or kind in _NUMBERS):
+            copy.string_value = ""
+        elif are_numbers:
+            setattr(copy, kind, getattr(item, kind))
+        else:
+            copy.string_value = clean.text(str(getattr(item, kind)))
+
+
+def _is_id(span_id: bytes) -> bool:
+    return len(span_id) == 8 and span_id != _NO_ID
+
+
+def _scope(said: InstrumentationScope) -> InstrumentationScope:
+    return InstrumentationScope(name=brief(said.name), version=brief(said.version))
+
+
+def _status(said: Status) -> Status:
+    """Return the code, and for an error its message."""
+    if said.code == Status.STATUS_CODE_ERROR:
+        return Status(code=said.code, message=brief(said.message))
+    return Status(code=said.code if said.code == Status.STATUS_CODE_OK else Status.STATUS_CODE_UNSET)
+
+
+@lru_cache(4)
+def _deployment(resource_attributes: str) -> dict[str, str]:
+    """Return the attributes of the host's OTEL_RESOURCE_ATTRIBUTES that hold for its sandboxes too."""
+    if not resource_attributes:
+        return {}
+    detected = OTELResourceDetector().detect().attributes  # reads the same variable
+    return {name: str(value) for name, value in detected.items() if name.startswith(_OF_THE_DEPLOYMENT)}

@@ -5,7 +5,7 @@ Importing this module imports OpenTelemetry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from host_client.telemetry.config import TelemetryConfig
@@ -17,7 +17,6 @@ from host_client.telemetry.export.destinations.custom import Custom
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.export.spool import Spool
 from host_client.telemetry.metrics.observer import metrics_of
-from host_client.telemetry.otlp import Batch
 from host_client.telemetry.tail.pipeline import Observer, Telemetry
 from host_client.telemetry.tail.sampling import SamplingConfig
 
@@ -25,19 +24,13 @@ from host_client.telemetry.tail.sampling import SamplingConfig
 def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     """Return the telemetry of a configuration that was checked, and a sentence for each part that is missing."""
     metrics, problems = metrics_of(config)
-    content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
-    outbox = _outbox(config, content)
     observers: list[Observer] = []
     if metrics is not None:
         observers.append(metrics)
     if config.ledger is not None:
         observers.append(Ledger(config.ledger))
-    sampling = _sampling(config)
-    telemetry = (
-        Telemetry(outbox, observers, sampling=sampling)
-        if content is None
-        else Telemetry(outbox, observers, sampling=sampling, sanitize=content.span, preview=content.preview)
-    )
+    content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
+    telemetry = Telemetry(_delivery(config), observers, sampling=_sampling(config), content=content)
     if metrics is not None:
         metrics.watch(telemetry.counts)
     return telemetry, problems
@@ -85,43 +78,8 @@ def _console() -> Destination:
     return Custom(TreeExporter(), "console", durable=False)
 
 
-def _outbox(config: TelemetryConfig, content: ContentFilter | None) -> SpooledOutbox | None:
+def _delivery(config: TelemetryConfig) -> Delivery | None:
     receivers = list(_destinations(config))
     if not receivers:
         return None
-    delivery = Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes))
-    return SpooledOutbox(delivery, content)
-
-
-class SpooledOutbox:
-    """A `Delivery` as the pipeline's outbox; its counts have those of ``content`` too."""
-
-    def __init__(self, delivery: Delivery, content: ContentFilter | None) -> None:
-        self._delivery = delivery
-        self._content = content
-        self.hold = delivery.hold
-        self.release = delivery.release
-        self.discard = delivery.discard
-        self.flush = delivery.flush
-        self.close = delivery.close
-
-    def offer(self, batches: Sequence[Batch]) -> None:
-        """Send spans of traces that are kept."""
-        self._delivery.offer(batches)
-
-    def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """Return the counters, by destination; drops with their reason."""
-        withheld = self._content.withheld if self._content is not None else 0
-        return self._delivered() | ({"sanitize_prompt": {"withheld": withheld}} if withheld else {})
-
-    def _delivered(self) -> dict[str, Mapping[str, int]]:
-        return {
-            name: {
-                "exported": of.exported,
-                "retried": of.retried,
-                "spooled": of.spooled,
-                "waiting": of.waiting,
-                **{f"dropped: {reason}": count for reason, count in of.dropped.items()},
-            }
-            for name, of in self._delivery.counts().items()
-        }
+    return Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes))

@@ -13,61 +13,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
 
+from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.intervals import Interval, seconds, union
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Status
 
 MAX_REMEMBERED = 50_000
 """Decisions that late spans still find."""
 
 _SUBAGENT_TOOLS = ("Agent", "Task")
 """Their calls are made of requests and calls that count by themselves."""
-
-
-class Above(Protocol):
-    """What is asked of the span above another."""
-
-    @property
-    def span_id(self) -> int:
-        """Its id."""
-        ...
-
-
-class EndedSpan(Protocol):
-    """What is asked of a span: one of OpenTelemetry's SDK, or one that came from a sandbox."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        ...
-
-    @property
-    def attributes(self) -> Mapping[str, Any] | None:
-        """What it says, by name."""
-        ...
-
-    @property
-    def parent(self) -> Above | None:
-        """The span above it."""
-        ...
-
-    @property
-    def start_time(self) -> int | None:
-        """Nanoseconds since the epoch."""
-        ...
-
-    @property
-    def end_time(self) -> int | None:
-        """Nanoseconds since the epoch."""
-        ...
-
-    @property
-    def status(self) -> Status:
-        """Whether it failed."""
-        ...
 
 
 class Verdict(Enum):
@@ -165,7 +119,7 @@ class Sampler:
         if trace is None:
             return self._decided[trace_id]
         for span in spans:
-            if span.status.status_code.name == "ERROR":
+            if span.is_error:
                 return self._decide(trace_id, Verdict.KEEP, "error")
             trace.spans += 1
             if (interval := _work(span)) is not None:
@@ -242,8 +196,7 @@ def _falls_within(trace_id: str, ratio: float) -> bool:
 
 def _work(span: EndedSpan) -> Interval | None:
     """Return when the model or a tool worked in this span."""
-    attributes = span.attributes or {}
-    start, end = span.start_time or 0, span.end_time or 0
+    attributes, start, end = span.attributes, span.start_time, span.end_time
     match attributes.get("gen_ai.operation.name"):
         case "chat":
             return start, max(start, end)

@@ -1,8 +1,8 @@
-"""Rebuilds, from events, the spans a dead runner never sent. Pure.
+"""Rebuild, from events, the spans that a dead runner never sent. Pure.
 
-Every event that opens a span names it, its parent and its start; the runner sends each span when it
-ends. What was announced and not sent by the end of the stream is an orphan: it is ended here, with
-what its own events said of its end, or as failed for the reason the runner died of.
+An event that opens a span names the span, its parent and its start. The runner sends each span when it ends. A span
+that was announced and has not arrived by the end of the stream is an orphan: it is ended here, with the outcome that
+its own events told, or else as failed for the reason that the runner died of.
 """
 
 from __future__ import annotations
@@ -25,47 +25,23 @@ from agent_runner.contract.protocol import (
 )
 from agent_runner.contract.spans import Attributes, Span, Value
 
+from .calls import ToolCalls
+
 MAX_OPEN = 10_000
-"""A flood of forged openings must not fill the host's memory."""
-
-MAX_UNREAD = 256
-MAX_UNREAD_BYTES = 64 * 1024
-"""Most events that wait to be read, and most bytes of them: in a row they cost a fraction of one now and then."""
-
-_OF_A_WAIT = frozenset({ApprovalRequest, ApprovalResolved, QuestionRequest, QuestionResolved})
-"""Events that tell of the tool's span, too, which may not come where theirs does."""
-
-_TELLING = _OF_A_WAIT | {TurnStart, ToolUse, ToolResult, Result}
+"""Limit of announced spans: a flood of forged events must not fill the host's memory."""
 
 
 class Orphans:
-    """What has been announced and not arrived."""
+    """The spans of a session that were announced and have not arrived. ``common`` are attributes of all of them."""
 
     def __init__(self, common: Mapping[str, Value]) -> None:
         self._common: Attributes = dict(common)
+        self._calls = ToolCalls()
         self._spans: dict[str, Span] = {}
-        self._waited: dict[str, float] = {}
-        """By the id of an open tool's span, how long its approvals waited so far."""
-        self._unread: list[AnyEvent] = []
-        self._unread_bytes = 0
 
-    def observe(self, event: AnyEvent, size: int = 0) -> None:
-        """Take note of an event, of so many bytes."""
-        if type(event) not in _TELLING:
-            return
-        self._unread.append(event)
-        self._unread_bytes += size
-        is_full = len(self._unread) >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES
-        if is_full or type(event) in _OF_A_WAIT:
-            self._read_all()
-
-    def _read_all(self) -> None:
-        for event in self._unread:
-            self._read(event)
-        self._unread.clear()
-        self._unread_bytes = 0
-
-    def _read(self, event: AnyEvent) -> None:
+    def observe(self, event: AnyEvent) -> None:
+        """Take note of an event that opens or ends a span."""
+        self._calls.observe(event)
         match event:
             case TurnStart():
                 self._open(event, "agent.execute", genai.invoke_agent(None, event.data.turn))
@@ -73,31 +49,23 @@ class Orphans:
                 size = len(to_json(event.data.input))
                 attributes = genai.execute_tool(event.data.id, event.data.name, size)
                 self._open(event, f"execute_tool {attributes['gen_ai.tool.name']}", attributes)
-            case ApprovalRequest():
-                data = event.data
+            case ApprovalRequest(data=data):
                 self._open(event, "agent.approval", genai.approval(data.approval_id, data.tool_use_id, data.tool_name))
-            case QuestionRequest():
-                data = event.data
-                self._open(
-                    event, "agent.approval", genai.approval(data.question_id, data.tool_use_id, "AskUserQuestion")
-                )
+            case QuestionRequest(data=data):
+                attributes = genai.approval(data.question_id, data.tool_use_id, "AskUserQuestion")
+                self._open(event, "agent.approval", attributes)
             case ToolResult() | ApprovalResolved() | QuestionResolved() | Result():
                 self._end(event)
             case _:
                 pass
 
     def arrived(self, span_ids: Collection[str]) -> None:
-        """Spans came by themselves: what was said of them need not be read any more."""
-        self._unread = [event for event in self._unread if event.span_id not in span_ids]
-        if not self._unread:  # else what is left counts for more than it is, and is read the sooner
-            self._unread_bytes = 0
+        """Forget spans that came by themselves."""
         for span_id in span_ids if self._spans else ():
             self._spans.pop(span_id, None)
-            self._waited.pop(span_id, None)
 
     def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
-        """Yield what never arrived, ended; ``now`` in nanoseconds since the epoch."""
-        self._read_all()
+        """Yield the spans that never arrived, ended; ``now`` is in nanoseconds since the epoch."""
         for span in self._spans.values():
             if span.end is None:
                 span.fail(error_type, message)
@@ -122,13 +90,11 @@ class Orphans:
         data = event.data
         match event:
             case ToolResult():
-                waited = self._waited.pop(event.span_id, 0.0)
+                call = self._calls.get(event.data.tool_use_id)
+                waited = call.waited_ms if call is not None else 0.0
                 genai.set_tool_outcome(span, event.data.bytes, event.data.is_error, None, waited)
             case ApprovalResolved() | QuestionResolved():
                 genai.set_approval(span, event.data.decision, event.data.decided_by, event.data.wait_ms)
-                if span.parent_span_id in self._spans:
-                    tool = span.parent_span_id
-                    self._waited[tool] = self._waited.get(tool, 0.0) + event.data.wait_ms
             case Result():
                 span.attributes["agent.cost_usd"] = event.data.cost_usd
         if error_type := getattr(data, "error_type", None):

@@ -1,4 +1,4 @@
-"""One session's trace: what the host does, what the sandbox relays, what a dead runner left, in one place."""
+"""The trace of one session: the host's own spans, those of the sandbox, and those that a dead runner left open."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from agent_runner.contract.protocol import AnyEvent, ApprovalResolved, ErrorType, QuestionResolved
-from agent_runner.contract.protocol import TelemetryEvent as TelemetryEvent
+from agent_runner.contract import otlp
+from agent_runner.contract.protocol import AnyEvent, ApprovalResolved, ErrorType, QuestionResolved, TelemetryEvent
 from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Span, Spans, Value
 from agent_runner.contract.trace_context import TraceContext
+from host_client.telemetry.batch import Batch
 from host_client.telemetry.relay import clean
 from host_client.telemetry.tail.pipeline import Telemetry, Who
 
@@ -23,31 +24,33 @@ from .orphans import Orphans
 from .root import Root
 
 if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.sdk.trace import ReadableSpan
-
-    from host_client.telemetry.relay.relayed import Relayed
 
 SERVICE_NAME = "host_client"
 MAX_RELAYED = 50_000
-"""Most spans that a session takes from its sandbox; an agent makes three a tool call."""
+"""Limit of spans that a session takes from its sandbox; an agent makes three for each tool call."""
 
 MAX_GIVEN = 1000
-"""Most texts of the host that come back as they were."""
+"""Limit of texts of the host that spans may hold unchanged."""
 
 MAX_KEPT = 10_000
+"""Limit of spans that are kept for the caller; the destinations get all of them."""
+
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""Most spans, and most bytes of a sandbox's spans, kept for the caller; the exporters get all of them."""
+"""Limit of the bytes in them."""
 
 OnOwnSpans = Callable[[bytes], None]
 """Called with a serialized OTLP request of spans that the host itself has ended."""
-
-Relay = Callable[["Relayed", int], None]
 
 _logger = logging.getLogger(__name__)
 
 
 class SessionTrace:
-    """Opens the host's spans, takes in the sandbox's, and exports each as it ends."""
+    """Opens the host's spans, takes in those of the sandbox, and exports each as it ends.
+
+    ``common`` are attributes of every span. ``on_own_spans`` is called with the host's spans as they end.
+    """
 
     def __init__(
         self,
@@ -69,22 +72,20 @@ class SessionTrace:
         self._trace_ids = {self.root.trace_id}
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
-        self._kept: list[list[ReadableSpan] | bytes] = []
-        """Spans of the host's own, and of the sandbox's as OTLP."""
+        self._kept: list[Batch] = []
         self._kept_spans = self._kept_bytes = 0
         self.own = b""
-        """The host's own spans so far, as one OTLP request; rebuilt ones are not in it."""
+        """The host's own spans so far, as one serialized OTLP request; rebuilt ones are not in it."""
         telemetry.begin(self.root.trace_id, who)
 
     @property
     def kept(self) -> list[ReadableSpan]:
-        """The session's spans, for its caller; made when they are asked for."""
+        """The session's spans for its caller, in OpenTelemetry's own class."""
         if not self._kept:
             return []
-        from host_client.telemetry.otlp import decode  # OpenTelemetry: not with telemetry off
+        from host_client.telemetry.otlp import readable  # OpenTelemetry: not with telemetry off
 
-        parts = (part if isinstance(part, list) else decode(part) for part in self._kept)
-        return list(islice((span for part in parts for span in part), MAX_KEPT))
+        return list(islice((span for batch in self._kept for span in readable(batch.body)), MAX_KEPT))
 
     @property
     def context(self) -> TraceContext:
@@ -93,24 +94,24 @@ class SessionTrace:
 
     @property
     def trace_ids(self) -> tuple[str, ...]:
-        """The traces that spans are taken of."""
+        """The traces that the session's spans may belong to."""
         return tuple(sorted(self._trace_ids))
 
     def admit(self, caller: TraceContext) -> None:
-        """Let spans of a further trace in: a turn may belong to its caller's."""
+        """Accept spans of a further trace: a turn may belong to its caller's."""
         self.tell(caller.tracestate)
         if caller.trace_id not in self._trace_ids:
             self._trace_ids.add(caller.trace_id)
             self._telemetry.join(caller.trace_id, self._who)
 
     def tell(self, text: str | None) -> None:
-        """The sandbox is told a text, such as who decided: spans may hold it as it is, even if it is an address."""
+        """Note a text that the sandbox is sent, such as who decided: spans may hold it unchanged, even an address."""
         if text and len(self._given) < MAX_GIVEN:
             self._given.add(text)
 
     @contextmanager
     def current(self, span: Span | None = None) -> Generator[None]:
-        """Make a span (default: the session's) the parent of what instrumented libraries emit meanwhile.
+        """Make a span (default: the session's) the parent of spans that instrumented libraries emit meanwhile.
 
         The E2B SDK emits spans of its own to a process-wide tracer provider, where there is one.
         """
@@ -137,49 +138,55 @@ class SessionTrace:
             self._spans.close(span)
             self._export_ended()
 
-    def observe(self, event: AnyEvent, size: int = 0) -> str | None:
-        """Take an event in, of so many bytes; return what is wrong with it, if something is."""
+    # -- the sandbox's events and spans ------------------------------------------------------------------
+
+    def observe(self, event: AnyEvent, size: int = 0, *, replayed: bool = False) -> str | None:
+        """Take in an event of so many bytes; return what is wrong with it, if something is.
+
+        Another process that died has observed ``replayed`` events: their spans are exported again, under the same ids,
+        and nothing is counted again.
+        """
         event = self._honest(event)
-        self._telemetry.observe(event, self._who, size)
-        return self._follow(event, size, self._telemetry.relay)
-
-    def recall(self, event: AnyEvent, size: int = 0) -> str | None:
-        """Take an event in that another process has observed; its spans go out again, with the ids they had."""
-        self._telemetry.recall(event, self._who, size)
-        return self._follow(event, size, self._telemetry.relay_again)
-
-    def _follow(self, event: AnyEvent, size: int, relay: Relay) -> str | None:
+        self._telemetry.observe(event, self._who, size, replayed=replayed)
         if not self._telemetry.enabled:
             return None
         if event.trace_id in self._trace_ids:
-            self._orphans.observe(event, size)
-        if not isinstance(event, TelemetryEvent):
-            return None
-        if len(self._seen) >= MAX_RELAYED:
-            return f"more than {MAX_RELAYED} spans: these are not taken"
-        from host_client.telemetry.relay.decoding import decode  # OpenTelemetry: not with telemetry off
-
-        try:
-            relayed = decode(event.data.otlp, trace_ids=self._trace_ids, common=self._common, given=self._given)
-        except ValueError as error:
-            return str(error)
-        span_ids = relayed.span_ids()
-        taken = relayed.keep_only([self._is_new(span_id) for span_id in span_ids])
-        self._orphans.arrived(frozenset(span_ids))
-        if len(relayed):
-            otlp = relayed.encoded()
-            self._keep(otlp, len(relayed), len(otlp))
-            relay(relayed, len(otlp))
-        return f"{taken} spans with ids that were taken" if taken else None
+            self._orphans.observe(event)
+        return self._relay(event.data.otlp, replayed) if isinstance(event, TelemetryEvent) else None
 
     def _honest(self, event: AnyEvent) -> AnyEvent:
-        """Return the event with who decided cleaned, where it is nobody whom the host has named."""
+        """Clean who decided, unless the host has named them."""
         if not isinstance(event, ApprovalResolved | QuestionResolved):
             return event
         by = event.data.decided_by
         if by is None or by in self._given:
             return event
         return replace(event, data=replace(event.data, decided_by=brief(by)))
+
+    def _relay(self, payload: str, replayed: bool) -> str | None:
+        if len(self._seen) >= MAX_RELAYED:
+            return f"more than {MAX_RELAYED} spans: these are not taken"
+        from host_client.telemetry.relay.decoding import decode  # OpenTelemetry: not with telemetry off
+
+        try:
+            request = decode(payload, trace_ids=self._trace_ids, common=self._common, given=self._given)
+        except ValueError as error:
+            return str(error)
+        duplicates = self._export_new(request, replayed)
+        return f"{duplicates} spans with ids that were taken" if duplicates else None
+
+    def _export_new(self, request: ExportTraceServiceRequest, replayed: bool) -> int:
+        """Export the spans whose ids are new; return the number of the others."""
+        from host_client.telemetry.otlp import select, spans_of  # OpenTelemetry: not with telemetry off
+
+        span_ids = [span.span_id.hex() for span in spans_of(request)]
+        are_new = [self._is_new(span_id) for span_id in span_ids]
+        self._orphans.arrived(span_ids)
+        if not all(are_new):
+            request = select(request, are_new)
+        if number := sum(are_new):
+            self._export(Batch(request.SerializeToString(), number), replayed)
+        return len(are_new) - number
 
     def _is_new(self, span_id: str) -> bool:
         if span_id in self._seen:
@@ -188,12 +195,18 @@ class SessionTrace:
         return True
 
     def end_orphans(self, error_type: ErrorType, message: str) -> None:
-        """End what the runner left open."""
+        """End the spans that the runner left open."""
         left = list(self._orphans.take(error_type, message, time.time_ns()))
         for span in left:
-            span.name = clean.name(span.name)
-            span.attributes = {**clean.attributes(span.attributes.items(), self._given), **self._common}
+            # They are made of a sandbox's events, and so are cleaned as its spans are.
+            span.name = brief(span.name)
+            span.attributes = {
+                name: clean.said(name, value, self._given) if isinstance(value, str) else value
+                for name, value in span.attributes.items()
+            } | self._common
         self._export_own(left)
+
+    # -- the host's own spans ----------------------------------------------------------------------------
 
     def close(self, error_type: ErrorType | None, message: str) -> None:
         """End the session's span."""
@@ -204,64 +217,52 @@ class SessionTrace:
         self.leave()
 
     def leave(self) -> None:
-        """Take no more in; a session's span that is open is another process's to end."""
+        """Take no more in. If the session's span is open, another process ends it."""
         self._telemetry.end(tuple(self._trace_ids), self._who)
 
-    def recall_own(self, request: bytes) -> None:
-        """Take in the spans that another process ended as this session's host: it may not have delivered them."""
-        if not request or not self._telemetry.enabled:
-            return
-        from google.protobuf.message import DecodeError
+    def replay_own(self, body: bytes) -> None:
+        """Export again the spans that another process ended as this session's host: it may not have delivered them.
 
-        from host_client.telemetry.otlp import decode  # OpenTelemetry: not with telemetry off
+        ``body`` is what `own` was there.
+        """
+        if not body or not self._telemetry.enabled:
+            return
+        from google.protobuf.message import DecodeError  # OpenTelemetry: not with telemetry off
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
         try:
-            spans = [span for span in decode(request) if self._is_new(_id_of(span))]
-            self._orphans.arrived(frozenset(map(_id_of, spans)))
+            request = ExportTraceServiceRequest.FromString(body)
         except DecodeError as error:
             _logger.warning("the host's earlier spans cannot be read, and are not sent again: %s", error)
             return
-        self.own += request
-        self._keep(spans, len(spans))
-        self._telemetry.export_again(spans)
+        self._export_new(request, replayed=True)
+        self.own += body
 
     def _export_ended(self) -> None:
         self.own += self._export_own(self._spans.take_ended())
 
-    def _export_own(self, spans: list[Span]) -> bytes:
-        """Export spans of the host's making; return them as OTLP."""
+    def _export_own(self, spans: Sequence[Span]) -> bytes:
+        """Export spans of the host; return them as a serialized OTLP request."""
         if not spans or not self._telemetry.enabled:
             return b""
-        readable = self._readable(spans)
-        self._keep(readable, len(readable))
-        self._telemetry.export(readable)
-        return self._told(readable)
+        from agent_runner.contract import readable  # OpenTelemetry: not with telemetry off
+        from host_client.telemetry.otlp import trace_state
 
-    def _told(self, spans: Sequence[ReadableSpan]) -> bytes:
-        from host_client.telemetry.otlp import encode  # OpenTelemetry: not with telemetry off
-
-        request, count = encode(spans)
+        for span in spans:
+            span.tracestate = trace_state(span.tracestate)
+        body = otlp.encode(spans, readable.resource(SERVICE_NAME))
+        self._export(Batch(body, len(spans)), replayed=False)
         if self._on_own_spans is not None:
             try:
-                self._on_own_spans(request)
-            except Exception:  # the caller's function: it breaks no agent
-                self._telemetry.lose("fault of on_own_spans", count)
+                self._on_own_spans(body)
+            except Exception:  # the caller's function must not break the agent
+                self._telemetry.lose("fault of on_own_spans", len(spans))
                 _logger.exception("the host's own spans were not taken; the agent goes on")
-        return request
+        return body
 
-    def _readable(self, spans: list[Span]) -> list[ReadableSpan]:
-        from agent_runner.contract import readable  # OpenTelemetry: not with telemetry off
-
-        resource = readable.resource(SERVICE_NAME)
-        return [readable.readable(span, resource) for span in spans]
-
-    def _keep(self, part: list[ReadableSpan] | bytes, number: int, size: int = 0) -> None:
-        self._kept_bytes += size
+    def _export(self, spans: Batch, replayed: bool) -> None:
+        self._kept_bytes += len(spans.body)
         if self._kept_spans < MAX_KEPT and self._kept_bytes <= MAX_KEPT_BYTES:
-            self._kept.append(part)
-            self._kept_spans += number
-
-
-def _id_of(span: ReadableSpan) -> str:
-    context = span.get_span_context()
-    return f"{context.span_id:016x}" if context else ""
+            self._kept.append(spans)
+            self._kept_spans += spans.spans
+        self._telemetry.export(spans, replayed=replayed)

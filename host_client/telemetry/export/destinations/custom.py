@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from host_client.telemetry.otlp import decode
+from host_client.telemetry.otlp import readable
 
 from . import Delivered, Outcome, Retry
 
@@ -23,7 +23,7 @@ class Custom:
 
     def send(self, request: bytes) -> Outcome:
         """Export; what the exporter raises goes to the caller."""
-        if self._exporter.export(decode(request)) is SpanExportResult.SUCCESS:
+        if self._exporter.export(readable(request)) is SpanExportResult.SUCCESS:
             return Delivered()
         return Retry(None, "the exporter reported a failure")
 

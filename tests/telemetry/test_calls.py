@@ -1,0 +1,101 @@
+"""Tool calls are followed in one place: by name, by span, with the time that people took, and for a bounded time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent_runner.contract import protocol as p
+from host_client.telemetry.trace import calls
+from host_client.telemetry.trace.calls import ToolCalls
+
+TURN, OUTER, INNER, ASKED = "1" * 16, "2" * 16, "3" * 16, "4" * 16
+
+
+def event(data: p.EventData, span_id: str, parent: str | None = None) -> p.AnyEvent:
+    return p.event_of(data, seq=1, ts=1.0, trace_id="a" * 32, span_id=span_id, parent_span_id=parent)
+
+
+def called(tool_id: str, name: str, span_id: str, parent_span_id: str, parent: str | None = None) -> p.AnyEvent:
+    data = p.ToolUseData(id=tool_id, name=name, input={}, parent_tool_use_id=parent)
+    return event(data, span_id, parent_span_id)
+
+
+def asked(tool_id: str) -> p.AnyEvent:
+    about: dict[str, Any] = {
+        "approval_id": "a",
+        "tool_use_id": tool_id,
+        "tool_name": "Bash",
+        "input": {},
+        "input_sha256": "",
+    }
+    return event(p.ApprovalRequestData(**about, expires_at=9.0), ASKED, INNER)
+
+
+def answered(wait_ms: float) -> p.AnyEvent:
+    data = p.ApprovalResolvedData(approval_id="a", tool_use_id="i", decision="allow", wait_ms=wait_ms)
+    return event(data, ASKED)
+
+
+def ended(tool_id: str, span_id: str) -> p.AnyEvent:
+    data = p.ToolResultData(tool_use_id=tool_id, content="", is_error=False, duration_ms=1.0, bytes=0)
+    return event(data, span_id)
+
+
+def turn_ended() -> p.AnyEvent:
+    about: dict[str, Any] = {
+        "turn": 1,
+        "result": "",
+        "is_error": False,
+        "subtype": "success",
+        "cost_usd": 0.0,
+        "total_cost_usd": 0.0,
+    }
+    more: dict[str, Any] = {"duration_ms": 1.0, "duration_api_ms": 1.0, "num_turns": 1, "session_id": "s"}
+    return event(p.ResultData(**about, **more, usage={}, model_usage={}), TURN)
+
+
+def following(*events: p.AnyEvent) -> ToolCalls:
+    followed = ToolCalls()
+    for each in events:
+        followed.observe(each)
+    return followed
+
+
+def test_a_call_is_known_by_its_id_and_by_its_span_and_how_deep_it_is() -> None:
+    followed = following(called("o", "Agent", OUTER, TURN), called("i", "Bash", INNER, OUTER, parent="o"))
+    inner = followed.get("i")
+    assert inner is not None and inner is followed.of_span(INNER)
+    assert (inner.name, inner.parent_span_id, inner.depth) == ("Bash", OUTER, 1)
+    assert followed.get("other") is followed.get(None) is followed.of_span(TURN) is None
+
+
+def test_a_call_that_an_approval_tells_of_first_is_the_same_call() -> None:
+    followed = following(asked("i"), called("i", "Bash", INNER, TURN), answered(300.0), answered(300.0))
+    call = followed.get("i")
+    assert call is not None and call is followed.of_span(INNER)
+    assert (call.name, call.waited_ms) == ("Bash", 300.0), "a wait ends once"
+
+
+def test_questions_are_waited_for_too() -> None:
+    question = p.QuestionRequestData(question_id="q", tool_use_id="i", questions=[], expires_at=9.0)
+    answer = p.QuestionResolvedData(question_id="q", answers={}, decision="answered", wait_ms=200.0)
+    followed = following(event(question, ASKED, INNER), event(answer, ASKED))
+    call = followed.get("i")
+    assert call is not None
+    assert (call.name, call.waited_ms) == ("AskUserQuestion", 200.0)
+
+
+def test_a_turns_end_forgets_the_calls_that_have_ended() -> None:
+    begun = called("o", "Agent", OUTER, TURN), called("i", "Bash", INNER, OUTER, parent="o")
+    followed = following(*begun, ended("i", INNER), turn_ended())
+    assert followed.get("i") is followed.of_span(INNER) is None
+    assert followed.get("o") is followed.of_span(OUTER) is not None
+
+
+def test_of_too_many_calls_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_CALLS", 3)
+    followed = following(*(called(f"t{number}", "Bash", f"{number:016x}", TURN) for number in range(1, 6)))
+    assert [followed.get(f"t{number}") is None for number in range(1, 6)] == [True, True, False, False, False]
+    assert [followed.of_span(f"{number:016x}") is None for number in (2, 3)] == [True, False]
