@@ -14,7 +14,6 @@ from host_client.telemetry.export.content import ContentFilter
 from host_client.telemetry.export.delivery import Delivery
 from host_client.telemetry.export.destinations import Destination
 from host_client.telemetry.export.destinations.custom import Custom
-from host_client.telemetry.export.destinations.langfuse import langfuse
 from host_client.telemetry.export.destinations.otlp import otlp
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.export.spool import Spool
@@ -50,6 +49,8 @@ def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, 
     for name in config.exporters:
         match name:
             case "langfuse" if config.langfuse is not None:
+                from host_client.telemetry.export.destinations.langfuse import langfuse  # httpx: 0.1 s
+
                 yield langfuse(config.langfuse, config.environment), config.langfuse
             case "signoz" if config.signoz is not None:
                 yield otlp("signoz", config.signoz), config.signoz
