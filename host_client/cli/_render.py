@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from agent_runner.contract import protocol as p
+from host_client.telemetry.trace.calls import ToolCalls
 from host_client.telemetry.trace.summary import Summary
 
 _UNSEEN = re.compile(
@@ -38,11 +39,11 @@ class Renderer:
         self._console = console
         self._live = ""
         self._mid_line = False
-        self._names: dict[str, str] = {}
-        self._depth: dict[str, int] = {}
+        self._calls = ToolCalls()
 
     def show(self, event: p.AnyEvent) -> None:
         """Print one event."""
+        self._calls.observe(event)
         if isinstance(event, p.TextDelta):
             self._delta(event.data.text)
         elif isinstance(event, p.Text) and event.data.parent_tool_use_id is None:
@@ -95,8 +96,6 @@ class Renderer:
                 return None
 
     def _tool_use(self, data: p.ToolUseData) -> RenderableType:
-        self._names[data.id] = visible(data.name)
-        self._depth[data.id] = self._depth.get(data.parent_tool_use_id or "", -1) + 1
         line = Text("⏵ ", style="bold magenta")
         line.append(visible(data.name), style="bold magenta")
         line.append(f" {headline(data.input)}")
@@ -108,16 +107,18 @@ class Renderer:
         shown = [line[:_LINE] for line in lines[:_RESULT_LINES] if line]
         more = f" (+{len(lines) - _RESULT_LINES} lines)" if len(lines) > _RESULT_LINES else ""
         mark = f"✗ {data.error_type or 'error'}" if data.is_error else "✓"
+        call = self._calls.get(data.tool_use_id)
+        name, depth = (visible(call.name), call.depth) if call is not None else ("", 0)
         head = Text(
-            f"{mark} {self._names.pop(data.tool_use_id, '')} {data.duration_ms:.0f} ms, {data.bytes} bytes{more}",
+            f"{mark} {name} {data.duration_ms:.0f} ms, {data.bytes} bytes{more}",
             style="red" if data.is_error else "green",
         )
         body = Text("\n".join(shown), style="dim")
-        depth = self._depth.pop(data.tool_use_id, 0)
         return Group(_shifted(head, depth), _shifted(body, depth + 1)) if shown else _shifted(head, depth)
 
     def _indented(self, parent: str | None, line: Text) -> Text:
-        return _shifted(line, self._depth.get(parent or "", -1) + 1)
+        call = self._calls.get(parent)
+        return _shifted(line, call.depth + 1 if call is not None else 0)
 
 
 def _shifted(text: Text, depth: int) -> Text:

@@ -120,7 +120,9 @@ def test_a_proxy_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     destination.close()
 
 
-@pytest.mark.parametrize(("proxy", "why"), [("socks5://127.0.0.1:1080", "scheme socks5"), ("http://[::1", "[::1")])
+@pytest.mark.parametrize(
+    ("proxy", "why"), [("socks5://127.0.0.1:1080", "SOCKS"), ("http://[::1", "HTTP_PROXY"), ("ftp://x", "ftp://x")]
+)
 def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, proxy: str, why: str) -> None:
     monkeypatch.setenv("http_proxy", proxy)
     monkeypatch.setenv("no_proxy", "")
@@ -135,7 +137,7 @@ def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, proxy: st
 def test_an_answer_to_one_request_is_not_taken_for_that_of_the_next() -> None:
     with http_receiver() as receiver:
         receiver.script.append(Answer(103))  # and the answer itself might come at any time
-        destination = otlp("otlp", endpoints.exact(f"{receiver.url}/v1/traces"))
+        destination = otlp("otlp", Endpoint(url=f"{receiver.url}/v1/traces", timeout=1))
         outcomes = [destination.send(batch(1).body) for _ in range(2)]
         destination.close()
     assert isinstance(outcomes[0], Retry)

@@ -54,6 +54,8 @@ def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, 
     for name in config.exporters:
         match name:
             case "langfuse" if config.langfuse is not None:
+                from host_client.telemetry.export.destinations.langfuse import langfuse  # httpx: 0.1 s
+
                 yield langfuse(config.langfuse, config.environment), config.langfuse
             case "signoz" if config.signoz is not None:
                 yield otlp("signoz", config.signoz), config.signoz
