@@ -48,7 +48,6 @@ def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, 
     if not set(config.exporters) & {"langfuse", "signoz", "otlp"}:
         return
     # Packages of the telemetry extra.
-    from host_client.telemetry.export.destinations.langfuse import langfuse
     from host_client.telemetry.export.destinations.otlp import otlp
 
     for name in config.exporters:
