@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_runner.protocol import AnyEvent, ErrorType, Result
 
+from .arguments import check_arguments
 from .config import AgentOptions, ApprovalPolicy
 from .errors import AgentError
 from .sandbox import Sandbox
@@ -68,6 +69,7 @@ async def run_agent(
     ``on_event`` is called with every event, ``on_result`` once with what is returned. Raise `ConfigurationError`
     and `SandboxError`; an agent's own error is in the result.
     """
+    check_arguments(on_event=on_event, on_result=on_result)
     last: Result | None = None
     async with open_session(
         prompt,

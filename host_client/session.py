@@ -42,6 +42,7 @@ from agent_runner.protocol import (
 )
 from agent_runner.spans import Value
 
+from .arguments import check_arguments
 from .config import AgentOptions, ApprovalPolicy, baggage, runner_environment
 from .conversation import Approver, Conversation
 from .errors import ConfigurationError, RunnerDiedError, SandboxError, SessionClosedError
@@ -87,6 +88,21 @@ async def open_session(
     they end, as serialized OTLP requests. ``outlet`` takes the events as they come, in place of whoever iterates.
     Raise `ConfigurationError` and `SandboxStartError`.
     """
+    check_arguments(
+        prompt=prompt,
+        options=options,
+        sandbox=sandbox,
+        approvals=approvals,
+        telemetry=telemetry,
+        traceparent=traceparent,
+        tracestate=tracestate,
+        upload=upload,
+        environ=environ,
+        stop_timeout=stop_timeout,
+        session_id=session_id,
+        root=root,
+        on_own_spans=on_own_spans,
+    )
     if root is not None and traceparent is not None:
         raise ConfigurationError("root and traceparent exclude each other: give the traceparent to root_of")
     environ = os.environ if environ is None else environ

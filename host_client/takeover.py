@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from agent_runner.protocol import AnyEvent, ApprovalRequest, End, QuestionRequest
 from agent_runner.trace_context import TraceContext
 
+from .arguments import check_arguments
 from .config import AgentOptions, ApprovalPolicy
 from .conversation import Approver
 from .errors import SandboxGoneError
@@ -59,6 +60,19 @@ async def take_over(
     Raise `SandboxGoneError` where the sandbox is no more: the session is over, and its span ended. After any other
     exception at the start nothing has been ended, and it can be tried again.
     """
+    check_arguments(
+        whereabouts=whereabouts,
+        seen_seq=seen_seq,
+        options=options,
+        session_id=session_id,
+        root=root,
+        sandbox=sandbox,
+        approvals=approvals,
+        telemetry=telemetry,
+        environ=environ,
+        stop_timeout=stop_timeout,
+        on_own_spans=on_own_spans,
+    )
     environ = os.environ if environ is None else environ
     session = _TakenOver(
         options,
