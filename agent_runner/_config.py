@@ -10,14 +10,13 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from .contract.parsing import count, count_above_zero, number_above_zero, on_off, one_of, pairs
-from .contract.sanitize import Content
+from .contract.sanitize import CONTENTS, Content
 from .contract.tools import PERMISSION_MODES, tool_names
 
 SETTING_SOURCES = ("user", "project", "local")
-CONTENTS: tuple[str, ...] = get_args(Content)
 
 
 class ConfigError(ValueError):

@@ -9,12 +9,15 @@
     │   ├── SandboxGoneError      it ended under the session: its time was up, or somebody ended it
     │   ├── StreamLostError       the connection to it was lost; a session attaches again by itself
     │   ├── RunnerDiedError       the runner ended without saying so (killed, out of memory)
+    │   ├── TemplateBuildError    E2B could not build the template (`host_client.sandbox.e2b.template`)
     │   └── FileRefusedError      a file that is not given out: it is none, or not in the working directory
     │       ├── FileMissingError  there is none of that name
     │       └── FileTooLargeError it is larger than was asked for
     ├── SessionClosedError        the session takes no more commands
     ├── NotWaitingError           the approval or question is unknown, or was resolved already
-    └── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
+    ├── NotAskedError             an answer to what the question did not ask; the question waits on
+    ├── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
+    └── LangfuseError             Langfuse cannot be reached, or refuses (`host_client.dashboards.langfuse`)
 
 `SandspanError.error_type` is one of the contract's error types.
 """

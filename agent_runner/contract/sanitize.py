@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 Content = Literal["none", "preview", "full"]
+CONTENTS: tuple[str, ...] = get_args(Content)
 Sanitizer = Callable[[str], str]
 
 PREVIEW_LENGTH = 100

@@ -13,6 +13,7 @@ from host_client.errors import AgentError
 from host_client.sandbox import Sandbox
 from host_client.telemetry import Telemetry
 
+from ._arguments import check_arguments
 from .options import AgentOptions, ApprovalPolicy
 from .session import Approver, Session, open_session
 
@@ -68,6 +69,7 @@ async def run_agent(
     ``on_event`` is called with every event, ``on_result`` once with the result. Raise `ConfigurationError` and
     `SandboxError`; an error of the agent itself is in the result.
     """
+    check_arguments(on_event=on_event, on_result=on_result)
     last: Result | None = None
     async with open_session(
         prompt,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 from urllib.parse import quote
 
-from agent_runner.contract.sanitize import Content
+from agent_runner.contract.sanitize import CONTENTS, Content
 from agent_runner.contract.spans import Value
 from agent_runner.contract.tools import PERMISSION_MODES
 from agent_runner.contract.trace_context import TraceContext
@@ -15,6 +15,8 @@ from host_client.environment import MODEL_VARIABLES
 from host_client.errors import ConfigurationError
 from host_client.sandbox import SandboxInfo
 from host_client.telemetry import Who
+
+from ._forms import Form, checked, number, one_of, typed
 
 PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
 """Variables of the host that go into a sandbox beside the model's."""
@@ -54,17 +56,46 @@ class AgentOptions:
     """Further variables of the runner's environment; they win over all others."""
 
     def __post_init__(self) -> None:
-        if self.permission_mode not in PERMISSION_MODES:
-            raise ConfigurationError(f"permission_mode takes one of {', '.join(PERMISSION_MODES)}")
-        for name in ("max_turns", "max_budget_usd", "approval_timeout"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigurationError(f"{name} takes a number above 0")
-        if self.max_retries is not None and self.max_retries < 0:
-            raise ConfigurationError("max_retries takes a whole number of 0 or more")
+        for name, form in OPTION_FORMS.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), form))
         for name, value in (*self.attributes.items(), *self.mcp_servers.items()):
             if "," in f"{name}{value}" or "=" in name or not name:
                 raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
+
+
+_TEXT = Form(typed(str | None), "a text")
+_TOOLS = Form(typed(tuple[str, ...]), 'names of tools and rules, such as ("Read", "Bash(git log:*)")')
+_CONTENT = Form(one_of(*CONTENTS), f"one of {', '.join(CONTENTS)}")
+
+OPTION_FORMS: dict[str, Form] = {
+    "model": _TEXT,
+    "allowed_tools": _TOOLS,
+    "disallowed_tools": _TOOLS,
+    "permission_mode": Form(one_of(*PERMISSION_MODES), f"one of {', '.join(PERMISSION_MODES)}"),
+    "max_turns": Form(number(int | None), "a whole number above 0"),
+    "max_budget_usd": Form(number(float | None), "a number above 0"),
+    "max_retries": Form(number(int | None, zero=True), "a whole number of 0 or more"),
+    "system_prompt": _TEXT,
+    "mcp_config": Form(
+        typed(str | None),
+        """MCP servers as JSON, such as '{"calc": {"command": "my-server"}}', or the path of such a file""",
+    ),
+    "mcp_servers": Form(
+        typed(Mapping[str, str]),
+        'names of in-process servers and where each is imported from, such as {"calc": "my_tools:server"}'
+        " (other servers go into mcp_config, as JSON)",
+    ),
+    "resume": _TEXT,
+    "user_id": _TEXT,
+    "tenant_id": _TEXT,
+    "user_tier": _TEXT,
+    "attributes": Form(typed(Mapping[str, str]), 'names and texts, such as {"org": "acme"}'),
+    "approval_timeout": Form(number(float), "a number above 0"),
+    "content": _CONTENT,
+    "tool_content": _CONTENT,
+    "env": Form(typed(Mapping[str, str]), 'names and texts of variables, such as {"LANG": "C.UTF-8"}'),
+}
+"""Every field of `AgentOptions`."""
 
 
 def common_attributes(options: AgentOptions, session_id: str) -> dict[str, Value]:

@@ -24,6 +24,7 @@ from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
 from host_client.telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, root_of, telemetry_of
 
+from ._arguments import check_arguments
 from ._commander import Commander
 from ._outcome import SessionFailure, SessionOutcome
 from ._policy import Approver
@@ -74,6 +75,21 @@ async def open_session(
     requests. ``outlet`` takes the events as they come, in place of the caller's loop.
     Raise `ConfigurationError` and `SandboxStartError`.
     """
+    check_arguments(
+        prompt=prompt,
+        options=options,
+        sandbox=sandbox,
+        approvals=approvals,
+        telemetry=telemetry,
+        traceparent=traceparent,
+        tracestate=tracestate,
+        upload=upload,
+        environ=environ,
+        stop_timeout=stop_timeout,
+        session_id=session_id,
+        root=root,
+        on_own_spans=on_own_spans,
+    )
     if root is not None and traceparent is not None:
         raise ConfigurationError("root and traceparent exclude each other: give the traceparent to root_of")
     environ = os.environ if environ is None else environ

@@ -19,6 +19,7 @@ from host_client.sandbox import Sandbox
 from host_client.sandbox.local import AGENT_LOST
 from host_client.telemetry import OnOwnSpans, Root, Telemetry, telemetry_of
 
+from ._arguments import check_arguments
 from ._session_stream import Replay
 from .mailbox import Outlet
 from .options import AgentOptions, ApprovalPolicy
@@ -53,6 +54,19 @@ async def take_over(
     Raise `SandboxGoneError` where the sandbox no longer exists: the session is over, and its span ended. Any other
     exception at the start has ended nothing, and the takeover can be tried again.
     """
+    check_arguments(
+        whereabouts=whereabouts,
+        seen_seq=seen_seq,
+        options=options,
+        session_id=session_id,
+        root=root,
+        sandbox=sandbox,
+        approvals=approvals,
+        telemetry=telemetry,
+        environ=environ,
+        stop_timeout=stop_timeout,
+        on_own_spans=on_own_spans,
+    )
     session = session_of(
         options,
         sandbox,

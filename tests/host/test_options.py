@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 
 from agent_runner.contract.trace_context import TraceContext
-from host_client import AgentOptions, run_agent
-from host_client.client.options import runner_environment
+from host_client import AgentOptions, LocalSandbox, Whereabouts, open_session, run_agent, take_over
+from host_client.client.options import OPTION_FORMS, runner_environment
+from host_client.errors import ConfigurationError
 from host_client.sandbox import SandboxInfo
+from host_client.telemetry import TelemetryConfig, root_of
 from tests.support.hosts import host_lab
 
 pytestmark = pytest.mark.anyio
+INFO = SandboxInfo(id="local-1", kind="local", work="/nowhere", journal="/nowhere/journal")
 
 
 async def test_a_busy_model_is_asked_again_as_often_as_the_options_say() -> None:
@@ -28,3 +34,127 @@ def test_the_number_of_retries_is_the_clis_own_variable_and_goes_before_the_host
 
     assert retries(AgentOptions()) == "7"
     assert retries(AgentOptions(max_retries=0)) == "0"
+
+
+SDK_SERVER = {"calc": {"type": "stdio", "command": "calc"}}
+MODULE = '{"calc": "my_tools:server"}'
+RIGHT: dict[str, Any] = {
+    "model": "sonnet",
+    "allowed_tools": ("Read", "Bash(git log:*)"),
+    "disallowed_tools": ("WebFetch",),
+    "permission_mode": "plan",
+    "max_turns": 3,
+    "max_budget_usd": 0.5,
+    "max_retries": 0,
+    "system_prompt": "Be brief.",
+    "mcp_config": "{}",
+    "mcp_servers": {"calc": "my_tools:server"},
+    "resume": "1-2-3",
+    "user_id": "ada",
+    "tenant_id": "acme",
+    "user_tier": "pro",
+    "attributes": {"org": "acme"},
+    "approval_timeout": 1.5,
+    "content": "full",
+    "tool_content": "preview",
+    "env": {"LANG": "C"},
+}
+
+
+def test_every_option_is_tried_here() -> None:
+    assert set(RIGHT) == set(OPTION_FORMS) == {field.name for field in fields(AgentOptions)}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_an_option_of_its_type_is_taken_and_of_another_refused(name: str) -> None:
+    assert getattr(AgentOptions(**{name: RIGHT[name]}), name) == RIGHT[name]
+    wrong_ones: tuple[Any, ...] = (object(), b"x", [b"x"], {"x": 1}, str)
+    for wrong in wrong_ones:
+        with pytest.raises(ConfigurationError, match=f"^{name} takes .*, not "):
+            AgentOptions(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("allowed_tools", "Bash", """such as ("Read", "Bash(git log:*)"), not 'Bash'"""),
+        ("allowed_tools", ("Bash", 3), 'such as ("Read", "Bash(git log:*)"), not a tuple with an int'),
+        (
+            "mcp_servers",
+            SDK_SERVER,
+            f"{MODULE} (other servers go into mcp_config, as JSON), not {{'calc': dict}}",
+        ),
+        (
+            "mcp_config",
+            SDK_SERVER,
+            """'{"calc": {"command": "my-server"}}', or the path of such a file, not {'calc': dict}""",
+        ),
+        ("max_turns", 1.5, "max_turns takes a whole number above 0, not 1.5"),
+        ("max_turns", True, "max_turns takes a whole number above 0, not True"),
+        ("max_budget_usd", float("nan"), "max_budget_usd takes a number above 0, not nan"),
+        ("max_budget_usd", "1", "max_budget_usd takes a number above 0, not '1'"),
+        ("approval_timeout", None, "approval_timeout takes a number above 0, not None"),
+        ("max_retries", -1, "max_retries takes a whole number of 0 or more, not -1"),
+        ("env", {"TOKEN": 3}, "not {'TOKEN': int}"),
+        ("content", "all", "content takes one of none, preview, full, not 'all'"),
+    ],
+)
+def test_a_wrong_option_is_told_with_the_right_form(name: str, value: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        AgentOptions(**{name: value})
+    assert told in str(refused.value)
+
+
+def test_lists_and_whole_numbers_are_taken_for_tuples_and_numbers() -> None:
+    assert AgentOptions(allowed_tools=["Read"], max_budget_usd=1).allowed_tools == ("Read",)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"approvals": "yes"}, "approvals takes one of ask, auto, deny, or an async function of the request"),
+        ({"approvals": True}, "approvals takes one of ask, auto, deny, or"),
+        ({"prompt": b"go"}, "prompt takes a text, not a bytes"),
+        ({"options": {"model": "sonnet"}}, "options takes AgentOptions, such as"),
+        (
+            {"sandbox": "e2b"},
+            "such as LocalSandbox() or E2BSandbox(environ=os.environ), not 'e2b'",
+        ),
+        ({"sandbox": LocalSandbox}, "sandbox takes a sandbox, such as LocalSandbox() or"),
+        ({"upload": "project"}, """upload takes a path, such as Path("project"), not 'project'"""),
+        (
+            {"telemetry": TelemetryConfig()},
+            "takes what initialize_telemetry() returns, not a TelemetryConfig",
+        ),
+        ({"environ": {"ANTHROPIC_API_KEY": None}}, "not {'ANTHROPIC_API_KEY': NoneType}"),
+        ({"traceparent": 1}, "traceparent takes a text, not 1"),
+    ],
+)
+async def test_a_wrong_argument_is_told_before_anything_is_made(arguments: dict[str, Any], told: str) -> None:
+    given: dict[str, Any] = {"prompt": "go", "environ": {}, **arguments}
+    with pytest.raises(ConfigurationError) as of_run:
+        await run_agent(**given)
+    with pytest.raises(ConfigurationError) as of_session:
+        async with open_session(**given):
+            raise AssertionError("a session was opened")
+    assert told in str(of_run.value)
+    assert str(of_session.value) == str(of_run.value)
+
+
+async def test_take_over_refuses_wrong_arguments_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"^approvals takes one of ask, auto, deny"):
+        async with take_over(
+            Whereabouts(run_id="r", info=INFO, process_id="1", trace_ids=()),
+            AgentOptions(),
+            session_id="s",
+            root=root_of(),
+            seen_seq=0,
+            sandbox=LocalSandbox(),
+            approvals="yes",  # pyright: ignore[reportArgumentType]
+        ):
+            raise AssertionError("a session was taken over")
+
+
+async def test_a_callback_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^on_event takes a function, not 'print'$"):
+        await run_agent("go", environ={}, on_event="print")  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,70 @@
+"""What `run_agent`, `open_session` and `take_over` take; `check_arguments` refuses anything else before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from host_client.telemetry import Root, Telemetry
+
+from ._forms import Form, checked, number, typed
+from .options import APPROVAL_POLICIES, AgentOptions
+
+
+def check_arguments(**given: object) -> None:
+    """Raise `ConfigurationError` for the first argument that is of a wrong type; it shows the right form."""
+    for name, value in given.items():
+        checked(name, value, ARGUMENT_FORMS[name])
+
+
+def _instance_of(kind: Any) -> Callable[[Any], Any]:
+    return _where(lambda value: isinstance(value, kind))
+
+
+def _where(is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    def accepts(value: object) -> Any:
+        if not is_right(value):
+            raise ValueError
+        return value
+
+    return accepts
+
+
+def _decides(value: object) -> bool:
+    return callable(value) if not isinstance(value, str) else value in APPROVAL_POLICIES
+
+
+def _is_sandbox(value: object) -> bool:
+    """Whether a value is None or has a sandbox's methods; the class of one has them too."""
+    return value is None or (not isinstance(value, type) and all(hasattr(value, name) for name in ("create", "run")))
+
+
+def _is_optional_function(value: object) -> bool:
+    return value is None or callable(value)
+
+
+_TEXT = Form(typed(str | None), "a text")
+_FUNCTION = Form(_where(_is_optional_function), "a function")
+
+ARGUMENT_FORMS: dict[str, Form] = {
+    "prompt": _TEXT,
+    "options": Form(_instance_of(AgentOptions | None), 'AgentOptions, such as AgentOptions(user_id="ada")'),
+    "sandbox": Form(_where(_is_sandbox), "a sandbox, such as LocalSandbox() or E2BSandbox(environ=os.environ)"),
+    "approvals": Form(
+        _where(_decides), f"one of {', '.join(APPROVAL_POLICIES)}, or an async function of the request that decides it"
+    ),
+    "telemetry": Form(_instance_of(Telemetry | None), "what initialize_telemetry() returns"),
+    "traceparent": _TEXT,
+    "tracestate": Form(typed(str), "a text"),
+    "upload": Form(_instance_of(Path | None), 'a path, such as Path("project")'),
+    "environ": Form(typed(Mapping[str, str] | None), 'variables, such as os.environ or {"ANTHROPIC_API_KEY": "…"}'),
+    "stop_timeout": Form(number(float, zero=True), "seconds, 0 or more"),
+    "session_id": _TEXT,
+    "seen_seq": Form(typed(int), "the number of an event, 0 for none"),
+    "whereabouts": Form(_where(lambda value: hasattr(value, "run_id")), "what Session.whereabouts was"),
+    "root": Form(_instance_of(Root | None), "what root_of() returns"),
+    "on_event": _FUNCTION,
+    "on_result": _FUNCTION,
+    "on_own_spans": _FUNCTION,
+}
