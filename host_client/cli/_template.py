@@ -48,7 +48,7 @@ def build(
             memory_mb=memory_mb or MEMORY_MB,
             use_cache=not no_cache,
         )
-        with Progress(options.name) as progress:
+        with BuildProgress(options.name) as progress:
             built = asyncio.run(build_template(options, os.environ, progress.show))
     except SandspanError as error:
         _fail(as_typed(str(error)), 2 if error.error_type == "invalid_request" else 1)
@@ -64,7 +64,7 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-class Progress:
+class BuildProgress:
     """Prints the build's log to stderr; at a terminal also what is being done, and for how long."""
 
     def __init__(self, name: str) -> None:
@@ -74,7 +74,7 @@ class Progress:
         self._status = self._console.status(f"building {name} …")
         self._began = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> BuildProgress:
         self._status.start()
         return self
 

@@ -15,7 +15,7 @@ from agent_runner.contract.protocol import AnyEvent, ErrorType
 from host_client.errors import RunnerDiedError, SandboxError, SandboxGoneError, StreamLostError
 from host_client.sandbox import Exit, Process, Sandbox
 
-from ._listener import Listener
+from ._output_reader import OutputReader
 from ._reader import EventReader, Fault, Gap
 
 MAX_ATTACHES = 30
@@ -50,7 +50,7 @@ class RunnerStream:
         self._journal = journal
         self._patience = patience
         self._reader = EventReader()
-        self._listener: Listener | None = None
+        self._listener: OutputReader | None = None
 
     def expect(self) -> None:
         """Compare a silent stream with the journal soon, because the runner was sent a command."""
@@ -98,7 +98,7 @@ class RunnerStream:
 
         A silent stream that is not behind is kept: the runner writes nothing while a tool runs.
         """
-        self._listener, behind = Listener(source), False
+        self._listener, behind = OutputReader(source), False
         while True:
             try:
                 chunk = await self._listener.next()

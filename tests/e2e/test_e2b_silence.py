@@ -20,7 +20,7 @@ from tests.support.runs import clean_environment
 
 IMPATIENT = """
 from host_client import __main__
-from host_client.client import _listener as listener
+from host_client.client import _output_reader as listener
 listener.SILENCE_SECONDS = 0.2
 __main__.main()
 """

@@ -11,8 +11,9 @@ import pytest
 
 from agent_runner.contract import protocol as p
 from host_client import AgentOptions, Session, open_session, run_agent
-from host_client.client import _listener as listener
+from host_client.client import _output_reader as listener
 from host_client.client import _stream as stream
+from host_client.sandbox.e2b import _process as process
 from tests.host.test_e2b_scenarios import bash, replies
 from tests.host.test_e2b_sessions import until
 from tests.host.test_session import LONG_TOOL
@@ -163,6 +164,24 @@ async def test_a_sandbox_that_does_not_answer_is_attached_to_when_it_does() -> N
 
         done = await run_remotely(lab, options=BASH, react=cut_off)
         assert attaches(lab) >= 1
+    assert (done.result.text, done.exit_code) == ("Done.", 0)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_look_whose_own_stream_is_silent_is_given_up_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "LOOK_SECONDS", 0.5)
+    with e2b_lab(replies(WAIT_FOR_GO, {"text": "Done."})) as lab:
+        up, go = pipes_of(lab)
+
+        async def fall_silent(_session: Session, event: p.AnyEvent) -> None:
+            if isinstance(event, p.ToolUse):
+                await read(up)
+                await until(lambda: lab.e2b.silence_streams() == 2)
+                await asyncio.to_thread(go.write_text, "")
+
+        done = await run_remotely(lab, options=BASH, react=fall_silent)
     assert (done.result.text, done.exit_code) == ("Done.", 0)
 
 

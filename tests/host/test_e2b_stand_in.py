@@ -300,6 +300,24 @@ async def _by_bytes(e2b: StandIn, sandbox: AsyncSandbox, ending: Ending) -> obje
     return await (await background(sandbox, "echo one; sleep 600")).wait()
 
 
+async def test_a_silent_stream_stays_open_and_brings_nothing_while_all_else_goes_on(e2b: StandIn) -> None:
+    sandbox = await AsyncSandbox.create("sandspan")
+    heard: list[str] = []
+    handle = await background(
+        sandbox, "while read line; do echo $line; echo $line > noted; done", on_stdout=heard.append
+    )
+    assert e2b.silence_streams() == 1
+    await handle.send_stdin("one\n")
+    noted = await sandbox.commands.run("until [ -s noted ]; do sleep 0.01; done; cat noted")
+    assert (noted.stdout, heard) == ("one\n", [])
+    await asyncio.to_thread(e2b.lose, sandbox.sandbox_id)
+    with pytest.raises(SandboxNotRunningException):
+        await sandbox.commands.list()
+    assert e2b.silence_streams() == 1  # it is still open
+    assert heard == []
+    await handle.disconnect()
+
+
 _Cut = Callable[[StandIn, AsyncSandbox, Ending], Awaitable[object]]
 CUTS = [_by_cutting_now, _by_events, _by_bytes]
 

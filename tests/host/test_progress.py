@@ -9,7 +9,7 @@ import pytest
 
 from agent_runner.contract import protocol as p
 from host_client import AgentOptions, LocalSandbox, open_session
-from host_client.client._listener import Listener
+from host_client.client._output_reader import OutputReader
 from host_client.sandbox import Progress, Sandbox
 from host_client.sandbox.base import seq_in
 from tests.host.test_session import LONG_TOOL
@@ -73,7 +73,7 @@ def test_a_number_in_an_events_data_is_not_its_seq() -> None:
 
 async def test_no_chunk_is_lost_that_comes_as_the_wait_for_it_ends() -> None:
     process = ToldProcess(ToldSandbox("0" * 32))
-    listener, loop, chunks = Listener(process), asyncio.get_running_loop(), list[bytes]()
+    listener, loop, chunks = OutputReader(process), asyncio.get_running_loop(), list[bytes]()
     sent = [b"%d" % number for number in range(300)]
     begun = loop.time()
     for number, chunk in enumerate(sent):

@@ -26,7 +26,9 @@ MAX_CHUNKS = 256
 """Chunks that wait for a slow reader; more stay in the sandbox, whose runner keeps them in its journal."""
 
 _STDERR_CHUNKS = 50
-_LOOK_SECONDS = 10
+LOOK_SECONDS = 10.0
+"""How long the command of `progress` may take, whose own stream can be silent, too."""
+
 _COUNT_OOM_KILLS = "/bin/grep '^oom_kill ' /proc/vmstat"
 """How often the sandbox, a machine of its own, has killed for want of memory. What root runs is named by its path."""
 
@@ -42,7 +44,9 @@ async def progress(sandbox: AsyncSandbox, journal: str, process_id: str) -> Prog
     """Return how far a runner has come, by a command of its own: streams of other processes go on when one is stuck."""
     command = _PROGRESS % (shlex.quote(process_id), shlex.quote(journal))
     with Translated():
-        said = await sandbox.commands.run(command, user="root", timeout=_LOOK_SECONDS, request_timeout=_LOOK_SECONDS)
+        # The SDK leaves it to envd to end a stream whose time is up.
+        async with asyncio.timeout(LOOK_SECONDS):
+            said = await sandbox.commands.run(command, user="root", timeout=LOOK_SECONDS)
     lines = said.stdout.rstrip("\n").split("\n")[-2:]
     return Progress(seq_in(lines[-1].encode()), "running" in lines)
 

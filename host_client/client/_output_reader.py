@@ -20,7 +20,7 @@ ANSWER_SECONDS = 1.0
 """The limit after a command, which the runner answers at once as a rule; it doubles with each look at the journal."""
 
 
-class Listener:
+class OutputReader:
     """Reads one process; `next` raises `TimeoutError` when the process writes nothing for too long."""
 
     def __init__(self, source: Process) -> None:
