@@ -17,6 +17,14 @@ DESTINATIONS = ("otlp", "langfuse", "custom")
 SHOWN = 20
 """Most differences that a failure tells."""
 
+NESTED = {209: "c000000000000159", 557: "c0000000000003a8", 1253: "c00000000000083f"}
+"""Inputs that today's relay refuses, and the end of their span's id. Their attributes are nested deeper than protobuf
+reads (100 levels). f6f5305 did not parse them, and cut their text."""
+
+MERGED_SCOPES = 68
+"""Spans of requests that hold ``scope`` twice. protobuf merges both, as its encoding specification says; f6f5305 kept
+the second alone, which has no name."""
+
 
 @pytest.fixture(scope="module")
 def inputs() -> list[tuple[str, str]]:
@@ -49,11 +57,18 @@ def test_the_same_inputs_are_refused(inputs: list[tuple[str, str]], before: Json
     # The words may be others.
     then, today = ({int(number) for number in each[how]["refused"]} for each in (before, now))
     about = {number: inputs[number][0] for number in then ^ today} if how == "whole" else {}
-    assert today == then, about
+    assert today == (then | NESTED.keys() if how == "whole" else then), about
 
 
 @pytest.mark.parametrize("destination", DESTINATIONS)
 @pytest.mark.parametrize("how", ["whole", "sanitized"])
 def test_a_destination_gets_the_same_spans_field_for_field(before: Json, now: Json, how: str, destination: str) -> None:
     then, today = (json.loads(json.dumps(each[how][destination])) for each in (before, now))
-    assert list(differences(then, today))[:SHOWN] == []
+    found = [line for line in differences(then, today) if not _is_of_nested(line)]
+    merged = [line for line in found if line.endswith(".scope.name: was 'None', is 'one'")]
+    assert [line for line in found if line not in merged][:SHOWN] == []
+    assert len(merged) == (MERGED_SCOPES if how == "whole" else 0)
+
+
+def _is_of_nested(line: str) -> bool:
+    return line.split(":")[0].endswith(tuple(NESTED.values())) and line.endswith(", is 'None'")
