@@ -37,9 +37,7 @@ async def _session(store: Store, session_id: str, expected: Mapping[str, Any]) -
     entries = await store.read(session_id, 0, limit=100_000)
     decisions = [await store.decision(session_id, each["request_id"]) for each in expected["decisions"]]
     record: Json = msgspec.to_builtins(stored.record)
-    assert (
-        record["root"].pop("flags") == 1
-    )  # added since; old roots have the default
+    assert record["root"].pop("flags") == 1  # added since; old roots have the default
     return {
         "record": record,
         "state": msgspec.to_builtins(stored.state),
