@@ -123,7 +123,7 @@ def test_what_a_wrapped_command_started_ends_with_it(place: Place, number: signa
 def test_a_wrapped_command_that_heeds_no_signal_is_killed(place: Place) -> None:
     program = """
 import sys
-from host_client.scripted_model import __main__, command
+from host_client.scripted_model import __main__, _command as command
 command.GRACE_SECONDS = 0.1
 sys.exit(__main__.main())
 """
