@@ -14,7 +14,7 @@ import pytest
 STARTERS = frozenset(
     {
         *("subprocess", "multiprocessing", "sync_playwright"),
-        *("bind", "start_server", "ThreadingHTTPServer", "grpc", "uvicorn"),
+        *("bind", "create_server", "start_server", "ThreadingHTTPServer", "grpc", "uvicorn"),
         *("PrometheusServer", "ScriptedModel"),
     }
 )
