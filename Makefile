@@ -15,8 +15,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 help:
 	@echo "make demo    run an agent against the scripted model: no key, no network"
-	@echo "make test    lint, then all tests (12 minutes on 2 cores)"
-	@echo "make check   lint, then the tests that start no CLI, browser or server (under 3 minutes)"
+	@echo "make test    lint, then all tests"
+	@echo "make check   lint, then the tests that start no CLI, browser or server"
 	@echo "make lint    ruff, import-linter and pyright"
 	@echo "make bench   measure what this adds to the bare SDK (about 40 minutes)"
 	@echo "make clean   remove all that the above made"
