@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
 
 from agent_runner.contract.processes import Descendants
+
+T = TypeVar("T")
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
@@ -30,6 +36,49 @@ def exit_on_signals() -> None:
 
     for each in caught:
         signal.signal(each, leave)
+
+
+def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine as `asyncio.run` does; a signal that ends this process cancels it first.
+
+    SIGTERM and SIGHUP then raise `SystemExit`, SIGINT raises `KeyboardInterrupt`. An exception that a signal handler
+    raises within an event loop may instead end in a callback that logs it, and the process goes on.
+    """
+    received: list[signal.Signals] = []
+
+    async def cancelled_by_signals() -> T:
+        task = asyncio.ensure_future(work)
+
+        def cancel(number: signal.Signals) -> None:
+            received.append(number)
+            task.cancel()
+
+        with loop_signals(cancel):
+            return await task
+
+    try:
+        return asyncio.run(cancelled_by_signals())
+    except asyncio.CancelledError:
+        if not received:
+            raise
+    if received[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + received[0])
+
+
+@contextmanager
+def loop_signals(on_signal: Callable[[signal.Signals], None]) -> Generator[None]:
+    """Call a function in the running event loop for each signal that asks this process to end, within the block."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in ending_signals()}
+    for number in before:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

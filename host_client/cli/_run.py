@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, cast
 
 from rich.console import Console
@@ -24,7 +23,7 @@ from host_client.client.agent import AgentResult, result_of
 from host_client.client.options import AgentOptions, ApprovalPolicy
 from host_client.client.session import Session, open_session
 from host_client.errors import ConfigurationError, SandboxError, SandspanError, SessionClosedError
-from host_client.signals import ending_signals
+from host_client.signals import loop_signals
 from host_client.telemetry import Telemetry, root_below
 from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
@@ -83,7 +82,8 @@ def run_job(job: Job) -> tuple[int, AgentResult | None]:
 
 
 async def _run(job: Job, console: Console) -> tuple[int, AgentResult | None]:
-    with Interrupts(console) as interrupts:
+    interrupts = Interrupts(console)
+    with loop_signals(interrupts.signalled):
         telemetry = _telemetry(job)
         try:
             outcome = await _converse(job, console, interrupts, telemetry)
@@ -233,22 +233,10 @@ class Interrupts:
         self._console = console
         self._interrupted = False
         self._main = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
         self._sent: set[asyncio.Task[None]] = set()
 
-    def __enter__(self) -> Interrupts:
-        self._caught = ending_signals()
-        for number in self._caught:
-            self._loop.add_signal_handler(number, self._signalled, number)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number in self._caught:
-            self._loop.remove_signal_handler(number)
-
-    def _signalled(self, number: signal.Signals) -> None:
+    def signalled(self, number: signal.Signals) -> None:
+        """React to a signal; called in the event loop."""
         if self.stopped_by is not None:
             if self.session is not None:
                 self.session.hurry()

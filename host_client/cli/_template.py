@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host_client.errors import SandspanError
+from host_client.signals import run_until_signal
 
 from ._failures import as_typed
 from ._help import PlainCommand, PlainGroup
@@ -49,7 +49,7 @@ def build(
             use_cache=not no_cache,
         )
         with BuildProgress(options.name) as progress:
-            built = asyncio.run(build_template(options, os.environ, progress.show))
+            built = run_until_signal(build_template(options, os.environ, progress.show))
     except SandspanError as error:
         _fail(as_typed(str(error)), 2 if error.error_type == "invalid_request" else 1)
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ import uvicorn
 from host_client.client.options import AgentOptions
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
-from host_client.signals import ending_signals
+from host_client.signals import loop_signals
 from host_client.store import open_store
 from host_client.store.base import StoredSession, StoreError
 from host_client.telemetry import Telemetry
@@ -204,22 +204,15 @@ class _Server(uvicorn.Server):
 @contextmanager
 def _signals(hurry: Callable[[], None]) -> Generator[asyncio.Event]:
     """Give an event that the first signal to end sets; each further one calls ``hurry``."""
-    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in ending_signals()}
+    stopping = asyncio.Event()
 
-    def stop() -> None:
+    def stop(_number: signal.Signals) -> None:
         if stopping.is_set():
             hurry()
         stopping.set()
 
-    for number in before:
-        loop.add_signal_handler(number, stop)
-    try:
+    with loop_signals(stop):
         yield stopping
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
 
 
 # -- the demo ---------------------------------------------------------------------------------------------

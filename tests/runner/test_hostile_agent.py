@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from tests.support.runs import CHAT, Finished, Lab, RunnerProcess, is_gone, read
 
 __all__ = ["cli_binary"]
 
-KEY = "sk-ant-" + "k3yThatNobodySees" * 2
+KEY = f"sk-ant-{secrets.token_hex(20)}"  # another one for each run: an earlier run that was killed leaves files
 HOSTILE = Path(__file__).parents[1] / "support" / "hostile.py"
 ALLOWED = ("--gateway", "on", "--allowed-tools", "Bash(python3:*)")
 
