@@ -18,7 +18,7 @@ help:
 	@echo "make test    lint, then all tests"
 	@echo "make check   lint, then the tests that start no CLI, browser or server"
 	@echo "make lint    ruff, import-linter and pyright"
-	@echo "make bench   measure what this adds to the bare SDK (about 40 minutes)"
+	@echo "make bench   measure what this adds to the bare SDK (about 25 minutes)"
 	@echo "make clean   remove all that the above made"
 
 demo: $(VENV)/.installed-all

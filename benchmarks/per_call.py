@@ -15,7 +15,7 @@ from .turn import Variant, bare, no_op_hook, ours, seconds
 SIZES = {50: 40, 500: 15, 5000: 9}
 """Calls in a turn, and how often it is repeated."""
 
-GOAL_MICROSECONDS = 100
+GOAL_MICROSECONDS = 200
 GOAL_GROWTH = 1.2
 
 
