@@ -4,8 +4,8 @@ Each run is a session of the real host in a fresh process. On, it sends to Langf
 receivers in another process, serves Prometheus, writes the ledger and spools. Wall time is from opening the session
 to its end, with the runner's and the CLI's start in it. CPU time is the host's from opening the session to the last
 delivered span, and all of the runner's and the CLI's, with its tools. What a host pays once, however many sessions it
-has, stands by itself: imports, first connections and files, for which a first trace with a turn in it is sent before, and
-its end with the last metrics. A run with an exporter that hangs is compared with one whose exporters all answer.
+has, stands by itself: imports, first connections and files, for which a first trace with a turn in it is sent before,
+and its end with the last metrics. A run with an exporter that hangs is compared with one whose exporters all answer.
 
 A run takes 15 s and is no steadier than 3 %: a goal that lies where the median of the differences may be, with 95 %
 confidence, is not decided.
