@@ -1,4 +1,4 @@
-"""A hundred runs in E2B whose streams are cut at random: no event lost, none twice, the trace whole."""
+"""Runs in E2B whose streams are cut at random: no event lost, none twice, the trace whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.e2b import CutAtRandom, random_chunks
 from tests.support.hosts import e2b_lab, numbered, views
 from tests.support.runs import tree
 
-RUNS = 100
+RUNS = 30
 AT_ONCE = 4
 CUTS = 6
 """Streams of a run that are cut; the one after them is left whole."""
@@ -48,9 +48,9 @@ async def one_run(seed: int) -> int:
     return sum(fault.cuts for fault in faults)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 @pytest.mark.anyio
-async def test_a_hundred_runs_with_streams_cut_at_random_lose_and_double_nothing() -> None:
+async def test_runs_with_streams_cut_at_random_lose_and_double_nothing() -> None:
     free = asyncio.Semaphore(AT_ONCE)
 
     async def bounded(seed: int) -> int:
