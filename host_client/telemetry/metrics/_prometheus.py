@@ -28,8 +28,10 @@ class Registry(CollectorRegistry):
 
 
 class BaseUnitReader(PrometheusMetricReader):
-    """Exposes milliseconds as seconds: Prometheus's conventions, which promtool checks, know base units alone."""
+    """Exposes milliseconds as seconds, because Prometheus's conventions, which promtool checks, ask for base units."""
 
+    # The abstract method by which the SDK's `MetricReader` hands its subclasses what was collected. A view could rename
+    # a metric, but not scale it.
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
         data = _in_base_units(metrics_data)
         super()._receive_metrics(data, timeout_millis, **kwargs)  # pyright: ignore[reportUnknownMemberType]
