@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from agent_runner.contract import protocol as p
-from host_client.telemetry.trace.calls import ToolCalls
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.trace.summary import Summary
 
 _UNSEEN = re.compile(
@@ -35,15 +35,14 @@ def visible(text: str) -> str:
 class Renderer:
     """Prints a session's events, the model's text as it comes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, calls: ToolCalls) -> None:
         self._console = console
         self._live = ""
         self._mid_line = False
-        self._calls = ToolCalls()
+        self._calls = calls
 
     def show(self, event: p.AnyEvent) -> None:
         """Print one event."""
-        self._calls.observe(event)
         if isinstance(event, p.TextDelta):
             self._delta(event.data.text)
         elif isinstance(event, p.Text) and event.data.parent_tool_use_id is None:

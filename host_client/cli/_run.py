@@ -169,7 +169,7 @@ class Seen:
 async def _follow(job: Job, session: Session, console: Console, seen: Seen, *, asking: bool) -> None:
     """Show every event, and ask the person where asked."""
     person = Person(session, console) if asking else None
-    show = _writer(job, console)
+    show = _writer(job, session, console)
     await session.finish()
     try:
         async for event in session:
@@ -213,9 +213,9 @@ def _session(
     )
 
 
-def _writer(job: Job, console: Console) -> Callable[[AnyEvent], None]:
+def _writer(job: Job, session: Session, console: Console) -> Callable[[AnyEvent], None]:
     if not job.json_events:
-        return Renderer(console).show
+        return Renderer(console, session.trace.calls).show
 
     def write(event: AnyEvent) -> None:
         sys.stdout.buffer.write(encode(event))

@@ -20,6 +20,7 @@ from agent_runner.contract.spans import Span
 from host_client import LocalSandbox, Session, open_session
 from host_client.cli._render import Renderer, approval_card
 from host_client.sandbox.local import LocalProcess
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.export.console import otlp_json, trace_tree
 from tests.support.hosts import numbered, views
 
@@ -271,9 +272,12 @@ def test_nothing_from_a_sandbox_reaches_the_terminal_raw() -> None:
     ]
     out = io.StringIO()
     console = Console(file=out, width=200)
-    renderer = Renderer(console)
+    calls = ToolCalls()
+    renderer = Renderer(console, calls)
     for n, each in enumerate(data, 1):
-        renderer.show(p.event_of(each, seq=n, ts=1.0, trace_id="a" * 32, span_id="b" * 16))
+        event = p.event_of(each, seq=n, ts=1.0, trace_id="a" * 32, span_id="b" * 16)
+        calls.observe(event)
+        renderer.show(event)
     request = p.ApprovalRequestData(
         approval_id="a",
         tool_use_id="t",

@@ -27,6 +27,7 @@ from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Span
 from host_client.telemetry import Telemetry, Who
 from host_client.telemetry.batch import Batch, EndedSpan
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.costs import _ledger_file as ledger_file
 from host_client.telemetry.costs._unfinished import MAX_UNPRICED
 from host_client.telemetry.costs.ledger import BY, Ledger, LedgerError, Total
@@ -210,9 +211,10 @@ def begun(number: int, parent: int | None = None) -> p.AnyEvent:
 
 def killed(path: Path) -> Ledger:
     """Return a ledger of a session whose only turn made two requests, one of them in a subagent, and had no result."""
-    ledger = Ledger(path)
+    ledger, calls = Ledger(path), ToolCalls()
+    ledger.begin(ADA, calls)
     ledger.observe(begun(7), ADA)
-    ledger.observe(begun(8, parent=7), ADA)
+    calls.observe(begun(8, parent=7))
     for parent in (7, 8, 99):  # the last is nobody's
         ledger.observe_span(chat(parent))
     ledger.end(ADA)

@@ -17,6 +17,7 @@ from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Span
 from host_client.telemetry import Telemetry, Who
 from host_client.telemetry.batch import Batch, EndedSpan
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.export.content import ContentFilter
 from host_client.telemetry.export.delivery import Delivery
 from host_client.telemetry.export.sender import Counts
@@ -116,7 +117,7 @@ class Watcher:
             raise ValueError("the observer's own fault")
         self.seen.append(what)
 
-    def begin(self, who: Who) -> None:
+    def begin(self, who: Who, calls: ToolCalls) -> None:
         self._note(("begin", who))
 
     def observe(self, event: p.AnyEvent, who: Who, *, replayed: bool = False) -> None:

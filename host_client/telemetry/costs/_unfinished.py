@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolResult, ToolUse, TurnStart
-from host_client.telemetry.trace.calls import ToolCalls
+from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, TurnStart
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, Request, TurnCost, merged, priced, request_of
 
 if TYPE_CHECKING:
@@ -22,11 +22,8 @@ MAX_TURNS = 1000
 MAX_UNPRICED = 1000
 """Most requests whose price waits to be asked for: nearly every turn has a result, and then nobody asks."""
 
-TELLING = frozenset({ToolUse, ToolResult, Start, TurnStart, Error, Result})
+TELLING = frozenset({Start, TurnStart, Error, Result})
 """What `Spending.observe` is told; the rest says nothing of it."""
-
-_MAX_DEPTH = 100
-"""How deep subagents of subagents may nest."""
 
 
 class Unfinished(NamedTuple):
@@ -57,18 +54,20 @@ def parent_of_request(span: EndedSpan) -> str | None:
 
 
 class Spending:
-    """What the turns of one session have spent so far; ``model`` and ``error_type`` are the last that it told."""
+    """What the turns of one session have spent so far; ``model`` and ``error_type`` are the last that it told.
 
-    def __init__(self) -> None:
+    ``calls`` are the session's; the caller feeds them.
+    """
+
+    def __init__(self, calls: ToolCalls) -> None:
+        self.calls = calls
         self.model: str | None = None
         self.error_type: str | None = None
         self._turns: dict[str, _Open] = {}
-        self._calls = ToolCalls()
         self._unpriced: list[tuple[str, Request]] = []
 
     def observe(self, event: AnyEvent) -> None:
-        """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
-        self._calls.observe(event)
+        """Take note of a turn that begins or ends, and of why it failed."""
         match event:
             case Start():
                 self.model = event.data.model
@@ -85,17 +84,13 @@ class Spending:
 
     def request(self, parent_span_id: str, attributes: Mapping[str, Any]) -> bool:
         """Add a model request under a turn or a subagent's call; return whether its turn is unfinished."""
-        for _ in range(_MAX_DEPTH):
-            if parent_span_id in self._turns:
-                self._unpriced.append((parent_span_id, request_of(attributes)))
-                if len(self._unpriced) >= MAX_UNPRICED:
-                    self._price()
-                return True
-            call = self._calls.of_span(parent_span_id)
-            if call is None or call.parent_span_id is None:
-                return False
-            parent_span_id = call.parent_span_id
-        return False
+        turn_span_id = self.calls.turn_of(parent_span_id)
+        if turn_span_id not in self._turns:
+            return False
+        self._unpriced.append((turn_span_id, request_of(attributes)))
+        if len(self._unpriced) >= MAX_UNPRICED:
+            self._price()
+        return True
 
     def _price(self) -> None:
         """Add what waits to the turns that are still without a result."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent_runner.contract.protocol import AnyEvent
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.otlp import ended_spans, spans_of
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.turns import MAX_COST_USD, NANO
@@ -17,8 +18,10 @@ def unfinished_usd(events: Iterable[AnyEvent], relayed: Iterable[str], trace_ids
 
     ``relayed`` is what the session's ``telemetry`` events carry, ``trace_ids`` are the traces that the session is in.
     """
-    spending, seen = Spending(), set[bytes]()
+    calls, seen = ToolCalls(), set[bytes]()
+    spending = Spending(calls)
     for event in events:
+        calls.observe(event)
         spending.observe(event)
     for otlp in relayed:
         try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from agent_runner.contract.protocol import AnyEvent, Result
 from agent_runner.contract.sanitize import single_line
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.turns import MAX_COST_USD, NANO, TurnCost, turn_of
 
 from ._ledger_file import BY, NOTHING, By, LedgerEntry, LedgerError, Total, open_to_write, sums, write
@@ -67,8 +68,17 @@ class Ledger:
 
     # -- what the pipeline calls -----------------------------------------------------------------------
 
-    def begin(self, who: Who) -> None:
-        """A session begins: nothing has been spent."""
+    def begin(self, who: Who, calls: ToolCalls) -> None:
+        """Take note of a session's tool calls."""
+        self._spending(who).calls = calls
+
+    def _spending(self, who: Who) -> Spending:
+        """Return what a session has spent; beyond `MAX_SESSIONS` the oldest is forgotten."""
+        if (known := self._sessions.get(who.session_id)) is None:
+            known = self._sessions[who.session_id] = who, Spending(ToolCalls())
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        return known[1]
 
     def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None:
         """Take note of a model request, for a turn that may never have a result.
@@ -91,13 +101,8 @@ class Ledger:
         """
         if isinstance(event, Result):
             self.record(event, who)
-        if type(event) not in TELLING:
-            return
-        if (known := self._sessions.get(who.session_id)) is None:
-            known = self._sessions[who.session_id] = who, Spending()
-            if len(self._sessions) > MAX_SESSIONS:
-                self._sessions.popitem(last=False)
-        known[1].observe(event)
+        if type(event) in TELLING:
+            self._spending(who).observe(event)
 
     def end(self, who: Who) -> None:
         """Write the last estimate of a session's unfinished turns: the session has ended."""

@@ -32,8 +32,8 @@ from agent_runner.contract.protocol import (
     ToolResult,
 )
 from agent_runner.contract.sanitize import brief
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.tail.pipeline import Who
-from host_client.telemetry.trace.calls import ToolCalls
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
 from host_client.telemetry.turns import turn_of
 
@@ -152,12 +152,13 @@ class Metrics:
 
     # -- what the pipeline calls ---------------------------------------------------------------------
 
-    def begin(self, who: Who) -> None:
+    def begin(self, who: Who, calls: ToolCalls) -> None:
         """Count a session as active, and keep room for the names that its host asked for."""
         self._labels.know(who)
-        if who.session_id not in self._sessions:
+        if (session := self._sessions.get(who.session_id)) is None:
             self._sessions[who.session_id] = session = self._new(who)
             self._active.add(1, session.customer)
+        session.calls = calls
 
     def _new(self, who: Who) -> _Session:
         source = source_of(who.session_id, who.user_id, who.tenant_id)
@@ -170,9 +171,8 @@ class Metrics:
             self._active.add(-1, session.customer)
 
     def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
-        """Count an event and record its figures. A replayed one only tells the session's model and its calls."""
+        """Count an event and record its figures. Of a replayed one only the session's model is noted."""
         session = self._sessions.get(who.session_id) or self._new(who)
-        session.calls.observe(event)
         if isinstance(event, Start):
             session.model = brief(event.data.model)
         if replayed:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from agent_runner.contract.protocol import Result
 from agent_runner.contract.sanitize import preview
 from host_client.telemetry.batch import Batch, EndedSpan
+from host_client.telemetry.calls import ToolCalls
 
 from ._buffer import TraceBuffer
 from .sampling import Sampler, SamplingConfig
@@ -71,8 +72,8 @@ class Observer(Protocol):
     ``start_time``, ``end_time`` (nanoseconds since the epoch) and ``is_error``.
     """
 
-    def begin(self, who: Who) -> None:
-        """Take note that a session begins."""
+    def begin(self, who: Who, calls: ToolCalls) -> None:
+        """Take note that a session begins. Its trace feeds ``calls``, before `observe` is called for an event."""
 
     def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
         """Look at an event of a session."""
@@ -134,9 +135,9 @@ class Telemetry:
         """Whether there is neither a destination nor an observer."""
         return not self.enabled or (self._delivery is None and not self._observers)
 
-    def begin(self, trace_id: str, who: Who) -> None:
-        """Begin a session in a trace."""
-        self._hand_over(HandOver("session", partial(self._begin, trace_id, who)))
+    def begin(self, trace_id: str, who: Who, calls: ToolCalls | None = None) -> None:
+        """Begin a session in a trace; the caller feeds ``calls`` with its events."""
+        self._hand_over(HandOver("session", partial(self._begin, trace_id, who, calls or ToolCalls())))
 
     def join(self, trace_id: str, who: Who) -> None:
         """Take note that the session has spans in a further trace."""
@@ -322,9 +323,9 @@ class Telemetry:
             self.lose("fault of the pipeline", number)
             _logger.exception("telemetry failed; the agent goes on")
 
-    def _begin(self, trace_id: str, who: Who) -> None:
+    def _begin(self, trace_id: str, who: Who, calls: ToolCalls) -> None:
         self._join(trace_id, who)
-        self._each(lambda observer: observer.begin(who))
+        self._each(lambda observer: observer.begin(who, calls))
 
     def _join(self, trace_id: str, who: Who) -> None:
         if self._buffer is not None:

@@ -24,24 +24,25 @@ from agent_runner.contract.protocol import (
     to_json,
 )
 from agent_runner.contract.spans import Attributes, Span, Value
-
-from .calls import ToolCalls
+from host_client.telemetry.calls import ToolCalls
 
 MAX_OPEN = 10_000
 """Limit of announced spans: a flood of forged events must not fill the host's memory."""
 
 
 class Orphans:
-    """The spans of a session that were announced and have not arrived. ``common`` are attributes of all of them."""
+    """The spans of a session that were announced and have not arrived.
 
-    def __init__(self, common: Mapping[str, Value]) -> None:
+    ``common`` are attributes of all of them. ``calls`` are the session's; the caller feeds them before this.
+    """
+
+    def __init__(self, common: Mapping[str, Value], calls: ToolCalls) -> None:
         self._common: Attributes = dict(common)
-        self._calls = ToolCalls()
+        self._calls = calls
         self._spans: dict[str, Span] = {}
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of an event that opens or ends a span."""
-        self._calls.observe(event)
         match event:
             case TurnStart():
                 self._open(event, "agent.execute", genai.invoke_agent(None, event.data.turn))

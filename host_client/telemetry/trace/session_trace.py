@@ -17,6 +17,7 @@ from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Span, Spans, Value
 from agent_runner.contract.trace_context import TraceContext
 from host_client.telemetry.batch import Batch
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.relay import clean
 from host_client.telemetry.tail.pipeline import Telemetry, Who
 
@@ -68,7 +69,9 @@ class SessionTrace:
         above = TraceContext(root.trace_id, root.parent_span_id or "", tracestate=root.tracestate)
         self._flags = root.flags
         self.root = self._spans.open_root("agent.session", above, {}, root.span_id, start=root.start)
-        self._orphans = Orphans(common)
+        self.calls = ToolCalls()
+        """The session's tool calls; other parts only read them."""
+        self._orphans = Orphans(common, self.calls)
         self._trace_ids = {self.root.trace_id}
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
@@ -76,7 +79,7 @@ class SessionTrace:
         self._kept_spans = self._kept_bytes = 0
         self.own = b""
         """The host's own spans so far, as one serialized OTLP request; rebuilt ones are not in it."""
-        telemetry.begin(self.root.trace_id, who)
+        telemetry.begin(self.root.trace_id, who, self.calls)
 
     @property
     def kept(self) -> list[ReadableSpan]:
@@ -147,6 +150,7 @@ class SessionTrace:
         and nothing is counted again.
         """
         event = self._honest(event)
+        self.calls.observe(event)
         self._telemetry.observe(event, self._who, size, replayed=replayed)
         if not self._telemetry.enabled:
             return None
