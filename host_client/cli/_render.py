@@ -199,7 +199,9 @@ def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
     return rules
 
 
-def summary_line(summary: Summary, input_tokens: int | None = None, output_tokens: int | None = None) -> Text:
+def summary_line(
+    summary: Summary, cost_usd: float, input_tokens: int | None = None, output_tokens: int | None = None
+) -> Text:
     """Return where the time went, the tokens (by default the spans') and the cost."""
     total = summary.total or 1.0
     shares = (
@@ -214,7 +216,7 @@ def summary_line(summary: Summary, input_tokens: int | None = None, output_token
         line.append(f"{', ' if n else ''}{name} {seconds / total:.0%}", style=style)
     line.append(
         f"\n{summary.input_tokens if input_tokens is None else input_tokens} tokens in,"
-        f" {summary.output_tokens if output_tokens is None else output_tokens} out, ${summary.cost_usd:.4f},"
+        f" {summary.output_tokens if output_tokens is None else output_tokens} out, ${cost_usd:.4f},"
         f" {summary.tool_calls} tool call{'' if summary.tool_calls == 1 else 's'}, {summary.approvals} asked"
     )
     return line

@@ -275,7 +275,7 @@ def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
         if job.show_trace:
             console.print()
             console.print(trace_tree(result.spans))
-        console.print(summary_line(summarize(result.spans), *_tokens(job, result)))
+        console.print(summary_line(summarize(result.spans), result.cost_usd, *_tokens(job, result)))
     elif job.trace_out is not None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")
     state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"
