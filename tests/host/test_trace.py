@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ from agent_runner.contract.trace_context import TraceContext
 from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
 from host_client.telemetry.batch import Batch
 from host_client.telemetry.calls import ToolCalls
-from host_client.telemetry.export.console import JsonExporter, TreeExporter
+from host_client.telemetry.export.console import TreeExporter, otlp_json
 from host_client.telemetry.metrics.observer import Metrics
 from host_client.telemetry.otlp import readable as from_otlp
 from host_client.telemetry.relay.decoding import decode
@@ -222,7 +221,7 @@ def test_telemetry_of_no_span_goes_nowhere_and_spans_count_by_what_the_host_make
     other = ended_span()
     other.span_id = "3" * 16
     problems = [trace.observe(event(p.TelemetryData(otlp=each), 1, "0" * 16, 1.0)) for each in (*sent, relayed(other))]
-    assert problems == [None, "1 spans with ids that were taken", None, None, None]
+    assert problems == [None, "spans with the id of an earlier span are left out: 1", None, None, None]
     assert [spans for spans, _ in telemetry.noted] == [1, 1]
     assert all(size > 4_000 for _, size in telemetry.noted)
     assert len(trace.kept) == 1, "a second is more than may be kept"
@@ -294,8 +293,6 @@ def test_the_console_exporter_prints_a_tree_when_the_session_has_ended() -> None
     ]
 
 
-def test_the_json_exporter_writes_otlp_with_ids_in_hex() -> None:
-    scene, out = Scene(), io.StringIO()
-    JsonExporter(out).export(scene.close(3.0))
-    (span,) = json.loads(out.getvalue())["resourceSpans"][0]["scopeSpans"][0]["spans"]
+def test_otlp_json_has_ids_in_hex() -> None:
+    (span,) = otlp_json(Scene().close(3.0))["resourceSpans"][0]["scopeSpans"][0]["spans"]
     assert (span["traceId"], len(span["spanId"]), span["endTimeUnixNano"]) == (TRACE, 16, str(3 * SECOND))
