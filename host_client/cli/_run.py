@@ -267,14 +267,14 @@ class Interrupts:
 def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     result = outcome.result
     if result.spans:
-        from host_client.telemetry.export.console import otlp_json, trace_tree  # OpenTelemetry: not when it is off
+        from host_client.telemetry.export.console import TraceTree, otlp_json  # OpenTelemetry: not when it is off
         from host_client.telemetry.trace.summary import summarize
 
         if job.trace_out is not None:
             _write_trace(job.trace_out, json.dumps(otlp_json(result.spans)) + "\n", console)
         if job.show_trace:
             console.print()
-            console.print(trace_tree(result.spans))
+            console.print(TraceTree(result.spans))
         console.print(summary_line(summarize(result.spans), result.cost_usd, *_tokens(job, result)))
     elif job.trace_out is not None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")

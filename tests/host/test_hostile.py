@@ -21,7 +21,7 @@ from host_client import LocalSandbox, Session, open_session
 from host_client.cli._render import Renderer, approval_card
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry.calls import ToolCalls
-from host_client.telemetry.export.console import otlp_json, trace_tree
+from host_client.telemetry.export.console import TraceTree, otlp_json
 from tests.support.hosts import numbered, views
 
 pytestmark = pytest.mark.anyio
@@ -198,7 +198,7 @@ say("end", 1502, reason="completed", exit_code=0)
     async with open_session("go", sandbox=TakenOver(program), environ={}) as session:
         await everything(session)
     out = io.StringIO()
-    Console(file=out, width=300).print(trace_tree(session.trace.kept))
+    Console(file=out, width=300).print(TraceTree(session.trace.kept))
     assert len(out.getvalue().splitlines()) == 1 + 1501 + 3
 
 
@@ -291,5 +291,5 @@ def test_nothing_from_a_sandbox_reaches_the_terminal_raw() -> None:
     console.print(approval_card(request))
     span = Span(evil, "a" * 32, "b" * 16, None, 5, end=9, attributes={"approval.decision": evil})
     span.attributes["error.type"], span.error_type = evil, "internal"
-    console.print(trace_tree([readable.readable(span, readable.resource("test"))]))
+    console.print(TraceTree([readable.readable(span, readable.resource("test"))]))
     assert not set(out.getvalue()) & set(evil) - set("]52;cevil")

@@ -509,7 +509,7 @@ def test_a_receiver_that_refuses_is_counted_told_once_and_tried_again_at_the_end
         assert (part.exporter.failures, len(there.requests)) == (2, 3)
     told = [record.getMessage() for record in caplog.records if record.name == "host_client.telemetry.metrics._otlp"]
     assert len(told) == 1
-    assert "metrics to otlp were not taken" in told[0]
+    assert "metrics to otlp were not accepted" in told[0]
 
 
 def test_a_receiver_that_hangs_holds_nobody_up_and_the_loss_is_told() -> None:
@@ -538,4 +538,4 @@ def test_where_nobody_listens_the_end_comes_in_time(caplog: pytest.LogCaptureFix
     with nobody() as port, sent_to(f"http://127.0.0.1:{port}", "http/protobuf") as (metrics, part):
         assert not metrics.close(0.2)
         assert part.exporter.failures >= 1
-    assert "this process's next export has them" in caplog.text
+    assert "this process's next export includes them" in caplog.text

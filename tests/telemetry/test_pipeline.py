@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -86,7 +86,7 @@ class Recorder(Delivery):
     def discard(self, trace_id: str) -> None:
         del self.held[trace_id]
 
-    def offer(self, batches: Sequence[Batch], destinations: Iterable[str] | None = None) -> None:
+    def offer(self, batches: Sequence[Batch]) -> None:
         self.before()
         if self.broken:
             raise OSError("the outbox's own fault")

@@ -63,7 +63,7 @@ class MetricsExport(Protocol):
 
     @property
     def reader(self) -> MetricReader:
-        """The reader that the meter provider feeds."""
+        """Return the reader that the meter provider feeds."""
         ...
 
     def close(self, timeout: float) -> bool:
@@ -284,26 +284,26 @@ class Metrics:
 
 
 def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]]:
-    """Return the metrics of a configuration, None where nobody takes any, and a sentence for what is wrong."""
+    """Return the metrics of a configuration, None if nothing exports any, and a sentence for each problem."""
     parts: list[MetricsExport] = []
     problems: list[str] = []
     if "prometheus" in config.exporters:
-        from ._prometheus import PrometheusServer  # the exporter and its HTTP server: not for OTLP alone
+        from ._prometheus import PrometheusServer  # imported only where it serves metrics
 
         where = f"{config.prometheus_host}:{config.prometheus_port}"
         try:
             parts.append(PrometheusServer(config.prometheus_host, config.prometheus_port))
-        except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be a host's
             why = getattr(error, "strerror", None) or error
             problems.append(
-                f"prometheus cannot listen on {where} ({why}); nothing is there to scrape: "
+                f"prometheus cannot listen on {where} ({why}), so no metrics can be scraped: "
                 "set OTEL_EXPORTER_PROMETHEUS_PORT or OTEL_EXPORTER_PROMETHEUS_HOST"
             )
     for name, endpoint in (("signoz", config.signoz_metrics), ("otlp", config.otlp_metrics)):
         if endpoint is not None:
             from host_client.telemetry.export.destinations.otlp import otlp_metrics
 
-            from ._otlp import OtlpPart  # protobuf and a client: not for Prometheus alone
+            from ._otlp import OtlpPart  # imported only where metrics go over OTLP
 
             parts.append(OtlpPart(otlp_metrics(name, endpoint), config.metric_interval))
     if not parts:
