@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -87,8 +87,8 @@ class Watched(Delivery):
         self.done = threading.Event()
         self.missing = 2
 
-    def offer(self, batches: Sequence[Batch], destinations: Iterable[str] | None = None) -> None:
-        super().offer(batches, destinations)
+    def offer(self, batches: Sequence[Batch]) -> None:
+        super().offer(batches)
         self.missing -= spans_of(batches)
         if not self.missing:
             self.done.set()

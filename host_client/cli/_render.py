@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from agent_runner.contract import protocol as p
-from host_client.telemetry.trace.calls import ToolCalls
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.trace.summary import Summary
 
 _UNSEEN = re.compile(
@@ -35,15 +35,14 @@ def visible(text: str) -> str:
 class Renderer:
     """Prints a session's events, the model's text as it comes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, calls: ToolCalls) -> None:
         self._console = console
         self._live = ""
         self._mid_line = False
-        self._calls = ToolCalls()
+        self._calls = calls
 
     def show(self, event: p.AnyEvent) -> None:
         """Print one event."""
-        self._calls.observe(event)
         if isinstance(event, p.TextDelta):
             self._delta(event.data.text)
         elif isinstance(event, p.Text) and event.data.parent_tool_use_id is None:
@@ -200,7 +199,9 @@ def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
     return rules
 
 
-def summary_line(summary: Summary, input_tokens: int | None = None, output_tokens: int | None = None) -> Text:
+def summary_line(
+    summary: Summary, cost_usd: float, input_tokens: int | None = None, output_tokens: int | None = None
+) -> Text:
     """Return where the time went, the tokens (by default the spans') and the cost."""
     total = summary.total or 1.0
     shares = (
@@ -215,7 +216,7 @@ def summary_line(summary: Summary, input_tokens: int | None = None, output_token
         line.append(f"{', ' if n else ''}{name} {seconds / total:.0%}", style=style)
     line.append(
         f"\n{summary.input_tokens if input_tokens is None else input_tokens} tokens in,"
-        f" {summary.output_tokens if output_tokens is None else output_tokens} out, ${summary.cost_usd:.4f},"
+        f" {summary.output_tokens if output_tokens is None else output_tokens} out, ${cost_usd:.4f},"
         f" {summary.tool_calls} tool call{'' if summary.tool_calls == 1 else 's'}, {summary.approvals} asked"
     )
     return line

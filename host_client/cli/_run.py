@@ -169,7 +169,7 @@ class Seen:
 async def _follow(job: Job, session: Session, console: Console, seen: Seen, *, asking: bool) -> None:
     """Show every event, and ask the person where asked."""
     person = Person(session, console) if asking else None
-    show = _writer(job, console)
+    show = _writer(job, session, console)
     await session.finish()
     try:
         async for event in session:
@@ -213,9 +213,9 @@ def _session(
     )
 
 
-def _writer(job: Job, console: Console) -> Callable[[AnyEvent], None]:
+def _writer(job: Job, session: Session, console: Console) -> Callable[[AnyEvent], None]:
     if not job.json_events:
-        return Renderer(console).show
+        return Renderer(console, session.trace.calls).show
 
     def write(event: AnyEvent) -> None:
         sys.stdout.buffer.write(encode(event))
@@ -267,15 +267,15 @@ class Interrupts:
 def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     result = outcome.result
     if result.spans:
-        from host_client.telemetry.export.console import otlp_json, trace_tree  # OpenTelemetry: not when it is off
+        from host_client.telemetry.export.console import TraceTree, otlp_json  # OpenTelemetry: not when it is off
         from host_client.telemetry.trace.summary import summarize
 
         if job.trace_out is not None:
             _write_trace(job.trace_out, json.dumps(otlp_json(result.spans)) + "\n", console)
         if job.show_trace:
             console.print()
-            console.print(trace_tree(result.spans))
-        console.print(summary_line(summarize(result.spans), *_tokens(job, result)))
+            console.print(TraceTree(result.spans))
+        console.print(summary_line(summarize(result.spans), result.cost_usd, *_tokens(job, result)))
     elif job.trace_out is not None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")
     state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"

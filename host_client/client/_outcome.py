@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent_runner.contract.protocol import AnyEvent, End, Error, ErrorData, ErrorType, Result, Start
+from host_client.telemetry.costs.dollars import cost_of, total_usd
 
 _SILENT_FAILURE = ErrorData(error_type="internal", message="the runner failed and did not say why")
 
@@ -35,7 +36,7 @@ class SessionOutcome:
                 self.claude_session_id = event.data.session_id
             case Result():
                 self.last_result = event
-                self.cost_usd += event.data.cost_usd
+                self.cost_usd = total_usd(self.cost_usd, cost_of(event))
             case Error():
                 self.last_error = event.data
             case End():

@@ -19,7 +19,7 @@ from agent_runner.contract.protocol import (
     TurnStart,
 )
 from host_client.store.base import Decision, SessionState, Status, WaitingRequest
-from host_client.telemetry.turns import MAX_COST_USD
+from host_client.telemetry.costs.dollars import cost_of, total_usd
 
 from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptEvent, SandboxEvent
 
@@ -48,7 +48,7 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
         case QuestionResolved():
             return _without(state, event.data.question_id)
         case Result():
-            cost = state.cost_usd + cost_of(event)
+            cost = total_usd(state.cost_usd, cost_of(event))
             return _shown(replace(state, busy=False, turns=state.turns + 1, cost_usd=cost))
         case _:
             return state
@@ -72,12 +72,6 @@ def after_own(state: SessionState, event: OwnEvent) -> SessionState:
             )
         case SandboxEvent() | AdoptedEvent() | GapEvent() | DroppedEvent():
             return state
-
-
-def cost_of(event: Result) -> float:
-    """Return what a turn cost, in US dollars; 0.0 for what no turn can cost: a sandbox is not trusted."""
-    cost = event.data.cost_usd
-    return cost if 0.0 <= cost <= MAX_COST_USD else 0.0
 
 
 def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> WaitingRequest:

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from agent_runner.contract.protocol import AnyEvent, Result, TelemetryEvent, TextDelta, to_json
 from host_client.store.base import Additions, Decision, SessionState
+from host_client.telemetry.costs.dollars import cost_of, total_usd
 
 from ._events import ClosedData, OwnEvent
 from ._feed import Frame
 from ._kept import relayed
 from ._limits import day_of
 from ._sse import frame
-from ._state import CHANGING, after_event, after_own, cost_of, decision_in
+from ._state import CHANGING, after_event, after_own, decision_in
 
 
 @dataclass(eq=False, slots=True)
@@ -84,7 +85,7 @@ class Step:
         else:
             self._show(to_json(event))
             if isinstance(event, Result):
-                self._cost_usd += cost_of(event)
+                self._cost_usd = total_usd(self._cost_usd, cost_of(event))
             elif (decision := decision_in(event)) is not None:
                 self._decisions.append(decision)
 
@@ -95,7 +96,7 @@ class Step:
             data = own.event.data
             self._show(to_json(own.event), is_last=isinstance(data, ClosedData))
             if isinstance(data, ClosedData):
-                self._cost_usd += data.estimated_usd
+                self._cost_usd = total_usd(self._cost_usd, data.estimated_usd)
         if own.changed:
             self._state = replace(self._state, **own.changed)
 

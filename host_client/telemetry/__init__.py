@@ -1,6 +1,6 @@
-"""The host's side of the trace, metrics and costs: what a session tells, and where it goes.
+"""Telemetry of the host: traces, metrics and costs of sessions, from their events to the backends.
 
-Importing this imports no OpenTelemetry module.
+Importing this package imports no OpenTelemetry module.
 """
 
 from .config import TelemetryConfig

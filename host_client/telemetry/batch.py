@@ -1,4 +1,4 @@
-"""Values that stand for spans on their way through telemetry. Pure, and without OpenTelemetry."""
+"""Frozen values that represent spans on their way through telemetry. Pure; imports no OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 MAX_SPANS = 512
 MAX_BYTES = 1024 * 1024
-"""Limits of one joined batch; a batch that is larger by itself stays as it is."""
+"""Limits of one batch that `joined` makes; a single batch that is larger is kept whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedSpan:
-    """The part of an ended span that observers and the sampler look at.
+    """The fields of an ended span that observers and the sampler read.
 
-    Times are in nanoseconds since the epoch, ids in hex. A list among the attributes is a tuple.
+    Times are in nanoseconds since the epoch, ids in hex. Lists among the attributes are tuples.
     """
 
     name: str
@@ -39,9 +39,9 @@ def spans_of(batches: Sequence[Batch]) -> int:
 
 
 def joined(batches: Sequence[Batch]) -> list[Batch]:
-    """Join batches to as few as the limits allow.
+    """Join batches into as few as the limits allow.
 
-    Serialized requests that follow each other are one request, because every field of it is repeated.
+    Concatenated serialized requests parse as one request, because every field of the message is repeated.
     """
     groups: list[list[Batch]] = []
     spans = size = 0

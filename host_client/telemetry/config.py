@@ -1,4 +1,4 @@
-"""The configuration of telemetry, as one frozen value. Pure."""
+"""Configuration of telemetry as one frozen value. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetryConfig:
-    """All of it; what is not given is as in development, and only `telemetry_config` reads the environment.
+    """Configuration of telemetry. The defaults suit development; the environment is not read.
 
-    ``exporters`` are names of `EXPORTERS`; ``custom_exporters`` any OpenTelemetry ``SpanExporter``.
-    ``sanitize_prompt`` takes a text of a prompt, an answer or a tool's arguments and returns what of it may
-    stand in a span. Without a ``spool_directory`` nothing outlives the process; without a ``ledger`` no
-    costs are kept. ``metric_interval`` is in seconds. ``tier`` is that of users whose session names none.
+    ``exporters`` are names of `EXPORTERS`, ``custom_exporters`` any OpenTelemetry ``SpanExporter``.
+    ``sanitize_prompt`` receives the text of a prompt, an answer or a tool's arguments, and returns the text that spans
+    may hold. Without a ``spool_directory``, spans that are not delivered are lost when the process ends; without a
+    ``ledger``, no costs are stored. ``metric_interval`` is in seconds. ``tier`` is the tier of users whose session
+    names none.
     """
 
     enabled: bool = True

@@ -1,4 +1,4 @@
-"""Read, select and convert spans in OTLP messages. Pure; importing this module imports OpenTelemetry."""
+"""Read, select and convert spans in OTLP messages. Pure. Importing this module imports OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
 
 
 def ended_spans(request: ExportTraceServiceRequest) -> list[EndedSpan]:
-    """Return the spans of a request as observers and the sampler see them."""
+    """Return the spans of a request in the form that observers and the sampler take."""
     return [
         EndedSpan(
             name=span.name,
@@ -46,13 +46,13 @@ def ended_spans(request: ExportTraceServiceRequest) -> list[EndedSpan]:
 
 
 def select(request: ExportTraceServiceRequest, mask: Iterable[bool]) -> ExportTraceServiceRequest:
-    """Return a copy of a request with the spans for which the mask, in their order, is true."""
+    """Return a copy of a request with only those spans for which ``mask``, one value per span in order, is true."""
     selected = ExportTraceServiceRequest()
-    wanted = iter(mask)
+    is_selected = iter(mask)
     for resource_spans in request.resource_spans:
         resource = ResourceSpans(resource=resource_spans.resource, schema_url=resource_spans.schema_url)
         for scope_spans in resource_spans.scope_spans:
-            if spans := [span for span in scope_spans.spans if next(wanted)]:
+            if spans := [span for span in scope_spans.spans if next(is_selected)]:
                 resource.scope_spans.add(scope=scope_spans.scope, schema_url=scope_spans.schema_url, spans=spans)
         if resource.scope_spans:
             selected.resource_spans.append(resource)
@@ -60,7 +60,7 @@ def select(request: ExportTraceServiceRequest, mask: Iterable[bool]) -> ExportTr
 
 
 def by_trace(request: ExportTraceServiceRequest) -> dict[str, ExportTraceServiceRequest]:
-    """Return the spans of a request by the id of their trace, in hex."""
+    """Split a request by trace: return one request for each trace id, in hex."""
     ids = [span.trace_id for span in spans_of(request)]
     if len(set(ids)) == 1:
         return {ids[0].hex(): request}
@@ -68,7 +68,7 @@ def by_trace(request: ExportTraceServiceRequest) -> dict[str, ExportTraceService
 
 
 def halves(body: bytes) -> tuple[Batch, Batch]:
-    """Return the spans of a serialized request as two batches; raise DecodeError for other bytes."""
+    """Split a serialized request into two batches of half the spans; raise DecodeError for bytes that are none."""
     request = ExportTraceServiceRequest.FromString(body)
     count = sum(1 for _ in spans_of(request))
     middle = count // 2
@@ -78,7 +78,7 @@ def halves(body: bytes) -> tuple[Batch, Batch]:
 
 
 def merged(requests: Iterable[ExportTraceServiceRequest]) -> ExportTraceServiceRequest:
-    """Return one request in which spans of equal resources and equal scopes stand together."""
+    """Merge requests into one, in which each distinct resource and scope occurs once."""
     request = ExportTraceServiceRequest()
     resources: dict[tuple[bytes, str], ResourceSpans] = {}
     scopes: dict[tuple[bytes, str, bytes, str], ScopeSpans] = {}
@@ -101,9 +101,9 @@ def merged(requests: Iterable[ExportTraceServiceRequest]) -> ExportTraceServiceR
 # -- attributes ------------------------------------------------------------------------------------------
 
 
-def key_values(of: Mapping[str, Value]) -> list[KeyValue]:
+def key_values(attributes: Mapping[str, Value]) -> list[KeyValue]:
     """Return attributes as OTLP messages."""
-    return [KeyValue(key=key, value=_any_value(value)) for key, value in of.items()]
+    return [KeyValue(key=key, value=_any_value(value)) for key, value in attributes.items()]
 
 
 def _any_value(value: Value) -> AnyValue:
@@ -121,7 +121,7 @@ def _any_value(value: Value) -> AnyValue:
 
 
 def values_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    """Return attributes by name: texts, numbers, truth values and tuples of them, "" in place of anything else."""
+    """Return the attributes as a dict of Python values; a map, bytes or no value becomes ""."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
@@ -134,7 +134,7 @@ def _value(value: AnyValue) -> Any:
 
 @lru_cache(64)
 def trace_state(header: str) -> str:
-    """Return a ``tracestate`` header as OpenTelemetry writes it: without spaces, empty if it cannot be read."""
+    """Return a ``tracestate`` header in OpenTelemetry's normal form, empty if it cannot be parsed."""
     return TraceState.from_header([header]).to_header() if header else ""
 
 
@@ -142,7 +142,7 @@ def trace_state(header: str) -> str:
 
 
 def readable(body: bytes) -> list[ReadableSpan]:
-    """Return the spans of a serialized request as OpenTelemetry's SDK has them; raise DecodeError for other bytes."""
+    """Return the spans of a serialized request as `ReadableSpan`s; raise DecodeError for bytes that are no request."""
     request = ExportTraceServiceRequest.FromString(body)
     spans: list[ReadableSpan] = []
     for resource_spans in request.resource_spans:

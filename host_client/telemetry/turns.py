@@ -1,4 +1,4 @@
-"""What a turn came to, in whole numbers and by model: what metrics and the ledger both count. Pure."""
+"""Read the cost and tokens of turns and model requests, as whole numbers by model. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from agent_runner.contract.protocol import ResultData
 from agent_runner.contract.sanitize import brief, single_line
 
 NANO = 1_000_000_000
-"""A US dollar in the unit of all sums: integers add up exactly."""
+"""One US dollar in the unit of all sums, because integers add up exactly."""
 
 MAX_COST_USD = 100_000.0
 MAX_TOKENS = 10**12
-"""What is beyond is no turn's: a sandbox is not trusted, and one forged figure must not spoil a sum."""
+"""Limits of one turn. A sandbox is not trusted, and one forged figure must not spoil a sum."""
 
-_NUMBER = (int, float)
 MAX_MODELS = 20
+"""Maximum number of models that one turn's cost is divided among."""
+
 UNKNOWN = "unknown"
+"""Model of costs for which no model was named."""
+
 _MAX_NAME = 128
 
 
 class ModelCost(NamedTuple):
-    """One model's share of a turn. ``input_tokens`` leaves cached ones out, as Anthropic bills."""
+    """One model's share of a turn, ``nano`` in 1e-9 US dollars. ``input_tokens`` excludes cached tokens."""
 
     model: str
     nano: int
@@ -34,13 +37,13 @@ class ModelCost(NamedTuple):
 
 
 Request = tuple[str, tuple[int, int, int, int]]
-"""What one model request used: the model, and tokens in the order that a `ModelCost` has them in."""
+"""The model of one request, and its tokens in the order of `ModelCost`'s fields."""
 
 
 class TurnCost(NamedTuple):
-    """A turn's cost in 1e-9 US dollars, and its parts, whose costs add up to it.
+    """A turn's cost in 1e-9 US dollars, and its parts by model, which add up to it.
 
-    ``agrees`` is False where the models' own sum was another: the turn's cost is the one that counts.
+    ``agrees`` is False where the reported costs of the models added up to another amount; the turn's cost counts then.
     """
 
     nano: int
@@ -49,9 +52,9 @@ class TurnCost(NamedTuple):
 
 
 def turn_of(data: ResultData, model: str | None) -> TurnCost:
-    """Return a turn's figures; ``model`` is the session's. Raise ValueError for a cost that is none."""
+    """Return a turn's cost by model; ``model`` is the session's. Raise ValueError for an impossible cost."""
     if not 0 <= data.cost_usd <= MAX_COST_USD:
-        raise ValueError(f"a turn's cost of {data.cost_usd} US dollars")
+        raise ValueError(f"the sandbox reported an impossible cost of a turn: {data.cost_usd:g} US dollars")
     nano = round(data.cost_usd * NANO)
     main = _name(model) if model else UNKNOWN
     used = data.turn_model_usage
@@ -59,7 +62,7 @@ def turn_of(data: ResultData, model: str | None) -> TurnCost:
         return TurnCost(nano, (ModelCost(main, nano, *_tokens(data.usage, _OF_USAGE)),), True)
     parts = list(_parts(used))
     missing = nano - sum(part.nano for part in parts)
-    if abs(missing) <= len(parts):  # each was rounded
+    if abs(missing) <= len(parts):  # the difference comes from rounding each part
         largest = max(range(len(parts)), key=lambda index: parts[index].nano)
         parts[largest] = parts[largest]._replace(nano=parts[largest].nano + missing)
         return TurnCost(nano, tuple(parts), True)
@@ -69,30 +72,25 @@ def turn_of(data: ResultData, model: str | None) -> TurnCost:
 
 
 def request_of(attributes: Mapping[str, Any]) -> Request:
-    """Return what a model request's span says that it used."""
+    """Return the model and tokens of a model request from its span's attributes."""
     model = attributes.get("gen_ai.response.model") or attributes.get("gen_ai.request.model")
-    model = model[:_MAX_NAME] if isinstance(model, str) and model else UNKNOWN  # a sandbox may say anything
+    model = model[:_MAX_NAME] if isinstance(model, str) and model else UNKNOWN  # any type may come from a sandbox
     all_input, output, read, created = _tokens(attributes, TOKEN_ATTRIBUTES)
-    # The conventions count cached tokens in; the price list, as the API, does not.
+    # The GenAI conventions include cached tokens in the input; the price list and the API do not.
     fresh = all_input - read - created
     return model, (fresh if fresh > 0 else 0, output, read, created)
 
 
 def priced(request: Request) -> ModelCost:
-    """Return what a model request came to, at list price; nothing where the list has none."""
+    """Return the cost of a model request at list price, 0 for a model that the price list does not have."""
     model, tokens = request
-    return ModelCost(_name(model), _list_nano(request) or 0, *tokens)
+    return ModelCost(_name(model), round((list_price(request) or 0) * NANO), *tokens)
 
 
 def list_price(request: Request) -> float | None:
-    """Return the same in US dollars; None where the list has none."""
-    nano = _list_nano(request)
-    return nano / NANO if nano is not None else None
-
-
-def _list_nano(request: Request) -> int | None:
+    """Return the list price of a model request in US dollars, None for a model that the price list does not have."""
     model, tokens = request
-    return _nano(of_tokens(model, *tokens)) if family(model) is not None else None
+    return _nano(of_tokens(model, *tokens)) / NANO if family(model) is not None else None
 
 
 _OF_MODEL = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
@@ -114,17 +112,17 @@ def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[ModelCost]:
 
 
 def merged(parts: Iterable[ModelCost]) -> list[ModelCost]:
-    """Return one part a model: two names may be one when cut."""
-    found: dict[str, ModelCost] = {}
+    """Add up the parts by model: names that differ beyond their maximum length are one model."""
+    by_model: dict[str, ModelCost] = {}
     for part in parts:
-        before = found.get(part.model)
+        before = by_model.get(part.model)
         sums = map(sum, zip(before[1:], part[1:], strict=True)) if before is not None else part[1:]
-        found[part.model] = ModelCost(part.model, *sums)
-    return list(found.values())
+        by_model[part.model] = ModelCost(part.model, *sums)
+    return list(by_model.values())
 
 
 def _name(model: str) -> str:
-    return single_line(brief(model), _MAX_NAME)  # a sandbox may say anything
+    return single_line(brief(model), _MAX_NAME)
 
 
 def _nano(usd: float) -> int:
@@ -132,9 +130,8 @@ def _nano(usd: float) -> int:
 
 
 def _tokens(usage: Mapping[str, Any], keys: Iterable[str]) -> list[int]:
-    # Nearly all are whole numbers, for which there is no call.
-    return [told if type(told) is int and 0 <= told <= MAX_TOKENS else _count(told) for told in map(usage.get, keys)]
+    return [_count(usage.get(key)) for key in keys]
 
 
 def _count(value: object) -> int:
-    return int(value) if isinstance(value, _NUMBER) and 0 <= value <= MAX_TOKENS else 0
+    return int(value) if isinstance(value, int | float) and 0 <= value <= MAX_TOKENS else 0

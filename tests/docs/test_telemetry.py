@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
 from host_client import AgentOptions, run_agent
 from host_client.cli.app import app
-from host_client.telemetry.export.console import JsonExporter
 from host_client.telemetry.setup._variables import SDK_VARIABLES, SETTINGS
 from host_client.telemetry.setup.environment import telemetry_config
 from tests.support.hosts import host_lab, views
@@ -98,7 +98,7 @@ def test_the_examples_in_code_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         names: dict[str, Any] = {}
         exec(compile(short, "short", "exec"), names)
         assert names["result"].text == "Done."
-    given = {"public_key": "pk", "secret_key": "sk", "MyExporter": JsonExporter, "mask": str.upper}
+    given = {"public_key": "pk", "secret_key": "sk", "MyExporter": ConsoleSpanExporter, "mask": str.upper}
     with socket.create_server(("localhost", 0)) as server:  # the default port may be another's on this machine
         free = server.getsockname()[1]
     long = long.replace(
@@ -106,7 +106,7 @@ def test_the_examples_in_code_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     )
     names = dict(given)
     exec(compile(long, "long", "exec"), names)
-    assert set(names["telemetry"].counts()) == {"langfuse", "JsonExporter"}
+    assert set(names["telemetry"].counts()) == {"langfuse", "ConsoleSpanExporter"}
     assert names["telemetry"].shutdown()
 
 

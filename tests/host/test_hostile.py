@@ -20,7 +20,8 @@ from agent_runner.contract.spans import Span
 from host_client import LocalSandbox, Session, open_session
 from host_client.cli._render import Renderer, approval_card
 from host_client.sandbox.local import LocalProcess
-from host_client.telemetry.export.console import otlp_json, trace_tree
+from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.export.console import TraceTree, otlp_json
 from tests.support.hosts import numbered, views
 
 pytestmark = pytest.mark.anyio
@@ -197,7 +198,7 @@ say("end", 1502, reason="completed", exit_code=0)
     async with open_session("go", sandbox=TakenOver(program), environ={}) as session:
         await everything(session)
     out = io.StringIO()
-    Console(file=out, width=300).print(trace_tree(session.trace.kept))
+    Console(file=out, width=300).print(TraceTree(session.trace.kept))
     assert len(out.getvalue().splitlines()) == 1 + 1501 + 3
 
 
@@ -271,9 +272,12 @@ def test_nothing_from_a_sandbox_reaches_the_terminal_raw() -> None:
     ]
     out = io.StringIO()
     console = Console(file=out, width=200)
-    renderer = Renderer(console)
+    calls = ToolCalls()
+    renderer = Renderer(console, calls)
     for n, each in enumerate(data, 1):
-        renderer.show(p.event_of(each, seq=n, ts=1.0, trace_id="a" * 32, span_id="b" * 16))
+        event = p.event_of(each, seq=n, ts=1.0, trace_id="a" * 32, span_id="b" * 16)
+        calls.observe(event)
+        renderer.show(event)
     request = p.ApprovalRequestData(
         approval_id="a",
         tool_use_id="t",
@@ -287,5 +291,5 @@ def test_nothing_from_a_sandbox_reaches_the_terminal_raw() -> None:
     console.print(approval_card(request))
     span = Span(evil, "a" * 32, "b" * 16, None, 5, end=9, attributes={"approval.decision": evil})
     span.attributes["error.type"], span.error_type = evil, "internal"
-    console.print(trace_tree([readable.readable(span, readable.resource("test"))]))
+    console.print(TraceTree([readable.readable(span, readable.resource("test"))]))
     assert not set(out.getvalue()) & set(evil) - set("]52;cevil")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from typing import Any
 
 import msgspec
@@ -18,7 +17,8 @@ from agent_runner.contract.spans import Attributes, Span, Spans
 from agent_runner.contract.trace_context import TraceContext
 from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
 from host_client.telemetry.batch import Batch
-from host_client.telemetry.export.console import JsonExporter, TreeExporter
+from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.export.console import TreeExporter, otlp_json
 from host_client.telemetry.metrics.observer import Metrics
 from host_client.telemetry.otlp import readable as from_otlp
 from host_client.telemetry.relay.decoding import decode
@@ -99,7 +99,7 @@ def event(data: p.EventData, seq: int, span_id: str, ts: float, parent: str | No
 
 def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
     turn, done, stuck, asked = "1" * 16, "2" * 16, "3" * 16, "4" * 16
-    orphans = Orphans({"user.id": "ada"})
+    orphans = Orphans({"user.id": "ada"}, ToolCalls())
     for each in (
         event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0, "0" * 15 + "1"),
         event(p.ToolUseData(id="t1", name="Bash", input={}), 2, done, 2.0, turn),
@@ -136,7 +136,7 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
 
 def test_of_many_calls_those_whose_spans_did_not_arrive_are_rebuilt() -> None:
     turn, number = "1" * 16, 400
-    orphans = Orphans({})
+    orphans = Orphans({}, ToolCalls())
     orphans.observe(event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0))
     for seq in range(number):
         call = p.ToolUseData(id=f"t{seq}", name="Bash", input={})
@@ -149,7 +149,8 @@ def test_of_many_calls_those_whose_spans_did_not_arrive_are_rebuilt() -> None:
 
 def test_a_call_whose_approval_arrived_alone_is_rebuilt_with_its_wait() -> None:
     turn, call, asked = "1" * 16, "2" * 16, "3" * 16
-    orphans = Orphans({})
+    calls = ToolCalls()
+    orphans = Orphans({}, calls)
     about: dict[str, Any] = {"approval_id": "a", "tool_use_id": "t", "tool_name": "Bash", "input": {}}
     for each in (
         event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0),
@@ -158,6 +159,7 @@ def test_a_call_whose_approval_arrived_alone_is_rebuilt_with_its_wait() -> None:
         event(p.ApprovalResolvedData(approval_id="a", tool_use_id="t", decision="allow", wait_ms=300.0), 4, asked, 2.3),
         event(p.ToolResultData(tool_use_id="t", content="", is_error=False, duration_ms=5e2, bytes=0), 5, call, 2.5),
     ):
+        calls.observe(each)
         orphans.observe(each)
     orphans.arrived({asked})
     rebuilt = {span.span_id: span for span in orphans.take("internal", "", 10 * SECOND)}
@@ -219,7 +221,7 @@ def test_telemetry_of_no_span_goes_nowhere_and_spans_count_by_what_the_host_make
     other = ended_span()
     other.span_id = "3" * 16
     problems = [trace.observe(event(p.TelemetryData(otlp=each), 1, "0" * 16, 1.0)) for each in (*sent, relayed(other))]
-    assert problems == [None, "1 spans with ids that were taken", None, None, None]
+    assert problems == [None, "spans with the id of an earlier span are left out: 1", None, None, None]
     assert [spans for spans, _ in telemetry.noted] == [1, 1]
     assert all(size > 4_000 for _, size in telemetry.noted)
     assert len(trace.kept) == 1, "a second is more than may be kept"
@@ -291,8 +293,6 @@ def test_the_console_exporter_prints_a_tree_when_the_session_has_ended() -> None
     ]
 
 
-def test_the_json_exporter_writes_otlp_with_ids_in_hex() -> None:
-    scene, out = Scene(), io.StringIO()
-    JsonExporter(out).export(scene.close(3.0))
-    (span,) = json.loads(out.getvalue())["resourceSpans"][0]["scopeSpans"][0]["spans"]
+def test_otlp_json_has_ids_in_hex() -> None:
+    (span,) = otlp_json(Scene().close(3.0))["resourceSpans"][0]["scopeSpans"][0]["spans"]
     assert (span["traceId"], len(span["spanId"]), span["endTimeUnixNano"]) == (TRACE, 16, str(3 * SECOND))

@@ -65,7 +65,7 @@ def test_any_bytes_in_the_place_of_an_attribute_are_one_that_is_cleaned_or_refus
     try:
         request = decoding.decode(event, trace_ids=frozenset({TRACE.hex()}), common={})
     except ValueError as error:
-        assert "no OTLP" in str(error)
+        assert "cannot be decoded as OTLP" in str(error)
     else:
         (span,) = spans_of(request)
         assert len(span.attributes) <= 1

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from agent_runner.contract import protocol as p
-from host_client.telemetry.trace import calls
-from host_client.telemetry.trace.calls import ToolCalls
+from host_client.telemetry import calls
+from host_client.telemetry.calls import ToolCalls
 
 TURN, OUTER, INNER, ASKED = "1" * 16, "2" * 16, "3" * 16, "4" * 16
 
@@ -66,16 +66,22 @@ def following(*events: p.AnyEvent) -> ToolCalls:
 def test_a_call_is_known_by_its_id_and_by_its_span_and_how_deep_it_is() -> None:
     followed = following(called("o", "Agent", OUTER, TURN), called("i", "Bash", INNER, OUTER, parent="o"))
     inner = followed.get("i")
-    assert inner is not None and inner is followed.of_span(INNER)
-    assert (inner.name, inner.parent_span_id, inner.depth) == ("Bash", OUTER, 1)
-    assert followed.get("other") is followed.get(None) is followed.of_span(TURN) is None
+    assert inner is not None
+    assert (inner.name, inner.span_id, inner.depth) == ("Bash", INNER, 1)
+    assert followed.get("other") is followed.get(None) is None
+
+
+def test_the_turn_of_a_span_is_found_through_the_calls_of_subagents() -> None:
+    followed = following(called("o", "Agent", OUTER, TURN), called("i", "Agent", INNER, OUTER, parent="o"))
+    assert {followed.turn_of(span_id) for span_id in (TURN, OUTER, INNER)} == {TURN}
+    assert followed.turn_of(ASKED) == ASKED, "a span that is no call's"
 
 
 def test_a_call_that_an_approval_tells_of_first_is_the_same_call() -> None:
     followed = following(asked("i"), called("i", "Bash", INNER, TURN), answered(300.0), answered(300.0))
     call = followed.get("i")
-    assert call is not None and call is followed.of_span(INNER)
-    assert (call.name, call.waited_ms) == ("Bash", 300.0), "a wait ends once"
+    assert call is not None
+    assert (call.name, call.span_id, call.waited_ms) == ("Bash", INNER, 300.0), "a wait ends once"
 
 
 def test_questions_are_waited_for_too() -> None:
@@ -87,15 +93,15 @@ def test_questions_are_waited_for_too() -> None:
     assert (call.name, call.waited_ms) == ("AskUserQuestion", 200.0)
 
 
-def test_a_turns_end_forgets_the_calls_that_have_ended() -> None:
-    begun = called("o", "Agent", OUTER, TURN), called("i", "Bash", INNER, OUTER, parent="o")
-    followed = following(*begun, ended("i", INNER), turn_ended())
-    assert followed.get("i") is followed.of_span(INNER) is None
-    assert followed.get("o") is followed.of_span(OUTER) is not None
+def test_who_reads_after_the_turns_end_still_finds_its_calls() -> None:
+    followed = following(called("i", "Bash", INNER, TURN), ended("i", INNER), turn_ended())
+    call = followed.get("i")
+    assert call is not None and call.name == "Bash"
+    assert followed.turn_of(INNER) == TURN
 
 
 def test_of_too_many_calls_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_CALLS", 3)
     followed = following(*(called(f"t{number}", "Bash", f"{number:016x}", TURN) for number in range(1, 6)))
     assert [followed.get(f"t{number}") is None for number in range(1, 6)] == [True, True, False, False, False]
-    assert [followed.of_span(f"{number:016x}") is None for number in (2, 3)] == [True, False]
+    assert [followed.turn_of(f"{number:016x}") == TURN for number in (2, 3)] == [False, True]

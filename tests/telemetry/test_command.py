@@ -65,7 +65,8 @@ def test_what_has_not_arrived_is_told_and_the_next_run_sends_it(command: Command
         done = command("run", "go", **environ)
         told = re.search(r"telemetry: otlp: 0 exported, (\d+ retried, )?(\d+) spooled, (\d+) waiting\n", done.stdout)
         assert told is not None, done.stdout
-        assert told[2] == told[3]
+        # Where the run takes longer than spans linger, some come while the receiver is failing, and are not tried.
+        assert 0 < int(told[2]) <= int(told[3])
         collector.status = 200
         before = len(collector.requests)
         again = command("run", "go", **environ)

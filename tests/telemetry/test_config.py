@@ -294,7 +294,7 @@ def test_no_key_is_in_what_a_configuration_says_of_itself() -> None:
 
 @pytest.mark.parametrize("text", ["a=b%0d%0aX-Injected: yes", "a=caf%C3%A9", "a b=c", "=c", "novalue"])
 def test_a_header_that_would_break_a_request_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"takes name=value|no header may hold") as refused:
+    with pytest.raises(ValueError, match=r"takes name=value|a header may not contain") as refused:
         parse_headers(text)
     assert "Injected" not in str(refused.value)
 

@@ -97,7 +97,7 @@ def test_what_a_sanitizer_fails_on_is_withheld_counted_and_told_once(caplog: pyt
             guard.clean(each)
     assert guard.withheld == 8
     assert [record.message for record in caplog.records] == [
-        "sanitize_prompt raised ValueError: what it fails on is withheld"
+        "sanitize_prompt raised ValueError: the texts on which it fails are withheld"
     ]
     assert "my" not in str([attributes_of(each) for each in spans])
 

@@ -42,9 +42,9 @@ def test_each_exporter_gets_a_probe_of_its_own(doctor: Doctor) -> None:
         url = collector.url
     assert finding(done, "Telemetry") == "✓development, 100 % of the traces to langfuse, signoz, otlp, console"
     for name, path in (("langfuse", "/api/public/otel"), ("signoz", "/signoz"), ("otlp", "/otlp")):
-        assert finding(done, f"Exporter {name}").startswith(f"✓{url}{path}/v1/traces took a probe, trace ")
+        assert finding(done, f"Exporter {name}").startswith(f"✓{url}{path}/v1/traces accepted a probe, trace ")
     for name, path in (("signoz", "/signoz"), ("otlp", "/otlp")):
-        assert finding(done, f"Metrics to {name}") == f"✓{url}{path}/v1/metrics took an empty export"
+        assert finding(done, f"Metrics to {name}") == f"✓{url}{path}/v1/metrics accepted an empty export"
     probes = collector.named(SPAN_NAME)
     assert len(probes) == len(collector.spans) == 3
     assert all(f"trace {probe.trace_id}" in done.stdout for probe in probes)
@@ -58,7 +58,7 @@ def test_what_an_exporter_says_is_told_and_how_to_mend_it(doctor: Doctor, status
     assert done.returncode == 1
     assert line.startswith(f"✗{collector.url}/api/public/otel/v1/traces")
     assert why in line
-    assert "Look at LANGFUSE_OTLP_ENDPOINT" in line
+    assert "Check LANGFUSE_OTLP_ENDPOINT" in line
 
 
 def test_an_exporter_that_is_not_there_is_told(doctor: Doctor) -> None:
@@ -68,7 +68,7 @@ def test_an_exporter_that_is_not_there_is_told(doctor: Doctor) -> None:
         doctor(OTEL_EXPORTERS="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://a:hush@{url[7:]}"), "Exporter otlp"
     )
     assert line.startswith(f"✗{url}/v1/traces: ConnectionRefusedError")
-    assert "Look at OTEL_EXPORTER_OTLP_ENDPOINT" in line
+    assert "Check OTEL_EXPORTER_OTLP_ENDPOINT" in line
     assert "hush" not in line
 
 

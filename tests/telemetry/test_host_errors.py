@@ -18,6 +18,7 @@ from tests.support.hosts import host_lab
 
 if TYPE_CHECKING:
     from host_client.telemetry.batch import EndedSpan
+    from host_client.telemetry.calls import ToolCalls
     from host_client.telemetry.tail.pipeline import Who
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ class Errors:
 
     types: list[str] = field(default_factory=list[str])
 
-    def begin(self, who: Who) -> None: ...
+    def begin(self, who: Who, calls: ToolCalls) -> None: ...
 
     def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
         if isinstance(event, Error):

@@ -27,8 +27,8 @@ from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Span
 from host_client.telemetry import Telemetry, Who
 from host_client.telemetry.batch import Batch, EndedSpan
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.costs import _ledger_file as ledger_file
-from host_client.telemetry.costs._unfinished import MAX_UNPRICED
 from host_client.telemetry.costs.ledger import BY, Ledger, LedgerError, Total
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.turns import MAX_COST_USD, MAX_MODELS, UNKNOWN, TurnCost, request_of, turn_of
@@ -210,9 +210,10 @@ def begun(number: int, parent: int | None = None) -> p.AnyEvent:
 
 def killed(path: Path) -> Ledger:
     """Return a ledger of a session whose only turn made two requests, one of them in a subagent, and had no result."""
-    ledger = Ledger(path)
+    ledger, calls = Ledger(path), ToolCalls()
+    ledger.begin(ADA, calls)
     ledger.observe(begun(7), ADA)
-    ledger.observe(begun(8, parent=7), ADA)
+    calls.observe(begun(8, parent=7))
     for parent in (7, 8, 99):  # the last is nobody's
         ledger.observe_span(chat(parent))
     ledger.end(ADA)
@@ -314,7 +315,7 @@ def test_an_estimate_is_of_all_requests_of_its_turn_however_many(tmp_path: Path)
     ledger.observe_span(chat(6))
     ledger.observe(told(result(0.25), 6), ADA)
     ledger.observe(begun(7), ADA)
-    requests = 2 * MAX_UNPRICED + 5
+    requests = 200
     for _ in range(requests):
         ledger.observe_span(chat(7))
     ledger.end(ADA)
@@ -575,7 +576,7 @@ def test_on_a_full_disk_what_was_written_stays_and_the_rest_waits_until_there_is
     before = ledger.total().turns
     assert 0 < before < 500
     assert [record.getMessage() for record in caplog.records] == [
-        f"costs cannot be written to {tmp_path / 'ledger'}, and are kept in memory: database or disk is full"
+        f"costs cannot be written to {tmp_path / 'ledger'}, and wait in memory: database or disk is full"
     ]
     disk.pages = 10_000
     assert ledger.close(WAIT_SECONDS)

@@ -16,6 +16,7 @@ from agent_runner.contract.protocol import AnyEvent, EventData
 from host_client import AgentOptions, AgentResult, Telemetry, run_agent
 from host_client.telemetry import Who
 from host_client.telemetry.batch import EndedSpan
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.export.destinations.otlp import otlp_metrics
 from host_client.telemetry.export.endpoints import Endpoint, Protocol
 from host_client.telemetry.metrics._labels import (
@@ -31,7 +32,7 @@ from host_client.telemetry.metrics._labels import (
 )
 from host_client.telemetry.metrics._otlp import OtlpPart
 from host_client.telemetry.metrics.instruments import METRICS
-from host_client.telemetry.metrics.observer import MAX_ALIKE, Metrics
+from host_client.telemetry.metrics.observer import Metrics
 from tests.support.hosts import host_lab, views
 from tests.support.metrics import Kept, event, labels, result
 from tests.telemetry.receiver import METRICS_PATH, Answer, Hang, grpc_receiver, http_receiver, nobody
@@ -56,13 +57,19 @@ WORK = """
 """
 
 
+def observe(metrics: Metrics, who: Who, *data: EventData, replayed: int = 0) -> None:
+    """Begin a session and observe its events, of which the first ``replayed`` are replayed."""
+    calls = ToolCalls()
+    metrics.begin(who, calls)
+    for number, each in enumerate(data):
+        calls.observe(event(each))
+        metrics.observe(event(each), who, replayed=number < replayed)
+
+
 def observed(who: Who, *data: EventData, **options: Any) -> Kept:
     """Return what a session's events come to."""
     kept = Kept()
-    metrics = Metrics([kept], **options)
-    metrics.begin(who)
-    for each in data:
-        metrics.observe(event(each), who)
+    observe(Metrics([kept], **options), who, *data)
     return kept
 
 
@@ -210,12 +217,8 @@ def test_a_turns_cost_goes_to_the_models_that_it_was_spent_on() -> None:
 
 def test_what_another_process_has_counted_is_known_and_counts_nothing() -> None:
     kept = Kept()
-    metrics = Metrics([kept])
-    metrics.begin(ADA)
-    for data in (start("m-1"), call("Bash"), called("other"), result(2.0)):
-        metrics.observe(event(data), ADA, replayed=True)
-    for data in (called(), result(0.5)):
-        metrics.observe(event(data), ADA)
+    before = (start("m-1"), call("Bash"), called("other"), result(2.0))
+    observe(Metrics([kept]), ADA, *before, called(), result(0.5), replayed=len(before))
     assert kept.points("claude.agent.events") == {
         labels(**HERS, type="tool_result"): (1, 1),
         labels(**HERS, type="result"): (1, 1),
@@ -244,7 +247,7 @@ def test_sessions_under_way_are_those_that_began_and_did_not_end() -> None:
     metrics = Metrics([kept])
     other = Who(session_id="s-2", tenant_id="acme", tier="pro")
     for who in (ADA, other, ADA):
-        metrics.begin(who)
+        metrics.begin(who, ToolCalls())
     metrics.end(ADA)
     metrics.end(ADA)
     assert kept.points("claude.agent.sessions.active") == {labels(**HERS): (1, 1)}
@@ -320,9 +323,7 @@ def test_a_label_has_so_many_values_and_one_for_the_rest(
     metrics = Metrics([kept])
     for number in range(limit + 50):
         who, data = made(number)
-        metrics.begin(who)
-        for each in data:
-            metrics.observe(event(each), who)
+        observe(metrics, who, *data)
     values = kept.values_of(label)
     assert OTHER in values
     assert limit <= len(values) <= limit + 1
@@ -342,13 +343,8 @@ def test_names_that_one_customers_sandboxes_invent_take_no_room_from_others() ->
             decided(f"d-{number}"),
             result(0.1, turn_model_usage={f"m-{number}": {"costUSD": 0.1}}),
         ]
-        who = replace(MALLORY, session_id=f"m-{number}")
-        metrics.begin(who)
-        for each in invented:
-            metrics.observe(event(each), who)
-    metrics.begin(ADA)
-    for each in (start("real-model"), call("mcp__github__search"), called(), decided("grace"), result(0.1)):
-        metrics.observe(event(each), ADA)
+        observe(metrics, replace(MALLORY, session_id=f"m-{number}"), *invented)
+    observe(metrics, ADA, start("real-model"), call("mcp__github__search"), called(), decided("grace"), result(0.1))
     found = [dict(point) for name in kept.metrics for point in kept.points(name)]
     hers = {name: {point.get(name) for point in found if point.get("tenant") == "acme"} - {None} for name in NAMES}
     assert hers == {"tool": {"mcp__github__search"}, "decided_by": {"grace"}, "model": {"real-model"}}
@@ -362,14 +358,10 @@ def test_the_clis_tools_known_models_and_what_a_host_asks_for_always_have_room()
     for make in (models, tools):
         for number in range(MAX_TOOLS + 50):
             who, data = make(number)
-            metrics.begin(who)
-            for each in data:
-                metrics.observe(event(each), who)
+            observe(metrics, who, *data)
     asked = Who(session_id="s", tenant_id="acme", model="house-model", tools=("mcp__house__find",))
-    metrics.begin(asked)
     for name in ("Bash", "mcp__house__find", "mcp__late__one"):
-        metrics.observe(event(call(name)), asked)
-        metrics.observe(event(called()), asked)
+        observe(metrics, asked, call(name), called())
     for name in ("house-model", "claude-opus-4-5-20251101", "late-model"):
         metrics.observe(event(result(0.1, turn_model_usage={name: {"costUSD": 0.1}})), asked)
     found = [
@@ -449,8 +441,8 @@ def test_a_span_with_odd_attributes_is_measured_by_what_can_be_read() -> None:
 def test_requests_of_many_kinds_in_one_session_are_told_apart_and_all_measured() -> None:
     kept = Kept()
     metrics = Metrics([kept])
-    metrics.begin(ADA)
-    asked = [f"claude-opus-5-{number}" for number in range(MAX_ALIKE + 8)]
+    metrics.begin(ADA, ToolCalls())
+    asked = [f"claude-opus-5-{number}" for number in range(40)]
     for model in [*asked, *asked]:
         for error in ({}, {"error.type": "rate_limit"}):
             said = {**OF_REQUEST, **error, "gen_ai.request.model": model, "gen_ai.usage.input_tokens": 5}
@@ -517,7 +509,7 @@ def test_a_receiver_that_refuses_is_counted_told_once_and_tried_again_at_the_end
         assert (part.exporter.failures, len(there.requests)) == (2, 3)
     told = [record.getMessage() for record in caplog.records if record.name == "host_client.telemetry.metrics._otlp"]
     assert len(told) == 1
-    assert "metrics to otlp were not taken" in told[0]
+    assert "metrics to otlp were not accepted" in told[0]
 
 
 def test_a_receiver_that_hangs_holds_nobody_up_and_the_loss_is_told() -> None:
@@ -546,4 +538,4 @@ def test_where_nobody_listens_the_end_comes_in_time(caplog: pytest.LogCaptureFix
     with nobody() as port, sent_to(f"http://127.0.0.1:{port}", "http/protobuf") as (metrics, part):
         assert not metrics.close(0.2)
         assert part.exporter.failures >= 1
-    assert "this process's next export has them" in caplog.text
+    assert "this process's next export includes them" in caplog.text

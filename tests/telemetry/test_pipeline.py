@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +17,7 @@ from agent_runner.contract import protocol as p
 from agent_runner.contract.spans import Span
 from host_client.telemetry import Telemetry, Who
 from host_client.telemetry.batch import Batch, EndedSpan
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.export.content import ContentFilter
 from host_client.telemetry.export.delivery import Delivery
 from host_client.telemetry.export.sender import Counts
@@ -85,7 +86,7 @@ class Recorder(Delivery):
     def discard(self, trace_id: str) -> None:
         del self.held[trace_id]
 
-    def offer(self, batches: Sequence[Batch], destinations: Iterable[str] | None = None) -> None:
+    def offer(self, batches: Sequence[Batch]) -> None:
         self.before()
         if self.broken:
             raise OSError("the outbox's own fault")
@@ -116,7 +117,7 @@ class Watcher:
             raise ValueError("the observer's own fault")
         self.seen.append(what)
 
-    def begin(self, who: Who) -> None:
+    def begin(self, who: Who, calls: ToolCalls) -> None:
         self._note(("begin", who))
 
     def observe(self, event: p.AnyEvent, who: Who, *, replayed: bool = False) -> None:

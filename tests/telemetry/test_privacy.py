@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent_runner.contract.protocol import AnyEvent, encode
@@ -22,7 +23,7 @@ from host_client import AgentOptions, AgentResult, run_agent
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
 from host_client.telemetry.costs.ledger import Ledger
 from host_client.telemetry.export import endpoints
-from host_client.telemetry.export.console import JsonExporter, otlp_json
+from host_client.telemetry.export.console import otlp_json
 from tests.docs.test_telemetry import attributes_of_the_code
 from tests.support.collector import Collector
 from tests.support.hosts import host_lab, views
@@ -89,7 +90,7 @@ async def hostile_runs(tmp_path: Path, options: AgentOptions, **environ: str) ->
         telemetry = initialize_telemetry(
             TelemetryConfig(
                 exporters=("langfuse", "signoz", "otlp", "console", "prometheus"),
-                custom_exporters=[JsonExporter(lines)],
+                custom_exporters=[ConsoleSpanExporter(out=lines)],
                 langfuse=endpoints.langfuse(langfuse.url, "pk-lf-own", "sk-lf-own"),
                 signoz=endpoints.signoz(signoz.url),
                 signoz_metrics=endpoints.signoz(signoz.url, signal="metrics"),

@@ -311,7 +311,7 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, caplog: pytest.
     assert taken(spool) == ["1"]
     assert spool.faults == {"corrupt": 1}
     assert (tmp_path / "spans-1-x.corrupt").exists()
-    assert "is corrupt: it is set aside as spans-1-x.corrupt" in caplog.text
+    assert "is corrupt; it was renamed to spans-1-x.corrupt" in caplog.text
     spool.close()
     assert [path.suffix for path in tmp_path.iterdir()] == [".corrupt"]
 

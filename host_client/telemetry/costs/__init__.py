@@ -1,1 +1,1 @@
-"""Costs of turns, and the ledger that keeps them."""
+"""Costs: the sum of US dollars, the estimates of unfinished turns, and the ledger that stores the cost of each turn."""

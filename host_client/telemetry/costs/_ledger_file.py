@@ -1,6 +1,6 @@
-"""The ledger's SQLite file: its tables, their versions, what is written and what is summed up.
+"""The ledger's SQLite file: its tables and their versions, writing and summing up.
 
-Everything raises `sqlite3.Error`, `OSError` and, for a file that is no ledger of ours, `LedgerError`.
+Functions raise `sqlite3.Error`, `OSError` and, for a file that is not a ledger of this version, `LedgerError`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS parts (
     PRIMARY KEY (turn_id, model)
 ) WITHOUT ROWID;
 """
-# The default is for a host of version 1 that has the file open meanwhile.
+# The default serves a host of version 1 that has the file open at the same time.
 _FROM_1 = "ALTER TABLE turns ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;"
 
 _KEYS: dict[By | None, str] = {
@@ -63,17 +63,17 @@ _SUMMED = ("nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "ca
 _HALF = 32
 
 NOTHING = TurnCost(0, (), True)
-"""The figures of an entry that takes back an earlier estimate."""
+"""The figures of an entry that removes an earlier estimate."""
 
 
 class LedgerError(Exception):
-    """The ledger cannot be read; the message says why, and what to do."""
+    """Raised when the ledger cannot be read; the message says why and what to do."""
 
 
 class LedgerEntry(NamedTuple):
-    """One turn as it is written. ``ended_at`` is in seconds since the epoch.
+    """One turn as it is stored. ``ended_at`` is in seconds since the epoch.
 
-    ``estimated`` is set where its runner never told what it cost.
+    ``estimated`` says that the runner has not reported the cost, so that ``figures`` are an estimate.
     """
 
     ended_at: float
@@ -91,9 +91,9 @@ class LedgerEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Total:
-    """What belongs to one user, tenant, model or day (UTC); ``key`` None where a turn had none.
+    """The sums of one user, tenant, model or day (UTC). ``key`` is None for turns that have none.
 
-    The last two say how many of the turns, and how much of the cost, are estimates.
+    The two ``estimated`` fields are the part of ``turns`` and of ``nano_usd`` that is estimated.
     """
 
     key: str | None
@@ -108,21 +108,21 @@ class Total:
 
 
 def connect(path: Path, patience: float) -> sqlite3.Connection:
-    """Open a file that is there; ``patience`` is how many seconds other processes are waited for."""
-    # A lock of ours keeps threads apart.
+    """Open an existing file; ``patience`` is the number of seconds to wait for the locks of other processes."""
+    # The ledger's own lock keeps threads apart.
     uri = f"{path.absolute().as_uri()}?mode=rw"
     return sqlite3.connect(uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
 
 
 def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
-    """Open the file in its newest version, made if it is not there."""
+    """Open the file, creating it or upgrading its tables where needed; ``patience`` as in `connect`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Made here, as SQLite would let others read who spent what.
+    # SQLite would create it readable for other users of the machine.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = connect(path, patience)
     try:
         if _version(connection, path) == 0:
-            connection.execute("PRAGMA journal_mode = WAL")  # stays with the file
+            connection.execute("PRAGMA journal_mode = WAL")  # the file keeps this setting
         if _version(connection, path) < VERSION:
             _upgrade(connection, path)
     except BaseException:
@@ -133,7 +133,7 @@ def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     with _transaction(connection):
-        version = _version(connection, path)  # again: another process may have been quicker
+        version = _version(connection, path)  # read again: another process may have upgraded it meanwhile
         script = {0: _SCHEMA, 1: _FROM_1}.get(version, "")
         for statement in filter(str.strip, script.split(";")):
             connection.execute(statement)
@@ -147,7 +147,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         raise LedgerError(f"{path} was written by a newer version of sandspan: upgrade, or set SANDSPAN_LEDGER")
     (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name != 'turns'").fetchone()
     if version == 0 and tables:
-        raise LedgerError(f"{path} is no ledger of costs: set SANDSPAN_LEDGER to another file")
+        raise LedgerError(f"{path} is not a ledger of costs: set SANDSPAN_LEDGER to another file")
     return version
 
 
@@ -157,16 +157,16 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # what fails may have rolled back by itself
+        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back already
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
 
 def write(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> None:
-    """Write turns, all or none; each once, however often it is told."""
-    # Estimates come with each model request, and a disk takes 10 ms to confirm a transaction. Unconfirmed, they outlive
-    # this process, but perhaps not a failure of the machine.
+    """Write turns in one transaction; a turn that is in the file already is not written twice."""
+    # Each model request brings an estimate, and a disk takes 10 ms to confirm a transaction. Without confirmation
+    # estimates survive the end of this process, but perhaps not a loss of power.
     entries = list(entries)
     synchronous = "NORMAL" if all(entry.estimated for entry in entries) else "FULL"
     connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -184,7 +184,7 @@ def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
         connection.execute(f"DELETE FROM parts WHERE turn_id IN (SELECT id {_ESTIMATE})", entry[1:4])  # noqa: S608 - a constant
         connection.execute(f"DELETE {_ESTIMATE}", entry[1:4])
         return
-    # What a turn did cost takes the place of an estimate, a higher estimate that of a lower one: it knows of more.
+    # A reported cost replaces an estimate; a higher estimate replaces a lower one, because it includes more requests.
     written = connection.execute(
         "INSERT INTO turns (ended_at, session, span, trace, turn, user, tenant, tier, error_type, estimated, nano_usd)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, trace, span) DO UPDATE SET"
@@ -201,12 +201,12 @@ def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
 
 
 def sums(path: Path, by: By | None, since: float | None, patience: float) -> list[Total]:
-    """Return the sums, the dearest first, days in their order; ``since`` is in seconds since the epoch."""
+    """Return the sums by highest cost, days in their order; ``since`` is in seconds since the epoch."""
     with contextlib.closing(connect(path, patience)) as connection:
         version = _version(connection, path)
         if version == 0:
             return []
-        estimated = "turns.estimated" if version > 1 else "0"  # what is only read need not be upgraded
+        estimated = "turns.estimated" if version > 1 else "0"  # reading does not upgrade the file
         columns = [*(f"parts.{column}" for column in _SUMMED), f"parts.nano_usd * {estimated}"]
         query = f"""
             SELECT {_KEYS[by]}, COUNT(DISTINCT turns.id), COUNT(DISTINCT CASE WHEN {estimated} THEN turns.id END),
@@ -218,7 +218,7 @@ def sums(path: Path, by: By | None, since: float | None, patience: float) -> lis
 
 
 def _total(row: tuple[str | None, *tuple[int, ...]]) -> Total:
-    """Put together what was summed in halves: SQLite's own sum ends at 2**63, which forged turns could reach."""
+    """Join the sums of upper and lower halves: SQLite's sums end at 2**63, which forged turns could exceed."""
     key, turns, estimated, *halves = row
     *summed, estimated_nano = [(high << _HALF) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
     nano, *tokens = summed

@@ -1,6 +1,6 @@
-"""What turns without a result have spent, as far as their model requests were told. Pure.
+"""Estimate the cost of turns that have no result, from their model requests. Pure.
 
-A runner that is killed tells no result; the spans of its requests that had ended are here.
+A runner that is killed sends no result, but it has sent the spans of the requests that ended before.
 """
 
 from __future__ import annotations
@@ -9,28 +9,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, ToolResult, ToolUse, TurnStart
-from host_client.telemetry.trace.calls import ToolCalls
-from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, Request, TurnCost, merged, priced, request_of
+from agent_runner.contract.protocol import AnyEvent, Error, Result, Start, TurnStart
+from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.turns import MAX_MODELS, UNKNOWN, ModelCost, TurnCost, merged, priced, request_of
 
 if TYPE_CHECKING:
     from host_client.telemetry.batch import EndedSpan
 
 MAX_TURNS = 1000
-"""Limit of turns of one session that are known at a time: forged ones must not fill the memory."""
+"""Maximum number of unfinished turns of one session: forged events must not fill the host's memory."""
 
-MAX_UNPRICED = 1000
-"""Most requests whose price waits to be asked for: nearly every turn has a result, and then nobody asks."""
-
-TELLING = frozenset({ToolUse, ToolResult, Start, TurnStart, Error, Result})
-"""What `Spending.observe` is told; the rest says nothing of it."""
-
-_MAX_DEPTH = 100
-"""How deep subagents of subagents may nest."""
+TELLING = frozenset({Start, TurnStart, Error, Result})
+"""The types of events that `Spending.observe` reads."""
 
 
 class Unfinished(NamedTuple):
-    """A turn that began and had no result: its span's ids, its number and what is known of its cost."""
+    """A turn without a result: the ids of its span, its number and its estimated cost."""
 
     trace_id: str
     span_id: str
@@ -39,75 +33,60 @@ class Unfinished(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Open:
-    turn: int
+class _OpenTurn:
+    number: int
     trace_id: str
     parts: list[ModelCost] = field(default_factory=list[ModelCost])
 
     def add(self, part: ModelCost) -> None:
-        """Sum up by model, so that as many are kept as there are models."""
+        """Add a request's cost to its model; models beyond `MAX_MODELS` share one entry."""
         if len(self.parts) >= MAX_MODELS and all(each.model != part.model for each in self.parts):
             part = part._replace(model=UNKNOWN)
         self.parts = merged([*self.parts, part])
 
 
 def parent_of_request(span: EndedSpan) -> str | None:
-    """Return the id of the span above a model request, in hex; None for any other span."""
+    """Return the parent span's id of a model request, in hex; None for any other span."""
     return span.parent_span_id if span.attributes.get("gen_ai.operation.name") == "chat" else None
 
 
 class Spending:
-    """What the turns of one session have spent so far; ``model`` and ``error_type`` are the last that it told."""
+    """Estimate the cost of one session's unfinished turns.
 
-    def __init__(self) -> None:
+    ``calls`` are the session's tool calls, which the caller feeds. ``model`` and ``error_type`` are the last that the
+    session's events named.
+    """
+
+    def __init__(self, calls: ToolCalls) -> None:
+        self.calls = calls
         self.model: str | None = None
         self.error_type: str | None = None
-        self._turns: dict[str, _Open] = {}
-        self._calls = ToolCalls()
-        self._unpriced: list[tuple[str, Request]] = []
+        self._turns: dict[str, _OpenTurn] = {}
 
     def observe(self, event: AnyEvent) -> None:
-        """Take note of a turn that begins or ends, of the calls within it, and of why it failed."""
-        self._calls.observe(event)
+        """Take note of the session's model, of a turn that begins or ends, and of an error."""
         match event:
             case Start():
                 self.model = event.data.model
             case TurnStart() if len(self._turns) < MAX_TURNS:
-                self._turns[event.span_id] = _Open(event.data.turn, event.trace_id)
+                self._turns[event.span_id] = _OpenTurn(event.data.turn, event.trace_id)
             case Error():
                 self.error_type = event.data.error_type
             case Result():
                 self._turns.pop(event.span_id, None)
-                if not self._turns:
-                    self._unpriced.clear()
             case _:
                 pass
 
     def request(self, parent_span_id: str, attributes: Mapping[str, Any]) -> bool:
-        """Add a model request under a turn or a subagent's call; return whether its turn is unfinished."""
-        for _ in range(_MAX_DEPTH):
-            if parent_span_id in self._turns:
-                self._unpriced.append((parent_span_id, request_of(attributes)))
-                if len(self._unpriced) >= MAX_UNPRICED:
-                    self._price()
-                return True
-            call = self._calls.of_span(parent_span_id)
-            if call is None or call.parent_span_id is None:
-                return False
-            parent_span_id = call.parent_span_id
-        return False
-
-    def _price(self) -> None:
-        """Add what waits to the turns that are still without a result."""
-        for span_id, request in self._unpriced:
-            if (of := self._turns.get(span_id)) is not None:
-                of.add(priced(request))
-        self._unpriced.clear()
+        """Add a model request, whose parent is a turn or a subagent's call; return whether its turn is unfinished."""
+        turn = self._turns.get(self.calls.turn_of(parent_span_id))
+        if turn is not None:
+            turn.add(priced(request_of(attributes)))
+        return turn is not None
 
     def so_far(self) -> Iterator[Unfinished]:
-        """Yield the turns that have no result and did spend something."""
-        self._price()
-        for span_id, of in self._turns.items():
-            if of.parts:
-                nano = sum(part.nano for part in of.parts)
-                yield Unfinished(of.trace_id, span_id, of.turn, TurnCost(nano, tuple(of.parts), True))
+        """Yield the unfinished turns that had a model request."""
+        for span_id, turn in self._turns.items():
+            if turn.parts:
+                nano = sum(part.nano for part in turn.parts)
+                yield Unfinished(turn.trace_id, span_id, turn.number, TurnCost(nano, tuple(turn.parts), True))

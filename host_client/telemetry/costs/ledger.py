@@ -1,9 +1,9 @@
-"""What every turn cost, in an SQLite file that several processes write at once. Nothing is sampled.
+"""Store the cost of every turn in an SQLite file that several processes can write at once. Nothing is sampled.
 
-A turn is known by its session and its span, so that one that is told again is not counted again. Money is whole
-1e-9 US dollars: sums are exact. The time is the host's, as a sandbox's clock could move a cost to another month.
-A turn that has begun is written as an estimate with each of its model requests, as this process may be killed: their
-cost at list price, as far as their spans came. The turn's own result takes the place of the estimate.
+A turn is identified by its session and its span, so that a replayed turn is not counted twice. Money is stored in whole
+1e-9 US dollars, so that sums are exact. Times are the host's, because a sandbox's clock could move a cost to another
+month. Each model request of an unfinished turn updates an estimate of the turn in the file, because this process may be
+killed: the requests' cost at list price, as far as their spans have arrived. The turn's result replaces the estimate.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from agent_runner.contract.protocol import AnyEvent, Result
 from agent_runner.contract.sanitize import single_line
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.turns import MAX_COST_USD, NANO, TurnCost, turn_of
 
 from ._ledger_file import BY, NOTHING, By, LedgerEntry, LedgerError, Total, open_to_write, sums, write
@@ -32,23 +33,29 @@ if TYPE_CHECKING:
 __all__ = ["BY", "By", "Ledger", "LedgerError", "Total"]
 
 MAX_PENDING = 10_000
-"""Turns that wait for a file that cannot be written; older ones are lost."""
+"""Maximum number of turns that wait while the file cannot be written; older ones are lost."""
+
 MAX_SESSIONS = 10_000
+"""Maximum number of sessions whose unfinished turns are followed."""
+
 BUSY_SECONDS = 5.0
-"""How long another process's write is waited for where a person waits for sums."""
+"""Seconds to wait for the lock of another process when reading sums."""
+
 RETRY_SECONDS = 1.0
-"""How long after a failure the next try begins, and how long that one waits for other processes."""
+"""Seconds from a failed write to the next try, and seconds that this one waits for the locks of other processes."""
+
 _MAX_NAME = 512
 _MAX_TURN = 2**31
-"""SQLite takes no number above 2**63, and one forged row must not hold up all others."""
+"""Maximum of a turn's number. SQLite refuses integers from 2**63, and one forged row must not block the others."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """An `Observer` that writes a row a turn. Never raises but in `totals`: what it cannot write waits, then is lost.
+    """Write one row for each turn, as an `Observer`. Turns wait in memory while the file cannot be written.
 
-    ``lost`` counts the turns that were given up, ``disagreements`` those whose models' costs did not add up.
+    Only `total` and `totals` raise. ``lost`` counts the turns that were given up, ``disagreements`` the turns whose
+    models' costs did not add up to the turn's.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -60,63 +67,67 @@ class Ledger:
         self._pending: deque[LedgerEntry] = deque()
         self._connection: sqlite3.Connection | None = None
         self._mutex = threading.Lock()
-        """Guards what waits and who writes; never held while the file is touched."""
+        """Guards ``_pending`` and ``_retrying``; never held during access to the file."""
         self._retrying: threading.Thread | None = None
         self._closing = threading.Event()
-        self._told = False
+        self._has_warned = False
 
     # -- what the pipeline calls -----------------------------------------------------------------------
 
-    def begin(self, who: Who) -> None:
-        """A session begins: nothing has been spent."""
+    def begin(self, who: Who, calls: ToolCalls) -> None:
+        """Begin a session; its tool calls tell which turn a model request belongs to."""
+        self._spending(who).calls = calls
+
+    def _spending(self, who: Who) -> Spending:
+        """Return the unfinished turns of a session, a new object for a new session; the oldest session makes room."""
+        if (known := self._sessions.get(who.session_id)) is None:
+            known = self._sessions[who.session_id] = who, Spending(ToolCalls())
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        return known[1]
 
     def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None:
-        """Take note of a model request, for a turn that may never have a result.
+        """Add a model request to the estimate of its turn.
 
-        Replayed ones are as good as new: an estimate is of all requests of its turn, whichever process saw them.
+        Replayed spans count too, because an estimate covers all requests of its turn, whichever process saw them.
         """
         if (parent := parent_of_request(span)) is None:
             return
         who, session = self._sessions.get(str(span.attributes.get("session.id")), (None, None))
         if who is None or session is None or not session.request(parent, span.attributes):
             return
-        if not self._pending:  # a file that cannot be written leaves room for turns with a result
+        if not self._pending:  # while the file cannot be written, memory is left for turns with a result
             self._estimate(who, session)
 
     def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
-        """Write a turn that ended; take note of a session's model, and of what turns have begun and ended.
+        """Write a turn that ended; take note of the session's model and of turns that begin.
 
-        Replayed events are as good as new: a host that was killed may not have written its turn, and a turn that is in
-        the file is not written twice.
+        Replayed events count too, because a host that was killed may not have written its turn; a turn that is in the
+        file is not written twice.
         """
         if isinstance(event, Result):
             self.record(event, who)
-        if type(event) not in TELLING:
-            return
-        if (known := self._sessions.get(who.session_id)) is None:
-            known = self._sessions[who.session_id] = who, Spending()
-            if len(self._sessions) > MAX_SESSIONS:
-                self._sessions.popitem(last=False)
-        known[1].observe(event)
+        if type(event) in TELLING:
+            self._spending(who).observe(event)
 
     def end(self, who: Who) -> None:
-        """Write the last estimate of a session's unfinished turns: the session has ended."""
+        """Write the last estimates of a session that has ended."""
         if (known := self._sessions.pop(who.session_id, None)) is not None:
             self._estimate(who, known[1], is_last=True)
 
     def _estimate(self, who: Who, session: Spending, *, is_last: bool = False) -> None:
-        """Write what the unfinished turns of a session have cost so far."""
-        for left in session.so_far():
-            figures = left.figures
+        """Write the estimates of a session's unfinished turns."""
+        for unfinished in session.so_far():
+            figures = unfinished.figures
             if figures.nano > MAX_COST_USD * NANO:
                 if is_last:
-                    self._lose(1, f"an estimate of {figures.nano / NANO} US dollars")
+                    self._lose(1, f"its estimate is impossibly high ({figures.nano / NANO:g} US dollars)")
                 figures = NOTHING
-            about = (left.span_id, left.trace_id, left.turn)
-            self._take(self._entry(who, *about, session.error_type, True, figures))
+            turn = (unfinished.span_id, unfinished.trace_id, unfinished.turn)
+            self._add(self._entry(who, *turn, session.error_type, True, figures))
 
     def record(self, event: Result, who: Who) -> None:
-        """Write a turn that ended; once, however often it is told."""
+        """Write a turn that ended; a turn that is in the file with its result stays as it is."""
         known = self._sessions.get(who.session_id)
         try:
             figures = turn_of(event.data, known[1].model if known is not None else None)
@@ -125,8 +136,8 @@ class Ledger:
             return
         if not figures.agrees:
             self.disagreements += 1
-        about = (event.span_id, event.trace_id, event.data.turn)
-        self._take(self._entry(who, *about, event.data.error_type, False, figures))
+        turn = (event.span_id, event.trace_id, event.data.turn)
+        self._add(self._entry(who, *turn, event.data.error_type, False, figures))
 
     def _entry(
         self, who: Who, span: str, trace: str, turn: int, error_type: str | None, estimated: bool, figures: TurnCost
@@ -146,7 +157,7 @@ class Ledger:
         )
 
     def close(self, timeout: float) -> bool:
-        """Write what waits, trying for so many seconds; return whether nothing was lost."""
+        """Write the waiting turns within ``timeout`` seconds; return whether no turn was lost."""
         until = time.monotonic() + timeout
         self._closing.set()
         retrying = self._retrying
@@ -159,14 +170,14 @@ class Ledger:
                 time.sleep(0.1)
             self._disconnect()
         with self._mutex:
-            self._lose(len(self._pending), "the file could not be written")
+            self._lose(len(self._pending), "the file could not be written before the process ended")
             self._pending.clear()
         return not self.lost
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    def _take(self, entry: LedgerEntry) -> None:
-        """Write a turn without waiting for anybody; where that fails, a thread of its own tries again."""
+    def _add(self, entry: LedgerEntry) -> None:
+        """Write a turn without waiting for locks; if that fails, a thread tries again later."""
         with self._mutex:
             self._pending.append(entry)
             if len(self._pending) > MAX_PENDING:
@@ -187,9 +198,9 @@ class Ledger:
                     return
 
     def _write(self, patience: float) -> bool:
-        """Write all that waits, in one transaction; return whether it was written. One thread at a time calls it.
+        """Write all waiting turns in one transaction; return whether that succeeded. Called by one thread at a time.
 
-        ``patience`` is how many seconds other processes are waited for.
+        ``patience`` is the number of seconds to wait for the locks of other processes.
         """
         with self._mutex:
             entries = list(self._pending)
@@ -197,15 +208,15 @@ class Ledger:
             write(self._connected(patience), entries)
         except (sqlite3.Error, OSError, LedgerError) as error:
             self._disconnect()
-            if not self._told and (patience or not _is_busy(error)):
-                self._told = True
-                _logger.warning("costs cannot be written to %s, and are kept in memory: %s", self.path, error)
+            if not self._has_warned and (patience or not _is_busy(error)):
+                self._has_warned = True
+                _logger.warning("costs cannot be written to %s, and wait in memory: %s", self.path, error)
             return False
         written = set(map(id, entries))
         with self._mutex:
             while self._pending and id(self._pending[0]) in written:
                 self._pending.popleft()
-        self._told = False
+        self._has_warned = False
         return True
 
     def _connected(self, patience: float) -> sqlite3.Connection:
@@ -216,26 +227,26 @@ class Ledger:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # a corrupt file: it is not used any more
+            with contextlib.suppress(sqlite3.Error):  # raised for a corrupt file, which is not used any more
                 self._connection.close()
             self._connection = None
 
     def _lose(self, turns: int, why: str) -> None:
         if turns and not self.lost:
-            _logger.warning("the cost of a turn is missing from %s (further ones are counted only): %s", self.path, why)
+            _logger.warning("the cost of a turn is missing from %s (this is logged once): %s", self.path, why)
         self.lost += turns
 
     # -- reading ----------------------------------------------------------------------------------------
 
     def totals(self, by: By, since: float | None = None) -> list[Total]:
-        """Return the sums, the dearest first, days in their order; ``since`` is in seconds since the epoch.
+        """Return the sums by highest cost, days in their order; ``since`` is in seconds since the epoch.
 
-        Raise `LedgerError` for a file that cannot be read; one that is not there is empty.
+        A file that does not exist has no sums. Raise `LedgerError` for a file that cannot be read.
         """
         return self._sums(by, since)
 
     def total(self, since: float | None = None) -> Total:
-        """Return the sum of all; see `totals`."""
+        """Return the sum of all turns; see `totals`."""
         return next(iter(self._sums(None, since)), Total(None, 0, 0, 0, 0, 0, 0))
 
     def _sums(self, by: By | None, since: float | None) -> list[Total]:
@@ -246,7 +257,7 @@ class Ledger:
 
 
 def _is_busy(error: Exception) -> bool:
-    """Whether another process is writing, which is over in a moment."""
+    """Return whether an error means that another process has locked the file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 

@@ -1,1 +1,1 @@
-"""Delivery of spans to destinations, over a spool on disk."""
+"""Delivery of spans to destinations by way of a spool on disk."""

@@ -1,7 +1,7 @@
-"""One file of the spool: requests, which traces are undecided, and to whom each request is still due.
+"""One file of the spool: requests, the undecided traces they belong to, and the destinations they are due to.
 
-A SQLite database in WAL mode that one process has to itself. Every hand-over is one transaction, and survives
-the process's death; after a loss of power the last ones may be missing. Not safe for threads.
+It is an SQLite database in WAL mode that one process has to itself. Each write is one transaction, which survives the
+death of the process; after a loss of power the last ones may be missing. Not safe for threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VERSION = 1
 PAGE = 4096
 _WAL_PAGES = 512
 _FREE_PAGES = 256
-"""Free pages that are not worth giving back."""
+"""Number of free pages below which the file is not compacted."""
 
 _DROP_AT_ONCE = 1000
 
@@ -36,21 +36,21 @@ AND NOT EXISTS (SELECT 1 FROM destination JOIN due ON due.destination = name AND
 
 
 class UnknownVersionError(Exception):
-    """A file of a later version: not ours to read."""
+    """Raised for a file of a later version, which this version cannot read."""
 
 
 class StoredBatch(NamedTuple):
-    """A request in the file, under its number."""
+    """A request in the file, with its number."""
 
     id: int
     batch: Batch
 
 
 class SpoolFile:
-    """What waits, oldest first. Methods raise `sqlite3.Error` and leave the file as it was."""
+    """Requests that wait, oldest first. A method that raises `sqlite3.Error` leaves the file unchanged."""
 
     def __init__(self, path: str) -> None:
-        # The spool's lock keeps threads apart.
+        # Several threads use the connection; the spool's lock keeps them apart.
         self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._open()
@@ -75,34 +75,34 @@ class SpoolFile:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
         self._next = 1 + (self._one("SELECT max(id) FROM request") or 0)
         self._delivered: defaultdict[str, set[int]] = defaultdict(set)
-        """By destination, what was delivered and could not be removed: the disk was full."""
+        """Requests by destination that were delivered but could not be removed, because the disk was full."""
         self.waiting: Counter[str] = Counter()
-        """Spans that are due, by destination."""
+        """Numbers of spans that are due, by destination."""
         self._count()
 
     def close(self) -> None:
-        """Close the database; what is in it stays."""
+        """Close the database; its content stays."""
         self._db.close()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is in the file."""
+        """Return whether the file holds no requests."""
         return self._one("SELECT count(*) FROM (SELECT 1 FROM request LIMIT 1)") == 0
 
     @property
     def used(self) -> int:
-        """Bytes that what is in the file takes up."""
+        """Return the size of the file's content in bytes."""
         return (self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")) * PAGE
 
     def register(self, destinations: Mapping[str, bool]) -> None:
-        """Name the destinations of this process, and whether each is durable."""
+        """Register the destinations of this process; the values say whether they are durable."""
         with self._transaction():
-            # 2: durable, of an earlier process; what is held from now on is not for it.
+            # 2 means durable, of an earlier process: spans that are held from now on are not for it.
             self._db.execute("UPDATE destination SET durable = 2 WHERE durable")
             self._db.executemany("INSERT OR REPLACE INTO destination VALUES(?, ?)", destinations.items())
 
     def take_over(self) -> None:
-        """Release what a dead process left undecided, and forget what only that process could deliver."""
+        """Make a dead process's undecided spans due; delete the spans that only that process could deliver."""
         with self._transaction():
             self._db.execute(
                 "INSERT OR IGNORE INTO due SELECT name, request FROM held CROSS JOIN destination WHERE durable = 1"
@@ -118,13 +118,13 @@ class SpoolFile:
         self.waiting = Counter(dict(totals))
 
     def hold(self, trace_id: str, batches: Sequence[Batch], at: float) -> None:
-        """Add requests of an undecided trace; ``at`` in seconds since the epoch."""
+        """Add requests of an undecided trace; ``at`` is in seconds since the epoch."""
         with self._transaction():
             numbers = self._add(batches, at)
             self._db.executemany("INSERT INTO held VALUES(?, ?)", [(trace_id, number) for number in numbers])
 
     def put(self, batches: Sequence[Batch], destinations: Iterable[str], at: float) -> list[StoredBatch]:
-        """Add requests that are due."""
+        """Add requests that are due to destinations."""
         names = list(destinations)
         with self._transaction():
             numbers = self._add(batches, at)
@@ -133,7 +133,7 @@ class SpoolFile:
         return [StoredBatch(number, batch) for number, batch in zip(numbers, batches, strict=True)]
 
     def _add(self, batches: Sequence[Batch], at: float) -> range:
-        # Numbers never come again, unlike SQLite's own: one that is under way is not taken for another.
+        # Numbers are never reused, unlike SQLite's own, because a deleted request may still be on its way.
         numbers = range(self._next, self._next + len(batches))
         rows = [(number, at, batch.spans, batch.body) for number, batch in zip(numbers, batches, strict=True)]
         self._db.executemany("INSERT INTO request VALUES(?, ?, ?, ?)", rows)
@@ -142,7 +142,7 @@ class SpoolFile:
 
     @property
     def undecided(self) -> int:
-        """Spans that are held."""
+        """Return the number of spans of undecided traces."""
         return self._one("SELECT coalesce(sum(spans), 0) FROM held JOIN request ON id = request")
 
     def held(self, trace_id: str) -> list[Batch]:
@@ -151,7 +151,7 @@ class SpoolFile:
         return [Batch(*row) for row in self._db.execute(query, (trace_id,))]
 
     def release(self, trace_id: str, destinations: Iterable[str]) -> None:
-        """Make a trace due."""
+        """Make the held requests of a trace due to destinations."""
         names = list(destinations)
         with self._transaction():
             query = "SELECT request, spans FROM held JOIN request ON id = request WHERE trace_id = ?"
@@ -164,30 +164,30 @@ class SpoolFile:
         self.waiting.update(dict.fromkeys(names, sum(spans for _, spans in rows)))
 
     def discard(self, trace_id: str) -> None:
-        """Forget an undecided trace."""
+        """Delete the held requests of a trace."""
         with self._transaction():
             held = "SELECT request FROM held WHERE trace_id = ?"
             self._db.execute(f"DELETE FROM request WHERE id IN ({held})", (trace_id,))  # noqa: S608  # a constant
             self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
 
     def take(self, destination: str, max_spans: int, max_bytes: int) -> list[StoredBatch]:
-        """Return the oldest that is due: one request in any case, more up to the limits."""
+        """Return the oldest requests that are due: at least one if there is any, more up to the limits."""
         if not self.waiting[destination]:
             return []
-        taken, spans, size = list[StoredBatch](), 0, 0
+        oldest, spans, size = list[StoredBatch](), 0, 0
         query = "SELECT id, body, spans FROM due JOIN request ON id = request WHERE destination = ? ORDER BY request"
         with contextlib.closing(self._db.execute(query, (destination,))) as rows:
             for number, body, count in rows:
                 if number in self._delivered[destination]:
                     continue
                 spans, size = spans + count, size + len(body)
-                if taken and (spans > max_spans or size > max_bytes):
+                if oldest and (spans > max_spans or size > max_bytes):
                     break
-                taken.append(StoredBatch(number, Batch(body, count)))
-        return taken
+                oldest.append(StoredBatch(number, Batch(body, count)))
+        return oldest
 
     def acknowledge(self, destination: str, done: Sequence[StoredBatch]) -> None:
-        """Forget requests for a destination; where the disk does not let them be removed, they are remembered."""
+        """Remove delivered requests of a destination; if the disk is full, they are skipped from now on."""
         delivered = self._delivered[destination]
         delivered.update(stored.id for stored in done)
         self.waiting[destination] -= sum(stored.batch.spans for stored in done)
@@ -198,11 +198,11 @@ class SpoolFile:
                 )
                 self._db.executemany(_UNREFERENCED, [(number,) for number in delivered])
         except sqlite3.OperationalError:
-            return  # tried again the next time
+            return  # the next call tries again
         delivered.clear()
 
     def drop(self, size: int, but: set[int]) -> Counter[str]:
-        """Remove the oldest requests of so many bytes, leaving some out; return the spans lost, by destination."""
+        """Delete the oldest requests of ``size`` bytes except for ``but``; return the lost spans by destination."""
         numbers, dropped = list[int](), 0
         with contextlib.closing(self._db.execute("SELECT id, length(body) FROM request ORDER BY id")) as rows:
             for number, length in rows:
@@ -214,7 +214,7 @@ class SpoolFile:
         return self._drop(numbers)
 
     def drop_before(self, at: float, but: set[int]) -> Counter[str]:
-        """Remove what was added before a moment, leaving some out; return the spans lost, by destination."""
+        """Delete requests that were added before ``at``, except for ``but``; return the lost spans by destination."""
         query = "SELECT id FROM request WHERE at < ? ORDER BY id LIMIT ?"
         return self._drop([number for (number,) in self._db.execute(query, (at, _DROP_AT_ONCE)) if number not in but])
 
@@ -236,9 +236,9 @@ class SpoolFile:
         return lost
 
     def compact(self) -> None:
-        """Give free space back to the disk."""
+        """Return free space to the disk."""
         if self._one("PRAGMA freelist_count") > _FREE_PAGES:
-            # As a script: of a statement without a result `execute` makes one step, and a step frees one page.
+            # `execute` makes only one step of a statement without a result, and a step frees one page.
             self._db.executescript("PRAGMA incremental_vacuum")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -252,7 +252,7 @@ class SpoolFile:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            # SQLite has rolled back by itself after some errors, and then says that nothing is open.
+            # After some errors SQLite has rolled back already, and then ROLLBACK raises.
             with contextlib.suppress(sqlite3.OperationalError):
                 self._db.execute("ROLLBACK")
             raise

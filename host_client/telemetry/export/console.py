@@ -1,13 +1,11 @@
-"""The console exporters: a trace as a tree that a person can read, and as OTLP JSON."""
+"""Show a trace as a tree in the terminal, and as OTLP/JSON."""
 
 from __future__ import annotations
 
 import base64
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -26,7 +24,7 @@ _HELD = 20_000
 _NAME_WIDTH = 44
 _NARROWEST_NAME = 24
 _NOTE_WIDTH = 40
-"""Cells that a note may take from the names."""
+"""Maximum width that a note may take from the names."""
 _DURATION_WIDTH = 9
 _MAX_DEPTH = 40
 
@@ -34,7 +32,7 @@ _STYLES = (("chat", "blue"), ("execute_tool", "green"), ("agent.approval", "yell
 
 
 class TreeExporter(SpanExporter):
-    """Prints each session's trace as a tree when the session's own span, its last, has come."""
+    """Print each session's trace as a tree when the session's own span, its last, is exported."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -47,30 +45,14 @@ class TreeExporter(SpanExporter):
             if len(held) < _HELD:
                 held.append(span)
             if span.name == _ROOT:
-                self._console.print(trace_tree(self._held.pop(_trace_id(span))))
+                self._console.print(TraceTree(self._held.pop(_trace_id(span))))
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Print what never got its session's span."""
+        """Print the traces whose session's span has not come."""
         for spans in self._held.values():
-            self._console.print(trace_tree(spans))
+            self._console.print(TraceTree(spans))
         self._held.clear()
-
-
-class JsonExporter(SpanExporter):
-    """Writes every batch as one line of OTLP JSON."""
-
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self._stream = stream or sys.stderr
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write a line."""
-        self._stream.write(json.dumps(otlp_json(spans), separators=(",", ":")) + "\n")
-        self._stream.flush()
-        return SpanExportResult.SUCCESS
-
-    def shutdown(self) -> None:
-        """Every line has been written."""
 
 
 def otlp_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
@@ -79,7 +61,7 @@ def otlp_json(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
 
 
 def request_json(request: ExportTraceServiceRequest) -> dict[str, Any]:
-    """Return a request as OTLP/JSON, which has ids in hex where protobuf's JSON has base64."""
+    """Return a request as OTLP/JSON. Its ids are in hex, unlike those in protobuf's JSON."""
     converted: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
     for resource in converted.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
@@ -96,20 +78,18 @@ def _hex_ids(span: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TraceTree:
-    """Prints a trace as a tree with durations; where room is short, names give way to what is said of them."""
+    """A trace that rich prints as a tree with durations. Spans whose parent is not among them are at the top.
+
+    If the terminal is narrow, names are cut in favour of the notes.
+    """
 
     spans: Sequence[ReadableSpan]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the tree, for the console's width."""
+        """Yield the tree for the console's width."""
         notes = max((min(_NOTE_WIDTH, len(_note(span)) + len(_failure(span))) for span in self.spans), default=0)
         room = options.max_width - _DURATION_WIDTH - notes
         yield _tree(self.spans, max(_NARROWEST_NAME, min(_NAME_WIDTH, room)))
-
-
-def trace_tree(spans: Sequence[ReadableSpan]) -> TraceTree:
-    """Return a trace as something to print; spans whose parent is elsewhere stand at the top."""
-    return TraceTree(spans)
 
 
 def _tree(spans: Sequence[ReadableSpan], name_width: int) -> Tree:
@@ -122,7 +102,7 @@ def _tree(spans: Sequence[ReadableSpan], name_width: int) -> Tree:
     top = Tree(Text(f"trace {trace_id}", style="bold"), guide_style="dim")
     _grow(top, None, children, name_width)
     while children:
-        # What hangs on itself, as only a forged trace does, or deeper than anybody reads, is shown at the top.
+        # A forged cycle, and spans nested deeper than _MAX_DEPTH, are shown at the top.
         _grow(top, next(iter(children)), children, name_width)
     return top
 
@@ -156,8 +136,7 @@ def _note(span: ReadableSpan) -> str:
     notes: list[str] = []
     if "gen_ai.usage.input_tokens" in attributes:
         output = attributes.get("gen_ai.usage.output_tokens")
-        told = "" if output is None else f"→{output}"
-        notes.append(f"{attributes['gen_ai.usage.input_tokens']}{told} tokens")
+        notes.append(f"{attributes['gen_ai.usage.input_tokens']}{'' if output is None else f'→{output}'} tokens")
     if isinstance(first := attributes.get("gen_ai.response.time_to_first_chunk"), int | float):
         notes.append(f"first after {duration(first)}")
     if isinstance(waited := attributes.get("tool.approval_wait_ms"), int | float) and waited:
@@ -177,7 +156,7 @@ def _note(span: ReadableSpan) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as a person reads it."""
+    """Format a duration in seconds or milliseconds."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"
 
 

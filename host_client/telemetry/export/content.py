@@ -1,6 +1,6 @@
-"""Apply the user's own sanitizer to the prompts, answers and tool calls in spans.
+"""Apply the user's own sanitizer to the prompts, answers and tool calls in spans. Pure except for a warning.
 
-The runner has redacted and cut them before; the sanitizer sees the rest. Pure but for a warning.
+The runner has redacted and cut these texts before; the sanitizer gets the rest.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _logger = logging.getLogger(__name__)
 
 
 class ContentFilter:
-    """Sanitizes content; ``withheld`` counts the texts for which the sanitizer failed."""
+    """Sanitize content with the user's function; ``withheld`` counts the texts for which that failed."""
 
     def __init__(self, sanitize: Sanitizer) -> None:
         self._sanitize = sanitize
         self.withheld = 0
 
     def clean(self, span: Span) -> None:
-        """Sanitize the content of a span and its events in place."""
+        """Sanitize the content of a span and of its events in place."""
         for holder in (span, *span.events):
             for pair in holder.attributes:
                 if pair.key in CONTENT:
@@ -46,16 +46,18 @@ class ContentFilter:
         except Exception as error:  # the user's code
             if not self.withheld:
                 # The error's message may hold the text.
-                _logger.warning("sanitize_prompt raised %s: what it fails on is withheld", type(error).__name__)
+                _logger.warning(
+                    "sanitize_prompt raised %s: the texts on which it fails are withheld",
+                    type(error).__name__,
+                )
             self.withheld += 1
             return WITHHELD
 
     def _value(self, pair: KeyValue) -> str:
         if not pair.value.HasField("string_value"):  # forged: the runner sends content as text only
             return WITHHELD
-        said = pair.value.string_value
-        read = read_message(said) if pair.key in MESSAGES else None
-        if read is None:
-            return self.text(said)
+        content = pair.value.string_value
+        if pair.key not in MESSAGES or (read := read_message(content)) is None:
+            return self.text(content)
         role, text = read
         return message(role, self.text(text))

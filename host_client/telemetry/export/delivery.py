@@ -1,11 +1,11 @@
-"""Spans to every destination: durable, each in a thread of its own, counted. Nobody waits for anybody."""
+"""Deliver spans to every destination from the spool, each destination in a thread of its own."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from host_client.telemetry.batch import Batch
@@ -15,18 +15,19 @@ from .sender import CHANCE, HANGS_AFTER, Counts, Sender
 from .spool import Spool
 
 LINGER = 5.0
-"""So many seconds spans wait for others, to go in one request, as in OpenTelemetry's own batch processor; they are
-durable meanwhile. With 1 second a host's CPU time for a run is a quarter more."""
+"""Seconds that spans wait in the spool to share a request with later ones, as in OpenTelemetry's batch processor. With
+1 second a run takes a quarter more of the host's CPU time."""
 
 KEEP_INTERVAL = 30.0
+"""Seconds between two rounds of the spool's upkeep."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Delivery:
-    """Hands spans to destinations by way of the spool. Safe for threads.
+    """Deliver spans to destinations by way of the spool. Safe for threads.
 
-    ``clock`` and ``jitter`` are the senders'; the names of destinations are made different, where they are not.
+    ``clock`` and ``jitter`` are passed to each `Sender`. Destinations with the same name get a number.
     """
 
     def __init__(
@@ -41,20 +42,21 @@ class Delivery:
         self._spool = spool
         self._linger = linger
         self._clock = clock
-        named = _named(destinations)
-        self.destinations = tuple(named)
-        self._keys = _keys(named)
-        spool.register({self._keys[name]: destination.durable for name, destination in named.items()})
+        names = _distinct(destination.name for destination in destinations)
+        self._keys = _distinct(destination.key for destination in destinations)
+        """Keys of the destinations in the spool."""
+        durable = (destination.durable for destination in destinations)
+        spool.register(dict(zip(self._keys, durable, strict=True)))
         self._senders = [
-            Sender(destination, name, spool, key=self._keys[name], clock=clock, jitter=jitter)
-            for name, destination in named.items()
+            Sender(destination, name, spool, key=key, clock=clock, jitter=jitter)
+            for destination, name, key in zip(destinations, names, self._keys, strict=True)
         ]
         self._awake = {sender.name: threading.Event() for sender in self._senders}
         self._hurry = threading.Event()
         self._closing = threading.Event()
-        self._looked = threading.Event()
+        self._has_taken_over = threading.Event()
         self._progress = threading.Condition()
-        self._told_of = 0
+        self._reported_drops = 0
         self._threads = [
             threading.Thread(target=self._run, args=(sender,), name=f"telemetry-{sender.name}", daemon=True)
             for sender in self._senders
@@ -63,60 +65,55 @@ class Delivery:
         for thread in self._threads:
             thread.start()
 
-    # What is handed over
+    # -- called by the pipeline --------------------------------------------------------------------------
 
     def hold(self, trace_id: str, batches: Sequence[Batch]) -> None:
-        """Keep spans of a trace that is not decided; they survive this process, and then count as released."""
+        """Store spans of an undecided trace. If this process dies, the next one delivers them."""
         self._spool.hold(trace_id, batches)
 
     def release(self, trace_id: str) -> None:
-        """A trace is kept: deliver what is held of it."""
-        self._spool.release(trace_id, self._keys.values())
+        """Deliver the held spans of a trace, which is kept."""
+        self._spool.release(trace_id, self._keys)
         self._wake()
 
     def discard(self, trace_id: str) -> None:
-        """A trace is not kept."""
+        """Delete the held spans of a trace, which is dropped."""
         self._spool.discard(trace_id)
 
-    def offer(self, batches: Sequence[Batch], destinations: Iterable[str] | None = None) -> None:
-        """Deliver spans of a trace that is kept, to all destinations or to those named."""
-        names = self.destinations if destinations is None else destinations
-        self._spool.put(batches, [self._keys[name] for name in names])
+    def offer(self, batches: Sequence[Batch]) -> None:
+        """Deliver spans of kept traces to all destinations."""
+        self._spool.put(batches, self._keys)
         self._wake()
 
-    # What became of it
+    # -- results -----------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, Counts]:
-        """Return the counters, by destination."""
+        """Return the counters by the destination's name."""
         waiting, dropped = self._spool.waiting(), self._spool.dropped()
-        left = self._spool.left_undecided()
+        undecided = self._spool.left_undecided()
         counts: dict[str, Counts] = {}
         for sender in self._senders:
-            of = sender.counts(waiting[sender.key], dropped.get(sender.key, {}))
-            counts[sender.name] = replace(of, spooled=of.spooled + left[sender.key])
+            count = sender.counts(waiting[sender.key], dropped.get(sender.key, {}))
+            counts[sender.name] = replace(count, spooled=count.spooled + undecided[sender.key])
         return counts
 
-    def faults(self) -> dict[str, int]:
-        """Return how often the spool's disk failed (``disk``), and how many files were corrupt (``corrupt``)."""
-        return dict(self._spool.faults)
-
     def flush(self, timeout: float) -> bool:
-        """Deliver now; return whether all spans handed over before, and what dead processes left, are delivered.
+        """Deliver now; return whether all spans so far, those of dead processes included, are delivered.
 
-        False within ``timeout`` seconds, and at once where no destination may be tried within them, or where all that
-        have not delivered hang and their spans are in the spool; false too if spans were dropped since the last call.
+        Return False after ``timeout`` seconds, and earlier if no destination can be tried in that time, or if all that
+        have spans left hang and their spans are in the spool; also if spans were dropped since the last call.
         """
         return self._flush(timeout, self._is_given_up)
 
     def _flush(self, timeout: float, is_given_up: Callable[[Sender], bool]) -> bool:
         deadline = time.monotonic() + timeout
-        self._looked.wait(timeout)
+        self._has_taken_over.wait(timeout)
         self._hurry.set()
         self._wake()
         try:
             with self._progress:
                 while (left := deadline - time.monotonic()) > 0 and self._may_deliver(left, is_given_up):
-                    self._progress.wait(min(left, HANGS_AFTER / 4))  # one that begins to hang tells nobody
+                    self._progress.wait(min(left, HANGS_AFTER / 4))  # a destination that hangs notifies nothing
         finally:
             if not self._closing.is_set():
                 self._hurry.clear()
@@ -129,26 +126,26 @@ class Delivery:
         )
 
     def _is_given_up(self, sender: Sender) -> bool:
-        """Whether a destination hangs; not where its spans would be lost."""
-        asked_at = sender.asked_at
-        hangs = asked_at is not None and self._clock() - asked_at >= HANGS_AFTER
+        """Return whether a destination hangs and its spans are safe in the spool."""
+        sending_since = sender.sending_since
+        hangs = sending_since is not None and self._clock() - sending_since >= HANGS_AFTER
         return hangs and self._spool.outlives(sender.key)
 
     def _is_left_behind(self, sender: Sender) -> bool:
-        """Whether the end does not wait for a destination: it hangs or fails, and the next process has its spans."""
+        """Return whether a destination hangs or fails, and the next process can deliver its spans from the spool."""
         return self._is_given_up(sender) or (sender.is_failing and self._spool.outlives(sender.key))
 
     def _is_delivered(self) -> bool:
         counts = self.counts().values()
         dropped = sum(sum(count.dropped.values()) for count in counts)
-        told, self._told_of = self._told_of, dropped
-        return dropped == told and not any(count.waiting for count in counts)
+        reported, self._reported_drops = self._reported_drops, dropped
+        return dropped == reported and not any(count.waiting for count in counts)
 
     def close(self, timeout: float) -> bool:
-        """Flush, then stop; what is left stays in the spool, what is not decided too.
+        """Flush, then stop; undelivered and undecided spans stay in the spool.
 
-        A destination that fails is not tried again by now, where its spans are in the spool.
-        Returns what `flush` does, a second after it at most; false also where undecided spans end with the process.
+        A destination that fails is not tried again if its spans are in the spool. Return what `flush` returns, at most
+        a second after its timeout; False also if undecided spans are lost with the process.
         """
         delivered = self._flush(timeout, self._is_left_behind)
         self._closing.set()
@@ -156,13 +153,13 @@ class Delivery:
         self._wake()
         deadline = time.monotonic() + 1.0
         for sender, thread in zip((*self._senders, None), self._threads, strict=True):
-            # One that hangs in a destination is left behind: it holds nothing that is not in the spool.
-            if sender is None or sender.asked_at is None or not self._is_left_behind(sender):
+            # A thread that hangs in its destination is not waited for: its spans are in the spool.
+            if sender is None or sender.sending_since is None or not self._is_left_behind(sender):
                 thread.join(max(0.0, deadline - time.monotonic()))
         self._spool.close()
         return self._is_delivered() and delivered
 
-    # Threads
+    # -- threads -----------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
         for event in self._awake.values():
@@ -182,45 +179,34 @@ class Delivery:
                 self._closing.wait(pause)
         try:
             sender.close()
-        except Exception:  # a destination may be anybody's code
+        except Exception:  # custom exporters are the user's code
             _logger.warning("%s could not be closed", sender.name, exc_info=True)
 
     def _step(self, sender: Sender) -> float | None:
         try:
             return sender.step()
-        except Exception:  # a fault of ours: the spans are in the spool, and are tried again
-            _logger.exception("telemetry for %s", sender.name)
+        except Exception:  # a fault here: the spans are in the spool, and are sent later
+            _logger.exception("sending telemetry to %s failed; it is tried again", sender.name)
             return KEEP_INTERVAL
 
     def _keep(self) -> None:
         while not self._closing.is_set():
             try:
                 self._spool.keep()
-            except Exception:  # a fault of ours must not end the thread
-                _logger.exception("the telemetry spool")
-            self._looked.set()
+            except Exception:  # a fault here must not end the thread
+                _logger.exception("the upkeep of the telemetry spool failed; it is tried again")
+            self._has_taken_over.set()
             self._wake()
             self._closing.wait(KEEP_INTERVAL)
 
 
-def _named(destinations: Sequence[Destination]) -> dict[str, Destination]:
-    named: dict[str, Destination] = {}
-    for destination in destinations:
-        name, number = destination.name, 1
-        while name in named:
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Return the names in order; a name that was there before gets a number."""
+    distinct: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in distinct:
             number += 1
-            name = f"{destination.name}-{number}"
-        named[name] = destination
-    return named
-
-
-def _keys(named: Mapping[str, Destination]) -> dict[str, str]:
-    """Return what is kept in the spool for each under, by name; two to the same place are told apart."""
-    keys: dict[str, str] = {}
-    for name, destination in named.items():
-        key, number = destination.key, 1
-        while key in keys.values():
-            number += 1
-            key = f"{destination.key}-{number}"
-        keys[name] = key
-    return keys
+            candidate = f"{name}-{number}"
+        distinct.append(candidate)
+    return distinct

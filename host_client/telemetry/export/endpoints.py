@@ -1,4 +1,4 @@
-"""Where an exporter sends to: URLs as their users write them, made whole and safe to print. Pure."""
+"""Endpoints of exporters: complete the URLs that users write, and make them safe to print. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNOZ_LOCAL = "http://localhost:4318"
 OTLP_LOCAL: dict[Protocol, str] = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 SIGNOZ_CLOUD = ".signoz.cloud"
 
-_NO_URL = "is no URL: it takes http://host:port or https://host"
+_NO_URL = "is not a URL: write http://host:port or https://host"
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -31,10 +31,11 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Endpoint:
-    """One OTLP receiver of one signal.
+    """The address of one OTLP receiver for one signal.
 
-    ``url`` is whole, with the signal's path (gRPC has none), and holds no user or password. ``timeout`` is in
-    seconds, of one request. The files are PEM: of the CA, and of a client's certificate and key.
+    ``url`` is complete, with the signal's path (except for gRPC), and holds no user or password. ``timeout`` is the
+    seconds that one request may take. ``certificate`` is the PEM file of the CA; the other two files are those of a
+    client's certificate and key.
     """
 
     url: str
@@ -51,7 +52,7 @@ class Endpoint:
 
 
 def langfuse(url: str, public_key: str, secret_key: str) -> Endpoint:
-    """Return Langfuse's endpoint for spans, of its base URL or any part of the path to it; raise ValueError."""
+    """Return Langfuse's endpoint for spans from its base URL, with or without a part of the path; raise ValueError."""
     parts, headers = _split(url)
     path = parts.path.removesuffix("/v1/traces").rstrip("/").removesuffix(LANGFUSE_PATH)
     token = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
@@ -66,10 +67,10 @@ def langfuse(url: str, public_key: str, secret_key: str) -> Endpoint:
 
 
 def signoz(url: str, ingestion_key: str = "", signal: Signal = "traces") -> Endpoint:
-    """Return SigNoz's endpoint: port 4317 speaks gRPC, all else HTTP, the cloud takes a key; raise ValueError."""
+    """Return SigNoz's endpoint: gRPC on port 4317, else HTTP; raise ValueError, also for its cloud without a key."""
     parts, headers = _split(url)
     if (parts.hostname or "").endswith(SIGNOZ_CLOUD) and not ingestion_key:
-        raise ValueError("SigNoz's cloud takes a key: set SIGNOZ_INGESTION_KEY")
+        raise ValueError("is SigNoz's cloud, which requires a key: set SIGNOZ_INGESTION_KEY")
     if ingestion_key:
         headers["signoz-ingestion-key"] = header_value(ingestion_key)
     if _usual_protocol(parts) == "grpc":
@@ -78,21 +79,21 @@ def signoz(url: str, ingestion_key: str = "", signal: Signal = "traces") -> Endp
 
 
 def otlp(signal: Signal, url: str, protocol: Protocol | None = None) -> Endpoint:
-    """Return the endpoint of a base URL, as ``OTEL_EXPORTER_OTLP_ENDPOINT`` has it; raise ValueError."""
+    """Return the endpoint of a base URL, as in ``OTEL_EXPORTER_OTLP_ENDPOINT``; raise ValueError."""
     parts, headers = _split(url)
     protocol = protocol or _usual_protocol(parts)
-    whole = _origin(parts) if protocol == "grpc" else _with_signal(parts, signal)
-    return Endpoint(url=whole, headers=headers, protocol=protocol)
+    complete = _origin(parts) if protocol == "grpc" else _with_signal(parts, signal)
+    return Endpoint(url=complete, headers=headers, protocol=protocol)
 
 
 def exact(url: str, protocol: Protocol | None = None) -> Endpoint:
-    """Return the endpoint of a whole URL, as ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` has it; raise ValueError."""
+    """Return the endpoint of a complete URL, as in ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``; raise ValueError."""
     parts, headers = _split(url)
     return Endpoint(url=urlunsplit(parts), headers=headers, protocol=protocol or _usual_protocol(parts))
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be printed: without user, password, query and fragment."""
+    """Return a URL that is safe to print: without user, password, query and fragment."""
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
         origin = f"{parts.scheme}://" if parts.scheme else ""
@@ -102,7 +103,7 @@ def shown(url: str) -> str:
 
 
 def parse_headers(text: str) -> dict[str, str]:
-    """Read ``name=value,name2=value2``, percent-encoded as in W3C baggage; raise ValueError, which tells no value."""
+    """Parse ``name=value,name2=value2``, percent-encoded as in W3C baggage; raise ValueError, without the values."""
     headers: dict[str, str] = {}
     for pair in filter(str.strip, text.split(",")):
         name, separator, value = pair.partition("=")
@@ -114,14 +115,14 @@ def parse_headers(text: str) -> dict[str, str]:
 
 
 def header_value(text: str) -> str:
-    """Return a value that fits a header; raise ValueError for one with line breaks or beyond ASCII."""
+    """Return a header's value unchanged; raise ValueError for control characters and characters beyond ASCII."""
     if not _HEADER_VALUE.fullmatch(text):
-        raise ValueError("has characters that no header may hold, such as a line break")
+        raise ValueError("has characters that a header may not contain, such as a line break")
     return text
 
 
 def _split(url: str) -> tuple[SplitResult, dict[str, str]]:
-    """Return a URL without its credentials, and these as headers."""
+    """Return a URL's parts without its credentials, and the credentials as headers; raise ValueError."""
     url = url.strip()
     if "://" not in url:
         url = f"{'https' if url.rstrip('/').endswith(':443') else 'http'}://{url}"

@@ -1,4 +1,4 @@
-"""What one destination is sent, when, and what becomes of what it does not take. Has no thread of its own."""
+"""Send spans to one destination: requests, retries, and the search for a span that the destination refuses."""
 
 from __future__ import annotations
 
@@ -22,34 +22,36 @@ from .spool import Parcel, Spool
 
 MAX_SPANS = 512
 MAX_BYTES = 4 * 1024 * 1024
-"""Most of one request; a single one of the spool that is larger goes alone."""
+"""Limits of one request; a larger one in the spool is sent alone."""
 
 FIRST_DELAY = 1.0
 MAX_DELAY = 64.0
+"""Shortest and longest pause before a request is repeated, in seconds, apart from jitter."""
+
 MAX_RETRY_AFTER = 3600.0
-"""A server that asks for longer errs; all in seconds."""
+"""Maximum number of seconds that a server may ask to wait."""
 
 HANGS_AFTER = 2.0
-"""A destination that has not answered for so many seconds hangs: the end of a process does not wait for it."""
+"""Seconds without an answer after which a destination hangs. The end of a process does not wait for it then."""
 
 PATIENCE = 5
-"""So many times in a row a destination may raise before it is looked for a span that it raises at."""
+"""Number of times in a row that a destination may raise before the span that makes it raise is searched for."""
 
 PROBES = 16
-"""So many requests in a row may raise in one such search: more than it takes to halve a request down to a span."""
+"""Number of requests in a row that may raise in one such search; halving a request down to a span takes fewer."""
 
-CHANCE = random.Random()  # noqa: S311  # when to try again is no secret
-"""Of its own: a program's own random numbers, seeded or not, are what they were."""
+CHANCE = random.Random()  # noqa: S311  # jitter is no secret
+"""Random numbers for jitter. A generator of its own leaves the state of the program's untouched."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Spans of one destination since the start of this process.
+    """Numbers of spans of one destination since the start of this process.
 
-    ``retried`` counts each repetition; ``spooled`` what was put off at its first try; ``waiting`` is what has not
-    been delivered yet; ``dropped`` is by reason.
+    ``retried`` counts each repetition, ``spooled`` the spans whose first try failed, ``waiting`` the spans that are not
+    delivered yet, and ``dropped`` the lost spans by reason.
     """
 
     exported: int = 0
@@ -59,63 +61,63 @@ class Counts:
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def by_outcome(self) -> dict[str, int]:
-        """Return the counters by name; each reason for a drop has one of its own."""
+        """Return the counters by name; drops have one counter for each reason."""
         counts = {"exported": self.exported, "retried": self.retried, "spooled": self.spooled, "waiting": self.waiting}
         return counts | {f"dropped: {reason}": count for reason, count in self.dropped.items()}
 
 
 def backoff(failures: int) -> float:
-    """Return the longest pause, in seconds, after so many failures in a row: 1, 2, 4, …, 64."""
+    """Return the longest pause in seconds after a number of failures in a row: 1, 2, 4, …, 64."""
     return min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
 
 
 @dataclass(frozen=True)
 class _Raised:
-    """It raised, which may be an outage or a span that it cannot take."""
+    """The destination raised an exception, because of an outage or of a span that it cannot process."""
 
     why: str
 
 
 class _Round:
-    """What one step has yet to send, and what it has learned of a destination that raises."""
+    """The state of one step: the parcels still to send, and the search for a span that makes the destination raise."""
 
     def __init__(self, parcels: list[Parcel]) -> None:
         self.todo = [parcels]
         self.is_search = False
-        self._taken = 0
+        self._accepted = 0
         self._raised = 0
         self._doubted: dict[tuple[SpoolFile, int], int] = {}
 
-    def took(self) -> None:
-        """The destination took a request: it is well."""
-        self._taken += 1
+    def accepted(self) -> None:
+        """Take note that the destination accepted a request."""
+        self._accepted += 1
         self._raised = 0
 
     def judge(self, parcels: list[Parcel], why: str) -> Outcome | None:
-        """Return what it means that the destination raised; None where that is seen after the rest was sent.
+        """Return the outcome of parcels for which the destination raised; None if it is decided after the others.
 
-        A span is given up only where it was sent alone, another request was taken after that, and it raises again.
+        A span is given up only if it was sent alone, another request was accepted after that, and it raises again.
         """
         self._raised += 1
         if not self.is_search or self._raised > PROBES:
             return Retry(None, why)
         if _spans(parcels) > 1:
-            return Refused(why)  # which halves it
+            return Refused(why)  # the sender halves it
         key = (parcels[0].file, parcels[0].stored.id)
         if key in self._doubted:
-            return Refused(why) if self._taken > self._doubted[key] else Retry(None, why)
+            return Refused(why) if self._accepted > self._doubted[key] else Retry(None, why)
         if not self.todo:
             return Retry(None, why)
-        self._doubted[key] = self._taken
+        self._doubted[key] = self._accepted
         self.todo.insert(0, parcels)
         return None
 
 
 class Sender:
-    """Takes from the spool and sends; used by one thread, but for its counters.
+    """Send spans from the spool to one destination. Used by one thread, except for `counts`.
 
-    ``key`` is what its spans are kept under, the name by default.
-    ``clock`` is in seconds; ``jitter`` is a number from 0 to 1, by which each pause is multiplied.
+    ``key`` is the destination's key in the spool. ``clock`` is in seconds; ``jitter`` returns a number from 0 to 1, by
+    which each pause is multiplied.
     """
 
     def __init__(
@@ -124,15 +126,15 @@ class Sender:
         name: str,
         spool: Spool,
         *,
-        key: str | None = None,
+        key: str,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = CHANCE.random,
     ) -> None:
         self.name = name
-        self.key = name if key is None else key
+        self.key = key
         self.put_off_until = 0.0
-        self.asked_at: float | None = None
-        """Since when an answer is awaited."""
+        self.sending_since: float | None = None
+        """Time at which the request was sent that is not answered yet."""
         self._destination = destination
         self._spool = spool
         self._clock = clock
@@ -146,14 +148,14 @@ class Sender:
         self._tried: set[tuple[SpoolFile, int]] = set()
 
     def step(self) -> float | None:
-        """Send what is oldest; return the seconds until the next step may be made, None if nothing waits."""
+        """Send the oldest spans; return the seconds until the next step may be made, None if nothing waits."""
         if (pause := self.put_off_until - self._clock()) > 0:
             return pause
-        taken = self._spool.take(self.key, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
-        if not taken:
+        oldest = self._spool.take(self.key, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
+        if not oldest:
             return None
-        this = _Round(taken)
-        from_end = self._failures % 2  # a search goes from both ends in turn: one may have many bad spans
+        this = _Round(oldest)
+        from_end = self._failures % 2  # searches begin at alternate ends, because one end may have many bad spans
         while this.todo:
             parcels = this.todo.pop()
             outcome = self._send(parcels)
@@ -164,7 +166,7 @@ class Sender:
                 case None:
                     pass
                 case Delivered():
-                    this.took()
+                    this.accepted()
                     self._delivered(parcels, outcome)
                 case Retry():
                     self._put_off([*parcels, *(parcel for later in this.todo for parcel in later)], outcome)
@@ -178,28 +180,28 @@ class Sender:
 
     @property
     def is_failing(self) -> bool:
-        """Whether its last answer was that it may take the spans later, or none."""
+        """Return whether the last request failed and is to be repeated."""
         return self._failures > 0
 
     def close(self) -> None:
-        """Let go of the destination."""
+        """Close the destination."""
         self._destination.close()
 
     def counts(self, waiting: int, dropped: Mapping[str, int]) -> Counts:
-        """Return the counters, together with what waits and what the spool dropped."""
+        """Return the counters; ``waiting`` and ``dropped`` come from the spool."""
         with self._lock:
             lost = self._dropped + Counter(dropped)
             return Counts(self._exported, self._retried, self._spooled, waiting, lost)
 
     def _send(self, parcels: Sequence[Parcel]) -> Outcome | _Raised:
-        self.asked_at = self._clock()
+        self.sending_since = self._clock()
         try:
             outcome = self._destination.send(b"".join(parcel.batch.body for parcel in parcels))
-        except Exception as error:  # a destination may be anybody's code
+        except Exception as error:  # custom exporters are the user's code
             self._raised += 1
-            return _Raised(brief(f"it raised {error!r}"))
+            return _Raised(brief(f"the exporter raised {error!r}"))
         finally:
-            self.asked_at = None
+            self.sending_since = None
         self._raised = 0
         return outcome
 
@@ -207,14 +209,14 @@ class Sender:
         spans = _spans(parcels)
         rejected = min(max(outcome.rejected, 0), spans)
         if self._failures:
-            _logger.info("%s takes telemetry again", self.name)
+            _logger.info("%s accepts telemetry again", self.name)
         self._failures = 0
         with self._lock:
             self._tried.clear()
             self._exported += spans - rejected
             if rejected:
                 self._dropped["rejected"] += rejected
-        self._spool.acknowledge(self.key, parcels)  # last: who sees that nothing waits finds it counted
+        self._spool.acknowledge(self.key, parcels)  # last, so that spans are counted before they no longer wait
         if rejected or outcome.why:
             self._notices.warn("rejected", "%s rejected %d spans: %s", self.name, rejected, brief(outcome.why))
 
@@ -230,29 +232,30 @@ class Sender:
             self._retried += _spans(parcels)
             self._spooled += _spans(new)
             self._tried.update((parcel.file, parcel.stored.id) for parcel in new)
-        until = "until this is mended" if outcome.is_misconfigured else "and is tried again"
+        until = "until this is fixed" if outcome.is_misconfigured else "and is sent again later"
         self._notices.warn(outcome.why, "telemetry for %s waits in the spool %s: %s", self.name, until, outcome.why)
 
     def _drop(self, parcels: Sequence[Parcel], outcome: TooLarge | Refused) -> None:
-        why = "too_large" if isinstance(outcome, TooLarge) else "refused"
-        told = outcome.why if isinstance(outcome, Refused) else "too large"
-        self._forget(parcels, why, told)
+        if isinstance(outcome, TooLarge):
+            self._forget(parcels, "too_large", "too large")
+        else:
+            self._forget(parcels, "refused", outcome.why)
 
-    def _forget(self, parcels: Sequence[Parcel], reason: str, told: str) -> None:
+    def _forget(self, parcels: Sequence[Parcel], reason: str, explanation: str) -> None:
         with self._lock:
             self._dropped[reason] += _spans(parcels)
         self._spool.acknowledge(self.key, parcels)
-        self._notices.warn(reason, "a span for %s was dropped: %s", self.name, told)
+        self._notices.warn(reason, "a span for %s was dropped: %s", self.name, explanation)
 
     def _halved(self, parcels: Sequence[Parcel]) -> list[list[Parcel]]:
-        """Return parcels as two parts that are tried one after the other; a single one is split in the spool."""
+        """Return the two halves of parcels; a single parcel is split in the spool."""
         if len(parcels) > 1:
             middle = len(parcels) // 2
             return [list(parcels[:middle]), list(parcels[middle:])]
         try:
             pieces = halves(parcels[0].batch.body)
         except DecodeError:
-            self._forget(parcels, "unreadable", "its bytes are no spans")
+            self._forget(parcels, "unreadable", "its bytes cannot be decoded")
             return []
         return [[parcel] for parcel in self._spool.split(self.key, parcels[0], pieces)]
 

@@ -1,9 +1,8 @@
-"""Spans that are not yet where they belong: durable, bounded, and handed on from process to process.
+"""Store spans until they are delivered: on disk, limited in size, and passed on from process to process.
 
-Every process has files of its own in the spool's directory, each with a lock that dies with the process; the
-files of dead processes are taken over. What the disk does not take is held in memory, up to a bound. Where a
-bound is met the oldest goes first, and is counted. Delivery is at least once: a request that was taken and
-not acknowledged comes again.
+Each process has files of its own in the spool's directory, with locks that end with the process; the files of dead
+processes are taken over. If the disk fails, spans are held in memory, up to a limit. Beyond a limit the oldest spans
+are dropped and counted. Delivery is at least once: a request that was taken and not acknowledged is taken again.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ MAX_BYTES = 256 * 1024 * 1024
 MAX_MEMORY = 32 * 1024 * 1024
 MAX_AGE = 7 * 86400.0
 MAX_FILES = 16
-"""Files of dead processes that one process has open at a time."""
+"""Maximum number of files that one process takes over at a time."""
 
 _MAX_SET_ASIDE = 3
 _WAL_SHARE = 6 * 1024 * 1024
-"""Beside a database stands its log, which is bounded too."""
+"""Maximum size of the log that SQLite keeps beside each database."""
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _logger = logging.getLogger(__name__)
 
 
 class OwnedFile(NamedTuple):
-    """A file of ours on the disk, and the descriptor that holds its lock."""
+    """A file that this process owns, and the descriptor that holds its lock."""
 
     file: SpoolFile
     path: Path
@@ -49,22 +48,22 @@ class OwnedFile(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A request on its way, and the file it stays in until it is acknowledged."""
+    """A request that was taken, and the file that it stays in until it is acknowledged."""
 
     file: SpoolFile
     stored: StoredBatch
 
     @property
     def batch(self) -> Batch:
-        """The request."""
+        """Return the request."""
         return self.stored.batch
 
 
 class Spool:
-    """Safe for threads. Without a directory nothing outlives the process.
+    """Store spans until they are delivered. Safe for threads. Without a directory they are held in memory only.
 
-    ``max_bytes`` is the most on disk for all processes that share the directory, though each may have a sixteenth
-    of it; ``max_memory`` the most held for want of a disk; ``max_age`` in seconds. ``now`` is the time since
+    ``max_bytes`` limits the files of all processes that share the directory, although each may use a sixteenth of it.
+    ``max_memory`` limits the bytes in memory, ``max_age`` the seconds that spans wait. ``now`` returns seconds since
     the epoch.
     """
 
@@ -88,36 +87,36 @@ class Spool:
         self._places: list[OwnedFile] = []
         self._memory = SpoolFile(":memory:")
         self._under_way: defaultdict[SpoolFile, Counter[int]] = defaultdict(Counter)
-        self._others = 0
-        self._closed = False
-        self._left: dict[str, int] = {}
-        self._left_undecided: Counter[str] = Counter()
+        self._bytes_elsewhere = 0
+        self._is_closed = False
+        self._waiting_at_close: dict[str, int] = {}
+        self._undecided_at_close: Counter[str] = Counter()
         self._passed_over: dict[Path, int] = {}
         self._dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.faults: Counter[str] = Counter()
-        """How often the disk failed (``disk``), and how many files were corrupt (``corrupt``)."""
+        """Numbers of failures of the disk (``disk``) and of corrupt files (``corrupt``)."""
 
     def register(self, destinations: Mapping[str, bool]) -> None:
-        """Name the destinations of this process, and whether what waits for each outlives the process."""
+        """Register the destinations of this process; the values say whether they are durable."""
         with self._lock:
             self._names = dict(destinations)
             self._memory.register(self._names)
 
     def hold(self, trace_id: str, batches: Sequence[Batch]) -> None:
-        """Keep spans of a trace that is not decided; of no use where there is no destination."""
+        """Store spans of an undecided trace, if there is a destination."""
         with self._lock:
-            if not self._names or self._gone(batches, self._names):
+            if not self._names or self._drop_if_closed(batches, self._names):
                 return
             self._store(lambda file: file.hold(trace_id, batches, self._now()))
 
     def release(self, trace_id: str, destinations: Iterable[str]) -> None:
-        """A trace is kept: what is held of it is due."""
+        """Make the held spans of a trace due to destinations."""
         names = tuple(destinations)
         if not names:
             self.discard(trace_id)
             return
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
             for place in tuple(self._places):
                 self._release(place, trace_id, names)
@@ -127,15 +126,15 @@ class Spool:
         try:
             place.file.release(trace_id, names)
         except sqlite3.DatabaseError as error:
-            # A full disk: what is held can be read, and goes on from memory.
+            # The disk is full: the held spans can be read, and are due from memory.
             with contextlib.suppress(sqlite3.DatabaseError):
                 self._memory.put(place.file.held(trace_id), names, self._now())
             self._failed(place, error)
 
     def discard(self, trace_id: str) -> None:
-        """A trace is not kept."""
+        """Delete the held spans of a trace."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
             for place in tuple(self._places):
                 with self._watched(place):
@@ -143,31 +142,31 @@ class Spool:
             self._memory.discard(trace_id)
 
     def put(self, batches: Sequence[Batch], destinations: Iterable[str]) -> None:
-        """Add spans that are due."""
+        """Store spans that are due to destinations."""
         names = tuple(destinations)
         with self._lock:
-            if not names or self._gone(batches, names):
+            if not names or self._drop_if_closed(batches, names):
                 return
             self._store(lambda file: file.put(batches, names, self._now()))
 
     def take(self, destination: str, *, max_spans: int, max_bytes: int) -> list[Parcel]:
-        """Return the oldest that is due; it stays until it is acknowledged."""
+        """Return the oldest requests that are due, up to the limits; they stay here until they are acknowledged."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return []
             for place in tuple(self._places):
                 with self._watched(place):
-                    if taken := self._taken(place.file, destination, max_spans, max_bytes):
-                        return taken
-            return self._taken(self._memory, destination, max_spans, max_bytes)
+                    if parcels := self._take(place.file, destination, max_spans, max_bytes):
+                        return parcels
+            return self._take(self._memory, destination, max_spans, max_bytes)
 
-    def _taken(self, file: SpoolFile, destination: str, max_spans: int, max_bytes: int) -> list[Parcel]:
-        taken = [Parcel(file, stored) for stored in file.take(destination, max_spans, max_bytes)]
-        self._under_way[file].update(parcel.stored.id for parcel in taken)
-        return taken
+    def _take(self, file: SpoolFile, destination: str, max_spans: int, max_bytes: int) -> list[Parcel]:
+        parcels = [Parcel(file, stored) for stored in file.take(destination, max_spans, max_bytes)]
+        self._under_way[file].update(parcel.stored.id for parcel in parcels)
+        return parcels
 
     def put_back(self, parcels: Sequence[Parcel]) -> None:
-        """Parcels are no longer on their way."""
+        """Put taken parcels back: they may be taken again, or dropped."""
         with self._lock:
             for parcel in parcels:
                 under_way = self._under_way[parcel.file]
@@ -176,9 +175,9 @@ class Spool:
                     del under_way[parcel.stored.id]
 
     def acknowledge(self, destination: str, parcels: Sequence[Parcel]) -> None:
-        """A destination is done with parcels; after the end that is too late, and they come again."""
+        """Remove parcels that a destination is done with. After `close` this does nothing, and they are sent again."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
             self.put_back(parcels)
             for file in {parcel.file for parcel in parcels}:
@@ -191,9 +190,9 @@ class Spool:
                         self._tidy(place)
 
     def split(self, destination: str, parcel: Parcel, pieces: Sequence[Batch]) -> list[Parcel]:
-        """Put pieces in a parcel's place, for one destination; return them as taken."""
+        """Replace a parcel by pieces of it, for one destination; return the pieces, which count as taken."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return []
             parcels: list[Parcel] = []
 
@@ -206,82 +205,82 @@ class Spool:
             return parcels
 
     def waiting(self) -> dict[str, int]:
-        """Return how many spans are due, by destination of this process; after the end, what was left."""
+        """Return the numbers of spans that are due, by destination; after `close`, the numbers at that time."""
         with self._lock:
-            if self._closed:
-                return dict(self._left)
+            if self._is_closed:
+                return dict(self._waiting_at_close)
             files = [*(place.file for place in self._places), self._memory]
             return {name: sum(file.waiting[name] for file in files) for name in self._names}
 
     def outlives(self, destination: str) -> bool:
-        """Return whether what waits for a destination of this process is delivered by the next, if not by this one."""
+        """Return whether the next process can deliver all spans that wait for a destination of this process."""
         with self._lock:
             is_on_disk = self._directory is not None and not self._memory.waiting[destination]
             return is_on_disk and self._names.get(destination, False)
 
     def left_undecided(self) -> Counter[str]:
-        """Return how many held spans the end left to the next process, by destination."""
+        """Return the numbers of undecided spans that `close` left to the next process, by destination."""
         with self._lock:
-            return Counter(self._left_undecided)
+            return Counter(self._undecided_at_close)
 
     def dropped(self) -> dict[str, Counter[str]]:
-        """Return how many spans were dropped here, by destination and reason."""
+        """Return the numbers of spans that the spool dropped, by destination and reason."""
         with self._lock:
             return {name: Counter(reasons) for name, reasons in self._dropped.items()}
 
     def keep(self) -> None:
-        """Take over the files of dead processes, drop what is too old, give space back; called now and then."""
+        """Take over the files of dead processes, drop spans that are too old, and free disk space."""
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
-            on_its_way = set(self._under_way[self._memory])
-            self._dropped_as("too_old", self._memory.drop_before(self._now() - self._max_age, on_its_way))
+            under_way = set(self._under_way[self._memory])
+            self._count_dropped("too_old", self._memory.drop_before(self._now() - self._max_age, under_way))
             if self._directory is None:
                 return
-        found = self._found()
+        adopted = self._adopted()
         with self._lock:
-            if self._closed:
-                for place in found:
+            if self._is_closed:
+                for place in adopted:
                     self._leave(place)
                 return
-            self._places[:0] = found
+            self._places[:0] = adopted
             self._expire()
-            self._others = self._bytes_of_others()
+            self._bytes_elsewhere = self._bytes_of_others()
 
     def close(self) -> None:
-        """Leave what is due to the next process; delete files that are empty. What comes later is dropped.
+        """Close the files, and delete empty ones. Spans that come later are dropped.
 
-        Held spans stay for the next process too, which sends them; without a file they are lost, and counted so.
+        Spans on disk stay for the next process, undecided ones too; spans in memory are counted as lost.
         """
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 return
-            self._left = self.waiting()
-            self._closed = True
+            self._waiting_at_close = self.waiting()
+            self._is_closed = True
             lost = Counter(self._memory.waiting)
             held = Counter(dict.fromkeys(self._names, self._memory.undecided))
             self._memory.close()
-            passing = [name for name, durable in self._names.items() if not durable]
+            transient = [name for name, durable in self._names.items() if not durable]
             for place in tuple(self._places):
                 with self._watched(place):
                     undecided = place.file.undecided
-                    held.update(dict.fromkeys(passing, undecided))
-                    self._left_undecided.update(dict.fromkeys(self._names.keys() - passing, undecided))
-                    lost.update({name: place.file.waiting[name] for name in passing})
+                    held.update(dict.fromkeys(transient, undecided))
+                    self._undecided_at_close.update(dict.fromkeys(self._names.keys() - transient, undecided))
+                    lost.update({name: place.file.waiting[name] for name in transient})
                 if place in self._places:
                     self._leave(place)
             self._places.clear()
-            self._dropped_as("closed", lost + held)
+            self._count_dropped("closed", lost + held)
             for name, spans in lost.items():
-                self._left[name] = self._left.get(name, 0) - spans
-            if undecided := max(self._left_undecided.values(), default=0):
+                self._waiting_at_close[name] = self._waiting_at_close.get(name, 0) - spans
+            if undecided := max(self._undecided_at_close.values(), default=0):
                 _logger.info("%d spans of undecided traces stay in the telemetry spool for the next process", undecided)
 
-    def _gone(self, batches: Sequence[Batch], names: Iterable[str]) -> bool:
-        """Whether the spool is closed; what comes then is lost."""
-        if self._closed:
-            self._dropped_as("closed", Counter(dict.fromkeys(names, sum(batch.spans for batch in batches))))
-        return self._closed
+    def _drop_if_closed(self, batches: Sequence[Batch], names: Iterable[str]) -> bool:
+        """Count spans as dropped if the spool is closed; return whether it is."""
+        if self._is_closed:
+            self._count_dropped("closed", Counter(dict.fromkeys(names, sum(batch.spans for batch in batches))))
+        return self._is_closed
 
     def _leave(self, place: OwnedFile) -> None:
         is_empty = False
@@ -292,10 +291,10 @@ class Spool:
             _remove(place.path)
         os.close(place.lock)
 
-    # Writing
+    # -- writing -----------------------------------------------------------------------------------------
 
     def _store(self, write: Callable[[SpoolFile], object]) -> None:
-        """Write to the disk, or else to memory, and hold the bounds."""
+        """Write to the disk, or to memory if that fails, and drop the oldest spans beyond the limits."""
         if (place := self._own()) is not None:
             try:
                 write(place.file)
@@ -303,20 +302,20 @@ class Spool:
                 self._failed(place, error)
             else:
                 self._notices.forget("disk")
-                self._bound()
+                self._drop_excess()
                 return
         write(self._memory)
         while (excess := self._memory.used - self._max_memory) > 0:
             lost = self._memory.drop(excess, set(self._under_way[self._memory]))
             if not lost:
                 break
-            self._dropped_as("memory_full", lost)
+            self._count_dropped("memory_full", lost)
 
     def _own(self) -> OwnedFile | None:
-        """Return the file that is written to."""
+        """Return the file to write to, a new one if needed; None if there is no directory or the disk fails."""
         if self._places and not self._is_shared(self._places[-1]):
             return self._places[-1]
-        if self._directory is None or self._closed:
+        if self._directory is None or self._is_closed:
             return None
         try:
             place = _created(self._directory)
@@ -327,27 +326,27 @@ class Spool:
         self._places.append(place)
         return place
 
-    def _bound(self) -> None:
+    def _drop_excess(self) -> None:
         budget = self._max_bytes - min(self._max_bytes // 8 * 5, _WAL_SHARE)
-        budget = max(budget - self._others, budget // 16)
+        budget = max(budget - self._bytes_elsewhere, budget // 16)
         for place in tuple(self._places):
             with self._watched(place):
                 while (excess := sum(other.file.used for other in self._places) - budget) > 0:
                     lost = place.file.drop(excess, set(self._under_way[place.file]))
                     if not lost:
                         break
-                    self._dropped_as("spool_full", lost)
+                    self._count_dropped("spool_full", lost)
 
     def _expire(self) -> None:
         before = self._now() - self._max_age
         for place in tuple(self._places):
             with self._watched(place):
-                self._dropped_as("too_old", place.file.drop_before(before, set(self._under_way[place.file])))
+                self._count_dropped("too_old", place.file.drop_before(before, set(self._under_way[place.file])))
                 place.file.compact()
                 self._tidy(place)
 
     def _tidy(self, place: OwnedFile) -> None:
-        """Let go of a file that has done its service; the last is the one that is written to."""
+        """Close a file that is no longer needed; the last file is the one that is written to."""
         if self._is_shared(place):
             is_done = not self._is_of_use(place.file)
         else:
@@ -357,13 +356,13 @@ class Spool:
             self._leave(place)
 
     def _is_shared(self, place: OwnedFile) -> bool:
-        """Whether a dead process left spans in it that are not for our destinations."""
+        """Return whether a file has spans of a dead process for destinations that this process does not have."""
         return any(spans > 0 and name not in self._names for name, spans in place.file.waiting.items())
 
     def _is_of_use(self, file: SpoolFile) -> bool:
         return any(file.waiting[name] > 0 for name in self._names)
 
-    def _dropped_as(self, reason: str, lost: Counter[str]) -> None:
+    def _count_dropped(self, reason: str, lost: Counter[str]) -> None:
         for name, spans in lost.items():
             if spans > 0:
                 self._dropped[name][reason] += spans
@@ -371,7 +370,7 @@ class Spool:
                     f"{name} {reason}", "telemetry for %s was dropped: %s", name.partition("#")[0], reason
                 )
 
-    # Trouble
+    # -- failures ----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _watched(self, place: OwnedFile) -> Generator[None]:
@@ -384,7 +383,7 @@ class Spool:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _CORRUPT and place in self._places:
             self._places.remove(place)
-            self._dropped_as("corrupt", Counter(place.file.waiting))
+            self._count_dropped("corrupt", Counter(place.file.waiting))
             place.file.close()
             self._set_aside(place.path)
             os.close(place.lock)
@@ -405,7 +404,7 @@ class Spool:
     def _set_aside(self, path: Path) -> None:
         self.faults["corrupt"] += 1
         aside = path.with_suffix(".corrupt")
-        _logger.warning("the telemetry spool's file %s is corrupt: it is set aside as %s", path, aside.name)
+        _logger.warning("the telemetry spool's file %s is corrupt; it was renamed to %s", path, aside.name)
         with contextlib.suppress(OSError):
             path.replace(aside)
             _remove(path)
@@ -415,28 +414,28 @@ class Spool:
     def _place_of(self, file: SpoolFile) -> OwnedFile | None:
         return next((place for place in self._places if place.file is file), None)
 
-    # Dead processes
+    # -- dead processes ----------------------------------------------------------------------------------
 
-    def _found(self) -> list[OwnedFile]:
-        """Return files that no living process has, opened; they are tried one by one without the spool's lock."""
+    def _adopted(self) -> list[OwnedFile]:
+        """Take over files of dead processes and return them, opened. The caller does not hold the spool's lock."""
         assert self._directory is not None
-        found: list[OwnedFile] = []
+        adopted: list[OwnedFile] = []
         with contextlib.suppress(OSError):
             for path in sorted(self._directory.glob("*.db")):
-                if len(found) + len(self._places) >= MAX_FILES:
+                if len(adopted) + len(self._places) >= MAX_FILES:
                     break
                 if path in self._passed_over and self._passed_over[path] == _written_at(path):
                     continue
                 if (place := self._taken_over(path)) is None:
                     continue
                 if self._is_of_use(place.file) or not self._is_shared(place):
-                    found.append(place)
+                    adopted.append(place)
                 else:
                     self._pass_over(place)
-        return found
+        return adopted
 
     def _pass_over(self, place: OwnedFile) -> None:
-        """Leave a file that has nothing for us to those it is for."""
+        """Leave a file without spans for this process's destinations to other processes."""
         with contextlib.suppress(sqlite3.DatabaseError):
             place.file.drop_before(self._now() - self._max_age, set())
         self._leave(place)
@@ -455,7 +454,7 @@ class Spool:
                 file.close()
                 raise
         except UnknownVersionError:
-            _logger.info("the telemetry spool's file %s is of a later version, and left alone", path)
+            _logger.info("the telemetry spool's file %s was written by a later version, and is left alone", path)
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF in _CORRUPT:
                 self._set_aside(path)
@@ -467,7 +466,7 @@ class Spool:
         return None
 
     def _bytes_of_others(self) -> int:
-        """Return what the files of other processes take up."""
+        """Return the size of other processes' files in bytes."""
         assert self._directory is not None
         ours = {place.path.name for place in self._places}
         total = 0
@@ -488,9 +487,9 @@ def _created(directory: Path) -> OwnedFile:
     path = directory / f"spans-{os.getpid()}-{uuid.uuid4().hex[:8]}.db"
     lock = _try_lock(path)
     if lock is None:
-        raise OSError(f"{path} is taken")
+        raise OSError(f"{path} is locked by another process")
     try:
-        # SQLite gives its further files the same mode.
+        # SQLite creates its further files with the same mode.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return OwnedFile(SpoolFile(str(path)), path, lock)
     except BaseException:
@@ -500,7 +499,7 @@ def _created(directory: Path) -> OwnedFile:
 
 
 def _try_lock(path: Path) -> int | None:
-    """Return a descriptor with the lock of a spool's file; None if another process has it.
+    """Lock a file of the spool; return the descriptor that holds the lock, None if another process has it.
 
     The lock is a file beside the database: SQLite's own locks end when any descriptor of the database is closed.
     """
@@ -511,7 +510,7 @@ def _try_lock(path: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever had it may have deleted it meanwhile; a lock on a file without a name keeps nobody out.
+        # Its last owner may have deleted it meanwhile, and a lock on a deleted file excludes no other process.
         if os.fstat(descriptor).st_ino == lock.stat().st_ino:
             return descriptor
     except OSError:
@@ -521,7 +520,7 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _written_at(path: Path) -> int:
-    """Return when a file was last written, in nanoseconds; 0 for one that another process has deleted."""
+    """Return the time of a file's last change in nanoseconds, 0 if another process has deleted the file."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -529,6 +528,6 @@ def _written_at(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Delete a spool's file with all that belongs to it, the lock last."""
+    """Delete a file of the spool and the files that belong to it, the lock last."""
     for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-journal"), path.with_suffix(".lock")):
         name.unlink(missing_ok=True)

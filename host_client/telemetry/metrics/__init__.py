@@ -1,1 +1,1 @@
-"""Metrics of sessions, for Prometheus and OTLP."""
+"""Metrics of sessions, exported to Prometheus and over OTLP."""

@@ -1,7 +1,7 @@
-"""Values of labels, bounded in number and in what they may hold: each new one is a series that stays. Pure.
+"""Label values, limited in number and in content, because each new value is a series that stays. Pure.
 
-What a sandbox chooses, such as a tool's name, is bounded for each customer too: one that invents names takes none of
-the room that others' real ones need.
+Values that a sandbox chooses, such as the names of tools, are also limited for each customer, so that a customer who
+invents names does not use up the room for the names of others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent_runner.contract.sanitize import single_line
 from host_client.telemetry.tail.pipeline import Who
 
 OTHER = "other"
-"""What all values beyond a limit share."""
+"""Label value of everything beyond a limit."""
 
 MAX_TENANTS = 1000
 MAX_MODELS = 100
@@ -30,10 +30,10 @@ MODELS_OF_ONE = 10
 TOOLS_OF_ONE = 40
 DECIDERS_OF_ONE = 20
 KINDS_OF_ONE = 2
-"""How many of these may come from one customer's sandboxes."""
+"""Maximum numbers of different values from the sandboxes of one customer."""
 
 MAX_ASKED = 100
-"""Most models, and most tools, that the host itself has asked for; they have room of their own."""
+"""Maximum number of models, and of tools, that the host asked for by name. They have room of their own."""
 
 TOOLS = frozenset(
     (
@@ -44,16 +44,16 @@ TOOLS = frozenset(
         *("ToolSearch", "WebFetch", "WebSearch", "Workflow", "Write"),
     )
 )
-"""The CLI's own."""
+"""Names of the CLI's own tools."""
 
 DECIDERS = frozenset({"policy:auto", "policy:deny", "approver", NO_ONE})
-"""Who decides where no person does."""
+"""Values of ``decided_by`` where no person decides."""
 
 
 class Bounded:
-    """Lets so many values through, and ``of_one`` source at most so many of them; the rest is `OTHER`.
+    """Map values to labels: at most ``limit`` different ones, ``of_one`` of each source, `OTHER` beyond that.
 
-    Known values always have room.
+    Known values do not count towards the limits.
     """
 
     def __init__(self, limit: int, known: Iterable[str] = (), of_one: int | None = None) -> None:
@@ -65,12 +65,12 @@ class Bounded:
         self._by_source: Counter[str] = Counter()
 
     def know(self, value: str) -> None:
-        """The host itself has asked for this one."""
+        """Make a value known, because the host itself asked for it."""
         if len(self._known) < self._most_known:
             self._known.add(_label(value))
 
     def __call__(self, value: str, source: str = "") -> str:
-        """Return the label of a value: one line without control characters, at most 128 characters."""
+        """Return the label of a value from a source: one line without control characters, at most 128 characters."""
         label = _label(value)
         if label in self._known or label in self._seen:
             return label
@@ -86,12 +86,12 @@ def _label(value: str) -> str:
 
 
 def error_type(value: object) -> str:
-    """Return the label of an error's type: one that there is, or `OTHER`."""
+    """Return an error's type if the contract has it, else `OTHER`."""
     return value if value in ERROR_TYPES else OTHER  # pyright: ignore[reportReturnType]
 
 
 class Labels:
-    """The bounds of one set of metrics. ``source`` is whose sandbox said it."""
+    """The labels of one set of metrics. ``source`` names the customer whose sandbox chose a value; see `source_of`."""
 
     def __init__(self, user_limit: int, default_tier: str | None) -> None:
         self._tenant = Bounded(MAX_TENANTS)
@@ -105,28 +105,28 @@ class Labels:
         self.reason = Bounded(MAX_REASONS)
 
     def know(self, who: Who) -> None:
-        """A session begins that asks for a model and for tools."""
+        """Make the model and the tools known that a session asks for by name."""
         for bound, names in ((self._model, (who.model,)), (self.tool, who.tools)):
             for name in filter(None, names):
                 bound.know(name)
 
     def model(self, name: str, source: str = "") -> str:
-        """Return a model's label; where there is no room, that of its family in the price list, if it has one."""
+        """Return a model's label; beyond the limits, that of its family in the price list, if it has one."""
         label = self._model(name, source)
         return family(name) or OTHER if label == OTHER else label
 
     def customer(self, tenant: str | None, tier: str | None) -> dict[str, str]:
-        """Return the labels that are on every metric of a session: whose it is."""
-        found = {"tenant": self._tenant(tenant)} if tenant else {}
+        """Return the labels of a session's customer, which all of its metrics have."""
+        labels = {"tenant": self._tenant(tenant)} if tenant else {}
         if tier := tier or self._default_tier:
-            found["tier"] = self._tier(tier)
-        return found
+            labels["tier"] = self._tier(tier)
+        return labels
 
     def user(self, user: str | None) -> dict[str, str]:
-        """Return the label of the cost metric alone."""
+        """Return the label of a user, which only the cost metric has."""
         return {"user": self._user(user)} if user and self._user is not None else {}
 
 
 def source_of(session: str | None, user: str | None, tenant: str | None) -> str:
-    """Return whose a sandbox is, as far as it is known: a tenant's, a user's, or a session's."""
+    """Return a key for a sandbox's customer: its tenant, else its user, else its session; empty if none is known."""
     return next((f"{kind}:{name}" for kind, name in (("t", tenant), ("u", user), ("s", session)) if name), "")

@@ -1,7 +1,7 @@
-"""Metrics to an OTLP receiver, once an interval. Importing it imports OpenTelemetry.
+"""Export metrics to an OTLP receiver at an interval. Importing this module imports OpenTelemetry.
 
-A failed export needs no spool: sums are since the start of the process, so that the next export makes up for it.
-Only the last one of a process has no next: it is tried again for as long as there is time.
+A failed export needs no spool: sums count from the start of the process, so the next export includes it. Only the last
+export of a process has no next one, so it is repeated for as long as there is time.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from host_client.telemetry.export.notices import Notices
 from host_client.telemetry.export.sender import HANGS_AFTER
 
 FIRST_DELAY = 0.25
-"""Seconds before the last export is tried again; doubles."""
+"""Seconds before the last export is repeated; doubles each time."""
 
 _logger = logging.getLogger(__name__)
 
 
 class OtlpExporter(MetricExporter):
-    """Hands metrics to a destination, and never raises. ``failures`` counts the exports that failed."""
+    """Send metrics to a destination. Never raises; ``failures`` counts the exports that failed."""
 
     def __init__(self, destination: Destination) -> None:
         super().__init__()
         self.failures = 0
         self.delivered = False
-        """Whether the last export was taken."""
+        """Set if the last export was accepted."""
         self._destination = destination
-        self._asked_at: float | None = None
+        self._sending_since: float | None = None
         self._notices = Notices(_logger)
         self._last_until = 0.0
         self._given_up = threading.Event()
 
     def persist(self, timeout: float) -> None:
-        """Try what is exported from now on again, for so many seconds."""
+        """Repeat failed exports from now on, for ``timeout`` seconds."""
         self._last_until = time.monotonic() + timeout
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Send once; at the process's end until it is taken or time is up."""
+        """Send metrics once; after `persist`, until they are accepted or time is up."""
         request = encode_metrics(metrics_data).SerializeToString()
         delay = FIRST_DELAY
         while not (delivered := self._send(request)):
@@ -60,13 +60,13 @@ class OtlpExporter(MetricExporter):
         return MetricExportResult.SUCCESS if delivered else MetricExportResult.FAILURE
 
     def _send(self, request: bytes) -> bool:
-        self._asked_at = time.monotonic()
+        self._sending_since = time.monotonic()
         try:
             outcome: Outcome = self._destination.send(request)
-        except Exception as error:  # telemetry never stops an agent
+        except Exception as error:  # a fault in a destination must not end the reader's thread
             outcome = Retry(None, brief(repr(error)))
         finally:
-            self._asked_at = None
+            self._sending_since = None
         if isinstance(outcome, Delivered) and not outcome.rejected:
             self._notices.forget("failed")
             return True
@@ -74,7 +74,7 @@ class OtlpExporter(MetricExporter):
         why = getattr(outcome, "why", "") or "the request is too large"
         self._notices.warn(
             "failed",
-            "metrics to %s were not taken; this process's next export has them: %s",
+            "metrics to %s were not accepted; this process's next export includes them: %s",
             self.name,
             why,
         )
@@ -82,34 +82,34 @@ class OtlpExporter(MetricExporter):
 
     @property
     def patience(self) -> float:
-        """For how many seconds yet it may be waited for an answer before the receiver counts as one that hangs."""
-        asked_at = self._asked_at
-        return HANGS_AFTER if asked_at is None else asked_at + HANGS_AFTER - time.monotonic()
+        """Return the seconds that are left until a receiver that has not answered counts as hanging."""
+        sending_since = self._sending_since
+        return HANGS_AFTER if sending_since is None else sending_since + HANGS_AFTER - time.monotonic()
 
     @property
     def name(self) -> str:
-        """What the receiver is called."""
+        """Return the receiver's name."""
         return self._destination.name
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Nothing waits here."""
+        """Return True: exports are not queued."""
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Give up what is under way, and the connection."""
+        """Stop repeating, and close the connection."""
         self._given_up.set()
         self._destination.close()
 
 
 class OtlpPart:
-    """A reader that exports every ``interval`` seconds, and once more at the end."""
+    """Export metrics to a destination every ``interval`` seconds, and once more at the end."""
 
     def __init__(self, destination: Destination, interval: float) -> None:
         self.exporter = OtlpExporter(destination)
         self.reader = PeriodicExportingMetricReader(self.exporter, interval * 1000, interval * 1000)
 
     def close(self, timeout: float) -> bool:
-        """Export once more, and end; one that hangs is waited for no longer."""
+        """Export once more within ``timeout`` seconds, less if the receiver hangs; return whether it was accepted."""
         self.exporter.delivered = False
         self.exporter.persist(timeout)
         until = time.monotonic() + timeout

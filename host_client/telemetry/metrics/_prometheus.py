@@ -1,4 +1,4 @@
-"""Metrics for Prometheus to scrape: in its base units, one scrape at a time. Importing it imports OpenTelemetry."""
+"""Serve metrics for Prometheus to scrape. Importing this module imports OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from prometheus_client import Metric as Family
 
 
 class Registry(CollectorRegistry):
-    """Lets one scrape in at a time: of two at once OpenTelemetry's collector may give one everything twice."""
+    """A registry that serves one scrape at a time: of two at once, OpenTelemetry's collector may answer one twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self._scraping = threading.Lock()
 
     def collect(self) -> Iterator[Family]:
-        """Return what all collectors have."""
+        """Yield the metrics of all collectors."""
         with self._scraping:
             families = list(super().collect())
         yield from families
 
 
 class BaseUnitReader(PrometheusMetricReader):
-    """Exposes milliseconds as seconds: Prometheus's conventions, which promtool checks, know base units alone."""
+    """Expose milliseconds as seconds, because Prometheus's conventions, which promtool checks, ask for base units."""
 
+    # The abstract method by which the SDK's `MetricReader` hands its subclasses what was collected. A view could rename
+    # a metric, but not scale it.
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
         data = _in_base_units(metrics_data)
         super()._receive_metrics(data, timeout_millis, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
 
 class PrometheusServer:
-    """A reader and the HTTP server of what it reads. Raise OSError for an address that is taken or is none."""
+    """Serve metrics over HTTP. Raise OSError for an address that is in use or cannot be listened on."""
 
     def __init__(self, host: str, port: int) -> None:
         registry = Registry()
@@ -45,7 +47,7 @@ class PrometheusServer:
         self.port = int(self._server.server_port)
 
     def close(self, timeout: float) -> bool:
-        """Stop listening; nothing waits here to be given away."""
+        """Stop listening; return True, because nothing is left to export."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout)

@@ -1,6 +1,6 @@
-"""Every metric: its name, unit, labels and buckets, and what Prometheus sees of it. Pure.
+"""The list of all metrics: name, unit, labels, buckets and the name in Prometheus. Pure.
 
-Documents and dashboards are made from `METRICS`, and tests hold the code to it.
+Documents and dashboards are made from `METRICS`, and tests compare what the code exports with it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Literal, NamedTuple
 Kind = Literal["counter", "histogram", "up_down_counter", "observable_counter"]
 
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation")
-"""What ``kind`` of ``claude.agent.tokens`` is. As Anthropic bills: ``input`` leaves cached tokens out."""
+"""Values of ``kind`` of ``claude.agent.tokens``. As in Anthropic's bills, ``input`` excludes cached tokens."""
 
 OUTCOMES = ("exported", "retried", "spooled", "dropped")
-"""What ``outcome`` of ``claude.agent.telemetry.spans`` is."""
+"""Values of ``outcome`` of ``claude.agent.telemetry.spans``."""
 
 _TURN_MS = (100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5, 1.8e6, 3.6e6)
 _TOOL_MS = (5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5)
 _WAIT_MS = (100.0, 1e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5, 1.8e6, 3.6e6, 1.44e7, 8.64e7)
 _CREATION_MS = (50.0, 100.0, 250.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 3e4, 6e4)
-# Those that the GenAI conventions ask for, of durations and of tokens.
+# The GenAI conventions ask for these buckets of durations and of tokens.
 _REQUEST_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = tuple(float(4**power) for power in range(14))
 
@@ -34,7 +34,7 @@ _REQUEST = (
 
 
 class Metric(NamedTuple):
-    """One row. ``unit`` is in UCUM; ``labels`` are the attributes' names, in Prometheus with ``_`` for each dot."""
+    """One metric. ``unit`` is in UCUM; ``labels`` are names of attributes, in Prometheus with ``_`` for each dot."""
 
     name: str
     kind: Kind
@@ -42,9 +42,9 @@ class Metric(NamedTuple):
     labels: tuple[str, ...]
     what: str
     exposed: str
-    """The name in Prometheus, in its base units; a histogram's ends in ``_bucket``, ``_sum`` or ``_count``."""
+    """Name in Prometheus; a histogram's series add ``_bucket``, ``_sum`` or ``_count`` to it."""
     buckets: tuple[float, ...] = ()
-    """Upper bounds, in ``unit``."""
+    """Upper bounds of a histogram's buckets, in ``unit``."""
 
 
 METRICS = (
@@ -178,7 +178,7 @@ METRICS = (
 )
 
 MAX_COUNTER_SERIES = 10_000
-"""Sets of labels of one counter; OpenTelemetry's own 2,000 are too few for 1,000 users and their models. What is beyond
-is summed under ``otel_metric_overflow``. Histograms, with a series a bucket, stay at 2,000."""
+"""Maximum number of series of one counter: the SDK's default of 2,000 is too low for 1,000 users and their models. The
+SDK adds up everything beyond it under ``otel_metric_overflow``. Histograms, with a series a bucket, stay at 2,000."""
 
 BY_NAME = {metric.name: metric for metric in METRICS}

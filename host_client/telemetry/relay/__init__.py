@@ -1,1 +1,1 @@
-"""The trust boundary: OTLP requests of a sandbox in, clean ones out."""
+"""The trust boundary: turns the OTLP requests of a sandbox into clean ones."""

@@ -1,4 +1,4 @@
-"""Rules for texts that come from a sandbox: one line, bounded, without secrets, under no name that the host owns. Pure.
+"""Clean the texts of spans from a sandbox: one line, limited, without secrets, and no names that the host owns. Pure.
 
 The runner follows the same rules. They are applied again because any program in the sandbox can write to its stdout.
 """
@@ -12,52 +12,52 @@ from agent_runner.contract.genai import CONTENT, MESSAGES, message, read_message
 from agent_runner.contract.sanitize import brief, full, redact, single_line
 
 MAX_ATTRIBUTES = 128
-"""Limit of attributes on a span or an event: OpenTelemetry's own default."""
+"""Maximum number of attributes of a span or an event: OpenTelemetry's own default."""
 
 MAX_EVENTS = 128
-"""Limit of events on a span: OpenTelemetry's own default."""
+"""Maximum number of events of a span: OpenTelemetry's own default."""
 
 MAX_ITEMS = 128
-"""Limit of items in a list."""
+"""Maximum number of items in a list."""
 
 MAX_TEXT = 1024
-"""Limit of characters in a text."""
+"""Maximum number of characters in a text."""
 
 MAX_CONTENT = 256 * 1024
-"""Limit of characters in a prompt, an answer or arguments of a tool: the JSON of the longest text of a runner."""
+"""Maximum number of characters in a prompt, an answer or a tool's arguments: the JSON of a runner's longest text."""
 
 OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier"})
-"""Attributes that only the host sets: backends show and bill a span by them."""
+"""Attributes that only the host may set, because backends show and bill spans by them."""
 
 _OWNED_PREFIXES = ("langfuse.", "gen_ai.usage.cost", "ai.telemetry.metadata.", "tag.tags")
-"""Beginnings of attributes that a backend reads as the user or the cost, and that no runner sends."""
+"""Prefixes of attributes that backends read as the user or the cost, and that runners never send."""
 
 _HOST_SPANS = frozenset({"agent.session", "sandbox.create", "sandbox.cleanup"})
-"""Names of spans that only the host makes: backends show a whole run by the first."""
+"""Names of spans that only the host makes. Backends show a whole run by the first."""
 
 _RESOURCE_ATTRIBUTES = frozenset(
     {"service.name", "service.version", "telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"}
 )
 
 _LOOK_AHEAD = 8192
-"""Characters that are searched beyond a cut: a secret that the cut would split is only recognised as a whole."""
+"""Characters beyond a cut that are searched too, because a secret is recognised only as a whole."""
 
 _MAX_CACHED_NAME = 128
 
 
 def span_name(text: str) -> str:
-    """Return the name of a span; names that only the host's spans have get a prefix."""
+    """Clean the name of a span; names of the host's own spans get a prefix."""
     cleaned = brief(text)
     return f"relayed {cleaned}" if cleaned in _HOST_SPANS else cleaned
 
 
 def resource(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the resource attributes that say which program made the spans."""
+    """Return the cleaned resource attributes that identify the program; all others are left out."""
     return {key: brief(value) for key, value in pairs if key in _RESOURCE_ATTRIBUTES and value}
 
 
-def attribute(key: str) -> str:
-    """Return the name of an attribute, empty if only the host may set it."""
+def attribute_name(key: str) -> str:
+    """Clean the name of an attribute; return an empty name if only the host may set it."""
     return _cached_attribute(key) if len(key) <= _MAX_CACHED_NAME else _attribute(key)
 
 
@@ -71,8 +71,8 @@ def _attribute(key: str) -> str:
 _cached_attribute = lru_cache(2048, typed=True)(_attribute)
 
 
-def said(attribute: str, value: str, given: Collection[str]) -> str:
-    """Return the text of an attribute; the ``given`` texts come from the host and stay as they are."""
+def attribute_text(attribute: str, value: str, given: Collection[str]) -> str:
+    """Clean the text of an attribute; the ``given`` texts come from the host and stay as they are."""
     if value in given:
         return value
     return _content(attribute, value) if attribute in CONTENT else text(value)
@@ -82,11 +82,11 @@ def _content(attribute: str, value: str) -> str:
     cleaned = text(value, MAX_CONTENT)
     if cleaned == value or attribute not in MESSAGES or (read := read_message(value)) is None:
         return cleaned
-    # Cutting a secret out of serialized JSON can break it, so the text inside is cleaned and serialized anew.
+    # Redaction can break serialized JSON, so the text inside is cleaned and serialized again.
     role, content = read
     return single_line(message(brief(role), full(content)), MAX_CONTENT)
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
-    """Return a text in one line, redacted and cut."""
+    """Return a text on one line, redacted and cut to ``limit`` characters."""
     return single_line(redact(value[: limit + _LOOK_AHEAD]), limit)

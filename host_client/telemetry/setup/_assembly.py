@@ -1,4 +1,4 @@
-"""Puts telemetry together: destinations, metrics and the ledger, and the pipeline that feeds them.
+"""Build telemetry from its configuration: destinations, metrics, the ledger and the pipeline that feeds them.
 
 Importing this module imports OpenTelemetry.
 """
@@ -22,7 +22,7 @@ from host_client.telemetry.tail.sampling import SamplingConfig
 
 
 def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
-    """Return the telemetry of a configuration that was checked, and a sentence for each part that is missing."""
+    """Build the telemetry of a checked configuration; return it with a sentence for each part that is left out."""
     metrics, problems = metrics_of(config)
     observers: list[Observer] = []
     if metrics is not None:
@@ -37,17 +37,17 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
 
 
 def _sampling(config: TelemetryConfig) -> SamplingConfig:
-    """Return the shares, with that of users without a tier among them."""
+    """Return the sampling with a share for users without a tier, who have the configured default tier."""
     sampling = config.sampling
     rate = sampling.tier_rates.get(config.tier or "", sampling.rate)
     return replace(sampling, tier_rates={**sampling.tier_rates, "": rate})
 
 
 def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:
-    """Yield the receivers of spans that are elsewhere, and where."""
+    """Yield the destinations that spans are sent to over the network, each with its endpoint."""
     if not set(config.exporters) & {"langfuse", "signoz", "otlp"}:
         return
-    # Packages of the telemetry extra.
+    # Needs packages of the telemetry extra.
     from host_client.telemetry.export.destinations.otlp import otlp
 
     for name in config.exporters:
@@ -60,27 +60,17 @@ def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, 
                 yield otlp("signoz", config.signoz), config.signoz
             case "otlp" if config.otlp is not None:
                 yield otlp("otlp", config.otlp), config.otlp
-            case _:  # Prometheus takes no spans
+            case _:  # prometheus accepts no spans, and the console is local
                 pass
 
 
-def _destinations(config: TelemetryConfig) -> Iterator[Destination]:
-    for destination, _ in remote_destinations(config):
-        yield destination
-    if "console" in config.exporters:
-        yield _console()
-    for exporter in config.custom_exporters:
-        yield Custom(exporter)
-
-
-def _console() -> Destination:
-    from host_client.telemetry.export.console import TreeExporter  # rich, which the others do not need
-
-    return Custom(TreeExporter(), "console", durable=False)
-
-
 def _delivery(config: TelemetryConfig) -> Delivery | None:
-    receivers = list(_destinations(config))
-    if not receivers:
+    destinations = [destination for destination, _ in remote_destinations(config)]
+    if "console" in config.exporters:
+        from host_client.telemetry.export.console import TreeExporter  # imports rich, which the others do not need
+
+        destinations.append(Custom(TreeExporter(), "console", durable=False))
+    destinations += [Custom(exporter) for exporter in config.custom_exporters]
+    if not destinations:
         return None
-    return Delivery(receivers, Spool(config.spool_directory, max_bytes=config.spool_max_bytes))
+    return Delivery(destinations, Spool(config.spool_directory, max_bytes=config.spool_max_bytes))

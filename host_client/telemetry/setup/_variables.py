@@ -1,4 +1,4 @@
-"""The variables that telemetry reads, and how the text of each is read. Pure."""
+"""The environment variables of telemetry, with a parser for each. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENVIRONMENT_NAME = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}")
 
 
 class TelemetrySetting(NamedTuple):
-    """One row: the variables, the first that is set wins; how the text is read; the default in words."""
+    """One setting: its variables, of which the first that is set wins, its parser, and its default in words."""
 
     key: str
     variables: tuple[str, ...]
@@ -26,7 +26,7 @@ class TelemetrySetting(NamedTuple):
     default: str
     help: str
     secret: bool = False
-    """Whether a bad value may not be shown."""
+    """Set if a bad value must not be shown."""
 
 
 def _milliseconds(value: str) -> float:
@@ -34,7 +34,7 @@ def _milliseconds(value: str) -> float:
 
 
 def _timeout(value: str) -> float:
-    # OpenTelemetry for Python reads seconds, the specification says milliseconds; nobody waits 1,000 s.
+    # OpenTelemetry for Python reads seconds, the specification says milliseconds; a timeout of 1,000 s is implausible.
     number = parsing.number_above_zero(value)
     return number / 1000 if number >= 1000 else number
 
@@ -44,7 +44,7 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 def environment_name(value: str) -> str:
-    """Return the name of a deployment, in the form that Langfuse takes; raise ValueError."""
+    """Return the name of a deployment in the form that Langfuse accepts; raise ValueError."""
     name = _SHORT_NAMES.get(value.lower(), value.lower())
     if not _ENVIRONMENT_NAME.fullmatch(name):
         raise ValueError("takes up to 40 letters, digits, '-' and '_', and does not begin with langfuse")
@@ -71,7 +71,7 @@ _OTLP = "OTEL_EXPORTER_OTLP_"
 def _otlp_row(
     name: str, parse: Callable[[str], Any], default: str, help_: str, *, secret: bool = False
 ) -> tuple[TelemetrySetting, ...]:
-    """Return the rows of traces and metrics: each has a variable of its own that wins over the common one."""
+    """Return one setting for traces and one for metrics, each with a variable of its own before the common one."""
     return tuple(
         TelemetrySetting(
             f"{signal.lower()}_{name.lower()}",
@@ -94,21 +94,25 @@ SETTINGS = (
         "`false`: no telemetry, and no OpenTelemetry module loaded.",
     ),
     TelemetrySetting(
-        "disabled", ("OTEL_SDK_DISABLED",), parsing.true_false, "false", "OpenTelemetry's own way to say the same."
+        "disabled",
+        ("OTEL_SDK_DISABLED",),
+        parsing.true_false,
+        "false",
+        "`true`: the same, by OpenTelemetry's own variable.",
     ),
     TelemetrySetting(
         "environment",
         ("ENVIRONMENT", "LANGFUSE_TRACING_ENVIRONMENT"),
         environment_name,
         "`deployment.environment.name` of OTEL_RESOURCE_ATTRIBUTES, else `development`",
-        "Name of the deployment. `production` (`prod`) has defaults of its own; all others are as development.",
+        "Name of the deployment. `production` (`prod`) has defaults of its own; all others have those of development.",
     ),
     TelemetrySetting(
         "exporters",
         ("OTEL_EXPORTERS",),
         _names,
         "`console`; in production `langfuse`, if its keys are set; `otlp` too, if it has an endpoint",
-        f"Where it goes, several separated by commas: {', '.join(f'`{name}`' for name in EXPORTERS)}; or `none`.",
+        f"Exporters, separated by commas: {', '.join(f'`{name}`' for name in EXPORTERS)}; or `none`.",
     ),
     TelemetrySetting(
         "traces_exporter",
@@ -136,11 +140,15 @@ SETTINGS = (
         ("OTEL_TRACES_SAMPLER",),
         _word(*_SAMPLERS),
         "",
-        "OpenTelemetry's own way to give the share. Read where OTEL_SAMPLING_RATE is not set.",
+        "OpenTelemetry's own variable for the share. Read where OTEL_SAMPLING_RATE is not set.",
     ),
     TelemetrySetting("sampler_arg", ("OTEL_TRACES_SAMPLER_ARG",), parsing.share, "1.0", "The share of `traceidratio`."),
     TelemetrySetting(
-        "slow_ms", ("SANDSPAN_SLOW_MS",), parsing.number, "5000", "Milliseconds of model and tool work that are slow."
+        "slow_ms",
+        ("SANDSPAN_SLOW_MS",),
+        parsing.number,
+        "5000",
+        "Milliseconds of model and tool work above which a trace is slow.",
     ),
     TelemetrySetting("slow_rate", ("SANDSPAN_SLOW_RATE",), parsing.share, "1.0", "Share of slow traces that is kept."),
     TelemetrySetting(
@@ -182,7 +190,7 @@ SETTINGS = (
         ("SIGNOZ_OTLP_ENDPOINT",),
         parsing.printable,
         f"`{SIGNOZ_LOCAL}`",
-        "SigNoz's address. Port 4317 speaks gRPC, all else HTTP. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
+        "SigNoz's address. Port 4317 speaks gRPC, other ports HTTP. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
         secret=True,
     ),
     TelemetrySetting(
@@ -190,7 +198,7 @@ SETTINGS = (
         ("SIGNOZ_INGESTION_KEY",),
         parsing.printable,
         "",
-        "Key of SigNoz's cloud; self-hosted takes none.",
+        "Key of SigNoz's cloud; a self-hosted SigNoz needs none.",
         secret=True,
     ),
     TelemetrySetting(
@@ -206,7 +214,7 @@ SETTINGS = (
         (f"{_OTLP}TRACES_ENDPOINT",),
         parsing.printable,
         "",
-        "The same for traces alone, taken as it is.",
+        "Endpoint for traces alone; no path is added.",
         secret=True,
     ),
     TelemetrySetting(
@@ -214,7 +222,7 @@ SETTINGS = (
         (f"{_OTLP}METRICS_ENDPOINT",),
         parsing.printable,
         "",
-        "The same for metrics alone, taken as it is.",
+        "Endpoint for metrics alone; no path is added.",
         secret=True,
     ),
     *_otlp_row(
@@ -223,13 +231,11 @@ SETTINGS = (
     *_otlp_row(
         "HEADERS", parse_headers, "", "Headers, `name=value` separated by commas, percent-encoded.", secret=True
     ),
-    *_otlp_row(
-        "TIMEOUT", _timeout, "10", "Seconds a request may take, as in OpenTelemetry for Python; 1000: one second."
-    ),
+    *_otlp_row("TIMEOUT", _timeout, "10", "Seconds that a request may take; from 1000 on, milliseconds."),
     *_otlp_row("COMPRESSION", _word(*COMPRESSIONS), "`gzip`", f"One of {', '.join(COMPRESSIONS)}."),
     *_otlp_row("CERTIFICATE", parsing.printable, "the system's", "PEM file of the certificate authority."),
-    *_otlp_row("CLIENT_CERTIFICATE", parsing.printable, "", "PEM file of a client's certificate."),
-    *_otlp_row("CLIENT_KEY", parsing.printable, "", "PEM file of its key."),
+    *_otlp_row("CLIENT_CERTIFICATE", parsing.printable, "", "PEM file of a client certificate."),
+    *_otlp_row("CLIENT_KEY", parsing.printable, "", "PEM file of the client certificate's key."),
     TelemetrySetting(
         "metric_interval",
         ("OTEL_METRIC_EXPORT_INTERVAL",),
@@ -249,31 +255,35 @@ SETTINGS = (
         ("OTEL_EXPORTER_PROMETHEUS_PORT",),
         parsing.port,
         "9464",
-        "Its port; 0 takes one that is free.",
+        "Port that Prometheus scrapes; 0 picks a free one.",
     ),
     TelemetrySetting(
         "user_label_limit",
         ("SANDSPAN_USER_LABEL_LIMIT",),
         parsing.count,
         "1000",
-        "Most users on the cost metric; the rest is `other`.",
+        "Maximum number of users on the cost metric; further ones are `other`.",
     ),
     TelemetrySetting(
         "spool_directory",
         ("SANDSPAN_SPOOL_DIRECTORY",),
         _path,
         "`$XDG_STATE_HOME/sandspan/spool`, else `~/.local/state/sandspan/spool`",
-        "Where spans wait for an exporter that is down; `off`: in memory only.",
+        "Directory where spans wait for an exporter that is down; `off`: in memory only.",
     ),
     TelemetrySetting(
-        "spool_max_bytes", ("SANDSPAN_SPOOL_MAX_BYTES",), parsing.count, "268435456", "Most bytes that wait there."
+        "spool_max_bytes",
+        ("SANDSPAN_SPOOL_MAX_BYTES",),
+        parsing.count,
+        "268435456",
+        "Maximum size of the spool in bytes.",
     ),
     TelemetrySetting(
         "ledger",
         ("SANDSPAN_LEDGER",),
         _path,
         "`$XDG_STATE_HOME/sandspan/ledger.sqlite`, else `~/.local/state/sandspan/ledger.sqlite`",
-        "SQLite file of every turn's cost; `off`: none.",
+        "SQLite file with the cost of every turn; `off`: none.",
     ),
 )
 
@@ -282,4 +292,4 @@ SDK_VARIABLES = {
     "OTEL_RESOURCE_ATTRIBUTES": "Further attributes of the host's resource: `name=value` separated by commas."
     " `deployment.*` and `service.namespace` go on spans of sandboxes too. Read by the SDK.",
 }
-"""Variables that are not read here, or only in part."""
+"""Variables that OpenTelemetry's SDK reads, with their help text."""

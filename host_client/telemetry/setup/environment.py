@@ -1,7 +1,7 @@
-"""What telemetry does and where it goes: environment to one frozen value. Pure.
+"""Read the configuration of telemetry from the environment. Pure.
 
-A bad value is one problem, told in one sentence, and what is safe takes its place: telemetry never stops an agent.
-The variables are the rows of `SETTINGS`.
+A bad value becomes one sentence about the problem, and a safe default replaces it: telemetry never stops an agent. The
+variables are the rows of `SETTINGS`.
 """
 
 from __future__ import annotations
@@ -26,42 +26,41 @@ _LANGFUSE_KEYS = {"langfuse_public_key": "LANGFUSE_PUBLIC_KEY", "langfuse_secret
 
 
 def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple[str, ...]]:
-    """Return what the environment asks for, and one sentence for each thing in it that is wrong. Never raises.
+    """Read the environment; return the configuration, and one sentence for each problem. Never raises.
 
     An empty variable counts as absent, as in the OpenTelemetry specification.
     """
-    reading = _Reading(environ)
-    environment = reading.get("environment", _environment_of_resource(environ))
+    reader = _EnvironmentReader(environ)
+    environment = reader.get("environment", _environment_of_resource(environ))
     config = TelemetryConfig(
-        enabled=reading.get("enabled", True) and not reading.get("disabled", False),
+        enabled=reader.get("enabled", True) and not reader.get("disabled", False),
         environment=environment,
         exporters=(),
         sampling=SamplingConfig(
-            rate=reading.rate(PRODUCTION_RATE if environment == PRODUCTION else 1.0),
-            slow_ms=reading.get("slow_ms", 5000.0),
-            slow_rate=reading.get("slow_rate", 1.0),
-            tier_rates=reading.get("tier_rates", {}),
+            rate=reader.rate(PRODUCTION_RATE if environment == PRODUCTION else 1.0),
+            slow_ms=reader.get("slow_ms", 5000.0),
+            slow_rate=reader.get("slow_rate", 1.0),
+            tier_rates=reader.get("tier_rates", {}),
         ),
-        metric_interval=reading.get("metric_interval", 60.0),
-        prometheus_host=reading.get("prometheus_host", "localhost"),
-        prometheus_port=reading.get("prometheus_port", 9464),
-        spool_directory=reading.get("spool_directory", state_path(environ, "spool")),
-        spool_max_bytes=reading.get("spool_max_bytes", TelemetryConfig.spool_max_bytes),
-        user_label_limit=reading.get("user_label_limit", 1000),
-        tier=reading.get("tier", None),
-        ledger=reading.get("ledger", state_path(environ, "ledger.sqlite")),
+        metric_interval=reader.get("metric_interval", 60.0),
+        prometheus_host=reader.get("prometheus_host", "localhost"),
+        prometheus_port=reader.get("prometheus_port", 9464),
+        spool_directory=reader.get("spool_directory", state_path(environ, "spool")),
+        spool_max_bytes=reader.get("spool_max_bytes", TelemetryConfig.spool_max_bytes),
+        user_label_limit=reader.get("user_label_limit", 1000),
+        tier=reader.get("tier", None),
+        ledger=reader.get("ledger", state_path(environ, "ledger.sqlite")),
     )
     if config.enabled:
-        config = reading.with_exporters(config)
-    return config, tuple(dict.fromkeys(reading.problems))
+        config = reader.with_exporters(config)
+    return config, tuple(dict.fromkeys(reader.problems))
 
 
 def checked(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
-    """Return a configuration made in code with what is safe in place of what is wrong, and what was. Never raises."""
+    """Replace bad values in a configuration made in code by defaults; return it and the problems. Never raises."""
     problems: list[str] = []
     sampling = config.sampling
-    rates = {"rate": sampling.rate, "slow_rate": sampling.slow_rate}
-    for name, value in rates.items():
+    for name, value in (("rate", sampling.rate), ("slow_rate", sampling.slow_rate)):
         if not 0 <= value <= 1:
             problems.append(f"SamplingConfig({name}={value!r}) takes a number from 0 to 1; using 1.0")
             sampling = replace(sampling, **{name: 1.0})
@@ -86,8 +85,8 @@ def checked(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
     return replace(config, sampling=sampling, exporters=tuple(exporters)), tuple(problems)
 
 
-class _Reading:
-    """One environment as it is read: the value of each row, and what is wrong."""
+class _EnvironmentReader:
+    """Read the settings of one environment; ``problems`` has a sentence for each bad value."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.problems: list[str] = []
@@ -108,17 +107,17 @@ class _Reading:
             self.problems.append(f"{given} {error}; using the default")
 
     def get(self, key: str, default: Any) -> Any:
-        """Return a row's value, or the default where there is none that can be read."""
+        """Return the value of a setting, or the default if it is not set or bad."""
         return self._values.get(key, default)
 
     def rate(self, default: float) -> float:
-        """Return the share of traces: ours, else OpenTelemetry's, else the default."""
+        """Return the share of traces: from OTEL_SAMPLING_RATE, else from OTEL_TRACES_SAMPLER, else the default."""
         sampler: str = self.get("sampler", "").removeprefix("parentbased_")
         by_sampler = {"always_on": 1.0, "always_off": 0.0, "traceidratio": self.get("sampler_arg", 1.0)}
         return self.get("rate", by_sampler.get(sampler, default))
 
     def with_exporters(self, config: TelemetryConfig) -> TelemetryConfig:
-        """Add the exporters and where they send to; one that lacks something is left out."""
+        """Add the exporters and their endpoints to a configuration; an exporter with a problem is left out."""
         chosen = self._chosen(config.environment)
         makers = {"langfuse": self._langfuse, "signoz": self._signoz, "otlp": self._otlp}
         made = {name: self._try(name, makers[name]) for name in chosen if name in makers}
@@ -138,7 +137,7 @@ class _Reading:
         return chosen
 
     def _known(self, key: str, allowed: tuple[str, ...]) -> list[str]:
-        """Return the names of a list that are known; ``none`` is nobody's."""
+        """Return the known names of a list setting; ``none`` selects no exporter, other names are problems."""
         names: tuple[str, ...] = self._values[key]
         self.problems += [_unknown(self._variable[key], n, allowed) for n in names if n not in (*allowed, "none")]
         return [name for name in names if name in allowed]
@@ -151,16 +150,18 @@ class _Reading:
             return ["langfuse", *chosen]
         if not chosen:
             keys = " and ".join(_LANGFUSE_KEYS.values())
-            self.problems.append(f"production, and traces go nowhere: set {keys}, or OTEL_EXPORTERS (none is one)")
+            self.problems.append(
+                f"production has no exporter for traces: set {keys}, or OTEL_EXPORTERS (`none` exports nothing)"
+            )
         return chosen
 
     def _otlp_metrics(self, chosen: Sequence[str]) -> list[str]:
-        """Return which exporters send metrics over OTLP."""
+        """Return the names of the exporters that send metrics over OTLP."""
         named = "metrics_exporter" in self._values
         if named and "otlp" not in self._known("metrics_exporter", ("otlp", "prometheus")):
             return []
-        takers = [name for name in ("signoz", "otlp") if name in chosen]
-        return takers or (["otlp"] if named or "metrics_url" in self._values else [])
+        chosen_otlp = [name for name in ("signoz", "otlp") if name in chosen]
+        return chosen_otlp or (["otlp"] if named or "metrics_url" in self._values else [])
 
     def _try(self, name: str, make: Callable[[Signal], Endpoint], signal: Signal = "traces") -> Endpoint | None:
         try:
@@ -174,18 +175,18 @@ class _Reading:
         if missing:
             raise ValueError(f"langfuse needs {' and '.join(missing)}")
         keys = (self._values[key] for key in _LANGFUSE_KEYS)
-        with self._told_of("langfuse_url"):
+        with self._naming("langfuse_url"):
             return endpoints.langfuse(self.get("langfuse_url", LANGFUSE_CLOUD), *keys)
 
     def _signoz(self, signal: Signal) -> Endpoint:
-        with self._told_of("signoz_url"):
+        with self._naming("signoz_url"):
             return endpoints.signoz(self.get("signoz_url", SIGNOZ_LOCAL), self.get("signoz_key", ""), signal)
 
     def _otlp(self, signal: Signal) -> Endpoint:
         own = f"{signal}_url"
         key, make = (own, endpoints.exact) if own in self._values else ("otlp_url", partial(endpoints.otlp, signal))
         protocol: Protocol | None = self.get(f"{signal}_protocol", None)
-        with self._told_of(key):
+        with self._naming(key):
             endpoint = make(self.get(key, OTLP_LOCAL[protocol or "http/protobuf"]), protocol)
         return replace(
             endpoint,
@@ -198,8 +199,8 @@ class _Reading:
         )
 
     @contextmanager
-    def _told_of(self, key: str) -> Generator[None]:
-        """Put the variable's name before what is wrong with its URL."""
+    def _naming(self, key: str) -> Generator[None]:
+        """Put the name of a setting's variable before the message of a ValueError about its URL."""
         try:
             yield
         except ValueError as error:
@@ -211,10 +212,10 @@ def _unknown(where: str, name: str, allowed: Sequence[str] = EXPORTERS) -> str:
 
 
 def _environment_of_resource(environ: Mapping[str, str]) -> str:
-    """Return the deployment's name as the resource has it; what is no name is as none."""
+    """Return the deployment's name in OTEL_RESOURCE_ATTRIBUTES, ``development`` if it is missing or bad."""
     pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
-    given = {name.strip(): unquote(value).strip() for name, _, value in pairs}
-    name = given.get("deployment.environment.name") or given.get("deployment.environment") or ""
+    attributes = {name.strip(): unquote(value).strip() for name, _, value in pairs}
+    name = attributes.get("deployment.environment.name") or attributes.get("deployment.environment") or ""
     try:
         return environment_name(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What ``host_client doctor`` finds of telemetry: a span sent to each exporter, and what it needs on this machine.
+"""Check telemetry for ``host_client doctor``: send a span to each exporter, and check what it needs on this machine.
 
 Importing this module imports OpenTelemetry.
 """
@@ -28,24 +28,24 @@ NO_METRICS = b""
 """A serialized ``ExportMetricsServiceRequest`` with nothing in it."""
 
 FREE_BYTES = 64 * 1024 * 1024
-"""Less than this on the spool's disk is told."""
+"""Free space on the spool's disk below which the check fails."""
 
-MENDS = {
-    "langfuse": "Look at LANGFUSE_OTLP_ENDPOINT (each region is its own) and at both keys, which are of one project",
-    "signoz": "Look at SIGNOZ_OTLP_ENDPOINT (4317 is gRPC, 4318 HTTP, the cloud has regions) and SIGNOZ_INGESTION_KEY",
-    "otlp": "Look at OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS",
+ADVICE = {
+    "langfuse": "Check LANGFUSE_OTLP_ENDPOINT (each region has its own) and both keys, which belong to one project",
+    "signoz": "Check SIGNOZ_OTLP_ENDPOINT (4317 is gRPC, 4318 HTTP, the cloud has regions) and SIGNOZ_INGESTION_KEY",
+    "otlp": "Check OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS",
 }
 
 
 def examine(config: TelemetryConfig) -> Iterator[Finding]:
-    """Yield what is found of what a configuration asks for."""
+    """Check every part of a configuration; yield a finding for each."""
     for destination, endpoint in remote_destinations(config):
         yield check_destination(destination, endpoint)
         destination.close()
     for name, endpoint in (("signoz", config.signoz_metrics), ("otlp", config.otlp_metrics)):
         if endpoint is not None:
             destination = otlp_metrics(name, endpoint)
-            yield _told(f"Metrics to {name}", name, endpoint, destination.send(NO_METRICS), "an empty export")
+            yield _finding(f"Metrics to {name}", name, endpoint, destination.send(NO_METRICS), "an empty export")
             destination.close()
     if "prometheus" in config.exporters:
         yield check_port(config.prometheus_host, config.prometheus_port)
@@ -54,23 +54,23 @@ def examine(config: TelemetryConfig) -> Iterator[Finding]:
 
 
 def check_destination(destination: Destination, endpoint: Endpoint) -> Finding:
-    """Send one span and say what became of it."""
+    """Send one span to a destination; return a finding with the outcome."""
     trace_id = Ids().trace_id()
     outcome = destination.send(_probe(trace_id))
-    return _told(f"Exporter {destination.name}", destination.name, endpoint, outcome, f"a probe, trace {trace_id}")
+    return _finding(f"Exporter {destination.name}", destination.name, endpoint, outcome, f"a probe, trace {trace_id}")
 
 
-def _told(title: str, exporter: str, endpoint: Endpoint, outcome: Outcome, what: str) -> Finding:
-    where, mend = shown(endpoint.url), MENDS.get(exporter, "")
+def _finding(title: str, exporter: str, endpoint: Endpoint, outcome: Outcome, what: str) -> Finding:
+    where, advice = shown(endpoint.url), ADVICE.get(exporter, "")
     match outcome:
         case Delivered(rejected=0):
-            return Finding(title, True, f"{where} took {what}")
+            return Finding(title, True, f"{where} accepted {what}")
         case Delivered(why=why) | Refused(why=why):
-            return Finding(title, False, f"{where} refused {what}: {why}", mend)
+            return Finding(title, False, f"{where} refused {what}: {why}", advice)
         case Retry(why=why):
-            return Finding(title, False, f"{where}: {why}", mend)
+            return Finding(title, False, f"{where}: {why}", advice)
         case TooLarge():
-            return Finding(title, False, f"{where} finds one span too large", mend)
+            return Finding(title, False, f"{where} finds one span too large", advice)
 
 
 def _probe(trace_id: str) -> bytes:
@@ -81,7 +81,7 @@ def _probe(trace_id: str) -> bytes:
 
 
 def check_port(host: str, port: int) -> Finding:
-    """Prometheus can be served here: nobody else has the port."""
+    """Check that the port for Prometheus is free."""
     where = f"{host}:{port}"
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -89,36 +89,36 @@ def check_port(host: str, port: int) -> Finding:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be served: {error.strerror}"
-        mend = "Set OTEL_EXPORTER_PROMETHEUS_PORT and _HOST; a host that runs already serves its own metrics there"
-        return Finding("Prometheus", False, f"{where} {why}", mend)
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on: {error.strerror}"
+        advice = "Set OTEL_EXPORTER_PROMETHEUS_PORT and _HOST; a host that runs already serves its own metrics there"
+        return Finding("Prometheus", False, f"{where} {why}", advice)
     return Finding("Prometheus", True, f"{where} is free; metrics are at /metrics while a host runs")
 
 
 def check_spool(directory: Path | None) -> Finding:
-    """Spans that cannot be delivered find room."""
+    """Check that the spool's directory can be written and has room."""
     if directory is None:
-        return Finding("Spool", None, "none: what cannot be delivered is lost with the process")
-    mend = "Set SANDSPAN_SPOOL_DIRECTORY to a directory that you can write"
+        return Finding("Spool", None, "none: spans that cannot be delivered are lost with the process")
+    advice = "Set SANDSPAN_SPOOL_DIRECTORY to a directory that you can write"
     existing = next(each for each in (directory, *directory.parents) if each.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("Spool", False, f"{directory} cannot be written", mend)
+        return Finding("Spool", False, f"{directory} cannot be written", advice)
     room = os.statvfs(existing)
     free = room.f_bavail * room.f_frsize
     if free < FREE_BYTES:
-        return Finding("Spool", False, f"{directory}: its disk is full ({free // 2**20} MiB are free)", mend)
+        return Finding("Spool", False, f"{directory}: its disk is full ({free // 2**20} MiB are free)", advice)
     return Finding("Spool", True, f"{directory}")
 
 
 def check_ledger(path: Path | None) -> Finding:
-    """Costs can be written down, and the file is one of ours or none yet."""
+    """Check that the ledger can be written, and that an existing file is intact."""
     if path is None:
-        return Finding("Ledger", None, "none: no costs are kept")
-    mend = "Set SANDSPAN_LEDGER to a file that you can write, or move the broken one away"
+        return Finding("Ledger", None, "none: no costs are stored")
+    advice = "Set SANDSPAN_LEDGER to a file that you can write, or move the broken one away"
     if not path.exists():
         existing = next(each for each in path.parents if each.exists())
         writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-        return Finding("Ledger", writable, f"{path}{'' if writable else ' cannot be written'}", mend)
+        return Finding("Ledger", writable, f"{path}{'' if writable else ' cannot be written'}", advice)
     try:
         connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=1.0)
         try:
@@ -126,5 +126,5 @@ def check_ledger(path: Path | None) -> Finding:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        return Finding("Ledger", False, f"{path}: {error}", mend)
-    return Finding("Ledger", verdict == "ok", f"{path}{'' if verdict == 'ok' else f': {verdict}'}", mend)
+        return Finding("Ledger", False, f"{path}: {error}", advice)
+    return Finding("Ledger", verdict == "ok", f"{path}{'' if verdict == 'ok' else f': {verdict}'}", advice)

@@ -1,4 +1,4 @@
-"""How a process gets its telemetry: by one call, or by none."""
+"""Start the telemetry of a process, by a call or for its first session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXPORTER_PACKAGES = (
     ("opentelemetry.exporter.otlp.proto.http", "opentelemetry-exporter-otlp"),
     ("opentelemetry.exporter.prometheus", "opentelemetry-exporter-prometheus"),
 )
-"""A module of each package that the telemetry extra adds."""
+"""Modules, each with the package of the telemetry extra that it comes from."""
 
 _logger = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -28,10 +28,10 @@ _shared: list[tuple[TelemetryConfig, Telemetry]] = []
 
 
 def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
-    """Return the telemetry of a configuration; by default of this process's environment.
+    """Start the telemetry of a configuration, by default of this process's environment, and return it.
 
-    What is wrong is one warning each, on stderr where no logging is set up. End it with `Telemetry.shutdown`;
-    the end of the process does it otherwise. Raise `ConfigurationError` only if OpenTelemetry's SDK is not installed.
+    Each problem is logged as one warning, on stderr if no logging is set up. End it with `Telemetry.shutdown`, else the
+    end of the process does. Raise `ConfigurationError` only if OpenTelemetry's SDK is not installed.
     """
     telemetry = start(*(telemetry_config(os.environ) if config is None else checked(config)))
     atexit.register(telemetry.shutdown)
@@ -39,21 +39,21 @@ def initialize_telemetry(config: TelemetryConfig | None = None) -> Telemetry:
 
 
 def start(config: TelemetryConfig, problems: Iterable[str]) -> Telemetry:
-    """Return the telemetry of a configuration that was checked, having told what was wrong with it."""
-    _tell(problems)
+    """Start the telemetry of a checked configuration, and log the problems that were found in it."""
+    _warn(problems)
     if not config.enabled:
         return Telemetry(enabled=False)
     require_sdk()
-    from ._assembly import assemble  # OpenTelemetry: not with telemetry off
+    from ._assembly import assemble  # imports OpenTelemetry, which is not wanted with telemetry off
 
     config, lacking = without_missing_exporters(config)
     telemetry, more = assemble(config)
-    _tell((*lacking, *more))
+    _warn((*lacking, *more))
     return telemetry
 
 
 def without_missing_exporters(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
-    """Return the configuration without the exporters whose packages are missing, and a sentence about them."""
+    """Return the configuration without exporters whose packages are missing, and a sentence about these, if any."""
     package = next((package for module, package in _EXPORTER_PACKAGES if not is_installed(module)), None)
     needing = [name for name in config.exporters if name != "console"]
     if config.otlp_metrics is not None and "otlp" not in needing:
@@ -72,20 +72,20 @@ def require_sdk() -> None:
         raise ConfigurationError(f"{advice}, or set OTEL_ENABLED=false to run without")
 
 
-def _tell(problems: Iterable[str]) -> None:
+def _warn(problems: Iterable[str]) -> None:
     for problem in problems:
         _logger.warning("telemetry: %s", problem)
 
 
 def telemetry_of(environ: Mapping[str, str]) -> Telemetry:
-    """Return the telemetry of a session that was given none: one a process for what its environment asks for.
+    """Return the telemetry for a session whose caller passed none; equal configurations share one.
 
-    Nothing is printed, and no file is made, that the environment does not ask for. It ends with the process.
+    It prints nothing and creates no file unless the environment asks for that, and it ends with the process.
     """
     config, problems = telemetry_config(environ)
     config = replace(config, exporters=tuple(name for name in config.exporters if name != "console"))
     if not config.exporters and config.otlp_metrics is None:
-        _tell(problems)
+        _warn(problems)
         if config.enabled:
             require_sdk()
         return Telemetry(enabled=config.enabled)

@@ -1,1 +1,1 @@
-"""Tail sampling: spans are held until their trace is complete, then kept or dropped together."""
+"""Tail sampling: spans are held until their trace is decided, then delivered or dropped together."""

@@ -1,4 +1,4 @@
-"""The spans that wait: of traces that are not decided, and for the next transaction of the spool."""
+"""Buffer spans until their trace is decided, and until the next transaction of the spool."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from host_client.telemetry.export.delivery import Delivery
 
 MAX_UNWRITTEN = 512
-"""Spans after which the buffer writes by itself."""
+"""Number of unwritten spans at which the buffer writes them to the delivery."""
 
 Attempt = Callable[[Callable[[], object], int], None]
-"""Calls a function and counts so many spans as lost if it raises."""
+"""Calls a function, and counts the given number of spans as lost if it raises."""
 
 
 class TraceBuffer:
-    """Hands spans to a `Delivery` as the sampler decides their trace. Used by one thread only.
+    """Pass spans to a `Delivery` as the sampler decides on their traces. Used by one thread only.
 
-    Spans are written several batches at a time: a transaction of the spool costs as much as several spans.
+    Several batches are written at a time, because a transaction of the spool costs as much as several spans.
     """
 
     def __init__(self, delivery: Delivery, sampler: Sampler, attempt: Attempt) -> None:
@@ -44,11 +44,11 @@ class TraceBuffer:
         self._follow(trace_id, self._sampler.end(trace_id))
 
     def keep(self, trace_id: str, reason: str) -> None:
-        """Keep a trace, whatever the sampler knows of it."""
+        """Keep a trace, whatever the sampler would decide."""
         self._follow(trace_id, self._sampler.keep(trace_id, reason))
 
     def add(self, trace_id: str, spans: Iterable[EndedSpan], batch: Batch) -> None:
-        """Take spans of one trace: ``spans`` for the sampler, and the same in a batch."""
+        """Add ended spans of one trace: as ``spans`` for the sampler, and the same serialized in ``batch``."""
         verdict = self._sampler.observe(trace_id, spans, len(batch.body))
         self._follow(trace_id, verdict)
         if verdict is Verdict.DROP:
@@ -64,15 +64,15 @@ class TraceBuffer:
             self.write()
 
     def decide_overdue(self) -> None:
-        """Decide the traces that have waited too long, or are too many."""
+        """Decide on the traces that have waited too long, or that exceed the sampler's limits."""
         self._follow_all(self._sampler.overdue())
 
     def decide_all(self) -> None:
-        """Decide every trace: no more spans will come."""
+        """Decide on every trace, because no more spans will come."""
         self._follow_all(self._sampler.conclude())
 
     def write(self) -> None:
-        """Hand on the spans that are due or are to be held."""
+        """Write the spans of kept and of undecided traces to the delivery."""
         due, self._due = self._due, []
         to_hold, self._to_hold = self._to_hold, {}
         self._unwritten = 0
@@ -87,7 +87,7 @@ class TraceBuffer:
             self._follow(trace_id, verdict)
 
     def _follow(self, trace_id: str, verdict: Verdict) -> None:
-        """Release or discard the spans that were held for a decision."""
+        """Carry out a decision on the spans that were held for it."""
         if verdict is Verdict.HOLD:
             return
         unwritten = self._to_hold.pop(trace_id, [])

@@ -1,9 +1,9 @@
-"""Which traces are kept: one decision a trace, on the host, after the fact. Pure but for its clock.
+"""Decide which traces are kept, once for each trace, after its spans have ended. Pure except for its clock.
 
-A trace is kept for an error, for more model and tool work than a threshold (the wait for a person does not
-count), or by a ratio that depends on the trace id alone, so that every host decides alike. What is kept for
-sure is kept at once; what might be dropped is decided when its session ends. A decision stands: what
-comes later of the trace shares it. A further session may still keep what comes from then on of one that was dropped.
+A trace is kept for an error, for more model and tool work than a threshold (waiting for a person does not count), or by
+a ratio that depends on the trace id alone, so that every host decides alike. A trace that is certain to be kept is kept
+at once; on others the decision is made when their session ends. Later spans of the trace share the decision. Only a
+further session in a dropped trace opens it again, for the spans from then on.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.intervals import Interval, seconds, union
 
 MAX_REMEMBERED = 50_000
-"""Decisions that late spans still find."""
+"""Maximum number of decisions that are remembered for late spans."""
 
 _SUBAGENT_TOOLS = ("Agent", "Task")
-"""Their calls are made of requests and calls that count by themselves."""
+"""Tools whose calls consist of requests and calls that are counted themselves."""
 
 
 class Verdict(Enum):
-    """What becomes of a trace's spans."""
+    """The decision on a trace."""
 
     KEEP = "keep"
     DROP = "drop"
     HOLD = "hold"
-    """Not decided: they wait."""
+    """Not decided yet: the spans wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """The share of traces that is kept, from 0 to 1, of each kind; a trace with an error always is.
+    """Shares of traces that are kept, from 0 to 1. Traces with an error are always kept.
 
-    ``slow_ms`` is in milliseconds of model and tool work. ``tier_rates`` takes the place of ``rate`` for
-    users of a tier.
+    ``slow_rate`` applies to traces with more than ``slow_ms`` milliseconds of model and tool work, ``rate`` to the
+    others. ``tier_rates`` replaces ``rate`` for users of a tier.
     """
 
     rate: float = 1.0
@@ -49,18 +49,18 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerLimits:
-    """How much may wait for a decision. What goes beyond is decided early.
+    """Limits of what waits for a decision; beyond them decisions are made early.
 
-    A trace that has become too large or too old is kept: what is long is what one looks for. Where there are
-    too many, the oldest is decided by what is known of it.
+    A trace that is too large or too old is kept, because long traces are the interesting ones. If there are too many
+    traces, the oldest is decided by its spans so far.
     """
 
     traces: int = 10_000
     spans: int = 1_000
-    """Of one trace."""
+    """Maximum number of spans of one trace."""
     trace_bytes: int = 8 * 1024 * 1024
     total_bytes: int = 64 * 1024 * 1024
-    """Of all traces: beyond it the largest is decided first."""
+    """Maximum of all traces together: beyond it the largest traces are kept."""
     age_seconds: float = 2 * 3600.0
 
 
@@ -75,7 +75,7 @@ class _Trace:
 
 
 class Sampler:
-    """Decides; touched from one thread only. ``reasons`` counts the decisions by their reason."""
+    """Decide which traces are kept. Used by one thread only. ``reasons`` counts the decisions by their reason."""
 
     def __init__(
         self, config: SamplingConfig, limits: SamplerLimits | None = None, clock: Callable[[], float] = time.monotonic
@@ -90,11 +90,11 @@ class Sampler:
 
     @property
     def undecided(self) -> int:
-        """How many traces wait."""
+        """Return the number of undecided traces."""
         return len(self._open)
 
     def begin(self, trace_id: str, tier: str | None = None) -> Verdict:
-        """A session of the trace begins; one that was dropped is open again."""
+        """Take note of a session that begins in a trace; a dropped trace is undecided again."""
         if self._decided.get(trace_id) is Verdict.DROP:
             del self._decided[trace_id]
         trace = self._trace(trace_id, tier)
@@ -106,7 +106,7 @@ class Sampler:
         return Verdict.HOLD
 
     def keep(self, trace_id: str, reason: str) -> Verdict:
-        """Keep the trace, whatever is known of it."""
+        """Decide to keep a trace for a reason of the caller's."""
         if self._decided.get(trace_id) is Verdict.KEEP:
             return Verdict.KEEP
         self._decided.pop(trace_id, None)
@@ -114,7 +114,7 @@ class Sampler:
         return self._decide(trace_id, Verdict.KEEP, reason)
 
     def observe(self, trace_id: str, spans: Iterable[EndedSpan], size: int = 0) -> Verdict:
-        """Spans of the trace have ended, ``size`` bytes of them; return what becomes of these and all before."""
+        """Take note of ended spans of ``size`` bytes; return the decision on all spans of the trace so far."""
         trace = self._trace(trace_id, None)
         if trace is None:
             return self._decided[trace_id]
@@ -131,7 +131,7 @@ class Sampler:
         return Verdict.HOLD
 
     def end(self, trace_id: str) -> Verdict:
-        """A session of the trace has ended, and all its spans have been seen."""
+        """Take note of a session that has ended; all its spans were observed before."""
         trace = self._open.get(trace_id)
         if trace is None:
             return self._decided.get(trace_id, Verdict.DROP)
@@ -140,15 +140,15 @@ class Sampler:
 
     @property
     def is_full(self) -> bool:
-        """Whether more waits than may."""
+        """Return whether the undecided spans exceed their total limit of bytes."""
         return self._held_bytes > self._limits.total_bytes
 
     def conclude(self) -> list[tuple[str, Verdict]]:
-        """Decide everything by what is known of it: no more will come."""
+        """Decide on all traces by their spans so far, and return the decisions."""
         return [(trace_id, self._conclude(trace_id, trace)) for trace_id, trace in list(self._open.items())]
 
     def overdue(self) -> list[tuple[str, Verdict]]:
-        """Decide what has waited too long, or is too many; return it."""
+        """Decide on traces that exceed the limits, and return the decisions."""
         now, decided = self._clock(), list[tuple[str, Verdict]]()
         while self._open:
             trace_id, trace = next(iter(self._open.items()))  # the oldest
@@ -164,7 +164,7 @@ class Sampler:
         return decided
 
     def _trace(self, trace_id: str, tier: str | None) -> _Trace | None:
-        """Return the state of a trace, a new one if it is not known; None when it is decided."""
+        """Return the state of an undecided trace, a new one for an unknown trace; None for a decided trace."""
         if trace_id in self._decided:
             return None
         if trace_id not in self._open:
@@ -190,12 +190,12 @@ class Sampler:
 
 
 def _falls_within(trace_id: str, ratio: float) -> bool:
-    """Whether the trace is in the share, as OpenTelemetry's TraceIdRatioBased sampler decides it."""
+    """Return whether the trace is in the share, as OpenTelemetry's TraceIdRatioBased sampler decides."""
     return int(trace_id[16:], 16) < round(ratio * 2**64)
 
 
 def _work(span: EndedSpan) -> Interval | None:
-    """Return when the model or a tool worked in this span."""
+    """Return the interval of the model's or a tool's work in a span, None if it has none."""
     attributes, start, end = span.attributes, span.start_time, span.end_time
     match attributes.get("gen_ai.operation.name"):
         case "chat":
@@ -203,7 +203,7 @@ def _work(span: EndedSpan) -> Interval | None:
         case "execute_tool" if attributes.get("gen_ai.tool.name") not in _SUBAGENT_TOOLS:
             executed = attributes.get("tool.execution_ms")
             if isinstance(executed, int | float) and 0 <= executed * 1e6 <= end - start:
-                start = end - int(executed * 1e6)  # what comes before is the wait
+                start = end - int(executed * 1e6)  # the time before is the wait for a person
             return start, max(start, end)
         case _:
             return None

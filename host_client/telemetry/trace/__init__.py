@@ -1,1 +1,1 @@
-"""The host's own spans of a session, and those that a dead runner left open."""
+"""Traces of sessions: the host's own spans, and the spans that a dead runner left open."""

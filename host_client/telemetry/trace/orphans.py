@@ -1,8 +1,8 @@
 """Rebuild, from events, the spans that a dead runner never sent. Pure.
 
-An event that opens a span names the span, its parent and its start. The runner sends each span when it ends. A span
-that was announced and has not arrived by the end of the stream is an orphan: it is ended here, with the outcome that
-its own events told, or else as failed for the reason that the runner died of.
+An event that opens a span announces the span's id, its parent and its start. The runner sends each span when it ends.
+A span that was announced and has not arrived by the end of the stream is an orphan. It is ended here: with the outcome
+in its own events, or else as failed for the reason that the runner died of.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from agent_runner.contract.protocol import (
     to_json,
 )
 from agent_runner.contract.spans import Attributes, Span, Value
-
-from .calls import ToolCalls
+from host_client.telemetry.calls import ToolCalls
 
 MAX_OPEN = 10_000
-"""Limit of announced spans: a flood of forged events must not fill the host's memory."""
+"""Maximum number of announced spans: forged events must not fill the host's memory."""
 
 
 class Orphans:
-    """The spans of a session that were announced and have not arrived. ``common`` are attributes of all of them."""
+    """Collect the spans of a session that were announced and have not arrived.
 
-    def __init__(self, common: Mapping[str, Value]) -> None:
+    ``common`` are attributes of all of them. ``calls`` are the session's; the caller feeds them before this.
+    """
+
+    def __init__(self, common: Mapping[str, Value], calls: ToolCalls) -> None:
         self._common: Attributes = dict(common)
-        self._calls = ToolCalls()
+        self._calls = calls
         self._spans: dict[str, Span] = {}
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of an event that opens or ends a span."""
-        self._calls.observe(event)
         match event:
             case TurnStart():
                 self._open(event, "agent.execute", genai.invoke_agent(None, event.data.turn))
@@ -60,12 +61,12 @@ class Orphans:
                 pass
 
     def arrived(self, span_ids: Collection[str]) -> None:
-        """Forget spans that came by themselves."""
+        """Forget spans that the runner has sent."""
         for span_id in span_ids if self._spans else ():
             self._spans.pop(span_id, None)
 
     def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
-        """Yield the spans that never arrived, ended; ``now`` is in nanoseconds since the epoch."""
+        """Yield and forget the spans that have not arrived, all ended; ``now`` is in nanoseconds since the epoch."""
         for span in self._spans.values():
             if span.end is None:
                 span.fail(error_type, message)

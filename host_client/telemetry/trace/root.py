@@ -1,4 +1,4 @@
-"""The root span of a session as it is announced: its ids are known before the session runs."""
+"""The root span of a session, whose ids are drawn before the session runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from host_client.errors import ConfigurationError
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """A session's root span, which ends with the session. ``start`` in ns; ``flags`` are the caller's trace flags."""
+    """The ids of a session's root span. ``start`` is in ns since the epoch; ``flags`` are the caller's trace flags."""
 
     trace_id: str
     span_id: str
@@ -23,12 +23,12 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def root_of(traceparent: str | None = None, tracestate: str = "") -> Root:
-    """Return a root that starts now, below the given span if there is one; raise `ConfigurationError`."""
+    """Return a root span that starts now, below the span of a traceparent if given; raise `ConfigurationError`."""
     return root_below(caller_of(traceparent, tracestate))
 
 
 def root_below(caller: TraceContext | None) -> Root:
-    """Return a root that starts now: below the caller's span, or of a new trace."""
+    """Return a root span that starts now: below the caller's span, or in a new trace if there is no caller."""
     ids = Ids()
     above = caller or TraceContext(ids.trace_id(), "")
     return Root(
@@ -42,7 +42,7 @@ def root_below(caller: TraceContext | None) -> Root:
 
 
 def caller_of(traceparent: str | None, tracestate: str = "") -> TraceContext | None:
-    """Return the span of an explicit traceparent; raise `ConfigurationError` where it cannot be followed."""
+    """Parse a traceparent given in code; raise `ConfigurationError` if it is malformed."""
     if traceparent is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The trace of one session: the host's own spans, those of the sandbox, and those that a dead runner left open."""
+"""The trace of one session: the host's own spans, the sandbox's, and those that a dead runner left open."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from agent_runner.contract import otlp
 from agent_runner.contract.protocol import AnyEvent, ApprovalResolved, ErrorType, QuestionResolved, TelemetryEvent
 from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Span, Spans, Value
-from agent_runner.contract.trace_context import TraceContext
+from agent_runner.contract.trace_context import SAMPLED, TraceContext
 from host_client.telemetry.batch import Batch
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.relay import clean
 from host_client.telemetry.tail.pipeline import Telemetry, Who
 
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = "host_client"
 MAX_RELAYED = 50_000
-"""Limit of spans that a session takes from its sandbox; an agent makes three for each tool call."""
+"""Maximum number of spans that a session accepts from its sandbox; an agent makes three for each tool call."""
 
 MAX_GIVEN = 1000
-"""Limit of texts of the host that spans may hold unchanged."""
+"""Maximum number of the host's texts that spans may hold unchanged."""
 
 MAX_KEPT = 10_000
-"""Limit of spans that are kept for the caller; the destinations get all of them."""
+"""Maximum number of spans that `SessionTrace.kept` returns; the destinations get all of them."""
 
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""Limit of the bytes in them."""
+"""Maximum size of these spans in bytes."""
 
 OnOwnSpans = Callable[[bytes], None]
 """Called with a serialized OTLP request of spans that the host itself has ended."""
@@ -47,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 
 class SessionTrace:
-    """Opens the host's spans, takes in those of the sandbox, and exports each as it ends.
+    """Open and export the spans of one session: the host's own, and those that its sandbox sends.
 
     ``common`` are attributes of every span. ``on_own_spans`` is called with the host's spans as they end.
     """
@@ -68,19 +69,21 @@ class SessionTrace:
         above = TraceContext(root.trace_id, root.parent_span_id or "", tracestate=root.tracestate)
         self._flags = root.flags
         self.root = self._spans.open_root("agent.session", above, {}, root.span_id, start=root.start)
-        self._orphans = Orphans(common)
+        self.calls = ToolCalls()
+        """The session's tool calls, which only this trace feeds."""
+        self._orphans = Orphans(common, self.calls)
         self._trace_ids = {self.root.trace_id}
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
         self._kept: list[Batch] = []
         self._kept_spans = self._kept_bytes = 0
         self.own = b""
-        """The host's own spans so far, as one serialized OTLP request; rebuilt ones are not in it."""
-        telemetry.begin(self.root.trace_id, who)
+        """The host's own ended spans so far, as one serialized OTLP request; without rebuilt spans."""
+        telemetry.begin(self.root.trace_id, who, self.calls)
 
     @property
     def kept(self) -> list[ReadableSpan]:
-        """The session's spans for its caller, in OpenTelemetry's own class."""
+        """Return the session's ended spans as `ReadableSpan`s, at most `MAX_KEPT`."""
         if not self._kept:
             return []
         from host_client.telemetry.otlp import readable  # OpenTelemetry: not with telemetry off
@@ -89,43 +92,53 @@ class SessionTrace:
 
     @property
     def context(self) -> TraceContext:
-        """The session's root span as the parent of the runner's spans."""
+        """Return the trace context that makes the session's root span the parent of the runner's spans."""
         return TraceContext(self.root.trace_id, self.root.span_id, self._flags, self.root.tracestate)
 
     @property
     def trace_ids(self) -> tuple[str, ...]:
-        """The traces that the session's spans may belong to."""
+        """Return the ids of the traces that the session's spans may belong to."""
         return tuple(sorted(self._trace_ids))
 
     def admit(self, caller: TraceContext) -> None:
-        """Accept spans of a further trace: a turn may belong to its caller's."""
+        """Accept spans of a caller's trace too: a turn may be part of it."""
         self.tell(caller.tracestate)
         if caller.trace_id not in self._trace_ids:
             self._trace_ids.add(caller.trace_id)
             self._telemetry.join(caller.trace_id, self._who)
 
     def tell(self, text: str | None) -> None:
-        """Note a text that the sandbox is sent, such as who decided: spans may hold it unchanged, even an address."""
+        """Let spans hold a text unredacted that the host sends to the sandbox, such as an approver's name."""
         if text and len(self._given) < MAX_GIVEN:
             self._given.add(text)
 
     @contextmanager
     def current(self, span: Span | None = None) -> Generator[None]:
-        """Make a span (default: the session's) the parent of spans that instrumented libraries emit meanwhile.
+        """Make a span, by default the session's, the parent of spans that instrumented libraries emit meanwhile.
 
-        The E2B SDK emits spans of its own to a process-wide tracer provider, where there is one.
+        The E2B SDK emits spans of its own if the process has a tracer provider.
         """
         if not self._telemetry.enabled:
             yield
             return
-        from ._foreign import parent_of_foreign_spans  # OpenTelemetry: not with telemetry off
+        from opentelemetry import context, trace  # not with telemetry off
 
-        with parent_of_foreign_spans(span or self.root, self._flags):
+        parent = span or self.root
+        span_context = trace.SpanContext(
+            int(parent.trace_id, 16),
+            int(parent.span_id, 16),
+            is_remote=False,
+            trace_flags=trace.TraceFlags(self._flags | SAMPLED),  # the decision to drop a trace comes later
+        )
+        token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(span_context), context.Context()))
+        try:
             yield
+        finally:
+            context.detach(token)
 
     @contextmanager
     def span(self, name: str) -> Generator[Span]:
-        """Open a span under the session's; an exception fails it."""
+        """Open a span below the session's for the block; an exception marks it as failed."""
         span = self._spans.open_child(name, self.root, {})
         self._seen.add(span.span_id)
         try:
@@ -141,12 +154,13 @@ class SessionTrace:
     # -- the sandbox's events and spans ------------------------------------------------------------------
 
     def observe(self, event: AnyEvent, size: int = 0, *, replayed: bool = False) -> str | None:
-        """Take in an event of so many bytes; return what is wrong with it, if something is.
+        """Process an event of ``size`` bytes; return a description of what is wrong with it, None if nothing is.
 
-        Another process that died has observed ``replayed`` events: their spans are exported again, under the same ids,
-        and nothing is counted again.
+        ``replayed`` events were observed before by another process, which died: their spans are exported again with
+        the same ids, and nothing is counted again.
         """
-        event = self._honest(event)
+        event = self._with_clean_decider(event)
+        self.calls.observe(event)
         self._telemetry.observe(event, self._who, size, replayed=replayed)
         if not self._telemetry.enabled:
             return None
@@ -154,8 +168,8 @@ class SessionTrace:
             self._orphans.observe(event)
         return self._relay(event.data.otlp, replayed) if isinstance(event, TelemetryEvent) else None
 
-    def _honest(self, event: AnyEvent) -> AnyEvent:
-        """Clean who decided, unless the host has named them."""
+    def _with_clean_decider(self, event: AnyEvent) -> AnyEvent:
+        """Return the event with ``decided_by`` redacted, unless the host itself sent that name to the sandbox."""
         if not isinstance(event, ApprovalResolved | QuestionResolved):
             return event
         by = event.data.decided_by
@@ -165,7 +179,7 @@ class SessionTrace:
 
     def _relay(self, payload: str, replayed: bool) -> str | None:
         if len(self._seen) >= MAX_RELAYED:
-            return f"more than {MAX_RELAYED} spans: these are not taken"
+            return f"the session has sent {MAX_RELAYED} spans; further ones are not accepted"
         from host_client.telemetry.relay.decoding import decode  # OpenTelemetry: not with telemetry off
 
         try:
@@ -173,10 +187,10 @@ class SessionTrace:
         except ValueError as error:
             return str(error)
         duplicates = self._export_new(request, replayed)
-        return f"{duplicates} spans with ids that were taken" if duplicates else None
+        return f"spans with the id of an earlier span are left out: {duplicates}" if duplicates else None
 
     def _export_new(self, request: ExportTraceServiceRequest, replayed: bool) -> int:
-        """Export the spans whose ids are new; return the number of the others."""
+        """Export the spans with new ids; return the number of the others."""
         from host_client.telemetry.otlp import select, spans_of  # OpenTelemetry: not with telemetry off
 
         span_ids = [span.span_id.hex() for span in spans_of(request)]
@@ -195,21 +209,21 @@ class SessionTrace:
         return True
 
     def end_orphans(self, error_type: ErrorType, message: str) -> None:
-        """End the spans that the runner left open."""
-        left = list(self._orphans.take(error_type, message, time.time_ns()))
-        for span in left:
-            # They are made of a sandbox's events, and so are cleaned as its spans are.
+        """End and export the spans that the runner left open."""
+        orphans = list(self._orphans.take(error_type, message, time.time_ns()))
+        for span in orphans:
+            # Their texts come from events of the sandbox, so they are cleaned as its spans are.
             span.name = brief(span.name)
             span.attributes = {
-                name: clean.said(name, value, self._given) if isinstance(value, str) else value
+                name: clean.attribute_text(name, value, self._given) if isinstance(value, str) else value
                 for name, value in span.attributes.items()
             } | self._common
-        self._export_own(left)
+        self._export_own(orphans)
 
     # -- the host's own spans ----------------------------------------------------------------------------
 
     def close(self, error_type: ErrorType | None, message: str) -> None:
-        """End the session's span."""
+        """End and export the session's span."""
         if error_type is not None:
             self.root.fail(error_type, message)
         self._spans.close(self.root)
@@ -217,13 +231,13 @@ class SessionTrace:
         self.leave()
 
     def leave(self) -> None:
-        """Take no more in. If the session's span is open, another process ends it."""
+        """Leave the session. If its span is still open, another process ends it."""
         self._telemetry.end(tuple(self._trace_ids), self._who)
 
     def replay_own(self, body: bytes) -> None:
-        """Export again the spans that another process ended as this session's host: it may not have delivered them.
+        """Export again the spans of this session's previous host, which may have died before it delivered them.
 
-        ``body`` is what `own` was there.
+        ``body`` is that host's `own`.
         """
         if not body or not self._telemetry.enabled:
             return
@@ -233,7 +247,7 @@ class SessionTrace:
         try:
             request = ExportTraceServiceRequest.FromString(body)
         except DecodeError as error:
-            _logger.warning("the host's earlier spans cannot be read, and are not sent again: %s", error)
+            _logger.warning("the previous host's spans of this session cannot be read, and are lost: %s", error)
             return
         self._export_new(request, replayed=True)
         self.own += body
@@ -242,7 +256,7 @@ class SessionTrace:
         self.own += self._export_own(self._spans.take_ended())
 
     def _export_own(self, spans: Sequence[Span]) -> bytes:
-        """Export spans of the host; return them as a serialized OTLP request."""
+        """Export spans of the host; return them as one serialized OTLP request."""
         if not spans or not self._telemetry.enabled:
             return b""
         from agent_runner.contract import readable  # OpenTelemetry: not with telemetry off
@@ -257,7 +271,7 @@ class SessionTrace:
                 self._on_own_spans(body)
             except Exception:  # the caller's function must not break the agent
                 self._telemetry.lose("fault of on_own_spans", len(spans))
-                _logger.exception("the host's own spans were not taken; the agent goes on")
+                _logger.exception("on_own_spans failed, so these spans of the host are not stored; the agent goes on")
         return body
 
     def _export(self, spans: Batch, replayed: bool) -> None:

@@ -1,8 +1,8 @@
-"""What a trace says of where the time went. Pure.
+"""Summarize a trace: how much of its time the model, the tools and the waiting for people took. Pure.
 
-Every moment of the session counts once: for the model while a model request runs, else for tools while
-one executes, else for the person while an approval waits, else for the rest. So parallel work is not
-counted twice, and a person who thinks while a subagent works costs nothing.
+Every moment of the session counts once: as model time while a model request runs, else as tool time while a tool
+executes, else as waiting while an approval is open, else as other time. So parallel work is not counted twice, and an
+approval that is open while a subagent works does not count as waiting.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """Seconds, tokens, US dollars and counts of one trace."""
+    """Seconds, tokens and numbers of calls and approvals in one trace."""
 
     total: float
     model: float
@@ -27,23 +27,22 @@ class Summary:
     waiting: float
     input_tokens: int
     output_tokens: int
-    cost_usd: float
     tool_calls: int
     approvals: int
 
     @property
     def other(self) -> float:
-        """Start-up, the CLI's own work, and what no span accounts for."""
+        """Return the seconds of start-up, of the CLI's own work, and of anything else that no span covers."""
         return max(0.0, self.total - self.model - self.tools - self.waiting)
 
 
 def summarize(spans: Sequence[ReadableSpan]) -> Summary:
-    """Return the summary of one trace's spans."""
+    """Return the summary of the spans of one trace."""
     chats = [_interval(span) for span in spans if span.name.startswith("chat")]
     waits = [_interval(span) for span in spans if span.name == "agent.approval"]
     calls = [span for span in spans if span.name.startswith("execute_tool")]
     agents = {id_ for span in spans if (id_ := _parent(span)) is not None and span.name != "agent.approval"}
-    # A subagent's call is made of its own requests and calls, which count by themselves.
+    # A subagent's call lasts as long as its own requests and calls, which are counted themselves.
     working = [_interval(span) for span in calls if _id(span) not in agents]
     model = union(chats)
     tools = without(without(union(working), union(waits)), model)
@@ -56,7 +55,6 @@ def summarize(spans: Sequence[ReadableSpan]) -> Summary:
         waiting=seconds(waiting),
         input_tokens=_sum(spans, "gen_ai.usage.input_tokens"),
         output_tokens=_sum(spans, "gen_ai.usage.output_tokens"),
-        cost_usd=sum(_number(span, "agent.cost_usd") for span in spans),
         tool_calls=len(calls),
         approvals=len(waits),
     )

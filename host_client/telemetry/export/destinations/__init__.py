@@ -1,4 +1,4 @@
-"""Where spans go: what a destination is, and what its answers mean."""
+"""Destinations of spans: their protocol, and the outcomes of sending to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from host_client.telemetry.export.endpoints import Endpoint
 
 @dataclass(frozen=True)
 class Delivered:
-    """It took the request, all but ``rejected`` of its spans, for the reason in ``why``."""
+    """The request was accepted, except for ``rejected`` of its spans, for the reason in ``why``."""
 
     rejected: int = 0
     why: str = ""
@@ -20,10 +20,10 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Retry:
-    """It may take the request later; ``after`` is in seconds, as the destination says, None where it does not.
+    """The request may be accepted later, after the ``after`` seconds that the destination asks for, if it does.
 
-    ``why`` is for a person, and the same for the same trouble: it is told once. ``is_misconfigured`` says that time
-    alone does not help: a key or an address must be mended.
+    ``why`` is for a person, and equal for equal causes, because each text is logged once. ``is_misconfigured`` means
+    that waiting does not help: a person must fix a key or an address.
     """
 
     after: float | None
@@ -33,12 +33,12 @@ class Retry:
 
 @dataclass(frozen=True)
 class TooLarge:
-    """It would take less at once."""
+    """The request is too large; a smaller one may be accepted."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Something in the request is not to its liking, and never will be."""
+    """The request is refused for good, because of a span in it."""
 
     why: str
 
@@ -47,38 +47,38 @@ Outcome = Delivered | Retry | TooLarge | Refused
 
 
 def key_of(name: str, endpoint: Endpoint, *also: str) -> str:
-    """Return a name and a short hash of where spans go: the URL, the headers with the credential, and what else."""
+    """Return a name with a short hash of the URL, the protocol, the headers with the credential, and ``also``."""
     headers = sorted((header.lower(), value) for header, value in endpoint.headers.items())
     where = json.dumps([endpoint.url, endpoint.protocol, headers, also])
     return f"{name}#{hashlib.sha256(where.encode()).hexdigest()[:12]}"
 
 
 class Destination(Protocol):
-    """One receiver of spans; called from one thread only, its own.
+    """A receiver of spans. Called from one thread only.
 
-    What waits for a ``durable`` one outlives the process; one that is not is of use to this process alone,
-    as a terminal is.
+    Spans that wait for a ``durable`` destination are delivered by the next process. One that is not durable serves this
+    process alone, such as the terminal.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in counters and logs."""
+        """Return the name in counters and logs."""
         ...
 
     @property
     def key(self) -> str:
-        """What its spans are kept under: another process with the same key sends them to the same place."""
+        """Return the key of its spans in the spool; a process with the same key sends them to the same place."""
         ...
 
     @property
     def durable(self) -> bool:
-        """Whether a later process delivers what this one could not."""
+        """Return whether a later process delivers the spans that this one could not."""
         ...
 
     def send(self, request: bytes) -> Outcome:
-        """Send a serialized OTLP ``ExportTraceServiceRequest``; takes a bounded time."""
+        """Send a serialized OTLP ``ExportTraceServiceRequest`` in a limited time."""
         ...
 
     def close(self) -> None:
-        """Give its connections back."""
+        """Close the connections."""
         ...

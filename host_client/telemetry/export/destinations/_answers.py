@@ -1,7 +1,7 @@
-"""What an OTLP receiver's answer means. Pure.
+"""Interpret the answers of OTLP receivers. Pure.
 
-After the OTLP specification, but that nothing is given up which might be mended: a wrong key or address is tried
-again, slowly, and only what is wrong with the spans themselves is final.
+This follows the OTLP specification, except that spans are not given up for a cause that a person can fix: requests with
+a wrong key or address are repeated, slowly. Only a fault of the spans themselves is final.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from host_client.telemetry.export.endpoints import shown
 from . import Delivered, Outcome, Refused, Retry, TooLarge
 
 SLOWLY = 60.0
-"""Seconds between two tries of what a person has to mend."""
+"""Seconds between two tries if a person has to fix the cause."""
 
 _REFUSED = (400, 422)
 _KEYS = (401, 403)
@@ -29,15 +29,15 @@ _BUSY = (408, 425, 429)
 
 
 def of_http(status: int, headers: Mapping[str, str], body: bytes, now: float) -> Outcome:
-    """Return what an answer over HTTP means; header names in lower case, ``now`` in seconds since the epoch."""
+    """Return the outcome of an HTTP answer; header names are in lower case, ``now`` in seconds since the epoch."""
     kind = headers.get("content-type", "")
     if 200 <= status < 300:
         if "html" in kind:
-            return Retry(SLOWLY, f"HTTP {status} with a web page: the address is no OTLP endpoint", True)
+            return Retry(SLOWLY, f"HTTP {status} with a web page: the address is not an OTLP endpoint", True)
         return of_response(*_partial_success(kind, body))
     if 300 <= status < 400:
         where = shown(headers.get("location", ""))
-        return Retry(SLOWLY, f"HTTP {status}, a redirect to {where}, which is not followed: mend the address", True)
+        return Retry(SLOWLY, f"HTTP {status}, a redirect to {where}, which is not followed: correct the address", True)
     if status == 413:
         return TooLarge()
     why = f"HTTP {status} {_message(kind, body)}".rstrip()
@@ -52,12 +52,12 @@ def of_http(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
 
 
 def of_response(rejected: int, why: str) -> Delivered:
-    """Return the success that a partial success is."""
+    """Return the outcome of an OTLP answer with a partial success."""
     return Delivered(max(0, rejected), brief(why))
 
 
 def retry_after(value: str, now: float) -> float | None:
-    """Return the seconds of a ``Retry-After``, which are a number or a date; None for neither."""
+    """Return the seconds of a ``Retry-After`` header, which is a number or a date; None if it is neither."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:12])
@@ -68,13 +68,13 @@ def retry_after(value: str, now: float) -> float | None:
 
 
 def _partial_success(kind: str, body: bytes) -> tuple[int, str]:
-    """Return how many spans were rejected, and why. The answer was a success: what cannot be read says nothing."""
+    """Return the number of rejected spans and the reason; 0 if the body of the answer cannot be read."""
     try:
         if "json" not in kind:
             partial = ExportTraceServiceResponse.FromString(body).partial_success
             return partial.rejected_spans, partial.error_message
-        told = _dict(_dict(json.loads(body)).get("partialSuccess"))
-        return int(told.get("rejectedSpans", 0)), str(told.get("errorMessage", ""))
+        success = _dict(_dict(json.loads(body)).get("partialSuccess"))
+        return int(success.get("rejectedSpans", 0)), str(success.get("errorMessage", ""))
     except (DecodeError, ValueError, TypeError, RecursionError):
         return 0, ""
 

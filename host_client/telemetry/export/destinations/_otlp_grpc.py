@@ -1,4 +1,4 @@
-"""OTLP over gRPC."""
+"""Send OTLP over gRPC."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ._answers import SLOWLY, of_response
 
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
-"""What both answer with is the same on the wire."""
+"""Methods to call. The answers of both have the same form on the wire."""
 _OPTIONS = (
-    # When to try again is for the sender to say: the channel itself does not hold back.
+    # The sender decides when to try again, so the channel must not wait by itself.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -39,11 +39,11 @@ _LATER = (
     "UNKNOWN",
 )
 _TOO_LARGE = "larger than max"
-"""What servers say of a message beyond their limit; the code is the one of a server that is busy."""
+"""Text by which a message beyond the server's limit is told from a busy server, which has the same code."""
 
 
 class OtlpGrpc:
-    """Calls one endpoint; ``https`` in its URL means TLS."""
+    """Send OTLP requests to one endpoint over gRPC; ``https`` in its URL means TLS."""
 
     durable = True
 
@@ -56,8 +56,8 @@ class OtlpGrpc:
         self._export: Callable[..., ExportTraceServiceResponse] | None = None
 
     def send(self, request: bytes) -> Outcome:
-        """Call once."""
-        import grpc  # pyright: ignore[reportMissingTypeStubs]  # not before there is something to send
+        """Send a request once."""
+        import grpc  # pyright: ignore[reportMissingTypeStubs]  # imported at the first request, because it takes long
 
         try:
             export = self._connected(grpc)
@@ -65,7 +65,7 @@ class OtlpGrpc:
             response = export(request, timeout=self._endpoint.timeout, metadata=metadata)
         except grpc.RpcError as error:
             return of_error(error)
-        except OSError as error:  # a file of the endpoint's
+        except OSError as error:  # a certificate's file
             return Retry(SLOWLY, brief(f"{type(error).__name__}: {error}"), True)
         return of_response(response.partial_success.rejected_spans, response.partial_success.error_message)
 
@@ -84,7 +84,7 @@ class OtlpGrpc:
                 self._channel = grpc.secure_channel(port, credentials, _OPTIONS, compression)
             else:
                 self._channel = grpc.insecure_channel(parts.netloc, _OPTIONS, compression)
-            # Without a serializer a request goes as the bytes it is.
+            # Without a serializer gRPC sends the bytes of the request.
             self._export = self._channel.unary_unary(
                 self._method, response_deserializer=ExportTraceServiceResponse.FromString
             )
@@ -98,7 +98,7 @@ class OtlpGrpc:
 
 
 def of_error(error: Any) -> Outcome:
-    """Return what a failed call means; ``error`` is a ``grpc.RpcError`` that is also a ``grpc.Call``."""
+    """Return the outcome of a failed call; ``error`` is a ``grpc.RpcError`` that is also a ``grpc.Call``."""
     code: str = error.code().name
     details = brief(error.details() or "")
     if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details:
@@ -113,19 +113,19 @@ def of_error(error: Any) -> Outcome:
 
 
 def _retry_delay(metadata: Mapping[str, Any]) -> float | None:
-    """Return the seconds that a server asks to wait, which it may say in two places."""
+    """Return the seconds that a server asks to wait, which are in one of two metadata entries; None if in neither."""
     info = RetryInfo()
     try:
         if isinstance(raw := metadata.get("grpc-status-details-bin"), bytes):
-            found = any(detail.Unpack(info) for detail in Status.FromString(raw).details)
+            has_info = any(detail.Unpack(info) for detail in Status.FromString(raw).details)
         elif isinstance(raw := metadata.get("google.rpc.retryinfo-bin"), bytes):
             info.MergeFromString(raw)
-            found = True
+            has_info = True
         else:
             return None
     except DecodeError:
         return None
-    return info.retry_delay.seconds + info.retry_delay.nanos / 1e9 if found else None
+    return info.retry_delay.seconds + info.retry_delay.nanos / 1e9 if has_info else None
 
 
 def _read(path: str | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""OTLP over HTTP, as protobuf. Importing this module imports httpx, which takes 0.1 s."""
+"""Send OTLP over HTTP, as protobuf. Importing this module imports httpx, which takes 0.1 s."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from . import Outcome, Retry, key_of
 from ._answers import SLOWLY, of_http
 
 _MAX_ANSWER = 64 * 1024
-"""Bytes of an answer that are read; the connection is closed on a longer one."""
+"""Maximum number of bytes of an answer that are read."""
 
-# The fastest level: spans repeat themselves, and the bytes that another level saves are not worth its time.
+# Level 1 is the fastest; spans repeat themselves, so higher levels save few bytes for their time.
 _COMPRESS: dict[Compression, Callable[[bytes], bytes]] = {
     "none": bytes,
     "gzip": lambda body: gzip.compress(body, 1, mtime=0),
@@ -30,22 +30,17 @@ _COMPRESS: dict[Compression, Callable[[bytes], bytes]] = {
 }
 
 
-def unchanged(request: bytes) -> bytes:
-    """Return the request."""
-    return request
-
-
 class OtlpHttp:
-    """Posts to one endpoint, through the environment's proxy where it names one.
+    """Send OTLP requests to one endpoint over HTTP, through a proxy if the environment names one.
 
-    ``transform`` turns a request into one that this receiver accepts. ``also`` tells the destination from another with
-    the same endpoint, such as by its environment.
+    ``transform`` adapts a request to the receiver. ``also`` becomes part of the destination's key, if two destinations
+    have the same endpoint.
     """
 
     durable = True
 
     def __init__(
-        self, name: str, endpoint: Endpoint, transform: Callable[[bytes], bytes] = unchanged, also: str = ""
+        self, name: str, endpoint: Endpoint, transform: Callable[[bytes], bytes] = bytes, also: str = ""
     ) -> None:
         self.name = name
         self.key = key_of(name, endpoint, also)
@@ -54,7 +49,7 @@ class OtlpHttp:
         self._client: httpx.Client | None = None
 
     def send(self, request: bytes) -> Outcome:
-        """Post a request. Redirects are not followed, so that no other server gets the key."""
+        """Send a request once. Redirects are not followed, so that no other server gets the key."""
         body = _COMPRESS[self._endpoint.compression](self._transform(request))
         try:
             if self._client is None:
@@ -92,22 +87,22 @@ def _client(endpoint: Endpoint) -> httpx.Client:
     if endpoint.compression != "none":
         headers["content-encoding"] = endpoint.compression
     context = _context(endpoint)
-    limits = httpx.Limits(keepalive_expiry=None)  # httpx's 5 s are as long as spans wait for others
+    limits = httpx.Limits(keepalive_expiry=None)  # httpx's 5 s end as the next request comes
     try:
         return httpx.Client(headers=headers, timeout=endpoint.timeout, verify=context, limits=limits)
     except (httpx.InvalidURL, ImportError) as error:
-        raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names no proxy that can be used: {error}") from None
+        raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {error}") from None
 
 
 def _read(response: httpx.Response, deadline: float) -> bytes:
-    """Return the answer, or the beginning of a long or slow one."""
+    """Return the body of an answer, or the beginning of a long or slow one."""
     answer = b""
     try:
         for piece in response.iter_bytes():
             answer += piece
             if len(answer) >= _MAX_ANSWER or time.monotonic() > deadline:
                 break
-    except httpx.DecodingError:  # not in its content-encoding: the status alone decides
+    except httpx.DecodingError:  # the body is not in its content-encoding, so the status alone decides
         return b""
     return answer[:_MAX_ANSWER]
 
@@ -123,9 +118,9 @@ def _context(endpoint: Endpoint) -> ssl.SSLContext | bool:
     return context
 
 
-@lru_cache(4)  # reading the authorities takes 20 ms, and most receivers need the same
+@lru_cache(4)  # reading the certificate authorities takes 20 ms
 def _default_context(_file: str | None, _directory: str | None) -> ssl.SSLContext:
-    return httpx.create_ssl_context()  # reads the same variables; without them certifi's authorities count
+    return httpx.create_ssl_context()  # reads the same variables, else certifi's authorities
 
 
 def _misconfigured(error: BaseException) -> Retry:
@@ -133,9 +128,9 @@ def _misconfigured(error: BaseException) -> Retry:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the system's own error at the bottom of a chain, or else the error itself."""
-    told, below = error, error.__cause__ or error.__context__
+    """Return the text of the deepest OSError in a chain of exceptions, or else of the error itself."""
+    cause, below = error, error.__cause__ or error.__context__
     while below is not None:
-        told = below if isinstance(below, OSError) else told
+        cause = below if isinstance(below, OSError) else cause
         below = below.__cause__ or below.__context__
-    return brief(f"{type(told).__name__}: {told}")
+    return brief(f"{type(cause).__name__}: {cause}")

@@ -1,4 +1,4 @@
-"""Any OpenTelemetry ``SpanExporter`` as a destination."""
+"""Use any OpenTelemetry ``SpanExporter`` as a destination."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from . import Delivered, Outcome, Retry
 
 
 class Custom:
-    """Hands spans to an exporter; what it says has failed is tried again, and what it raises too.
+    """Send spans to a ``SpanExporter``. Spans for which it fails or raises are sent again.
 
-    ``durable`` is False for one that is of use to this process alone, as the console's are.
+    ``durable`` is False for an exporter that serves this process alone, such as the console's.
     """
 
     def __init__(self, exporter: SpanExporter, name: str = "", *, durable: bool = True) -> None:
@@ -22,7 +22,7 @@ class Custom:
         self._exporter = exporter
 
     def send(self, request: bytes) -> Outcome:
-        """Export; what the exporter raises goes to the caller."""
+        """Export the spans of a request; the exporter's exceptions reach the caller."""
         if self._exporter.export(readable(request)) is SpanExportResult.SUCCESS:
             return Delivered()
         return Retry(None, "the exporter reported a failure")

@@ -1,7 +1,7 @@
-"""Langfuse: OTLP over HTTP, with the attributes that its ingestion reads on every span.
+"""Send spans to Langfuse: OTLP over HTTP, with the attributes that Langfuse reads on every span.
 
-Langfuse reads a span's own attributes only: nothing from the resource, and nothing from the parent. The GenAI
-conventions give it the rest; the attributes below have names of its own.
+Langfuse reads only a span's own attributes, not those of its resource or of its parent. It understands the GenAI
+conventions; the attributes that are added here have names of Langfuse's own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def langfuse(endpoint: Endpoint, environment: str = "default", tags: tuple[str, 
 def mapping(environment: str, tags: tuple[str, ...] = ()) -> Callable[[bytes], bytes]:
     """Return a function that adds Langfuse's attributes to a serialized request.
 
-    The environment is brought into the form that Langfuse accepts, ``[a-z0-9-_]{1,40}``.
+    The environment is brought into the form that Langfuse accepts: up to 40 of ``a-z``, ``0-9``, ``-`` and ``_``.
     """
     name = re.sub(r"[^a-z0-9_-]", "-", environment.lower())[:40] or "default"
     return partial(_mapped, environment=name, tags=tags)
@@ -45,50 +45,50 @@ def _mapped(body: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
     try:
         request = ExportTraceServiceRequest.FromString(body)
     except DecodeError:
-        return body  # the receiver refuses it, and says why
+        return body  # Langfuse refuses it with a reason
     for span in spans_of(request):
         _complete(span, environment, tags)
     return request.SerializeToString()
 
 
 def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
-    found = values_of(span.attributes)
+    attributes = values_of(span.attributes)
     if span.name == "agent.approval":
         _rename_tool(span)
-    operation = found.get("gen_ai.operation.name")
+    operation = attributes.get("gen_ai.operation.name")
     kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
     added: Attributes = {
         "langfuse.environment": environment,
         "langfuse.trace.name": ROOT,
         "langfuse.observation.type": kind,
     }
-    if tenant := found.get("tenant.id"):
+    if tenant := attributes.get("tenant.id"):
         tags = (*tags, f"tenant:{tenant}")
         added["langfuse.trace.metadata.tenant_id"] = str(tenant)
     if tags:
         added["langfuse.trace.tags"] = tags
     if span.name == ROOT:
-        # Its parent, if any, is the caller's span, which is not in Langfuse.
+        # Its parent is at most the caller's span, which is not in Langfuse.
         added["langfuse.internal.as_root"] = True
     if kind == "generation":
-        added.update(_of_model_request(span, found))
-    span.attributes.extend(key_values({name: value for name, value in added.items() if name not in found}))
+        added.update(_of_model_request(span, attributes))
+    span.attributes.extend(key_values({name: value for name, value in added.items() if name not in attributes}))
 
 
 def _rename_tool(span: Span) -> None:
-    """Rename the attribute by which Langfuse would show a wait for a person as a tool call."""
+    """Rename the attribute because of which Langfuse would show an approval as a tool call."""
     for pair in span.attributes:
         if pair.key == "gen_ai.tool.name":
             pair.key = "approval.tool_name"
 
 
-def _of_model_request(span: Span, found: Mapping[str, Any]) -> Attributes:
+def _of_model_request(span: Span, attributes: Mapping[str, Any]) -> Attributes:
     added: Attributes = {}
-    seconds = found.get("gen_ai.response.time_to_first_chunk")
+    seconds = attributes.get("gen_ai.response.time_to_first_chunk")
     if isinstance(seconds, int | float) and (at := _moment(span.start_time_unix_nano / 1e9 + seconds)) is not None:
         added["langfuse.observation.completion_start_time"] = f'"{at}"'  # as JSON
-    if isinstance(found.get("gen_ai.usage.input_tokens"), int):
-        total = list_price(request_of(found))
+    if isinstance(attributes.get("gen_ai.usage.input_tokens"), int):
+        total = list_price(request_of(attributes))
         if total is not None:
             added["gen_ai.usage.cost"] = total
             added["langfuse.observation.cost_details"] = f'{{"total": {total!r}}}'
@@ -96,7 +96,7 @@ def _of_model_request(span: Span, found: Mapping[str, Any]) -> Attributes:
 
 
 def _moment(seconds: float) -> str | None:
-    """Return a time since the epoch in ISO format; None beyond the calendar, as a sandbox may send any number."""
+    """Return a time since the epoch in ISO format; None beyond the calendar, because a sandbox may send any number."""
     try:
         second, part = divmod(seconds, 1.0)
         whole = datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()

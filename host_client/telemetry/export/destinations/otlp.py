@@ -1,4 +1,4 @@
-"""A plain OTLP receiver, SigNoz among them, over what its endpoint speaks."""
+"""Plain OTLP receivers, such as SigNoz, over HTTP or gRPC."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from . import Destination
 
 
 def otlp(name: str, endpoint: Endpoint) -> Destination:
-    """Return an endpoint as a destination."""
-    # One of them: the other's library is not imported.
+    """Return an endpoint as a destination of spans."""
+    # The library of the other protocol is not imported.
     if endpoint.protocol == "grpc":
         from ._otlp_grpc import OtlpGrpc
 

@@ -1,7 +1,7 @@
 """Follow the tool calls of one session by its events. Pure.
 
-The rebuilt spans, the metrics, the ledger and the terminal each look something up about the call that an event belongs
-to. The rules for that stand here: which events open, name and end a call, and for how long it is remembered.
+A session has one `ToolCalls`. Its trace feeds it with each event; the rebuilt spans, the metrics, the ledger and the
+terminal read it. They may read later than the event, and in other threads, so a call is not forgotten when it ends.
 """
 
 from __future__ import annotations
@@ -14,32 +14,29 @@ from agent_runner.contract.protocol import (
     ApprovalResolved,
     QuestionRequest,
     QuestionResolved,
-    Result,
-    ToolResult,
     ToolUse,
 )
 
 MAX_CALLS = 10_000
-"""Limit of calls that are remembered: a flood of forged ones must not fill the host's memory. The oldest go first."""
+"""Maximum number of calls that are remembered, the latest ones: forged events must not fill the host's memory."""
 
 
 @dataclass(slots=True)
 class FollowedCall:
-    """One call. Its spans are unknown while only an approval request has told of it."""
+    """One tool call. Its spans are unknown until its ``tool_use`` event; an approval request may come before that."""
 
     id: str
     name: str
     span_id: str | None = None
-    parent_span_id: str | None = None
+    turn_span_id: str | None = None
     depth: int = 0
     """Number of subagents that the call is nested in."""
     waited_ms: float = 0.0
-    """Time that its approvals and questions waited for a person."""
-    is_ended: bool = False
+    """Milliseconds that its approvals and questions waited for a person."""
 
 
 class ToolCalls:
-    """The calls of the current turn, and those of earlier turns that have not ended."""
+    """The latest tool calls of one session. Only one thread may call `observe`; any thread may read."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, FollowedCall] = {}
@@ -59,12 +56,6 @@ class ToolCalls:
             case ApprovalResolved() | QuestionResolved():
                 if (call := self._waiting.pop(event.span_id, None)) is not None:
                     call.waited_ms += event.data.wait_ms
-            case ToolResult():
-                if (call := self._by_id.get(event.data.tool_use_id)) is not None:
-                    call.is_ended = True
-            case Result():
-                for call in [call for call in self._by_id.values() if call.is_ended]:
-                    self._forget(call)
             case _:
                 pass
 
@@ -72,16 +63,18 @@ class ToolCalls:
         """Return a call by the id that the model gave it."""
         return self._by_id.get(tool_use_id or "")
 
-    def of_span(self, span_id: str) -> FollowedCall | None:
-        """Return a call by its span."""
-        return self._by_span.get(span_id)
+    def turn_of(self, span_id: str) -> str:
+        """Return the id of the turn's span that a call's span is below; any other id is returned as it is."""
+        call = self._by_span.get(span_id)
+        return span_id if call is None or call.turn_span_id is None else call.turn_span_id
 
     def _open(self, event: ToolUse) -> None:
         call = self._known(event.data.id, event.data.name)
         if call.span_id is not None:
             self._by_span.pop(call.span_id, None)
         parent = self.get(event.data.parent_tool_use_id)
-        call.name, call.span_id, call.parent_span_id = event.data.name, event.span_id, event.parent_span_id
+        call.name, call.span_id = event.data.name, event.span_id
+        call.turn_span_id = self.turn_of(event.parent_span_id or "")
         call.depth = parent.depth + 1 if parent is not None else 0
         self._by_span[event.span_id] = call
 
@@ -91,14 +84,10 @@ class ToolCalls:
             self._waiting[span_id] = call
 
     def _known(self, tool_use_id: str, name: str) -> FollowedCall:
-        """Return a call, a new one for an unknown id: an approval may be asked for before the call is told."""
+        """Return a call, a new one for an unknown id; the oldest call makes room for it."""
         if (call := self._by_id.get(tool_use_id)) is None:
             if len(self._by_id) >= MAX_CALLS:
-                self._forget(next(iter(self._by_id.values())))
+                oldest = self._by_id.pop(next(iter(self._by_id)))
+                self._by_span.pop(oldest.span_id or "", None)
             call = self._by_id[tool_use_id] = FollowedCall(tool_use_id, name)
         return call
-
-    def _forget(self, call: FollowedCall) -> None:
-        del self._by_id[call.id]
-        if call.span_id is not None:
-            self._by_span.pop(call.span_id, None)
