@@ -218,7 +218,7 @@ class Hosted:
 
         Raise `NotOwnerError` before anything is ended where the session is another process's.
         """
-        listening = asyncio.ensure_future(self.log.taken())
+        listening = asyncio.ensure_future(self.log.drain())
         serving = [asyncio.ensure_future(self._obey(session)), asyncio.ensure_future(self._watch_the_clock())]
         try:
             await asyncio.wait((listening, *serving), return_when=asyncio.FIRST_COMPLETED)
