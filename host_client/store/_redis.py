@@ -77,7 +77,9 @@ class RedisStore:
         await self._client.call("SET", names.VERSION, VERSION, "NX", again=True)
         version = int(await self._client.call("GET", names.VERSION, again=True) or VERSION)
         if version > VERSION:
-            raise StoreError(f"{self._client.place} is used by a newer sandspan: upgrade, or name another with --store")
+            raise StoreError(
+                f"{self._client.place} is used by a newer sandspan: upgrade, or choose another store with --store"
+            )
 
     async def close(self) -> None:
         await self._listener.stop()
