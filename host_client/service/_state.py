@@ -1,7 +1,7 @@
-"""What an event changes of a session's state. Pure.
+"""The changes of a session's state by events. Pure.
 
-The state is what a list of sessions shows and what another process needs to take a session over; it is written
-together with the events that it follows from.
+A list of sessions shows the state, and another process needs it to take the session over. It is written together with
+the events that change it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CHANGING = (Start, TurnStart, ApprovalRequest, QuestionRequest, ApprovalResolved
 
 
 def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionState:
-    """Return the state after an event of the runner, which only those of `CHANGING` change.
+    """Return the state after an event of the runner with this number in the log; only events of `CHANGING` change it.
 
-    ``number`` is the event's in the log. When that was, and how far the runner has been heard, is left to the caller.
+    The caller sets ``updated_at``, ``last_event_id`` and ``seen_seq``.
     """
     match event:
         case Start():
@@ -40,7 +40,7 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
             return _shown(replace(state, busy=True))
         case ApprovalRequest() | QuestionRequest():
             waiting = waiting_of(event, number)
-            if any(each.id == waiting.id for each in state.waiting):  # a forged one, perhaps with another input
+            if any(each.id == waiting.id for each in state.waiting):  # a forged request, perhaps with another input
                 return state
             return _shown(replace(state, waiting=(*state.waiting, waiting)))
         case ApprovalResolved():
@@ -48,7 +48,7 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
         case QuestionResolved():
             return _without(state, event.data.question_id)
         case Result():
-            cost = state.cost_usd + cost_of(event)
+            cost = round(state.cost_usd + cost_of(event), 9)
             return _shown(replace(state, busy=False, turns=state.turns + 1, cost_usd=cost))
         case _:
             return state
@@ -75,13 +75,13 @@ def after_own(state: SessionState, event: OwnEvent) -> SessionState:
 
 
 def cost_of(event: Result) -> float:
-    """Return what a turn cost, in US dollars; 0.0 for what no turn can cost: a sandbox is not trusted."""
+    """Return a turn's cost in US dollars; 0.0 for an impossible cost, as a sandbox is not trusted."""
     cost = event.data.cost_usd
     return cost if 0.0 <= cost <= MAX_COST_USD else 0.0
 
 
 def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> WaitingRequest:
-    """Return what waits for a person."""
+    """Return the waiting request that an event opens."""
     if isinstance(event, QuestionRequest):
         return WaitingRequest(
             id=event.data.question_id,
@@ -101,7 +101,7 @@ def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> Waiting
 
 
 def decision_in(event: AnyEvent) -> Decision | None:
-    """Return the decision that an event tells: also one that nobody took, such as a timeout."""
+    """Return the decision that an event reports, which may be a timeout; None for other events."""
     match event:
         case ApprovalResolved():
             key = event.data.approval_id
@@ -117,6 +117,6 @@ def _without(state: SessionState, key: str) -> SessionState:
 
 
 def _shown(state: SessionState) -> SessionState:
-    """Return the state with the status that a person is shown."""
+    """Return the state with its status, as a person is shown it."""
     status: Status = "needs_you" if state.waiting else "running" if state.busy else "idle"
     return replace(state, status=status if state.started else "starting")
