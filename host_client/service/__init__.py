@@ -1,1 +1,1 @@
-"""The service: sessions over HTTP and SSE, for many readers and the people who decide."""
+"""The service: sessions over HTTP and Server-Sent Events, for many readers, with approvals by people."""

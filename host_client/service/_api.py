@@ -1,11 +1,11 @@
-"""The routes of sessions: what each takes, who may ask it, what it answers."""
+"""The routes of sessions: the parameters, required role and answer of each."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Annotated, Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -60,29 +60,47 @@ from ._service import DecidedError, MismatchError, NotFoundError, Service, Sessi
 from ._sse import EventStream
 
 LOCAL_TENANT = "local"
-"""Whose sessions are that were made without a token and without a tenant."""
+"""The tenant of sessions that are created without a token and without a tenant."""
 
 SPANS_LEFT_OUT = "x-spans-left-out"
-"""The header that tells how many spans a trace has beyond those that are answered."""
+"""Header with the number of spans that an answered trace leaves out."""
 MAX_PAGE = 200
 MAX_LOG_PAGE = 5000
 MAX_NUMBER = 10**15
-"""More than any event's number; JSON's readers keep it exact."""
+"""More than any event's number, and exact in every JSON parser."""
 
 SessionId = Annotated[str, Path(min_length=1, max_length=64)]
 RequestId = Annotated[str, Path(min_length=1, max_length=64)]
-After = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="The last event that was read; 0: all.")]
+After = Annotated[
+    int | None, Query(ge=0, le=MAX_NUMBER, description="Number of the last event that was read; 0 for all events.")
+]
 IdempotencyKey = Annotated[
-    str | None, Header(alias="Idempotency-Key", description="The same request again gets the same answer, for a day.")
+    str | None,
+    Header(
+        alias="Idempotency-Key", description="A repeated request with this key gets the first one's answer, for a day."
+    ),
 ]
 
 
-# The parameters put the headers into the OpenAPI document. FastAPI gives the first of several headers with one name,
-# so the values are read from the raw ones.
+PROBLEM_OF: Mapping[type[Exception], str] = {
+    NotFoundError: "not-found",
+    MismatchError: "input-changed",
+    SessionOverError: "session-closed",
+    SessionClosedError: "conflict",
+    FileMissingError: "not-found",
+    FileTooLargeError: "too-large",
+    FileRefusedError: "invalid",
+    SandboxError: "sandbox-failed",
+}
+"""The problem with which a route answers an error; its detail is the error's message."""
+
+
+# The parameters only put the headers into the OpenAPI document. The values are read from the raw headers, as FastAPI
+# gives only the first of several headers with the same name.
 async def _caller(
     request: Request,
     traceparent: Annotated[
-        str | None, Header(description="W3C: the caller's span, which becomes the parent of the session or turn.")
+        str | None, Header(description="W3C: the caller's span, the parent of the session or turn.")
     ] = None,
     tracestate: Annotated[str | None, Header()] = None,
 ) -> TraceContext | None:
@@ -91,7 +109,7 @@ async def _caller(
 
 async def _baggage(
     request: Request,
-    baggage: Annotated[str | None, Header(description="W3C: `user.id` counts where the body names no user.")] = None,
+    baggage: Annotated[str | None, Header(description="W3C: `user.id` is used if the body names no user.")] = None,
 ) -> dict[str, str]:
     return baggage_from_headers(request.headers.raw)
 
@@ -101,7 +119,7 @@ Baggage = Annotated[dict[str, str], Depends(_baggage)]
 
 
 class Api:
-    """What the routes share."""
+    """The service and its limits, as all routes use them."""
 
     def __init__(self, service: Service, limits: ServiceLimits, trace_url: str | None) -> None:
         self.service = service
@@ -111,18 +129,15 @@ class Api:
         self._budgets = WeakValueDictionary[str, asyncio.Lock]()
 
     def view(self, stored: StoredSession) -> SessionView:
-        """Return a session as it is shown."""
+        """Return a session as the API shows it."""
         return session_view(stored, self.trace_url)
 
     async def stored(self, session_id: str, principal: Principal) -> StoredSession:
-        """Return a session of the principal's tenant; there is no other."""
-        try:
-            return await self.service.get(session_id, principal.tenant_id)
-        except NotFoundError as error:
-            raise ProblemError("not-found", str(error)) from None
+        """Return a session of the principal's tenant; raise `NotFoundError` for any other."""
+        return await self.service.get(session_id, principal.tenant_id)
 
     def traced(self, stored: StoredSession) -> dict[str, str]:
-        """Return the headers that tell the trace."""
+        """Return the headers that name the session's trace."""
         root = stored.record.root
         return {"traceresponse": f"00-{root.trace_id}-{root.span_id}-01", "x-trace-id": root.trace_id}
 
@@ -133,14 +148,14 @@ class Api:
         key: str | None,
         action: Callable[[str | None], Awaitable[RecordedAnswer]],
     ) -> Response:
-        """Do something once for an ``Idempotency-Key``; see `idempotent` for what the action is given."""
+        """Carry out an action once for an ``Idempotency-Key``; see `idempotent`."""
         digest = request_digest(request.method, request.url.path, await request.body())
         tenant_id = principal.tenant_id or LOCAL_TENANT
         answer = await idempotent(self.service.store, tenant_id, key, digest, action)
         return answer.response()
 
     def check_open(self) -> None:
-        """Raise `ProblemError` (503) where the service is being stopped."""
+        """Raise `ProblemError` (503) if the service is being stopped."""
         if self.service.closing:
             raise ProblemError("shutting-down", headers={"retry-after": "5"})
 
@@ -152,9 +167,9 @@ class Api:
         baggage: Mapping[str, str],
         session_id: str | None,
     ) -> StoredSession:
-        """Make a session; one of this id that an earlier attempt has made is returned as it is."""
-        if session_id is not None and (there := await self.service.store.get(session_id)) is not None:
-            return there
+        """Create a session, or return the one of this id that an earlier attempt of the request created."""
+        if session_id is not None and (existing := await self.service.store.get(session_id)) is not None:
+            return existing
         request = body.model_dump(exclude_defaults=True)
         tenant_id = principal.tenant_id or body.tenant_id or LOCAL_TENANT
         request["tenant_id"] = tenant_id
@@ -180,7 +195,7 @@ class Api:
                 raise ProblemError("invalid", str(error)) from None
 
     def _budgeting(self, tenant_id: str) -> AbstractAsyncContextManager[object]:
-        """Hold back a tenant's other new sessions, where what one may spend is not the next one's."""
+        """Let a tenant with a budget create one session at a time, so that two do not get the same money."""
         if self.limits.usd_per_tenant_day is None:
             return nullcontext()
         return self._budgets.setdefault(tenant_id, asyncio.Lock())
@@ -188,57 +203,35 @@ class Api:
     async def send(
         self, stored: StoredSession, text: str, principal: Principal, caller: TraceContext | None, turn_id: str | None
     ) -> str:
-        """Queue a turn of this id (None: any); return its id."""
+        """Queue a turn with this id (None: a new one); return its id."""
         check_prompt(text, self.limits)
         self.check_open()
         await check_turn(self.service.store, stored.record.tenant_id, self.limits)
         await check_budget(self.service.store, stored.record.tenant_id, self.limits)
-        with _told_when_over():
-            return await self.service.send(stored, text, by=principal.name, caller=caller, turn_id=turn_id)
+        return await self.service.send(stored, text, by=principal.name, caller=caller, turn_id=turn_id)
 
     async def decide(self, stored: StoredSession, reply: Approval | Answer) -> DecisionView:
-        """Record a decision, or tell who was first."""
+        """Record a decision; raise `ProblemError` (409) with the first decision if there was one before."""
         try:
             return decision_view(await self.service.decide(stored, reply))
-        except NotFoundError as error:
-            raise ProblemError("not-found", str(error)) from None
-        except MismatchError as error:
-            raise ProblemError("input-changed", str(error)) from None
-        except SessionOverError:
-            raise ProblemError("session-closed") from None
         except DecidedError as error:
             view = decision_view(error.decision)
-            who = view.decided_by or "nobody in time"
-            raise ProblemError("already-decided", f"{view.decision} by {who}", **view.model_dump()) from None
-
-    async def read_file(self, stored: StoredSession, path: str) -> bytes:
-        """Return a file of the agent's working directory."""
-        try:
-            return await self.service.read_file(stored, path, MAX_FILE)
-        except SessionClosedError as error:
-            raise ProblemError("conflict", str(error)) from None
-        except FileMissingError as error:
-            raise ProblemError("not-found", str(error)) from None
-        except FileTooLargeError as error:
-            raise ProblemError("too-large", str(error)) from None
-        except FileRefusedError as error:
-            raise ProblemError("invalid", str(error)) from None
-        except SandboxError as error:
-            raise ProblemError("sandbox-failed", str(error)) from None
+            who = f"by {view.decided_by}" if view.decided_by else "as nobody decided in time"
+            raise ProblemError("already-decided", f"{view.decision} {who}", **view.model_dump()) from None
 
     async def stream(self, stored: StoredSession, after: int) -> Response:
-        """Return the stream of a session's events after a number; 204 where it was closed and all was read."""
+        """Return the stream of a session's events after a number; 204 if it was closed and all events were read."""
         state = stored.state
         if after > state.last_event_id:
-            raise ProblemError("invalid", f"the log of this session ends at {state.last_event_id}, before {after}")
+            raise ProblemError("invalid", f"there is no event {after} yet: the last one is {state.last_event_id}")
         if state.is_closed and after == state.last_event_id:
-            return Response(status_code=204)  # tells an EventSource not to come again
-        most = self.limits.readers_per_session
-        if most is not None and self.service.readers(stored.record.id) >= most:
-            raise ProblemError("too-many-readers")
-        most = self.limits.readers_per_tenant
-        if most is not None and self.service.readers_of(stored.record.tenant_id) >= most:
-            raise ProblemError("too-many-readers", f"the tenant may have {most} open streams")
+            return Response(status_code=204)  # an EventSource does not reconnect after a 204
+        for what, most, count in (
+            ("session", self.limits.readers_per_session, self.service.readers(stored.record.id)),
+            ("tenant", self.limits.readers_per_tenant, self.service.readers_of(stored.record.tenant_id)),
+        ):
+            if most is not None and count >= most:
+                raise ProblemError("too-many-readers", f"the {what} may have {most} open streams: close one first")
         reader = self.service.reader(stored, after)
         return EventStream(
             reader,
@@ -255,7 +248,7 @@ def _api(request: Request) -> Api:
 
 
 def _by(principal: Principal, given: str | None) -> str:
-    """Return who decides: a token's name, which a body cannot change."""
+    """Return the name of the person who decides; a body may only name one if the caller has no token."""
     return given or principal.name if principal.tenant_id is None else principal.name
 
 
@@ -267,11 +260,26 @@ _KEYED = PROBLEM_RESPONSES("key-in-use", "key-reused", "invalid")
 _TURNS = PROBLEM_RESPONSES("too-many-turns", "budget-exceeded", "too-many-attempts")
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events; `id` is an event's number."},
-    204: {"description": "The session was closed, and all of it has been read."},
+    204: {"description": "The session is closed and all its events have been read."},
+    **_GONE,
+}
+_CREATED: dict[int | str, dict[str, Any]] = {**_BODY, **_KEYED, **_TURNS}
+_DECIDED: dict[int | str, dict[str, Any]] = {
+    **_BODY,
+    **_GONE,
+    **PROBLEM_RESPONSES("already-decided", "input-changed", "invalid"),
 }
 
 
-@router.post("/sessions", status_code=201, response_model=SessionView, responses={**_BODY, **_KEYED, **_TURNS})
+@router.post(
+    "/stream/agent/init",
+    status_code=201,
+    response_model=SessionView,
+    responses=_CREATED,
+    name="init_stream",
+    description="Do what `POST /api/sessions` does.",
+)
+@router.post("/sessions", status_code=201, response_model=SessionView, responses=_CREATED)
 async def create_session(
     request: Request,
     body: CreateSession,
@@ -280,7 +288,7 @@ async def create_session(
     baggage: Baggage,
     key: IdempotencyKey = None,
 ) -> Response:
-    """Make a session and begin its first turn. It starts by itself; its events tell how."""
+    """Create a session and queue its first turn. The session starts in the background; its events show its progress."""
     api = _api(request)
 
     async def make(session_id: str | None) -> RecordedAnswer:
@@ -297,12 +305,12 @@ async def list_sessions(
     principal: Reader,
     status: Annotated[Status | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
-    before: Annotated[str | None, Query(max_length=200, description="`next` of the page before.")] = None,
+    before: Annotated[str | None, Query(max_length=200, description="`next` of the previous page.")] = None,
 ) -> SessionPage:
     """List the tenant's sessions, newest first."""
     api = _api(request)
-    found, more = await api.service.store.page(principal.tenant_id, status=status, limit=limit, before=before)
-    return SessionPage(sessions=[api.view(each) for each in found], next=more)
+    sessions, more = await api.service.store.page(principal.tenant_id, status=status, limit=limit, before=before)
+    return SessionPage(sessions=[api.view(each) for each in sessions], next=more)
 
 
 @router.get("/sessions/{session_id}", response_model=SessionView, responses=_GONE)
@@ -327,7 +335,7 @@ async def send_turn(
     caller: Caller,
     key: IdempotencyKey = None,
 ) -> Response:
-    """Take the next turn; it begins when the current one has ended, and is never an answer to an approval."""
+    """Queue the next turn. It begins when the current turn has ended, and never answers an approval."""
     api = _api(request)
     stored = await api.stored(session_id, principal)
 
@@ -340,27 +348,21 @@ async def send_turn(
     return await api.once(request, principal, key, send)
 
 
-@router.post(
-    "/sessions/{session_id}/approvals/{approval_id}",
-    responses={**_BODY, **_GONE, **PROBLEM_RESPONSES("already-decided", "input-changed", "invalid")},
-)
+@router.post("/sessions/{session_id}/approvals/{approval_id}", responses=_DECIDED)
 async def decide_approval(
     request: Request, session_id: SessionId, approval_id: RequestId, body: Decide, principal: Approver
 ) -> DecisionView:
-    """Allow or refuse one call. The first decision counts; it is bound to the input that was shown."""
+    """Allow or deny one tool call. Only the first decision counts; it is bound to the input that was shown."""
     api = _api(request)
     approval = approval_of(approval_id, body, _by(principal, body.decided_by))
     return await api.decide(await api.stored(session_id, principal), approval)
 
 
-@router.post(
-    "/sessions/{session_id}/questions/{question_id}",
-    responses={**_BODY, **_GONE, **PROBLEM_RESPONSES("already-decided", "input-changed", "invalid")},
-)
+@router.post("/sessions/{session_id}/questions/{question_id}", responses=_DECIDED)
 async def answer_question(
     request: Request, session_id: SessionId, question_id: RequestId, body: AnswerQuestion, principal: Approver
 ) -> DecisionView:
-    """Answer what the agent asks; the first answer counts."""
+    """Answer the agent's question. Only the first answer counts."""
     api = _api(request)
     answers = {name: ", ".join(each) if isinstance(each, list) else each for name, each in body.answers.items()}
     answer = Answer(question_id=question_id, answers=answers, decided_by=_by(principal, body.decided_by))
@@ -372,15 +374,14 @@ async def interrupt_turn(request: Request, session_id: SessionId, principal: Ope
     """End the current turn; the session goes on."""
     api = _api(request)
     stored = await api.stored(session_id, principal)
-    with _told_when_over():
-        await api.service.interrupt(stored, by=principal.name)
+    await api.service.interrupt(stored, by=principal.name)
     return _json(api.view(stored), 202, api.traced(stored))
 
 
 @router.post("/sessions/{session_id}/close", status_code=202, response_model=SessionView, responses=_GONE)
 @router.delete("/sessions/{session_id}", status_code=202, response_model=SessionView, responses=_GONE)
 async def close_session(request: Request, session_id: SessionId, principal: Operator) -> Response:
-    """End the session and remove its sandbox; again is no error. Its log and trace are kept for a while."""
+    """End the session and remove its sandbox. Closing it again is no error; its log and trace are kept for days."""
     api = _api(request)
     stored = await api.stored(session_id, principal)
     await api.service.close(stored, by=principal.name)
@@ -401,12 +402,12 @@ async def download_file(
     path: Annotated[str, Path(max_length=4096, description="Relative to the agent's working directory.")],
     principal: Reader,
 ) -> Response:
-    """Return a file of the agent's working directory, while the sandbox is there."""
+    """Return a file of the agent's working directory, as long as the sandbox exists."""
     api = _api(request)
     stored = await api.stored(session_id, principal)
     name = quote(path.rsplit("/", 1)[-1], safe="")
     headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
-    return FileAnswer(lambda: api.read_file(stored, path), api.downloads, headers)
+    return FileAnswer(lambda: api.service.read_file(stored, path, MAX_FILE), api.downloads, headers)
 
 
 @router.get(
@@ -434,8 +435,8 @@ async def get_log(
     api = _api(request)
     stored = await api.stored(session_id, principal)
     store = api.service.store
-    found = await store.read(session_id, after, limit=limit)
-    events = [LoggedEvent(id=entry.id, event=msgspec.json.decode(entry.data)) for entry in found]
+    entries = await store.read(session_id, after, limit=limit)
+    events = [LoggedEvent(id=entry.id, event=msgspec.json.decode(entry.data)) for entry in entries]
     last = events[-1].id if events else after
     return LogPage(
         events=events,
@@ -444,49 +445,32 @@ async def get_log(
     )
 
 
-@router.get("/sessions/{session_id}/events", response_class=Response, responses={**_GONE, **_EVENTS})
+@router.get(
+    "/stream/agent/{session_id}",
+    response_class=Response,
+    responses=_EVENTS,
+    name="stream_agent",
+    description="Do what `GET /api/sessions/{session_id}/events` does.",
+)
+@router.get("/sessions/{session_id}/events", response_class=Response, responses=_EVENTS)
 async def stream_events(
     request: Request,
     session_id: SessionId,
     principal: Reader,
     after: After = None,
-    last_event_id: Annotated[str | None, Header(description="Wins over `after`.")] = None,
+    last_event_id: Annotated[str | None, Header(description="Takes precedence over `after`.")] = None,
 ) -> Any:
-    """Stream the session's events: first what is there after a number, then what comes."""
+    """Stream the session's events as Server-Sent Events: the stored ones after a number, then new ones."""
     api = _api(request)
-    return await api.stream(await api.stored(session_id, principal), _place(last_event_id, after))
+    return await api.stream(await api.stored(session_id, principal), _start(last_event_id, after))
 
 
-@router.post("/stream/agent/init", status_code=201, response_model=SessionView, responses={**_BODY, **_KEYED, **_TURNS})
-async def init_stream(
-    request: Request,
-    body: CreateSession,
-    principal: Operator,
-    caller: Caller,
-    baggage: Baggage,
-    key: IdempotencyKey = None,
-) -> Response:
-    """Do what `POST /api/sessions` does."""
-    return await create_session(request, body, principal, caller, baggage, key)
-
-
-@router.get("/stream/agent/{session_id}", response_class=Response, responses={**_GONE, **_EVENTS})
-async def stream_agent(
-    request: Request,
-    session_id: SessionId,
-    principal: Reader,
-    after: After = None,
-    last_event_id: Annotated[str | None, Header()] = None,
-) -> Any:
-    """Do what `GET /api/sessions/{session_id}/events` does."""
-    return await stream_events(request, session_id, principal, after, last_event_id)
-
-
-def _place(last_event_id: str | None, after: int | None) -> int:
-    if last_event_id is None or not last_event_id:
+def _start(last_event_id: str | None, after: int | None) -> int:
+    """Return the number of the event after which a stream begins."""
+    if not last_event_id:
         return after or 0
     if re.fullmatch("[0-9]{1,15}", last_event_id) is None:
-        raise ProblemError("invalid", "Last-Event-ID takes the number of an event")
+        raise ProblemError("invalid", "Last-Event-ID must be the number of an event")
     return int(last_event_id)
 
 
@@ -496,11 +480,3 @@ def _answer(view: BaseModel, status: int, headers: dict[str, str]) -> RecordedAn
 
 def _json(view: BaseModel, status: int, headers: dict[str, str]) -> Response:
     return _answer(view, status, headers).response()
-
-
-@contextmanager
-def _told_when_over() -> Generator[None]:
-    try:
-        yield
-    except SessionOverError:
-        raise ProblemError("session-closed") from None

@@ -1,4 +1,4 @@
-"""The service as an ASGI application: routes, the page, and what stands before them."""
+"""The service as an ASGI application: routes, the page, and the middleware before them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PAGE = Path(__file__).with_name("page")
 
 
 def create_app(service: Service, config: ServiceConfig) -> FastAPI:
-    """Return the application; the service is started and stopped by whoever serves it."""
+    """Return the application of a service; the caller starts and stops the service."""
     app = described_app()
     app.state.api = routes.Api(service, config.limits, config.trace_url)
     app.state.authenticator = auth.Authenticator(service.store, config.auth)
     app.add_middleware(
         Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, max_body=config.limits.max_body
     )
-    if config.trusted_proxies:  # outside `Guard`, which compares an origin with the scheme
+    if config.trusted_proxies:  # before `Guard`, which compares the origin with the scheme
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=peers_of(config.trusted_proxies))
 
     @app.get("/healthz", include_in_schema=False)
@@ -50,8 +50,8 @@ def create_app(service: Service, config: ServiceConfig) -> FastAPI:
 
 
 def described_app() -> FastAPI:
-    """Return the routes alone: what ``/openapi.json`` tells of them needs no service."""
-    # No documentation pages: FastAPI's load their scripts from elsewhere.
+    """Return an application with the routes but no service, enough for ``/openapi.json``."""
+    # No documentation pages: those of FastAPI load scripts from another site.
     app = FastAPI(
         title="Sandspan",
         version=__version__,
@@ -61,5 +61,5 @@ def described_app() -> FastAPI:
     )
     app.include_router(auth.router)
     app.include_router(routes.router)
-    problems.install(app)
+    problems.install(app, routes.PROBLEM_OF)
     return app

@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens, their roles, and the routes that keep one in a cookie for a browser."""
+"""Authentication by bearer tokens with roles, and the routes that keep a token in a browser's cookie."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from ._problems import EVERYWHERE, PROBLEM_RESPONSES, WITH_BODY, ProblemError
 
 COOKIE = "sandspan_token"
 ROLES: tuple[Role, ...] = get_args(Role)
-"""Each may do what those before it may."""
+"""The roles; each includes the rights of those before it."""
 IN_URL = frozenset({"token", "access_token", COOKIE})
-"""What no query may hold: URLs end up in logs, histories and `Referer`."""
+"""Query parameters that are refused: URLs end up in logs, histories and `Referer` headers."""
 
 CACHE_SECONDS = 5.0
-"""How long a token goes on after it was revoked, at most."""
+"""Maximum seconds for which a revoked token still works."""
 MAX_CACHED = 1000
 MAX_FAILURES = 20
-"""Unknown tokens that an address may send in `FAILURE_SECONDS`."""
+"""Maximum number of unknown tokens that an address may send in `FAILURE_SECONDS`."""
 FAILURE_SECONDS = 60.0
 MAX_ADDRESSES = 10_000
 COOKIE_SECONDS = 30 * 86_400
-"""How long a browser keeps a token that does not expire earlier."""
+"""Seconds for which a browser keeps a token, unless the token expires earlier."""
 
 _FORM = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43,128}}")
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, and what they may. ``tenant_id`` None: whoever reaches a service without auth acts for any tenant."""
+    """The caller of a request and its role; ``tenant_id`` None, of a service without tokens, acts for all tenants."""
 
     name: str
     tenant_id: str | None
@@ -65,17 +65,17 @@ class Principal:
 
 
 LOCAL = Principal("local", None, "operator", None)
-"""Whoever asks a service that needs no token."""
+"""The caller of a service that requires no tokens."""
 
 
 class TokenFinder(Protocol):
-    """What of a `Store` is needed here."""
+    """The part of a `Store` that authentication uses."""
 
     async def find_token(self, digest: str) -> Token | None: ...
 
 
 class Failures:
-    """Counts unknown tokens by address in windows of `FAILURE_SECONDS`; of too many addresses it forgets the oldest."""
+    """Counters of unknown tokens by address in windows of `FAILURE_SECONDS`; the oldest of too many are dropped."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -91,7 +91,7 @@ class Failures:
             self._counts.popitem(last=False)
 
     def wait(self, address: str) -> float:
-        """Return for how many seconds the address is asked to wait; 0.0 for one that may go on."""
+        """Return the seconds that an address has to wait; 0.0 if it may go on."""
         since, count = self._counts.get(address, (0.0, 0))
         return max(0.0, since + FAILURE_SECONDS - self._clock()) if count >= MAX_FAILURES else 0.0
 
@@ -102,7 +102,7 @@ class _Known(NamedTuple):
 
 
 class Authenticator:
-    """Finds out who asks. ``required`` False: everybody is `LOCAL`, whatever they send."""
+    """Identifies the callers of requests; if ``required`` is False, every caller is `LOCAL`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Authenticator:
         self._failures = Failures(monotonic)
 
     async def principal(self, request: Request) -> Principal:
-        """Return who sent a request, by its header or else its cookie; raise `ProblemError` (401, 429)."""
+        """Return the caller of a request, by its header or else its cookie; raise `ProblemError` (401, 429)."""
         if not self.required:
             return LOCAL
         plaintext = _credentials(request)
@@ -129,10 +129,10 @@ class Authenticator:
         return _principal(await self.verify(plaintext, _address(request)))
 
     async def verify(self, plaintext: str, address: str) -> Token:
-        """Return the token that this is; raise `ProblemError` (401, 429)."""
+        """Return the stored token of a plaintext; raise `ProblemError` (401, 429)."""
         digest = digest_of(plaintext) if _FORM.fullmatch(plaintext) else None
-        # Looked up before the address is: behind a proxy, one caller's guesses must not stop the others' tokens.
-        # A flood of tokens of the right form costs a read by key each (0.1 ms in SQLite), far less than the request.
+        # The token is looked up before the address is checked, as callers behind a proxy share an address: one caller's
+        # guesses must not stop the others. A lookup by key (0.1 ms in SQLite) costs far less than the request.
         known = self._cached(digest) or await self._find(digest)
         if known is None:
             raise self._refusal_of(address)
@@ -164,9 +164,9 @@ class Authenticator:
 
 
 def refuse_token_in_url(connection: HTTPConnection) -> None:
-    """Raise `ProblemError` (400) for a query that holds a token, even a good one: it must be taken for leaked.
+    """Raise `ProblemError` (400) for a query that contains a token, even a valid one, as it counts as leaked.
 
-    `Guard` calls this: it is refused for every path, and never looked at.
+    `Guard` calls this for every path; the token itself is not looked at.
     """
     if not IN_URL.isdisjoint(name.lower() for name in connection.query_params):
         detail = "send the token as Authorization: Bearer, never in a URL, and revoke this one: it is in logs now"
@@ -174,7 +174,7 @@ def refuse_token_in_url(connection: HTTPConnection) -> None:
 
 
 def _credentials(request: Request) -> str | None:
-    """Return what is sent as a token; raise `ProblemError` (401) for another or a second `Authorization`."""
+    """Return the token in a request; raise `ProblemError` (401) for another or a second `Authorization` header."""
     sent = request.headers.getlist("authorization")
     if not sent:
         return request.cookies.get(COOKIE) or None
@@ -194,15 +194,15 @@ def _principal(token: Token) -> Principal:
 
 
 def _address(request: Request) -> str:
-    """Return whom to count failures against: an IPv4 address, or the /64 that one customer has of IPv6.
+    """Return the address for which failures are counted: IPv4, or the /64 block that one customer has in IPv6.
 
-    The client is the connection's peer, or whom a trusted proxy names (`create_app`).
+    It is that of the connection's peer, or the one that a trusted proxy names (`create_app`).
     """
     host = request.client.host if request.client is not None else ""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host[:100]  # what a trusted proxy passed on as an address, and is none
+        return host[:100]  # a trusted proxy sent something that is not an address
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)
@@ -210,7 +210,7 @@ def _address(request: Request) -> str:
     return str(address)
 
 
-# -- what routes depend on ---------------------------------------------------------------------------------
+# -- dependencies of routes --------------------------------------------------------------------------------
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token of `host_client tokens create`.")
 _COOKIE = APIKeyCookie(
@@ -229,23 +229,23 @@ async def reader(
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],  # for the OpenAPI document
     _cookie: Annotated[str | None, Security(_COOKIE)],
 ) -> Principal:
-    """Whoever has a token; every role reads."""
+    """Return the caller if it has a token; every role may read."""
     return await _authenticator(request).principal(request)
 
 
 async def approver(principal: Annotated[Principal, Depends(reader)]) -> Principal:
-    """Whoever may decide approvals and questions."""
+    """Return the caller if it may decide approvals and answer questions."""
     return _with(principal, "approver")
 
 
 async def operator(principal: Annotated[Principal, Depends(reader)]) -> Principal:
-    """Whoever may start, steer and close sessions."""
+    """Return the caller if it may start, steer and close sessions."""
     return _with(principal, "operator")
 
 
 def _with(principal: Principal, role: Role) -> Principal:
     if not principal.has(role):
-        raise ProblemError("forbidden", f"this takes the role {role}; the token's is {principal.role}")
+        raise ProblemError("forbidden", f"this requires the role {role}; the token has the role {principal.role}")
     return principal
 
 
@@ -260,7 +260,7 @@ router = APIRouter(prefix="/api", tags=["auth"], route_class=JsonRoute)
 
 
 class Login(BaseModel):
-    """A token to be kept in the browser's cookie."""
+    """A token to keep in the browser's cookie."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -268,7 +268,7 @@ class Login(BaseModel):
 
 
 class Me(BaseModel):
-    """Who asks. ``auth`` False: the service takes no tokens, everybody is ``local`` and of no tenant."""
+    """The caller; if ``auth`` is False, no token is required, and every caller is ``local`` without a tenant."""
 
     name: str
     tenant_id: str | None
@@ -278,11 +278,11 @@ class Me(BaseModel):
 
 @router.post("/login", status_code=204, responses=PROBLEM_RESPONSES(*EVERYWHERE, *WITH_BODY))
 async def login(request: Request, body: Login) -> Response:
-    """Keep a token in a cookie that no script can read and no other site can send."""
+    """Set a cookie with a token, which no script can read and no other site can send."""
     authenticator = _authenticator(request)
     response = Response(status_code=204)
     if not authenticator.required:
-        return response  # there is nothing to sign in to
+        return response  # no token is required
     token = await authenticator.verify(body.token, _address(request))
     seconds = COOKIE_SECONDS if token.expires_at is None else min(COOKIE_SECONDS, int(token.expires_at - time.time()))
     _set_cookie(response, request, body.token, max(0, seconds))
@@ -291,20 +291,20 @@ async def login(request: Request, body: Login) -> Response:
 
 @router.post("/logout", status_code=204, responses=PROBLEM_RESPONSES("bad-request", "cross-origin", "internal"))
 async def logout(request: Request) -> Response:
-    """Forget the cookie; the token itself lives on until it is revoked."""
+    """Delete the cookie; the token itself stays valid until it is revoked."""
     response = Response(status_code=204)
     _set_cookie(response, request, "", 0)
     return response
 
 
 def _set_cookie(response: Response, request: Request, value: str, seconds: int) -> None:
-    # https also where a trusted proxy says so (`create_app`); the word of any other is not heard.
+    # The scheme is also https if a trusted proxy says so (`create_app`).
     secure = request.scope.get("scheme") == "https"
     response.set_cookie(COOKIE, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict")
 
 
 @router.get("/me", responses=PROBLEM_RESPONSES(*EVERYWHERE))
 async def me(request: Request, principal: Reader) -> Me:
-    """Tell who asks."""
+    """Return the caller."""
     required = _authenticator(request).required
     return Me(name=principal.name, tenant_id=principal.tenant_id, role=principal.role, auth=required)

@@ -1,7 +1,7 @@
-"""How a body is read: JSON as its standard has it, so that whatever a route is given can be written again.
+"""Parsing of request bodies as strict JSON, so that every value a route gets can be encoded again.
 
-Python's own parser takes lone surrogates, which no UTF-8 can hold, `NaN`, which no JSON can, and as many levels as its
-stack happens to have room for: each would fail far from here, as an error of ours.
+Python's own parser accepts lone surrogates, which UTF-8 cannot encode, `NaN`, which JSON cannot, and any nesting that
+its stack has room for. Each of them would fail later, as an error of the service.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from starlette.responses import Response
 from ._problems import ProblemError
 
 MAX_DEPTH = 100
-"""Levels of lists and objects."""
+"""Maximum nesting of arrays and objects."""
 
 _Container = list[Any] | dict[str, Any]
 
 
 class JsonRoute(APIRoute):
-    """A route that reads its body with `read_json`; to be a router's ``route_class``."""
+    """A route that parses its body with `read_json`; for a router's ``route_class``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -40,15 +40,15 @@ class _JsonRequest(Request):
 
 
 def read_json(body: bytes) -> Any:
-    """Return what a body says; raise `ProblemError` (400) for what is no JSON in UTF-8, or too deep."""
+    """Return a body's JSON value; raise `ProblemError` (400) if it is not JSON in UTF-8, or is nested too deeply."""
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
         raise _too_deep() from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        words = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise ProblemError("bad-request", f"the body is no JSON: {words}") from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:  # most bodies need no second look
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ProblemError("bad-request", f"the body is not JSON: {why}") from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:  # most bodies need no further check
         _check_depth(value)
     return value
 
@@ -67,4 +67,4 @@ def _containers(values: Iterable[Any]) -> list[_Container]:
 
 
 def _too_deep() -> ProblemError:
-    return ProblemError("bad-request", f"the body has more than {MAX_DEPTH} levels")
+    return ProblemError("bad-request", f"arrays and objects in the body are nested more than {MAX_DEPTH} levels deep")

@@ -1,6 +1,6 @@
-"""The commands that people give a session, as they wait in the store for the session's owner. Pure.
+"""Commands to a session, as they are queued in the store for the session's owner. Pure.
 
-A decision waits as the `Approval` or `Answer` that is written to the runner.
+A decision is queued as the `Approval` or `Answer` that the runner gets.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from agent_runner.contract.protocol import Answer, Approval
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     by: str | None = None
-    """The name of the principal who asks."""
+    """The name of the caller."""
 
 
 class PromptCommand(_Command, frozen=True, kw_only=True, tag="prompt"):
-    """The next turn; ``traceparent`` is the caller's."""
+    """Start a turn after the current one; ``traceparent`` is that of the caller."""
 
     turn_id: str
     text: str
@@ -44,9 +44,9 @@ encode = msgspec.json.encode
 
 
 def decode(data: bytes) -> AnyCommand:
-    """Return the command that `encode` wrote; the store is ours, so anything else is a fault."""
+    """Return a command that `encode` encoded."""
     command = _decoder.decode(data)
     if isinstance(command, Approval | Answer) and command.decided_by is None:
-        # Decisions that earlier versions stored have ``by`` in place of ``decided_by``.
+        # Decisions that earlier versions stored have the field ``by`` instead of ``decided_by``.
         return replace(command, decided_by=msgspec.json.decode(data, type=_OldDecision).by)
     return command

@@ -1,4 +1,4 @@
-"""Files that are sent: a few at a time, each only as long as its reader takes it."""
+"""Downloads of files from sandboxes, a few at a time and with a time limit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from ._problems import ProblemError
 from ._sse import pieces
 
 MAX_FILE = 32 * 1024 * 1024
-"""Bytes; a file is held in memory."""
+"""Maximum size of a file in bytes; it is held in memory."""
 AT_ONCE = 4
+"""Maximum number of downloads at a time."""
 MOST_WAITING = 16
+"""Maximum number of downloads that wait."""
 DOWNLOAD_SECONDS = 300.0
-"""How long a reader may take for one file: what it takes is held back from others."""
+"""Seconds that a client may take for one file, as others wait meanwhile."""
 RETRY_SECONDS = 10
 
 _logger = logging.getLogger(__name__)
 
 
 class Downloads:
-    """Who may hold a file in this process: a few, while some more wait and all others are sent away."""
+    """The places for downloads in this process: a few run, some more wait, and all others are refused."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -33,7 +35,7 @@ class Downloads:
 
     @asynccontextmanager
     async def place(self) -> AsyncGenerator[None]:
-        """Wait for a place and hold it; raise `ProblemError` (429) where too many wait."""
+        """Wait for a place and hold it; raise `ProblemError` (429) if too many wait already."""
         if self._waiting >= MOST_WAITING:
             detail = f"{AT_ONCE} files are being sent and {MOST_WAITING} requests wait"
             raise ProblemError("too-many-downloads", detail, headers={"retry-after": str(RETRY_SECONDS)})
@@ -49,9 +51,9 @@ class Downloads:
 
 
 class FileAnswer(Response):
-    """A file that is read once there is a place for it, and sent in pieces, as its reader takes them.
+    """The HTTP response that waits for a place, reads a file with ``read``, and sends it in pieces.
 
-    ``read`` may raise `ProblemError`. A reader that takes too long is cut off.
+    A client that takes longer than ``seconds`` is cut off.
     """
 
     media_type = "application/octet-stream"
@@ -69,14 +71,14 @@ class FileAnswer(Response):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read and send it."""
+        """Read and send the file."""
         async with self._downloads.place():
             content = await self._read()
             try:
                 async with asyncio.timeout(self._seconds):
                     await self._send(content, send)
-            except TimeoutError:  # the server cuts a connection whose answer is not whole
-                _logger.info("a file's reader took more than %g seconds", self._seconds)
+            except TimeoutError:  # the server cuts the connection, as the answer is incomplete
+                _logger.info("a download was cut off after %g seconds", self._seconds)
 
     async def _send(self, content: bytes, send: Send) -> None:
         self.headers["content-length"] = str(len(content))

@@ -1,4 +1,4 @@
-"""Estimates what a session's last turn cost when its runner never told, from what the store has of the session."""
+"""Estimate of the cost of a turn without a result, from the session's events and spans in the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._kept import RELAYED
 
 
 async def estimated_usd(store: Store, stored: StoredSession) -> float:
-    """Return the cost of the session's unfinished turn in US dollars, by its model requests at list price."""
+    """Return the cost in US dollars of the session's unfinished turn: its model requests at list price."""
     from host_client.telemetry.costs.estimate import unfinished_usd  # OpenTelemetry: not with telemetry off
 
     session_id = stored.record.id
@@ -22,7 +22,7 @@ async def estimated_usd(store: Store, stored: StoredSession) -> float:
 
 
 async def _turns(store: Store, session_id: str) -> list[AnyEvent]:
-    """Return the events of the log that begin and end turns and calls."""
+    """Return the log's events at the start and end of turns and the start of tool calls."""
     events: list[AnyEvent] = []
     last = 0
     while entries := await store.read(session_id, last):

@@ -1,4 +1,4 @@
-"""What the service itself says in a session's log: the runner's envelope, without a seq. Pure."""
+"""Events that the service itself adds to a session's log, in the format of the runner's, without a seq. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CloseReason = Literal["closed", "inactive", "shutdown", "ended", "failed", "lost
 
 
 class PromptData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Somebody gave the agent a turn."""
+    """A caller sent the agent a turn."""
 
     turn_id: str
     text: str
@@ -21,7 +21,7 @@ class PromptData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SandboxData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The sandbox is there and the runner was started; ``creation_ms`` is from the session's creation."""
+    """The sandbox was created and the runner started, ``creation_ms`` after the session's creation."""
 
     sandbox_id: str
     kind: str
@@ -29,16 +29,16 @@ class SandboxData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AdoptedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Another process of the service has the session now; it goes on."""
+    """Another replica owns the session now, and the session goes on."""
 
     reason: str
     replica: str
 
 
 class ClosedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Always the last. ``lost``: the agent ended with the process that had it.
+    """The session ended; always its last event. ``lost``: the agent ended together with its process of the service.
 
-    ``estimated_usd`` is what a turn without a result cost, by its model requests at list price.
+    ``estimated_usd`` is the cost of a turn without a result: its model requests at list price.
     """
 
     reason: CloseReason
@@ -50,14 +50,14 @@ class ClosedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class GapData(msgspec.Struct, frozen=True, kw_only=True):
-    """Live only: the events with these numbers are no longer kept."""
+    """Live only: the events with these numbers were deleted from the log."""
 
     first: int
     last: int
 
 
 class DroppedData(msgspec.Struct, frozen=True, kw_only=True):
-    """Live only: the stream ends here; come back with this number."""
+    """Live only: the stream ends here; the reader is to reconnect with the number ``after``."""
 
     reason: str
     after: int
@@ -110,16 +110,16 @@ _EVENT_OF: dict[type[OwnData], type[OwnEvent]] = {
 
 
 def own_event(data: OwnData, root: Root, ts: float) -> OwnEvent:
-    """Put data into its envelope; it belongs to the session's root span."""
+    """Return the event with this data, at a time, in the session's root span."""
     kind = _EVENT_OF[type(data)]
     return kind(ts=ts, trace_id=root.trace_id, span_id=root.span_id, data=data)  # pyright: ignore[reportArgumentType]
 
 
 def own_json(data: OwnData, root: Root, ts: float) -> bytes:
-    """Return an event as its JSON, in one line."""
+    """Return such an event as JSON in one line."""
     return to_json(own_event(data, root, ts))
 
 
 def is_closing(line: bytes) -> bool:
-    """Whether an event's JSON is that of `ClosedEvent`, the last of a log; no event of a runner has its type."""
+    """Return whether an event's JSON is a `ClosedEvent`, the last of a log; a runner has no event of this type."""
     return line.startswith(b'{"type":"closed",')

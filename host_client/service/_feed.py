@@ -1,7 +1,7 @@
-"""One session's newest frames, for any number of readers. Each frame is encoded once.
+"""A buffer of one session's newest frames, shared by any number of readers. Each frame is encoded once.
 
-Readers pull: none has a queue of its own, and none can slow the writer or another reader. What is no longer here
-stands in the store. A feed without readers keeps nothing.
+Readers take frames from the shared buffer at their own position, so that no reader can slow the writer or another
+reader. Older events are in the store. A feed without readers keeps no frames.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 MAX_FRAMES = 4096
 MAX_BYTES = 8 * 1024 * 1024
-"""How far a reader may lag behind before it is dropped; a single larger frame is kept all the same."""
+"""Maximum lag of a reader, in frames and bytes, before it is dropped; a single larger frame is kept too."""
 
 
 class Frame(NamedTuple):
-    """One event as it is sent; ``is_last``: the session has been closed by it.
+    """An event in the format in which it is sent; ``is_last``: it closes the session.
 
-    ``id`` is None for live ones, of which there may be several in one; they come ``after`` the event of that number,
-    and mean nothing once the next one has come.
+    A frame with ``id`` None has one or several live events. They follow the event with the number ``after`` and are
+    outdated once the next one has come.
     """
 
     id: int | None
@@ -29,23 +29,23 @@ class Frame(NamedTuple):
 
     @property
     def before(self) -> int:
-        """The number of the event that it comes after."""
+        """The number of the event before the frame."""
         return self.after if self.id is None else self.id - 1
 
 
 def pack(frame: Frame) -> bytes:
-    """Return a live frame as it is passed on to other replicas."""
+    """Encode a live frame for the other replicas."""
     return b"%d %b" % (frame.after, frame.data)
 
 
 def unpack(data: bytes) -> Frame:
-    """Read what `pack` wrote."""
+    """Decode a frame that `pack` encoded."""
     after, _, sent = data.partition(b" ")
     return Frame(None, sent, after=int(after))
 
 
 class FrameBatch(NamedTuple):
-    """Frames to send, where the next ones begin, and the frames' bytes joined."""
+    """Frames to send, the position after them, and their joined bytes."""
 
     frames: tuple[Frame, ...]
     position: int
@@ -53,37 +53,36 @@ class FrameBatch(NamedTuple):
 
 
 class Feed:
-    """Positions count all frames that ever came; they are this object's own and mean nothing elsewhere.
+    """The newest frames of a session; a position is the number of frames that were added before it.
 
-    ``last_id`` is the number up to which readers find everything in the store.
+    ``last_id`` is the number of the newest event; at first, of the newest one in the store.
     """
 
     def __init__(self, last_id: int = 0) -> None:
         self.readers = 0
         self.ended = False
-        """No more will come from here; readers go elsewhere."""
+        """No more frames will come; readers must reconnect elsewhere."""
         self.last_id = last_id
-        """The number of the newest event that came."""
         self._frames: deque[Frame] = deque()
         self._end = 0
         self._bytes = 0
         self._waiters: dict[asyncio.Future[bool], float] = {}
-        """Each with the time at which it has waited long enough."""
+        """Futures of waiting readers, each with the time of its timeout."""
         self._alarm: asyncio.TimerHandle | None = None
         self._joined: tuple[int, FrameBatch] | None = None
 
     @property
     def position(self) -> int:
-        """Where the next frame will be."""
+        """The position of the next frame."""
         return self._end
 
     def enter(self) -> int:
-        """Count a reader in; return the position from which on it misses nothing."""
+        """Add a reader; return the position from which it gets all further frames."""
         self.readers += 1
         return self._end
 
     def leave(self) -> None:
-        """Count a reader out."""
+        """Remove a reader."""
         self.readers -= 1
         if not self.readers:
             self._frames.clear()
@@ -94,7 +93,7 @@ class Feed:
                 self._alarm = None
 
     def add(self, *frames: Frame) -> None:
-        """Take the next frames; an event that came before is left out, and a live one that comes too late."""
+        """Add frames, without events that were added before and live events that are outdated."""
         before = self._end
         for frame in frames:
             if frame.id is None:
@@ -108,27 +107,27 @@ class Feed:
             if self.readers:
                 self._frames.append(frame)
                 self._bytes += len(frame.data)
-        if self.readers and self._end > before:  # who is woken for nothing waits anew, and sends no heartbeat
+        if self.readers and self._end > before:  # a spurious wake-up would restart the heartbeat timers
             while len(self._frames) > MAX_FRAMES or (self._bytes > MAX_BYTES and len(self._frames) > 1):
                 self._bytes -= len(self._frames.popleft().data)
             self._wake()
 
     def end(self) -> None:
-        """Let every reader go."""
+        """End the streams of all readers."""
         self.ended = True
         self._wake()
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            _tell(waiter, True)
+            _wake_one(waiter, True)
         self._waiters.clear()
 
     def since(self, position: int) -> FrameBatch | None:
-        """Return what came from a position on; None if some of it is no longer here."""
+        """Return the frames from a position on; None if some of them were dropped."""
         if position == self._end:
             return FrameBatch((), position, b"")
         if self._joined is not None and self._joined[0] == position and self._joined[1].position == self._end:
-            return self._joined[1]  # readers that keep up are all at the same place
+            return self._joined[1]  # shared by all readers that keep up
         start = len(self._frames) - (self._end - position)
         if start < 0:
             return None
@@ -138,7 +137,7 @@ class Feed:
         return batch
 
     async def grown(self, position: int, seconds: float) -> bool:
-        """Wait until there is more than up to a position; return False after so many seconds."""
+        """Wait for frames after a position; return False if none came within some seconds."""
         if self._end > position:
             return True
         loop = asyncio.get_running_loop()
@@ -151,24 +150,24 @@ class Feed:
         finally:
             self._waiters.pop(waiter, None)
 
-    # One timer for all who wait, which mostly finds that they wait anew: one for each wait costs more than the event.
+    # One timer for all waiting readers: a timer for each wait would cost more than sending the event.
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = loop.call_at(at, self._let_go, loop)
+        self._alarm = loop.call_at(at, self._on_alarm, loop)
 
-    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake those who have waited long enough."""
+    def _on_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the readers whose timeout has passed."""
         self._alarm = None
         now = loop.time()
         for waiter, until in self._waiters.items():
             if until <= now:
-                _tell(waiter, False)
+                _wake_one(waiter, False)
         if later := [until for until in self._waiters.values() if until > now]:
             self._set_alarm(loop, min(later))
 
 
-def _tell(waiter: asyncio.Future[bool], has_grown: bool) -> None:
+def _wake_one(waiter: asyncio.Future[bool], has_grown: bool) -> None:
     if not waiter.done():
         waiter.set_result(has_grown)

@@ -1,8 +1,8 @@
-"""What stands before every route: whose page may ask, under which name, with how large a body. Pure ASGI: it streams.
+"""Middleware before every route: checks of the host, the origin and the body of a request. Pure ASGI, so it streams.
 
-A browser sends what any page tells it to. Three things keep other sites out: the `Host` header must name this service
-(DNS rebinding gives a foreign name our address), `Origin` and `Sec-Fetch-Site` must say that our own page asks, and a
-body must be JSON (which no form can send). Programs send neither of the two headers and pass.
+A browser sends requests for any page. Three checks keep other sites' pages out: the `Host` header must name this
+service (DNS rebinding gives a foreign name this service's address), `Origin` and `Sec-Fetch-Site` must be those of the
+service's own page, and a body must be JSON (which no form can send). Programs send neither of the two headers and pass.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ._auth import COOKIE, refuse_token_in_url
 from ._problems import ProblemError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""Names that are always the service's, at any port."""
+"""Host names that are always allowed, with any port."""
 PROBES = frozenset({"/healthz", "/readyz"})
-"""Asked by address, by what knows no name."""
+"""Paths of health checks, which use an address as the host name."""
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 MAX_BODY = 1024 * 1024
 
@@ -30,7 +30,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-"""The page loads nothing from elsewhere, runs no inline script and stands in no frame."""
+"""The page may load nothing from other sites, run no inline script, and be shown in no frame."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -48,10 +48,10 @@ _BREAKS = re.compile(rb"[\r\n\0]")
 
 
 class Guard:
-    """ASGI middleware: refuses what other sites' pages send, and puts security headers on every answer.
+    """ASGI middleware that refuses requests of other sites' pages and adds security headers to every answer.
 
-    ``hosts`` are names besides `LOOPBACK`, as ``name`` (any port) or ``name:port``; ``origins`` are those of other
-    sites whose pages may use the API, as ``https://name[:port]``. ``max_body`` is in bytes.
+    ``hosts`` are allowed host names besides `LOOPBACK`, as ``name`` (any port) or ``name:port``. ``origins`` are those
+    of other sites whose pages may use the API, as ``https://name[:port]``. ``max_body`` is in bytes.
     """
 
     def __init__(
@@ -96,9 +96,11 @@ class Guard:
         sent = headers.getlist("host")
         match = _HOST.fullmatch(sent[0].lower()) if len(sent) == 1 else None
         if match is None:
-            raise ProblemError("bad-request", "send one Host header with a name or an address")
+            raise ProblemError("bad-request", "send exactly one Host header, with a name or an address")
         if match["name"] not in self._hosts and match[0] not in self._hosts:
-            detail = f"{match[0]} is no name of this service; allow it where the service is started"
+            detail = (
+                f"the Host header names {match[0]}, which this service does not serve: start it with --allowed-host"
+            )
             raise ProblemError("unknown-host", detail)
         return match[0]
 
@@ -106,23 +108,27 @@ class Guard:
         is_unsafe = scope["method"] in UNSAFE
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if not (is_unsafe or preflight or scope["path"].startswith("/api/")):
-            return  # the page itself: a link from elsewhere may lead to it
+            return  # the page itself, to which links on other sites may lead
         origins, site = headers.getlist("origin"), headers.get("sec-fetch-site")
         if origins:
             if len(origins) > 1 or not self._is_ours(origins[0], scope["scheme"], host):
-                raise ProblemError("cross-origin", "the page's origin is not allowed")
+                raise ProblemError(
+                    "cross-origin", "the page's origin is not allowed: start the service with --allowed-origin"
+                )
         elif site not in (None, "same-origin", "none"):
-            raise ProblemError("cross-origin", "another site's page sent the request")
+            raise ProblemError("cross-origin", "a page of another site sent the request")
         elif is_unsafe and site is None and _rests_on_cookie(headers):
-            # Every browser sends Origin here, and only browsers have use for the cookie.
-            raise ProblemError("cross-origin", "a cookie alone changes nothing: send Authorization: Bearer, or Origin")
+            # Every browser sends Origin here, and only browsers use the cookie.
+            raise ProblemError(
+                "cross-origin", "a cookie alone allows no changes: send Authorization: Bearer, or Origin"
+            )
 
     def _is_ours(self, origin: str, scheme: str, host: str) -> bool:
         if origin in self._origins:
             return True
         theirs, separator, authority = origin.lower().partition("://")
-        # Behind a proxy that ends TLS the scheme is http for us and https for the page. A trusted proxy may also pass
-        # on wss as the scheme, which is no page's.
+        # Behind a proxy that ends TLS, the scheme is http here and https for the page. A trusted proxy may also pass on
+        # the scheme wss, which no page has.
         if not separator or theirs not in ("https", scheme) or theirs not in _DEFAULT_PORTS:
             return False
         return _without_port(authority, theirs) == _without_port(host, theirs)
@@ -143,19 +149,19 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
-                # The page's modules belong together: a browser asks whether they are still the same.
+                # The page's modules must be of one version, so a browser has to revalidate each of them.
                 headers["cache-control"] = "no-store" if is_api else "no-cache"
                 for name, value in message["headers"]:
                     if _BREAKS.search(name) or _BREAKS.search(value):
-                        # Before anything is sent, so that `Incidents` can still answer.
-                        raise ValueError(f"the header {name!r} of an answer would hold a line break")
+                        # Raised before anything is sent, so that `Incidents` can still answer.
+                        raise ValueError(f"the header {name!r} of an answer contains a line break")
             await send(message)
 
         return hardened
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """Return ``receive`` that raises `ProblemError` (413) once a body of unknown length is larger than ``limit``."""
+    """Wrap ``receive`` to raise `ProblemError` (413) once a body of unknown length exceeds ``limit`` bytes."""
     taken = 0
 
     async def bounded() -> Message:
@@ -171,8 +177,10 @@ def _bounded(receive: Receive, limit: int) -> Receive:
 
 
 def _too_large(limit: int) -> ProblemError:
-    # What is left of the body is not read, and must not be taken for the next request.
-    return ProblemError("too-large", f"a body has at most {limit} bytes", headers={"connection": "close"}, limit=limit)
+    # The connection is closed, as the unread rest of the body must not be taken for the next request.
+    return ProblemError(
+        "too-large", f"the body may have at most {limit} bytes", headers={"connection": "close"}, limit=limit
+    )
 
 
 def _rests_on_cookie(headers: Headers) -> bool:
@@ -184,20 +192,20 @@ def _without_port(authority: str, scheme: str) -> str:
 
 
 def _normal_host(host: str) -> str:
-    """Return a host as it is compared; raise `ValueError` for what is no name or address (a wildcard, a URL)."""
+    """Return a host in lower case; raise `ValueError` if it is not a name or address (but a wildcard, a URL, …)."""
     if _HOST.fullmatch(host.lower()) is None:
         raise ValueError(
-            f"{host!r} is no host: give a name or an address, with a port or without, like agents.acme.com"
+            f"{host!r} is not a host: give a name or an address, with or without a port, like agents.acme.com"
         )
     return host.lower()
 
 
 def _normal_origin(origin: str) -> str:
-    """Return an origin as browsers send it; raise `ValueError` for what is none (a wildcard, a path, `null`)."""
+    """Return an origin as browsers send it; raise `ValueError` if it is not one (but a wildcard, `null`, …)."""
     normal = origin.lower().removesuffix("/")
     parts = urlsplit(normal)
     if parts.scheme not in _DEFAULT_PORTS or normal != f"{parts.scheme}://{parts.netloc}":
-        raise ValueError(f"{origin!r} is no origin: give a scheme and a host, like https://console.acme.com")
+        raise ValueError(f"{origin!r} is not an origin: give a scheme and a host, like https://console.acme.com")
     if _HOST.fullmatch(parts.netloc) is None:
-        raise ValueError(f"{origin!r} is no origin: {parts.netloc!r} is no host")
+        raise ValueError(f"{origin!r} is not an origin: {parts.netloc!r} is not a host")
     return f"{parts.scheme}://{_without_port(parts.netloc, parts.scheme)}"

@@ -1,8 +1,7 @@
-"""One session that this process owns: its agent, its log, what people ask of it, its end.
+"""One session that this process owns: its agent, its log, its commands, and its end.
 
-What the agent says is written to the log before anybody is sent it. What people ask comes out of the store, in
-order, and is carried out at least once; the runner takes each command once. So a process that is killed at any
-moment leaves what the next one needs.
+The agent's events are stored before any reader gets them. Commands are read from the store, in order, and sent at least
+once; the runner executes each of them once. So the next process can go on from the store whenever this one is killed.
 """
 
 from __future__ import annotations
@@ -46,22 +45,22 @@ from ._kept import own
 from ._log import SessionLog
 
 LAST_WORDS_SECONDS = 10.0
-"""How long a runner that was told to stop may take to say what it still has to say."""
+"""Seconds that a runner has for its last events after the command to stop."""
 
 GRACE_SECONDS = 60.0
-"""How long after its expiry a request that still waits holds up the end of an idle session."""
+"""Seconds after the expiry of a waiting request during which an idle session is not yet closed."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class House:
-    """What all sessions of this process share.
+    """The settings that all sessions of this process share.
 
-    ``sandbox`` and ``options`` make a session's own of what its creator asked for. ``forget`` removes what a dead
-    process may have made for a session without having noted it. ``idle_seconds`` is how long a session may be without
-    activity, ``silent_seconds`` how long a turn may run and nothing be heard of it, if that is longer. ``upload`` is
-    what each session's working directory begins with.
+    ``sandbox`` and ``options`` return a session's own, from its creator's request. ``forget`` removes a sandbox that a
+    dead process may have created for a session without having written it down. ``idle_seconds`` is the maximum time of
+    a session without activity, ``silent_seconds`` that of a running turn without an event, if that is longer.
+    ``upload`` is the initial content of each session's working directory.
     """
 
     store: Store
@@ -77,7 +76,7 @@ class House:
 
 
 class Hosted:
-    """A session, from its making or its taking over to its end. ``adopted``: another process had it before."""
+    """Runs a session from its creation or takeover to its end; ``adopted``: another process owned it before."""
 
     def __init__(self, house: House, stored: StoredSession, feed: Feed, *, adopted: bool = False) -> None:
         self.record = stored.record
@@ -95,12 +94,12 @@ class Hosted:
     # -- life -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Host the session to its end; return also when another process has it, or may try again.
+        """Run the session to its end; return earlier if another process owns it, or a takeover is to be tried again.
 
-        Cancelled, it leaves the sandbox to the next process.
+        If cancelled, leave the sandbox running for the next process.
         """
         hosting = asyncio.ensure_future(self._host())
-        hearing = asyncio.ensure_future(self._hear(hosting))
+        closing = asyncio.ensure_future(self._watch_for_close(hosting))
         try:
             await asyncio.wait((hosting,))
             if not hosting.cancelled():
@@ -111,16 +110,16 @@ class Hosted:
                 await self._session.abandon()
             raise
         finally:
-            for task in (hosting, hearing):
+            for task in (hosting, closing):
                 task.cancel()
-            await asyncio.wait((hosting, hearing))
+            await asyncio.wait((hosting, closing))
             await self._release()
 
     async def _release(self) -> None:
-        """Let others own the session, where it is not over for good."""
+        """Stop writing and give up the ownership of the session."""
         await self.log.leave()
         if not self.log.is_lost:
-            with contextlib.suppress(StoreError):  # the lease of a store that is away runs out by itself
+            with contextlib.suppress(StoreError):  # the lease expires by itself
                 await self._house.store.release(self.record.id, self._house.owner)
 
     async def _host(self) -> None:
@@ -136,21 +135,21 @@ class Hosted:
         except asyncio.CancelledError:
             if self._why_closed is None or self._is_abandoned:
                 raise
-        except Exception as error:  # whatever it is, the session is over, and its log must say so
+        except Exception as error:  # whatever it is, the session ends, and its log must tell why
             if not isinstance(error, SandspanError):
                 _logger.exception("session %s failed", self.record.id)
             if self._may_be_tried_again(error):
-                _logger.warning("session %s cannot be taken over, and is tried again: %s", self.record.id, error)
+                _logger.warning("session %s cannot be taken over now, will try again: %s", self.record.id, error)
                 return
             failure = SessionFailure(getattr(error, "error_type", "internal"), str(error)[:1000])
         if not self.log.is_lost:
             with contextlib.suppress(NotOwnerError):
                 await self._conclude(failure)
         if self.log.is_lost:
-            _logger.warning("session %s is another process's now", self.record.id)
+            _logger.warning("session %s is owned by another process now", self.record.id)
 
     def _may_be_tried_again(self, error: Exception) -> bool:
-        """Whether what keeps a session from being taken over may be over soon; nothing of it has been ended then."""
+        """Return whether a takeover failed for a reason that may pass; the sandbox is left as it is then."""
         if self._session is not None or self.log.state.whereabouts is None:
             return False
         return isinstance(error, SandboxError | ConfigurationError) and not isinstance(error, SandboxGoneError)
@@ -197,10 +196,10 @@ class Hosted:
         self.log.spans.append(own(otlp))
 
     async def _introduce(self, session: Session) -> None:
-        """Write where the session is, so that another process can take it over."""
+        """Write the sandbox and whereabouts of the session, so that another process can take it over."""
         assert session.info is not None
         if self._adopted and self._is_local:
-            return  # an agent that ended with its service does not go on
+            return  # a local agent ended with its service, so the session does not go on
         if self.log.state.whereabouts is not None:
             await self.log.say(AdoptedData(reason="the process that had it was gone", replica=self._house.owner))
             return
@@ -210,39 +209,39 @@ class Hosted:
         await self.log.say(SandboxData(sandbox_id=ref.id, kind=ref.kind, creation_ms=took), sandbox=ref)
 
     def _note_whereabouts(self, session: Session) -> None:
-        """Keep, with the next events, where the session is; a turn may have brought it into a further trace."""
+        """Write the whereabouts with the next events; a turn may have added a trace to them."""
         self.log.extras["whereabouts"] = msgspec.to_builtins(session.whereabouts)
 
     async def _converse(self, session: Session) -> None:
-        """Pass on what the agent says and what people ask, until one of them, or the clock, ends it.
+        """Log the agent's events and carry out commands until the agent, a command or the idle time ends the session.
 
-        Raise `NotOwnerError` before anything is ended where the session is another process's.
+        Raise `NotOwnerError`, with nothing ended, if another process owns the session.
         """
-        listening = asyncio.ensure_future(self.log.taken())
-        serving = [asyncio.ensure_future(self._obey(session)), asyncio.ensure_future(self._watch_the_clock())]
+        draining = asyncio.ensure_future(self.log.drain())
+        serving = [asyncio.ensure_future(self._carry_out_commands(session)), asyncio.ensure_future(self._watch_idle())]
         try:
-            await asyncio.wait((listening, *serving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((draining, *serving), return_when=asyncio.FIRST_COMPLETED)
             await self._check_owner()
-            if not listening.done():
-                await self._unless_hurried(self._stop(session, listening))
+            if not draining.done():
+                await self._unless_hurried(self._stop(session, draining))
         finally:
-            for task in (listening, *serving):
+            for task in (draining, *serving):
                 task.cancel()
-            await asyncio.wait((listening, *serving))
-        for task in (listening, *serving):
+            await asyncio.wait((draining, *serving))
+        for task in (draining, *serving):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _stop(self, session: Session, listening: asyncio.Future[None]) -> None:
-        """End the turn and the runner, and take its last words; nothing more is taken from people."""
+    async def _stop(self, session: Session, draining: asyncio.Future[None]) -> None:
+        """Stop the turn and the runner and log its last events; from now on, no command is accepted."""
         await self.log.change(closing=True)
-        with contextlib.suppress(SandspanError):  # one that cannot be told is ended all the same
+        with contextlib.suppress(SandspanError):  # a runner that cannot be reached is killed later
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await session.stop()
-        await asyncio.wait((listening,), timeout=LAST_WORDS_SECONDS)
+        await asyncio.wait((draining,), timeout=LAST_WORDS_SECONDS)
 
     async def _unless_hurried(self, stopping: Coroutine[Any, Any, None]) -> None:
-        """Wait for the runner's last words, until hurried."""
+        """Wait until the runner has stopped, or `hurry` is called."""
         waits = [asyncio.ensure_future(each) for each in (stopping, self._hurried.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -254,15 +253,15 @@ class Hosted:
             waits[0].result()
 
     async def _check_owner(self) -> None:
-        """Raise `NotOwnerError` where another process has the session: one that was paused may not have heard of it."""
+        """Raise `NotOwnerError` if another process owns the session, which a paused process may not have noticed."""
         if not self.log.is_lost:
             lost = await self.log.insist(lambda: self._house.store.renew([self.record.id], self._house.owner))
             self.log.is_lost = bool(lost)
         if self.log.is_lost:
-            raise NotOwnerError(f"the session {self.record.id} is not {self._house.owner}'s")
+            raise NotOwnerError(f"{self._house.owner} does not own the session {self.record.id}")
 
     async def _let_go(self, session: Session) -> None:
-        """Leave the sandbox to the process that has the session now; one that it does not know of ends with us."""
+        """Leave the sandbox to the session's new owner; a sandbox that is not in the store is removed."""
         assert session.info is not None
         stored = await self.log.insist(lambda: self._house.store.get(self.record.id))
         known = stored.state.sandbox if stored is not None else None
@@ -270,19 +269,19 @@ class Hosted:
             await session.abandon()
 
     async def _conclude(self, failure: SessionFailure | None) -> None:
-        """Write the last event: why it is over."""
-        await self.log.change()  # what was left before: the last event tells what it cost
+        """Write the last event, with the reason for the session's end."""
+        await self.log.change()  # everything queued is written first: the last event has the total cost
         if self._session is None:
             if failure is not None:
-                await self.log.add(self._error(failure))  # the agent's own stream never began
+                await self.log.add(self._error(failure))  # the agent itself has sent no event
             if not self._began:
                 self._end_root(failure)
         else:
-            await self._tell_what_came_too_late()
+            await self._log_unbegun_turns()
         reason, by = self._why_closed or ("ended", None)
         failure = failure or (self._session.failure if self._session is not None else None)
         if self._why_closed is not None and failure is not None and failure.error_type == "cancelled":
-            failure = None  # it was ended, and did not fail
+            failure = None  # the session was closed, and did not fail
         elif self._why_closed is None and failure is not None:
             reason = "lost" if self._adopted and self._is_local else "failed"
         data = ClosedData(
@@ -295,21 +294,21 @@ class Hosted:
         )
         await self.log.say(data)
         turns, cost = self.log.state.turns, self.log.state.cost_usd
-        _logger.info("session %s is over (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
+        _logger.info("session %s ended (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
 
     async def _estimated_usd(self) -> float:
-        """Return what a turn that never had a result has cost, in US dollars, as far as that is known."""
+        """Return the estimated cost in US dollars of a turn without a result; 0.0 if there is none."""
         if not self.log.state.busy or not self._house.telemetry.enabled:
             return 0.0
         stored = StoredSession(self.record, self.log.state)
         try:
             return await self.log.insist(lambda: estimated_usd(self._house.store, stored))
-        except Exception:  # an estimate must not keep the log from its last event
-            _logger.exception("session %s: its unfinished turn is not estimated", self.record.id)
+        except Exception:  # without an estimate, the last event must still be written
+            _logger.exception("session %s: the cost of its unfinished turn cannot be estimated", self.record.id)
             return 0.0
 
     def _end_root(self, failure: SessionFailure | None) -> None:
-        """End the root span of a session that never began: nobody else will."""
+        """End the root span of a session that was never opened."""
         request = self.record.request
         who = Who(session_id=self.record.id, user_id=request.get("user_id"), tenant_id=self.record.tenant_id)
         options = AgentOptions(user_id=who.user_id, tenant_id=who.tenant_id, user_tier=request.get("user_tier"))
@@ -317,12 +316,12 @@ class Hosted:
         trace = SessionTrace(self._house.telemetry, common, self.record.root, who, self._keep)
         trace.close(failure.error_type if failure else None, failure.message if failure else "")
 
-    async def _tell_what_came_too_late(self) -> None:
-        """Say which turns were taken and not begun, as the end of the session came first."""
+    async def _log_unbegun_turns(self) -> None:
+        """Write an error event for each turn that was queued and not begun before the end of the session."""
         left = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
         for command in (c.decode(queued.data) for queued in left):
             if isinstance(command, c.PromptCommand):
-                why = f"the turn {command.turn_id} was not begun: the session ended before"
+                why = f"the turn {command.turn_id} was not begun, as the session ended first"
                 await self.log.add(self._error(SessionFailure("cancelled", why)))
 
     @property
@@ -334,44 +333,44 @@ class Hosted:
         return Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
 
     def close(self, reason: CloseReason, by: str | None = None) -> None:
-        """End the session soon; the first reason counts."""
+        """Ask the session to end; the first reason counts."""
         if self._why_closed is None:
             self._why_closed = (reason, by)
         self._ending.set()
 
     def hurry(self) -> None:
-        """Wait no longer for the runner to stop: kill it. The sandbox is still removed."""
+        """Kill the runner instead of waiting for it to stop; the sandbox is still removed."""
         self._hurried.set()
         if self._session is not None:
             self._session.hurry()
 
     def abandon(self) -> None:
-        """Another process has the session: let go of it, and leave its sandbox alone."""
+        """Stop, without touching the sandbox, as another process owns the session."""
         self.log.is_lost = True
         self._ending.set()
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
-        """Return a file of the agent's working directory; raise `SessionClosedError` where there is none yet."""
+        """Return a file of the agent's working directory; raise `SessionClosedError` if there is no sandbox yet."""
         if self._session is None:
-            raise SessionClosedError("the sandbox is not there yet")
+            raise SessionClosedError("the session's sandbox is still being created: try again once it has started")
         return await self._session.read_file(path, max_bytes)
 
-    async def _watch_the_clock(self) -> None:
-        """Return when the session is to be closed: somebody said so, or nothing happened for too long."""
+    async def _watch_idle(self) -> None:
+        """Wait until the session is to be closed, and close it if it has been idle for too long."""
         while self._why_closed is None and not self.log.is_lost:
             left = self._idle_at() - time.monotonic()
             if left <= 0:
                 self.close("inactive")
             with contextlib.suppress(TimeoutError):
-                # A turn that ends moves that time forward, and tells nobody here.
+                # The end of a turn moves this deadline and does not wake this task, so it looks again.
                 async with asyncio.timeout(max(0.0, min(left, self._house.idle_seconds))):
                     await self._ending.wait()
 
     def _idle_at(self) -> float:
-        """Return when the session has been idle for too long; what waits for a person has an expiry of its own.
+        """Return the time (of `time.monotonic`) at which the session will have been idle for too long.
 
-        A turn that runs is activity, however long its tool or model is silent, unless what runs it seems to hang. A
-        session begins with one.
+        A running turn, with which each session begins, may be silent for `House.silent_seconds`, as a tool or the model
+        may be. A request that waits for a person keeps the session open until it expires.
         """
         house, state = self._house, self.log.state
         may_be_silent = house.silent_seconds if state.busy or not state.turns else 0.0
@@ -379,19 +378,20 @@ class Hosted:
         expires = max((each.expires_at for each in state.waiting), default=0.0)
         return max(at, time.monotonic() + expires + GRACE_SECONDS - time.time()) if expires else at
 
-    # -- what people ask ----------------------------------------------------------------------------------
+    # -- commands -----------------------------------------------------------------------------------------
 
-    async def _hear(self, hosting: asyncio.Future[None]) -> None:
-        """Close the session when somebody asks for it, whatever else waits to be carried out before that."""
+    async def _watch_for_close(self, hosting: asyncio.Future[None]) -> None:
+        """Close the session as soon as a close command is queued, even behind other commands."""
         async with self._notes() as notes:
-            while not await self._is_to_close():
+            while not await self._find_close():
                 async for _ in notes:
                     break
         is_made = self._session is not None or self.log.state.whereabouts is not None
-        if self._began and not is_made:  # a sandbox that another process made is found first, to be ended
+        if self._began and not is_made:  # a sandbox that another process created must be found first, to be removed
             hosting.cancel()
 
-    async def _is_to_close(self) -> bool:
+    async def _find_close(self) -> bool:
+        """Look for a close command and obey it; return whether the session is to be closed."""
         waiting = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
         for command in (c.decode(queued.data) for queued in waiting):
             if isinstance(command, c.CloseCommand):
@@ -400,22 +400,22 @@ class Hosted:
 
     @asynccontextmanager
     async def _notes(self) -> AsyncGenerator[AsyncIterator[Note | bytes]]:
-        """Give a note for each command that is pushed."""
+        """Yield an iterator with a note for each pushed command."""
         store = self._house.store
         async with AsyncExitStack() as stack:
             yield await self.log.insist(
                 lambda: stack.enter_async_context(store.subscribe(self.record.id, only=Note.COMMANDS))
             )
 
-    async def _obey(self, session: Session) -> None:
-        """Carry out commands in order, as long as there are any to come."""
+    async def _carry_out_commands(self, session: Session) -> None:
+        """Carry out commands in order until the session is to be closed."""
         async with self._notes() as notes:
             while await self._carry_out_all(session):
                 async for _ in notes:
                     break
 
     async def _carry_out_all(self, session: Session) -> bool:
-        """Carry out what waits; return False once the session is to be closed."""
+        """Carry out all queued commands; return False once the session is to be closed."""
         waiting = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
         for queued in waiting:
             command = c.decode(queued.data)
@@ -430,23 +430,25 @@ class Hosted:
         return True
 
     async def _carry_out(self, session: Session, command: c.AnyCommand, command_id: str) -> None:
-        """Tell the runner, as often as it takes; it takes each command once."""
+        """Send a command to the runner until it arrives; the runner executes each command once."""
         while True:
             try:
-                await _tell(session, command, command_id)
+                await _send(session, command, command_id)
             except StreamLostError as error:
-                _logger.warning("session %s: a command waits on: %s", self.record.id, error)
+                _logger.warning("session %s: a command is sent again: %s", self.record.id, error)
             except (NotWaitingError, SessionClosedError) as error:
                 _logger.info("session %s: a command came too late: %s", self.record.id, error)
                 return
-            except NotAskedError as error:  # found out here alone where the log no longer has the question
-                await self.log.add(self._error(SessionFailure("protocol", f"an answer is none: {error}")))
+            except NotAskedError as error:  # checked here only if the log no longer has the question
+                await self.log.add(
+                    self._error(SessionFailure("protocol", f"an answer does not fit its question: {error}"))
+                )
                 return
             else:
                 return
 
 
-async def _tell(session: Session, command: c.AnyCommand, command_id: str) -> None:
+async def _send(session: Session, command: c.AnyCommand, command_id: str) -> None:
     match command:
         case c.PromptCommand():
             await session.send(

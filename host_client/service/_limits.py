@@ -1,4 +1,4 @@
-"""What a tenant may use, and the same answer for the same request: limits and idempotency, over the store."""
+"""Limits of tenants, and idempotent requests, both kept in the store."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ._problems import ProblemError
 TURNS_WINDOW = 60.0
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 IN_FLIGHT_SECONDS = 300.0
-"""How long a key stays taken whose process died: longer than any action of a route."""
+"""Seconds for which a key stays reserved if its process dies: longer than any action of a route takes."""
 PROMISED_SECONDS = 60.0
-"""When to come again where all is promised: a session may have been closed."""
+"""Seconds after which to try again if open sessions hold the whole budget: one may have been closed."""
 _SMALLEST_USD = 1e-9
 REPLAYED = "idempotent-replayed"
 
@@ -35,39 +35,38 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceLimits:
-    """What one tenant, session or request may use; None is without a limit. The documents' table is checked."""
+    """Limits of a tenant, session or request; None is no limit. A test compares them with the documented table."""
 
     max_body: int = 1024 * 1024
-    """Bytes of a request's body."""
+    """Maximum bytes of a request's body."""
     max_prompt: int = 100_000
-    """Characters of a prompt or a turn's text."""
+    """Maximum characters of a prompt or a turn's text."""
     sessions_per_tenant: int | None = 100
-    """Open ones."""
+    """Maximum open sessions of a tenant."""
     turns_per_minute: int | None = 60
-    """Of a tenant; a session's first turn counts."""
+    """Maximum turns of a tenant in a minute, including the first turns of sessions."""
     usd_per_tenant_day: float | None = None
-    """US dollars that a tenant's turns may cost on one day (UTC); what is promised to open sessions is not given again.
-    """
+    """US dollars that a tenant's turns may cost in a day (UTC); budgets of open sessions count as spent."""
     readers_per_session: int | None = 1000
-    """Open streams of one session, in one process."""
+    """Maximum open streams of one session in one process."""
     readers_per_tenant: int | None = 2000
-    """Open streams of all sessions of a tenant, in one process."""
+    """Maximum open streams of all sessions of a tenant in one process."""
 
 
 def day_of(now: float) -> str:
-    """Return the day (UTC) of a time in seconds since the epoch, as a store knows it."""
+    """Return the day (UTC) of a time in seconds since the epoch as `YYYY-MM-DD`."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")
 
 
 def check_prompt(text: str, limits: ServiceLimits) -> None:
-    """Raise `ProblemError` (422) for a text that is longer than allowed."""
+    """Raise `ProblemError` (422) for a text that is too long."""
     if len(text) > limits.max_prompt:
-        what = f"has {len(text)} characters; {limits.max_prompt} are allowed"
+        what = f"must have at most {limits.max_prompt} characters, not {len(text)}"
         raise ProblemError("invalid", f"the text {what}", errors=[{"where": "body", "what": what}])
 
 
 async def check_turn(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
-    """Count a turn; raise `ProblemError` (429) if it is one too many for this minute."""
+    """Count a turn; raise `ProblemError` (429) if the tenant has too many in this minute."""
     if limits.turns_per_minute is None:
         return
     if await store.count(tenant_id, "turns", TURNS_WINDOW) > limits.turns_per_minute:
@@ -77,42 +76,43 @@ async def check_turn(store: Store, tenant_id: str, limits: ServiceLimits, now: f
 
 
 async def check_budget(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
-    """Raise `ProblemError` (429) if the tenant has spent what it may on this day (UTC)."""
+    """Raise `ProblemError` (429) if the tenant has spent its budget of this day (UTC)."""
     if limits.usd_per_tenant_day is None:
         return
     now = time.time() if now is None else now
     if await _unspent(store, tenant_id, limits.usd_per_tenant_day, now) <= 0:
-        detail = f"the tenant may spend ${limits.usd_per_tenant_day:g} a day (UTC), and has"
+        detail = f"the tenant has spent its ${limits.usd_per_tenant_day:.10g} of this day (UTC)"
         wait = 86_400 - now % 86_400
         raise ProblemError("budget-exceeded", detail, headers=_retry(wait), limit_usd=limits.usd_per_tenant_day)
 
 
 async def budget_of(
-    store: Store, tenant_id: str, limits: ServiceLimits, wanted: float | None, now: float | None = None
+    store: Store, tenant_id: str, limits: ServiceLimits, requested: float | None, now: float | None = None
 ) -> float | None:
-    """Return the budget of a new session that would have this one, in US dollars; None: there is none.
+    """Return the budget of a new session in US dollars: the requested one, or less if the tenant has less left.
 
-    It is at most what the tenant has neither spent on this day (UTC) nor promised to sessions that are open. Raise
-    `ProblemError` (429) where nothing is left. To be called for one new session of a tenant at a time.
+    None is no limit. A tenant has left what it has neither spent on this day (UTC) nor promised to its open sessions.
+    Raise `ProblemError` (429) if nothing is left. Call this for one new session of a tenant at a time.
     """
     if limits.usd_per_tenant_day is None:
-        return wanted
-    # First what is promised: what is spent meanwhile counts twice then, and not at all the other way round.
+        return requested
+    # Promises are read first: money spent meanwhile then counts twice; in the other order it would not count at all.
     promised = sum([_promised(each) for each in await store.open_sessions(tenant_id)])
     await check_budget(store, tenant_id, limits, now)
     left = await _unspent(store, tenant_id, limits.usd_per_tenant_day, now) - promised
     if left < _SMALLEST_USD:
         detail = (
-            f"what is left of the tenant's ${limits.usd_per_tenant_day:g} a day (UTC) is promised to open sessions:"
-            " close one, or give each a max_budget_usd"
+            f"open sessions may spend the rest of the tenant's ${limits.usd_per_tenant_day:.10g} of this day (UTC):"
+            " close one, or create sessions with a max_budget_usd"
         )
         headers = _retry(PROMISED_SECONDS)
         raise ProblemError("budget-exceeded", detail, headers=headers, limit_usd=limits.usd_per_tenant_day)
-    return left if wanted is None else min(left, wanted)
+    left = round(left, 9)
+    return left if requested is None else min(left, requested)
 
 
 def _promised(stored: StoredSession) -> float:
-    """Return what an open session may still cost; without a budget, as one that is older than the limit, all."""
+    """Return the US dollars that an open session may still spend; infinite if it has no budget."""
     budget = stored.record.request.get("max_budget_usd")
     return math.inf if budget is None else max(0.0, budget - stored.state.cost_usd)
 
@@ -129,7 +129,7 @@ def _retry(seconds: float) -> dict[str, str]:
 
 
 class RecordedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that can be given again. ``body`` is JSON; ``headers`` are those that belong to it."""
+    """An answer that is stored to be repeated: its status, JSON body and own headers."""
 
     status: int
     body: bytes
@@ -140,7 +140,7 @@ class RecordedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_digest(method: str, path: str, body: bytes) -> str:
-    """Return what makes two requests the same one: a key that is used on another path is another use."""
+    """Return a digest that is the same only for the same request."""
     return hashlib.sha256(b"\n".join((method.encode(), path.encode("utf-8", "replace"), body))).hexdigest()
 
 
@@ -151,26 +151,26 @@ async def idempotent(
     digest: str,
     action: Callable[[str | None], Awaitable[RecordedAnswer]],
 ) -> RecordedAnswer:
-    """Carry out an action once for a key; answer the same again for 24 hours. Without a key it is just carried out.
+    """Carry out an action once for a key and repeat its answer for 24 hours; without a key, carry it out each time.
 
-    The action is given the id of what it makes, the same for each attempt of these 24 hours: where an earlier one was
-    killed before its answer was kept, it finds what that has made. Without a key it is given None.
+    The action gets the id for the object that it creates, which is the same for every attempt with this key: if an
+    earlier attempt was killed before its answer was stored, the action finds the object. Without a key it gets None.
 
-    Raise `ProblemError`: 409 while the first one is being carried out, 422 for a key of another request, or for what is
-    no key. What the action raises frees the key.
+    Raise `ProblemError`: 409 while the first request is being carried out, 422 for the key of another request, 400 for
+    a malformed key. If the action raises, the key is free again.
     """
     if key is None:
         return await action(None)
     if _KEY.fullmatch(key) is None:
-        raise ProblemError("bad-request", "an Idempotency-Key has 1 to 255 printable ASCII characters")
-    there = await store.reserve(tenant_id, key, digest, IN_FLIGHT_SECONDS)
-    if there is None:
+        raise ProblemError("bad-request", "an Idempotency-Key must have 1 to 255 printable ASCII characters")
+    earlier = await store.reserve(tenant_id, key, digest, IN_FLIGHT_SECONDS)
+    if earlier is None:
         return await _first(store, tenant_id, key, digest, action)
-    if there.digest != digest:
-        raise ProblemError("key-reused", "this Idempotency-Key was used with another request; take a new one")
-    if there.answer is None:
+    if earlier.digest != digest:
+        raise ProblemError("key-reused", "this Idempotency-Key was used with another request: use a new one")
+    if earlier.answer is None:
         raise ProblemError("key-in-use", headers=_retry(1))
-    answer = msgspec.msgpack.decode(there.answer, type=RecordedAnswer)
+    answer = msgspec.msgpack.decode(earlier.answer, type=RecordedAnswer)
     return msgspec.structs.replace(answer, headers={**answer.headers, REPLAYED: "true"})
 
 
@@ -179,7 +179,7 @@ async def _first(
 ) -> RecordedAnswer:
     try:
         answer = await action(await _id_for(store, tenant_id, key, digest))
-    except BaseException:  # cancelled too: the next one must not wait for an answer that never comes
+    except BaseException:  # also if cancelled: the next request must not be refused until the key expires
         await asyncio.shield(_remember(store, tenant_id, key, digest, None))
         raise
     await asyncio.shield(_remember(store, tenant_id, key, digest, msgspec.msgpack.encode(answer)))
@@ -187,16 +187,18 @@ async def _first(
 
 
 async def _id_for(store: Store, tenant_id: str, key: str, digest: str) -> str:
-    """Return the id for what this request makes: random, and kept before it is used."""
-    made = str(uuid.uuid4())
-    # No caller's key has a newline, and what is reserved under this one is the id itself.
-    there = await store.reserve(tenant_id, f"{key}\n{digest}", made, IDEMPOTENCY_SECONDS)
-    return made if there is None else there.digest
+    """Return the id for the object that a request creates: a random one, stored before it is used."""
+    new = str(uuid.uuid4())
+    # A caller's key has no newline, so this key is free. The id is stored in the place of a digest.
+    earlier = await store.reserve(tenant_id, f"{key}\n{digest}", new, IDEMPOTENCY_SECONDS)
+    return new if earlier is None else earlier.digest
 
 
 async def _remember(store: Store, tenant_id: str, key: str, digest: str, answer: bytes | None) -> None:
-    """Remember an answer. If that fails it is logged: what was done was done, and its caller is to know."""
+    """Store an answer; only log a failure, as the action was carried out and its caller must get the answer."""
     try:
         await store.answer(tenant_id, key, digest, answer, IDEMPOTENCY_SECONDS)
     except StoreError as error:
-        _logger.warning("the answer to an Idempotency-Key is not kept, a repetition would be carried out: %s", error)
+        _logger.warning(
+            "the answer to an Idempotency-Key is not stored, so a repeated request is carried out again: %s", error
+        )

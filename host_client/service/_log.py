@@ -1,154 +1,146 @@
-"""What a session's owner writes: its events and its state into the store, in one step, and then to its readers.
+"""Write a session's events and state to the store, each step of them in one transaction, and then to its readers.
 
-Who has something to write leaves it here. One step is written at a time, of all that came meanwhile, in that order (but
-that the agent's first words wait until it is known where it is: see `taken`); nothing is shown that was not written.
-The next step begins where the last one ended, also where whoever left something does not wait for it any more: what the
-store has and what is known of it here must not differ.
+Everything to be written is queued here. A task writes one step at a time, made of all that was queued meanwhile, in
+that order; but the agent's events wait until `SessionLog.drain`, as the event that tells where the sandbox is comes
+first. Readers are sent nothing that is not stored yet. A step is written to its end also if the caller that queued it
+is cancelled: the state in memory must not differ from the stored one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from itertools import groupby, takewhile
 from typing import Any, TypeVar
 
 from agent_runner.contract.protocol import AnyEvent
 from host_client.client.mailbox import MAX_BYTES, MAX_ITEMS
-from host_client.store.base import NotOwnerError, Store, StoredSession, StoreError, error_of, settle
+from host_client.store.base import NotOwnerError, Store, StoredSession, StoreError
 
 from ._events import OwnData, OwnEvent, own_event
 from ._feed import Feed, Frame, pack
-from ._step import Own, Step
+from ._step import OwnChange, Step
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0
-"""Seconds between two attempts to reach a store that is away."""
+"""Seconds between two attempts to reach a store that cannot be reached."""
 
-Done = TypeVar("Done")
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
 
 class SessionLog:
-    """The log and the state of one session. ``spans`` and ``extras`` wait to be written with the next events.
-
-    It is the `Outlet` of its session. ``state`` is what the store has.
-    """
+    """The log and the state of one session, in the process that owns it; the `Outlet` of the session's events."""
 
     def __init__(self, store: Store, owner: str, stored: StoredSession, feed: Feed) -> None:
         self.record = stored.record
         self.state = stored.state
+        """The state as it is stored."""
         self.spans: list[bytes] = []
-        """The host's own spans."""
+        """The host's own spans, to be written with the next step."""
         self.extras: dict[str, Any] = {}
-        """Fields of the state that change without an event."""
+        """New values of fields of the state, to be written with the next step."""
         self.is_lost = False
         """Another process owns the session."""
         self.written_at = time.monotonic()
         self._store = store
         self._owner = owner
         self._feed = feed
-        self._left: list[AnyEvent | Own] = []
-        self._left_bytes = 0
-        self._is_due = False
-        self._step: Step | None = None
-        """What is being written."""
-        self._again: asyncio.TimerHandle | None = None
-        self._pause = FIRST_PAUSE
-        self._publishing: asyncio.Task[None] | None = None
+        self._queue: list[AnyEvent | OwnChange] = []
+        self._queued_bytes = 0
+        self._writer: asyncio.Task[None] | None = None
+        """The task that writes the queue, while there is something to write."""
         self._has_room = asyncio.Event()
-        self._is_listening = False
+        self._is_draining = False
         self._is_closed = False
         self._is_finished = False
-        self._is_left = False
+        self._left = asyncio.Event()
         self._fault: Exception | None = None
+        """The error because of which the agent's events are no longer written."""
         self._has_moved = asyncio.Event()
 
-    # -- what the agent says (`Outlet`) -------------------------------------------------------------------
+    # -- events of the agent (`Outlet`) -------------------------------------------------------------------
 
     def offer(self, item: AnyEvent, size: int) -> bool:
-        """Take an event of ``size`` bytes unless too much waits to be written; return whether it need not wait.
+        """Queue an event of ``size`` bytes; return False, without queueing it, if the queue is full.
 
-        Nothing is taken any more once the log is closed, lost or left, or something could not be written: what comes
-        after a hole must not hide it.
+        Events are dropped once the log is closed, lost or left, or an earlier event could not be written: a log must
+        not go on after a hole.
         """
-        if self._is_closed or self.is_lost or self._is_left or self._fault is not None:
+        if self._is_closed or self.is_lost or self._left.is_set() or self._fault is not None:
             return True
-        if self._left and (len(self._left) >= MAX_ITEMS or self._left_bytes + size > MAX_BYTES):
+        if self._queue and (len(self._queue) >= MAX_ITEMS or self._queued_bytes + size > MAX_BYTES):
             return False
-        self._left.append(item)
-        self._left_bytes += size
-        if self._step is None:
-            self._begin_soon()
+        self._queue.append(item)
+        self._queued_bytes += size
+        if self._is_draining:
+            self._begin()
         return True
 
     async def put(self, item: AnyEvent, size: int) -> None:
-        """Take an event, waiting for room."""
+        """Queue an event, waiting for room."""
         while not self.offer(item, size):
             self._has_room.clear()
             await self._has_room.wait()
 
     def close(self) -> None:
-        """Take no more of the agent's events."""
+        """Drop all further events of the agent."""
         self._is_closed = True
         self._has_room.set()
 
     def forget(self) -> None:
-        """Drop what the agent said and is not being written yet."""
-        self._left = [each for each in self._left if isinstance(each, Own)]
-        self._left_bytes = 0
+        """Drop the agent's events that are queued."""
+        self._queue = self._own_changes()
+        self._queued_bytes = 0
         self._has_moved.set()
 
     def finish(self) -> None:
-        """The agent says no more."""
+        """Note that the agent's last event was queued."""
         self._is_finished = True
         self._has_moved.set()
 
-    async def taken(self) -> None:
-        """Write what the agent says, and wait for its last word; raise what keeps that from being written.
-
-        What it said before is written first.
-        """
-        self._is_listening = True
-        self._begin_soon()
-        while self._fault is None and not (self._is_finished and self._is_idle):
+    async def drain(self) -> None:
+        """Write the agent's events, those queued before first, until the last one; raise the error that prevents it."""
+        self._is_draining = True
+        self._begin()
+        while self._fault is None and not (self._is_finished and not self._queue and self._writer is None):
             self._has_moved.clear()
             await self._has_moved.wait()
         if self._fault is not None:
             raise self._fault
 
-    # -- what the service says ----------------------------------------------------------------------------
+    # -- events of the service ----------------------------------------------------------------------------
 
     async def say(self, data: OwnData, **changed: Any) -> None:
-        """Write an event of the service's own, and show it; ``changed`` of the state comes with it."""
+        """Write an event of the service, together with new values of fields of the state."""
         await self._write(own_event(data, self.record.root, time.time()), changed)
 
     async def change(self, **changed: Any) -> None:
-        """Write what changes of the state without an event."""
+        """Write new values of fields of the state, without an event."""
         await self._write(None, changed)
 
     async def add(self, event: AnyEvent) -> None:
-        """Write an event in the agent's place, after all that it said, and show it."""
+        """Write an event on behalf of the agent, after all its queued events."""
         self._check_owner()
-        self._is_listening = True
+        self._is_draining = True
         self._enqueue(event)
         await self.change()
 
     async def _write(self, event: OwnEvent | None, changed: Mapping[str, Any]) -> None:
         self._check_owner()
-        own = Own(event, changed, asyncio.get_running_loop().create_future())
-        self._enqueue(own)
-        await own.written
+        change = OwnChange(event, changed, asyncio.get_running_loop().create_future())
+        self._enqueue(change)
+        await change.written
 
     def _check_owner(self) -> None:
-        if self.is_lost or self._is_left:
-            raise NotOwnerError(f"the session {self.record.id} is not {self._owner}'s any more")
+        if self.is_lost or self._left.is_set():
+            raise NotOwnerError(f"{self._owner} does not own the session {self.record.id} any more")
 
-    async def insist(self, ask: Callable[[], Awaitable[Done]]) -> Done:
-        """Ask the store until it answers; raise `NotOwnerError` alone, from which on the session is another's."""
+    async def insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Call the store until it answers; raise `NotOwnerError`, or the store's error once the log is left."""
         pause = FIRST_PAUSE
         while True:
             try:
@@ -157,159 +149,125 @@ class SessionLog:
                 self.is_lost = True
                 raise
             except StoreError as error:
+                if self._left.is_set():
+                    raise
                 _logger.warning("session %s waits for the store: %s", self.record.id, error)
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._left.wait()
+                    raise
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     async def leave(self) -> None:
-        """Write no more than is being written, and wait for that; a store that is away is not waited for."""
-        self._is_left = True
-        if self._again is not None and self._step is not None:
-            self._again.cancel()
-            self._end(self._step, StoreError("the store is away"))
-        while self._step is not None:
-            self._has_moved.clear()
-            await self._has_moved.wait()
-        self._let_go(NotOwnerError(f"the session {self.record.id} was left"))
+        """Finish the step that is being written and write no more; do not wait for a store that cannot be reached."""
+        self._left.set()
+        if self._writer is not None:
+            await asyncio.wait((self._writer,))
+        self._give_up(NotOwnerError(f"this process has left the session {self.record.id}"))
 
-    # -- writing: callbacks and no task, as an event costs a third less of the loop's time then ------------
+    # -- writing ------------------------------------------------------------------------------------------
 
-    @property
-    def _is_idle(self) -> bool:
-        return not self._left and self._step is None
-
-    def _enqueue(self, item: AnyEvent | Own) -> None:
-        self._left.append(item)
-        self._begin_soon()
-
-    def _begin_soon(self) -> None:
-        if not self._is_due and self._step is None:
-            self._is_due = True
-            self._store.before_append(self._begin)
+    def _enqueue(self, item: AnyEvent | OwnChange) -> None:
+        self._queue.append(item)
+        self._begin()
 
     def _begin(self) -> None:
-        """Write all that was left here."""
-        self._is_due = False
-        if self._step is not None or self._is_left or not (left := self._ready()):
-            return
+        """Start the writer unless it runs already."""
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_queue())
+
+    async def _write_queue(self) -> None:
         try:
-            step = Step(self.state, left, self.spans, self.extras, time.time())
-        except Exception as error:  # a forged value that nothing before has caught, or a fault of ours
-            self._fail(left, error)
-            return
-        self._step = step
-        self._append(step)
+            while not self._left.is_set() and (items := self._take_queue()):
+                await self._write_step(items)
+        finally:
+            self._writer = None
+            self._has_moved.set()
 
-    def _ready(self) -> list[AnyEvent | Own]:
-        """Take what may be written out of what was left here."""
-        if self._is_listening:
-            ready, self._left, self._left_bytes = self._left, [], 0
-            self._has_room.set()
-            return ready
-        ready: list[AnyEvent | Own] = [each for each in self._left if isinstance(each, Own)]
-        self._left = [each for each in self._left if not isinstance(each, Own)]
-        return ready
+    def _take_queue(self) -> Sequence[AnyEvent | OwnChange]:
+        """Take from the queue what may be written now."""
+        if not self._is_draining:
+            changes = self._own_changes()
+            self._queue = [each for each in self._queue if not isinstance(each, OwnChange)]
+            return changes
+        items, self._queue, self._queued_bytes = self._queue, [], 0
+        self._has_room.set()
+        return items
 
-    def _append(self, step: Step) -> None:
-        self._again = None
-        done = partial(self._ended, step)
-        if step.has_live and self._store.shared:
-            self._publishing = asyncio.create_task(self._append_and_pass_on(step))
-            self._publishing.add_done_callback(lambda task: done(error_of(task)))
-            return
+    def _own_changes(self) -> list[AnyEvent | OwnChange]:
+        return [each for each in self._queue if isinstance(each, OwnChange)]
+
+    async def _write_step(self, items: Sequence[AnyEvent | OwnChange]) -> None:
+        """Write a step to the store and show it to readers; write it again as long as the store cannot be reached."""
         try:
-            self._store.append_soon(self.record.id, self._owner, step.lines, step.state, step.more, done)
-        except Exception as error:  # it is closed; or what cannot be written, which must hold up nobody else
-            done(error)
+            step = Step(self.state, items, self.spans, self.extras, time.time())
+            leading = list(takewhile(lambda frame: frame.id is None, step.frames))
+            # Other replicas read the events as soon as they are stored, so the live text before them goes first.
+            await self._publish(leading)
+            await self.insist(
+                lambda: self._store.append(self.record.id, self._owner, step.lines, step.state, step.more)
+            )
+            self._show(step)
+            await self._publish(step.frames[len(leading) :])
+        except NotOwnerError as error:
+            self._queue = [*items, *self._queue]
+            self._give_up(error)
+        except Exception as error:  # such as a forged value that no check has caught
+            self._fail(items, error)
+        else:
+            _settle(items, None)
 
-    async def _append_and_pass_on(self, step: Step) -> None:
-        first = list(takewhile(lambda each: each.id is None, step.frames))
-        # Before what they come before is written: other replicas read that as soon as it is there.
-        if not step.is_announced:
-            step.is_announced = True
-            await self._pass_on(first)
-        await self._store.append(self.record.id, self._owner, step.lines, step.state, step.more)
-        self._keep(step)
-        await self._pass_on(step.frames[len(first) :])
+    async def _publish(self, frames: Sequence[Frame]) -> None:
+        """Send live frames to the other replicas, all that follow the same event as one.
 
-    async def _pass_on(self, frames: Sequence[Frame]) -> None:
-        """Send what is live to the other replicas, all that comes after the same event at once.
-
-        What cannot be sent is not kept: live text is not, and the whole text follows.
+        A failure is only logged: live text is not stored anyway, and the whole text follows.
         """
-        live = [each for each in frames if each.id is None]
+        live = [each for each in frames if each.id is None] if self._store.shared else []
         try:
             for after, together in groupby(live, lambda each: each.after):
                 joined = Frame(None, b"".join(each.data for each in together), after=after)
                 await self._store.publish(self.record.id, pack(joined))
         except StoreError as error:
-            _logger.debug("session %s: live text is not passed on: %s", self.record.id, error)
-        except Exception:  # a fault of ours, which takes nothing from what was written
-            _logger.exception("session %s: live text is not passed on", self.record.id)
+            _logger.debug("session %s: live text is not sent to other replicas: %s", self.record.id, error)
+        except Exception:  # it must not fail the step, which is stored or will be
+            _logger.exception("session %s: live text is not sent to other replicas", self.record.id)
 
-    def _ended(self, step: Step, error: Exception | None) -> None:
-        """Show what was written; try again while the store is away: nothing is shown, and nothing lost, meanwhile."""
-        if isinstance(error, StoreError) and not isinstance(error, NotOwnerError) and not self._is_left:
-            _logger.warning("session %s waits for the store: %s", self.record.id, error)
-            self._again = asyncio.get_running_loop().call_later(self._pause, self._append, step)
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
-            return
-        if error is None and not step.is_kept:
-            try:
-                self._keep(step)
-            except Exception as fault:  # of ours: the session must end with it, and not wait for ever
-                error = fault
-        self._end(step, error)
-
-    def _keep(self, step: Step) -> None:
-        """Know what the store has now, and show it."""
-        step.is_kept = True
-        self._pause = FIRST_PAUSE
-        del self.spans[: step.own_spans]
+    def _show(self, step: Step) -> None:
+        """Make a stored step the state of this log and send it to readers."""
+        del self.spans[: step.own_span_count]
         self.extras = {name: value for name, value in self.extras.items() if step.extras.get(name) != value}
         self.state = step.state
         self.written_at = time.monotonic()
         self._feed.add(*step.frames)
 
-    def _end(self, step: Step, error: Exception | None) -> None:
-        """Tell those who wait how it ended, and go on with what came meanwhile."""
-        self._again = self._step = None
-        if isinstance(error, NotOwnerError):
-            self.is_lost = True
-            self._left = [*step.left, *self._left]
-            self._let_go(error)
-        elif error is not None:
-            self._fail(step.left, error)
+    def _fail(self, items: Sequence[AnyEvent | OwnChange], error: Exception) -> None:
+        """Stop writing the agent's events after an error; queue the service's again, which may be fit to be written."""
+        _logger.warning("session %s: the last events cannot be written: %s", self.record.id, error)
+        self._fault = self._fault or error
+        own = [each for each in items if isinstance(each, OwnChange)]
+        if len(own) < len(items) and not self._left.is_set():
+            self._queue = [*own, *self._own_changes()]
+            self._queued_bytes = 0
         else:
-            for each in step.left:
-                if isinstance(each, Own):
-                    settle(each.written, None)
-        if self._left:
-            self._begin_soon()
-        if self._is_left or (self._is_finished and self._is_idle):
-            self._has_moved.set()
-
-    def _fail(self, left: Sequence[AnyEvent | Own], error: Exception) -> None:
-        """Give up what cannot be written; the service's own is tried again without the agent's, which may be why."""
-        _logger.warning("session %s: what was to be written last may be lost: %s", self.record.id, error)
-        own = [each for each in left if isinstance(each, Own)]
-        self._fault = self._fault or error
+            _settle(own, error)
         self._has_room.set()
         self._has_moved.set()
-        if len(own) < len(left) and not self._is_left:
-            self._left = [*own, *(each for each in self._left if isinstance(each, Own))]
-            self._left_bytes = 0
-            self._begin_soon()
-            return
-        for each in own:
-            settle(each.written, error)
 
-    def _let_go(self, error: NotOwnerError) -> None:
-        """Nothing is written any more: let nobody wait for it."""
-        left, self._left, self._left_bytes = self._left, [], 0
+    def _give_up(self, error: NotOwnerError) -> None:
+        """Drop the queue and raise the error for all callers that wait."""
+        queue, self._queue, self._queued_bytes = self._queue, [], 0
         self._fault = self._fault or error
-        for each in left:
-            if isinstance(each, Own):
-                settle(each.written, error)
+        _settle(queue, error)
         self._has_room.set()
         self._has_moved.set()
+
+
+def _settle(items: Sequence[AnyEvent | OwnChange], error: Exception | None) -> None:
+    """Tell the callers that queued the service's changes that these are written, or why not."""
+    for each in items:
+        if not isinstance(each, OwnChange) or each.written.done():  # cancelled
+            continue
+        if error is None:
+            each.written.set_result(None)
+        else:
+            each.written.set_exception(error)

@@ -1,4 +1,4 @@
-"""What the API takes and gives, as OpenAPI documents it. Times are seconds since the epoch, costs US dollars."""
+"""Bodies of the API's requests and answers. Times are seconds since the epoch, costs US dollars."""
 
 from __future__ import annotations
 
@@ -15,10 +15,24 @@ MAX_PROMPT = 200_000
 MAX_NAMES = 200
 MAX_METADATA = 50
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f,=]+$")]
-Rule = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, pattern=r"\S")]
-Label = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f,]*$")]
+_NAME = r"^[^\x00-\x1f\x7f,=]+$"
+_RULE = r"^[^\x00-\x1f\x7f]+$"
+_TEXT = r"\S"
+_LABEL = r"^[^\x00-\x1f\x7f,]*$"
+_SHA256 = "^[0-9a-f]{64}$"
+PATTERN_WORDS = {
+    _NAME: "must contain no comma, equals sign or control character",
+    _RULE: "must contain no control character",
+    _TEXT: "must contain more than white space",
+    _LABEL: "must contain no comma or control character",
+    _SHA256: "must be a SHA-256 of 64 lower-case hexadecimal digits",
+}
+"""The patterns in words, for error messages."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=_NAME)]
+Rule = Annotated[str, Field(min_length=1, max_length=500, pattern=_RULE)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, pattern=_TEXT)]
+Label = Annotated[str, Field(max_length=500, pattern=_LABEL)]
 PermissionMode = Annotated[str, Field(json_schema_extra={"enum": list(PERMISSION_MODES)})]
 
 
@@ -34,55 +48,62 @@ class CreateSession(_StrictModel):
     tenant_id: Annotated[Name | None, Field(description="Only where the service asks for no token.")] = None
     user_tier: Name | None = None
     model: Name | None = None
-    allowed_tools: Annotated[list[Rule], Field(max_length=MAX_NAMES, description="These need no approval.")] = []
+    allowed_tools: Annotated[list[Rule], Field(max_length=MAX_NAMES, description="Tools that need no approval.")] = []
     disallowed_tools: Annotated[list[Rule], Field(max_length=MAX_NAMES)] = []
     permission_mode: PermissionMode = "default"
     max_turns: Annotated[int | None, Field(gt=0, le=10_000)] = None
     max_budget_usd: Annotated[float | None, Field(gt=0, le=100_000)] = None
     system_prompt: Annotated[str | None, Field(max_length=MAX_PROMPT)] = None
-    approval_timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds a person has to answer.")] = 300.0
+    approval_timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds that a person has to decide.")] = (
+        300.0
+    )
     metadata: Annotated[
-        dict[Name, Label], Field(max_length=MAX_METADATA, description="On every span, and listed with the session.")
+        dict[Name, Label],
+        Field(max_length=MAX_METADATA, description="Attributes of every span; also listed with the session."),
     ] = {}
 
 
 class SendTurn(_StrictModel):
-    """The next turn; it begins when the current one has ended."""
+    """The next turn, which begins when the current one has ended."""
 
     text: Text
 
 
 class Decide(_StrictModel):
-    """A person's decision on one call, bound to the input that was shown."""
+    """A person's decision on one tool call, bound to the input that was shown."""
 
     decision: Literal["allow", "deny"]
-    input_sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$", description="Required to allow.")] = None
+    input_sha256: Annotated[str | None, Field(pattern=_SHA256, description="Required to allow.")] = None
     updated_input: Annotated[dict[str, Any] | None, Field(description="Run the call with this input instead.")] = None
-    remember: Annotated[bool, Field(description="Allow what the request's suggestions describe from now on.")] = False
-    message: Annotated[str | None, Field(max_length=10_000, description="What the agent is told of a denial.")] = None
+    remember: Annotated[
+        bool, Field(description="Also allow, from now on, all that the request's suggestions describe.")
+    ] = False
+    message: Annotated[str | None, Field(max_length=10_000, description="Reason for a denial, for the agent.")] = None
     decided_by: Annotated[Name | None, Field(description="Only where the service asks for no token.")] = None
 
 
 class AnswerQuestion(_StrictModel):
-    """Answers by the question's whole text: a label, several, or free text."""
+    """Answers to questions, by the question's whole text: a label, several labels, or free text."""
 
     answers: Annotated[dict[str, str | list[str]], Field(min_length=1, max_length=100)]
     decided_by: Annotated[Name | None, Field(description="Only where the service asks for no token.")] = None
 
 
 class WaitingView(BaseModel):
-    """What waits for a person."""
+    """An approval or question that waits for a person."""
 
     id: str
     kind: Literal["approval", "question"]
     tool_name: str
     expires_at: float
-    input_sha256: Annotated[str | None, Field(description="Of an approval: to be sent with what allows it.")]
-    event_id: Annotated[int, Field(description="The number of the event that asks, with all that is asked.")]
+    input_sha256: Annotated[
+        str | None, Field(description="Of an approval: to be sent back with a decision that allows it.")
+    ]
+    event_id: Annotated[int, Field(description="Number of the event with the whole request.")]
 
 
 class SandboxView(BaseModel):
-    """Where the session runs."""
+    """The sandbox of a session."""
 
     id: str
     kind: str
@@ -114,14 +135,14 @@ class SessionView(BaseModel):
 
 
 class SessionPage(BaseModel):
-    """Sessions, newest first; ``next`` goes into ``before``."""
+    """Sessions, newest first; ``next`` is the value of ``before`` for the next page."""
 
     sessions: list[SessionView]
     next: str | None
 
 
 class TurnView(BaseModel):
-    """A turn that was taken."""
+    """A turn that was queued."""
 
     turn_id: str
     session_id: str
@@ -129,7 +150,7 @@ class TurnView(BaseModel):
 
 
 class DecisionView(BaseModel):
-    """Who decided what, and when."""
+    """The decision on an approval or question."""
 
     request_id: str
     decision: str
@@ -138,14 +159,14 @@ class DecisionView(BaseModel):
 
 
 class LoggedEvent(BaseModel):
-    """One event of a log under its number."""
+    """One event of a log, and its number."""
 
     id: int
     event: dict[str, Any]
 
 
 class LogPage(BaseModel):
-    """Part of a log; ``next`` goes into ``after``, ``first`` is the oldest number that is kept."""
+    """Part of a log. ``next`` is the value of ``after`` for the next part, ``first`` the oldest number in the log."""
 
     events: list[LoggedEvent]
     next: int | None
@@ -153,7 +174,7 @@ class LogPage(BaseModel):
 
 
 def session_view(stored: StoredSession, trace_url: str | None) -> SessionView:
-    """Return a session as the API shows it; ``trace_url`` may hold ``{trace_id}``."""
+    """Return a session as the API shows it; ``{trace_id}`` in ``trace_url`` is replaced."""
     record, state = stored
     trace_id = record.root.trace_id
     return SessionView(
@@ -166,14 +187,14 @@ def session_view(stored: StoredSession, trace_url: str | None) -> SessionView:
         updated_at=state.updated_at,
         closed_at=state.closed_at,
         model=state.model,
-        cost_usd=state.cost_usd,
+        cost_usd=round(state.cost_usd, 9),
         max_budget_usd=record.request.get("max_budget_usd"),
         turns=state.turns,
         waiting=[WaitingView(**msgspec.structs.asdict(each)) for each in state.waiting],
         last_event_id=state.last_event_id,
         trace_id=trace_id,
         trace_url=trace_url.replace("{trace_id}", trace_id) if trace_url else None,
-        sandbox=SandboxView(id=state.sandbox.id, kind=state.sandbox.kind) if state.sandbox else None,
+        sandbox=SandboxView(**msgspec.structs.asdict(state.sandbox)) if state.sandbox else None,
         metadata=record.request.get("metadata") or {},
         close_reason=state.close_reason,
         error_type=state.error_type,
@@ -182,14 +203,9 @@ def session_view(stored: StoredSession, trace_url: str | None) -> SessionView:
 
 def decision_view(decision: Decision) -> DecisionView:
     """Return a decision as the API shows it."""
-    return DecisionView(
-        request_id=decision.request_id,
-        decision=decision.decision,
-        decided_by=decision.decided_by,
-        decided_at=decision.decided_at,
-    )
+    return DecisionView(**msgspec.structs.asdict(decision))
 
 
 def approval_of(approval_id: str, body: Decide, by: str) -> Approval:
-    """Return the decision that a body states, made by this person."""
+    """Return the decision in a body, made by a person, as the runner takes it."""
     return Approval(approval_id=approval_id, decided_by=by, **body.model_dump(exclude={"decided_by"}))

@@ -1,6 +1,6 @@
-"""Errors as `application/problem+json` (RFC 9457). One table of what there is; one place that answers.
+"""Errors as `application/problem+json` (RFC 9457): the table of all problems, and the code that answers with them.
 
-A caller is told what to do about its own mistakes, and nothing of ours but the id under which they are logged.
+A caller gets advice on its own mistakes. Of a fault in the service it gets only the id under which it is logged.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent_runner.contract.sanitize import single_line
 from host_client.store.base import BadCursorError, StoreError, TooManyError, UnknownSessionError
 
+from ._models import PATTERN_WORDS
+
 MEDIA_TYPE = "application/problem+json"
 TYPES = "/problems/"
-"""What a `type` starts with; the rest is the slug."""
+"""Start of a problem's `type`; the rest is its slug."""
 MAX_ERRORS = 20
-"""Mistakes of one body that are told."""
+"""Maximum number of mistakes that are listed of one request."""
 MAX_WORDS = 500
-"""Characters of a detail."""
+"""Maximum number of characters of a detail."""
 RETRY_SECONDS = 5
-"""When a caller may come again after the store has failed."""
+"""Seconds after which to try again when the store has failed."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Problem(NamedTuple):
-    """A kind of problem; ``title`` is the same for all of its kind, ``when`` is for the documents."""
+    """A kind of problem: its HTTP status, its title, and the cause that is documented."""
 
     status: int
     title: str
@@ -54,34 +56,42 @@ PROBLEMS: Mapping[str, Problem] = {
     "not-found": Problem(404, "Not found", "There is no such thing, or it is another tenant's"),
     "method-not-allowed": Problem(405, "Method not allowed", "The path takes other methods; see `Allow`"),
     "conflict": Problem(409, "Conflict", "The state of the thing does not allow this"),
-    "already-decided": Problem(409, "Decided already", "Somebody, or the timeout, decided first; see `decision`"),
+    "already-decided": Problem(409, "Decided already", "A person or the timeout decided first; see `decision`"),
     "session-closed": Problem(409, "The session is closed", "A closed session takes no more commands"),
-    "key-in-use": Problem(409, "Still being carried out", "A request with this `Idempotency-Key` has not ended yet"),
+    "key-in-use": Problem(
+        409, "Still being carried out", "The first request with this `Idempotency-Key` is still being carried out"
+    ),
     "too-large": Problem(413, "Too large", "The body, or the file asked for, is larger than the limit"),
     "unsupported-media-type": Problem(415, "Unsupported media type", "The body is not `application/json`"),
-    "unknown-host": Problem(421, "Unknown host", "The `Host` header names no host of the service"),
+    "unknown-host": Problem(421, "Unknown host", "The `Host` header names a host that the service does not serve"),
     "invalid": Problem(422, "Invalid", "The values do not fit; see `errors`"),
-    "input-changed": Problem(422, "Not what was shown", "It is no answer to what waits: the hash or a key is another"),
+    "input-changed": Problem(
+        422, "Not what was shown", "The decision or answer does not fit the request: another hash or key"
+    ),
     "key-reused": Problem(422, "Key used before", "The `Idempotency-Key` was used with another request"),
     "too-many-attempts": Problem(429, "Too many bad tokens", "The address sent too many unknown tokens"),
     "too-many-turns": Problem(429, "Too many turns", "The tenant's turns of this minute are used up"),
     "too-many-sessions": Problem(429, "Too many sessions", "The tenant has as many open sessions as it may"),
     "too-many-readers": Problem(429, "Too many readers", "The session has as many open streams as it may"),
-    "too-many-downloads": Problem(429, "Too many downloads", "Too many requests for files wait already; come again"),
-    "budget-exceeded": Problem(429, "Budget exceeded", "What the tenant may spend on this day (UTC) is spent"),
-    "internal": Problem(500, "Internal error", "It is our fault; `incident` is in the service's log"),
-    "sandbox-failed": Problem(502, "The sandbox failed", "The session's sandbox cannot be reached, or refuses"),
-    "store-unavailable": Problem(503, "The store cannot be reached", "Come again after `Retry-After` seconds"),
-    "shutting-down": Problem(503, "Shutting down", "The service takes nothing new; come again"),
+    "too-many-downloads": Problem(429, "Too many downloads", "Too many requests for files wait already; try again"),
+    "budget-exceeded": Problem(
+        429, "Budget exceeded", "The tenant has spent, or promised to open sessions, all it may spend on this day (UTC)"
+    ),
+    "internal": Problem(500, "Internal error", "A fault in the service; its log has the details under `incident`"),
+    "sandbox-failed": Problem(
+        502, "The sandbox failed", "The session's sandbox cannot be reached, or refuses the request"
+    ),
+    "store-unavailable": Problem(503, "The store cannot be reached", "Try again after `Retry-After` seconds"),
+    "shutting-down": Problem(503, "Shutting down", "The service is being stopped; try again"),
 }
 
 EVERYWHERE = (
     "bad-request", "token-in-url", "unauthenticated", "forbidden", "cross-origin", "unknown-host", "invalid",
     "too-many-attempts", "internal", "store-unavailable",
 )  # fmt: skip
-"""What any route that takes a token may answer."""
+"""Problems of every route that requires a token."""
 WITH_BODY = ("too-large", "unsupported-media-type")
-"""What any route with a body may answer besides."""
+"""Further problems of every route with a body."""
 
 _OF_STATUS = {
     400: "bad-request",
@@ -97,9 +107,9 @@ _OF_STATUS = {
 
 
 class ProblemError(HTTPException):
-    """A problem of the table `PROBLEMS`, with what to say about this one; ``extras`` are further members of the body.
+    """A problem from the table `PROBLEMS`, with its detail; ``extras`` are further members of the answer's body.
 
-    An `HTTPException`, as FastAPI lets only those through when it reads a body.
+    An `HTTPException`, because FastAPI lets no other exception through while it reads a body.
     """
 
     def __init__(
@@ -111,7 +121,7 @@ class ProblemError(HTTPException):
         super().__init__(self.kind.status, detail or self.kind.when, headers)
 
     def response(self, scope: Scope) -> Response:
-        """Return the answer to a request."""
+        """Return the problem as the answer to a request."""
         return _response(scope, TYPES + self.slug, self.kind.title, self.status_code, self.detail, self.extras, self)
 
 
@@ -126,16 +136,24 @@ def _response(
 ) -> Response:
     instance = quote(str(scope.get("path", "")).encode("utf-8", "replace")[:1000])
     fixed = {"type": about, "title": title, "status": status, "detail": single_line(detail, MAX_WORDS)}
-    # ASCII: a lone surrogate of the caller's JSON is no UTF-8. What is fixed wins over extras of the same name.
+    # ASCII, as UTF-8 cannot encode a lone surrogate from the caller's JSON. ``fixed`` overrides extras.
     content = json.dumps({**extras, **fixed, "instance": instance})
     return Response(content, status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of an application a problem, and say so in its OpenAPI document.
+def install(app: FastAPI, problem_of: Mapping[type[Exception], str] = {}) -> None:
+    """Answer every error of an application with a problem, and describe that in its OpenAPI document.
 
-    To be called before `Guard` is added: what is added last is outermost, and its headers belong on errors too.
+    ``problem_of`` gives the problem for further errors. Call this before adding `Guard`: the middleware added last is
+    outermost, and errors need the headers of `Guard` too.
     """
+
+    async def on_known(request: Request, error: Exception) -> Response:
+        slug = next(problem_of[kind] for kind in type(error).__mro__ if kind in problem_of)
+        return ProblemError(slug, str(error)).response(request.scope)
+
+    for kind in problem_of:
+        app.add_exception_handler(kind, on_known)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StoreError, _on_store)
@@ -148,21 +166,21 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, ProblemError):
         return error.response(request.scope)
-    slug, taken = _OF_STATUS.get(error.status_code), _taken(request)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED or (slug == "not-found" and taken):
-        # That nothing is there is said by the page's files, which take what no route does.
-        allow = {"allow": ", ".join(taken or ("GET", "HEAD"))}
+    slug, methods = _OF_STATUS.get(error.status_code), _allowed_methods(request)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED or (slug == "not-found" and methods):
+        # The 404 came from the page's files, which get every request that no route accepts.
+        allow = {"allow": ", ".join(methods or ("GET", "HEAD"))}
         return ProblemError("method-not-allowed", headers=allow).response(request.scope)
     if slug is not None:
         return ProblemError(slug, error.detail, headers=error.headers).response(request.scope)
-    if error.status_code < HTTPStatus.BAD_REQUEST:  # no error; it may have no body at all
+    if error.status_code < HTTPStatus.BAD_REQUEST:  # not an error, and its body may have to be empty
         return Response(status_code=error.status_code, headers=error.headers)
     title = HTTPStatus(error.status_code).phrase
     return _response(request.scope, "about:blank", title, error.status_code, error.detail, {}, error)
 
 
-def _taken(request: Request) -> list[str]:
-    """Return the methods that all routes of a path take together: who answers 405 knows its own alone."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods that the routes of a path accept together; the route that answers 405 knows only its own."""
     routes = [each for each in request.app.routes if not isinstance(each, Mount)]
     return [
         method
@@ -174,13 +192,35 @@ def _taken(request: Request) -> list[str]:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = cast(Sequence[Mapping[str, Any]], error.errors())
-    if found and found[0].get("type") == "json_invalid":
-        what = f"the body is no JSON: {found[0]['ctx']['error']} at character {found[0]['loc'][-1]}"
-        return ProblemError("bad-request", what).response(request.scope)
-    told = [{"where": _where(each["loc"]), "what": single_line(str(each["msg"]), 200)} for each in found[:MAX_ERRORS]]
-    detail = "; ".join(f"{each['where']}: {each['what']}" for each in told[:3])
+    mistakes = [{"where": _where(each["loc"]), "what": _what(each)} for each in found[:MAX_ERRORS]]
+    detail = "; ".join(f"{each['where']}: {each['what']}" for each in mistakes[:3])
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-    return ProblemError("invalid", single_line(detail, MAX_WORDS - 40) + more, errors=told).response(request.scope)
+    return ProblemError("invalid", single_line(detail, MAX_WORDS - 40) + more, errors=mistakes).response(request.scope)
+
+
+def _what(error: Mapping[str, Any]) -> str:
+    """Return a validation error in words for a person, without pydantic's terms and regular expressions."""
+    match error["type"]:
+        case "string_pattern_mismatch":
+            words = PATTERN_WORDS.get(error["ctx"]["pattern"], "contains characters that are not allowed")
+        case "extra_forbidden":
+            words = "this field is unknown"
+        case "missing":
+            words = "this field is required"
+        case "model_attributes_type" | "dict_type" | "model_type":
+            words = "must be a JSON object"
+        case "list_type":
+            words = "must be a JSON array"
+        case "too_short":
+            words = f"must have at least {error['ctx']['min_length']} items"
+        case "too_long":
+            words = f"must have at most {error['ctx']['max_length']} items"
+        case "value_error":
+            words = str(error["ctx"]["error"])
+        case _:
+            words = str(error["msg"]).replace("Input should be", "must be").replace("Input should", "must")
+            words = words.replace("String should have", "must have")
+    return single_line(words, 200)
 
 
 def _where(location: Sequence[str | int]) -> str:
@@ -198,12 +238,13 @@ async def _on_store(request: Request, error: Exception) -> Response:
 
 
 async def _on_cursor(request: Request, error: Exception) -> Response:
-    told = {"where": "query.before", "what": "takes the `next` of a page"}
-    return ProblemError("invalid", "before takes the next of a page", errors=[told]).response(request.scope)
+    mistake = {"where": "query.before", "what": "must be the `next` of an earlier page"}
+    detail = "query.before: must be the next of an earlier page"
+    return ProblemError("invalid", detail, errors=[mistake]).response(request.scope)
 
 
 class Incidents:
-    """ASGI middleware: what nobody has caught is logged under an id, and the caller is told the id alone."""
+    """ASGI middleware that logs an uncaught exception under an id and answers with a problem that holds only the id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -216,13 +257,13 @@ class Incidents:
 
         async def sent(message: Message) -> None:
             nonlocal started
-            await send(message)  # what this raises leaves nothing sent
+            await send(message)  # if it raises, nothing was sent
             started = True
 
         try:
             await self._app(scope, receive, sent)
         except ClientDisconnect:
-            pass  # nobody is there to be told
+            pass  # the caller is gone
         except HTTPException as error:  # raised by a middleware
             if started:
                 raise
@@ -231,7 +272,7 @@ class Incidents:
             incident = secrets.token_hex(8)
             _logger.exception("incident %s: %s failed", incident, scope["method"])
             if started:
-                raise  # the server cuts the connection, so that half an answer is not taken for a whole one
+                raise  # the server cuts the connection, so that the caller does not take half an answer for a whole one
             await ProblemError("internal", incident=incident).response(scope)(scope, receive, sent)
 
 
@@ -263,7 +304,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def PROBLEM_RESPONSES(*slugs: str) -> dict[int | str, dict[str, Any]]:  # noqa: N802 - reads as a table in routes
-    """Return what a route's ``responses=`` says of the problems that it may answer, several of one status as one."""
+    """Return the ``responses=`` of a route for the problems that it may answer, grouped by status."""
     by_status: dict[int | str, list[str]] = {}
     for slug in dict.fromkeys(slugs):
         by_status.setdefault(PROBLEMS[slug].status, []).append(f"`{slug}`: {PROBLEMS[slug].when}")
@@ -274,7 +315,7 @@ def PROBLEM_RESPONSES(*slugs: str) -> dict[int | str, dict[str, Any]]:  # noqa: 
 
 
 def _describe(app: FastAPI) -> None:
-    """Put the schema of a problem into the OpenAPI document, in place of FastAPI's own of a validation error."""
+    """Replace FastAPI's schema of validation errors in the OpenAPI document by that of a problem."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:

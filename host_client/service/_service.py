@@ -1,7 +1,7 @@
-"""The sessions of a service: what every route asks, whichever process owns the session.
+"""The sessions of a service, as the routes use them, whichever process owns a session.
 
-Anything that changes a session goes through the store, to its owner. One process is the owner of what it makes, and
-of what a dead process left; with a shared store several serve the same sessions.
+Commands to a session go through the store to the process that owns it: the one that created the session, or took it
+over from a dead process. With a shared store, several processes serve the same sessions.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ if TYPE_CHECKING:
     from ._trace import Trace
 
 RETENTION_PAUSE = 300.0
-"""Seconds between two looks for sessions that are no longer kept."""
+"""Seconds between two deletions of old sessions and events."""
 
 _TURN = "turn:"
-"""What the key begins with under which a turn is noted among a session's decisions."""
+"""Prefix of a turn's id where the turn is recorded among a session's decisions."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How long closed sessions are kept, in seconds, and how many events of one session."""
+    """Seconds for which a closed session is kept, and the number of events that a log keeps."""
 
     closed_seconds: float = 7 * 86400.0
     events: int = 100_000
 
 
 class NotFoundError(LookupError):
-    """There is no such session, approval or question; or it is not the caller's to know of."""
+    """The session, approval or question does not exist, or belongs to another tenant."""
 
 
 class DecidedError(Exception):
-    """Somebody, or the clock, was first."""
+    """The request was decided before, by a person or by its timeout."""
 
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.decision)
@@ -76,15 +76,15 @@ class DecidedError(Exception):
 
 
 class MismatchError(ValueError):
-    """The decision is about something else than what waits."""
+    """The decision or answer does not fit the waiting request."""
 
 
 class SessionOverError(Exception):
-    """The session was closed."""
+    """The session is closed or being closed, and accepts no more commands."""
 
 
 class Service:
-    """Safe for use by many tasks of one event loop. Methods raise `StoreError` beside what they name."""
+    """All operations on sessions; many tasks of one event loop may use it. Every method may raise `StoreError`."""
 
     def __init__(
         self,
@@ -106,24 +106,24 @@ class Service:
         self._chores: list[asyncio.Task[None]] = []
         self._tracing = asyncio.Lock()
         self._readers = Counter[str]()
-        """By tenant."""
+        """Number of open streams by tenant."""
         self._to_trim = set[str]()
-        """Sessions that this process had since it last looked whether their logs are too long."""
+        """Sessions that this process has owned since it last shortened logs."""
         self.closing = False
 
     # -- life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the store, and take over what a dead process left."""
+        """Open the store and take over the sessions of dead processes."""
         await self.store.open()
         await self.look_for_orphans()
         self._chores = [
-            asyncio.create_task(_again_and_again(self.store.lease_seconds / 3, self._keep_ownership)),
-            asyncio.create_task(_again_and_again(RETENTION_PAUSE, self._forget_old)),
+            asyncio.create_task(_repeat(self.store.lease_seconds / 3, self._keep_ownership)),
+            asyncio.create_task(_repeat(RETENTION_PAUSE, self._forget_old)),
         ]
 
     async def stop(self) -> None:
-        """Close every session of this process, then the store."""
+        """Close all sessions of this process, then the store."""
         self.closing = True
         if self._hosted:
             _logger.info("stopping: %d sessions are closed first", len(self._hosted))
@@ -133,11 +133,14 @@ class Service:
         for hosted in self._hosted.values():
             hosted.close("shutdown")
         if self._hosting:
-            _, left = await asyncio.wait(self._hosting.values(), timeout=self._shutdown_seconds)
+            timeout = self._shutdown_seconds
+            _, left = await asyncio.wait(self._hosting.values(), timeout=timeout)
             for task in left:
                 task.cancel()
             if left:
-                _logger.error("%d sessions did not end in time, and are left to the next process", len(left))
+                _logger.error(
+                    "%d sessions did not end within %g s; the next process will take them over", len(left), timeout
+                )
                 await asyncio.wait(left)
         for feed in self._feeds.values():
             feed.end()
@@ -146,7 +149,7 @@ class Service:
         await self.store.close()
 
     def hurry(self) -> None:
-        """Wait no longer for runners to stop: kill them. Their sandboxes are still removed."""
+        """Kill all runners instead of waiting for them to stop; their sandboxes are still removed."""
         for hosted in self._hosted.values():
             hosted.hurry()
 
@@ -157,20 +160,22 @@ class Service:
         await self.look_for_orphans()
 
     async def look_for_orphans(self) -> None:
-        """Take over sessions that no living process has; called now and then."""
+        """Take over the open sessions that no living process owns."""
         for session_id in await self.store.unfinished():
-            if self.closing or session_id in self._hosted:  # one that is being let go of is for a later round
+            if (
+                self.closing or session_id in self._hosted
+            ):  # one that this process is still leaving can be taken over in a later round
                 continue
             if await self.store.acquire(session_id, self._house.owner):
                 stored = await self.store.get(session_id)
                 if stored is not None and not stored.state.is_closed:
-                    _logger.info("session %s is taken over", session_id)
+                    _logger.info("taking over session %s", session_id)
                     self._host(stored, adopted=True)
 
     async def _forget_old(self) -> None:
         forgotten = await self.store.expire(time.time() - self._retention.closed_seconds)
         if forgotten:
-            _logger.info("%d sessions are no longer kept", forgotten)
+            _logger.info("%d old sessions deleted", forgotten)
         trimmed, self._to_trim = self._to_trim, set(self._hosted)
         for session_id in trimmed:
             await self.store.trim(session_id, self._retention.events)
@@ -191,13 +196,13 @@ class Service:
         session_id = hosted.record.id
         del self._hosted[session_id], self._hosting[session_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error("session %s was left by a fault", session_id, exc_info=error)
+            _logger.error("session %s: hosting it failed", session_id, exc_info=error)
         self._tidy(session_id)
         if session_id in self._feeds and not hosted.log.state.is_closed:
             self._follow_along(session_id, self._feeds[session_id])
 
     def _feed(self, stored: StoredSession) -> Feed:
-        """Return the session's feed in this process; what came before it stands in the store."""
+        """Return the session's feed in this process; events from before it are in the store."""
         return self._feeds.setdefault(stored.record.id, Feed(stored.state.last_event_id))
 
     def _tidy(self, session_id: str) -> None:
@@ -207,7 +212,7 @@ class Service:
             if (following := self._following.pop(session_id, None)) is not None:
                 following.cancel()
 
-    # -- what is asked --------------------------------------------------------------------------------
+    # -- commands and decisions ---------------------------------------------------------------------------
 
     async def create(
         self,
@@ -219,9 +224,9 @@ class Service:
         most_open: int | None = None,
         session_id: str | None = None,
     ) -> StoredSession:
-        """Make a session and give it its first turn; it starts by itself. ``session_id`` is its id, None: any.
+        """Create a session with its first turn and start it in the background; ``session_id`` None: a new id.
 
-        ``request`` is a `CreateSession`. Raise `TooManyError` and `ConfigurationError`.
+        ``request`` has the fields of a `CreateSession`. Raise `TooManyError` and `ConfigurationError`.
         """
         now = time.time()
         record = SessionRecord(
@@ -233,18 +238,20 @@ class Service:
             root=root_below(caller),
             request=request,
         )
-        self._house.options(StoredSession(record, SessionState()))  # what cannot be is told before anything is kept
+        self._house.options(
+            StoredSession(record, SessionState())
+        )  # wrong options are refused before anything is stored
         stored = StoredSession(record, SessionState(updated_at=now, model=request.get("model")))
         first = c.PromptCommand(turn_id=str(uuid.uuid4()), text=request["prompt"], by=by)
         await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)
-        _logger.info("session %s of %s: made by %s", stored.record.id, tenant_id, by)
+        _logger.info("session %s of %s: created by %s", stored.record.id, tenant_id, by)
         if self.closing:
             return await self._close_unhosted(stored)
         self._host(stored)
         return stored
 
     async def _close_unhosted(self, stored: StoredSession) -> StoredSession:
-        """Close a session that was made while the service was stopped, as those that were there are closed."""
+        """Close a session that was created while the service was being stopped, like all others."""
         event = own_event(ClosedData(reason="shutdown", cost_usd=0.0), stored.record.root, time.time())
         state = replace(after_own(stored.state, event), last_event_id=1, updated_at=event.ts)
         await self.store.append(stored.record.id, self._house.owner, [to_json(event)], state)
@@ -252,7 +259,7 @@ class Service:
         return StoredSession(stored.record, state)
 
     async def get(self, session_id: str, tenant_id: str | None) -> StoredSession:
-        """Return a session of a tenant (None: of any); raise `NotFoundError`."""
+        """Return a session of a tenant (None: of any tenant); raise `NotFoundError`."""
         stored = await self.store.get(session_id)
         if stored is None or (tenant_id is not None and stored.record.tenant_id != tenant_id):
             raise NotFoundError(f"there is no session {session_id[:64]}")
@@ -267,9 +274,9 @@ class Service:
         caller: TraceContext | None = None,
         turn_id: str | None = None,
     ) -> str:
-        """Queue a turn; return its id, which is ``turn_id`` (None: any). Raise `SessionOverError`.
+        """Queue a turn and return its id, ``turn_id`` (None: a new one); raise `SessionOverError`.
 
-        It is noted in the same step, as a decision is, so that a turn of that id is queued once.
+        The turn is also recorded like a decision, in the same transaction, so that a turn id is queued only once.
         """
         if not stored.state.takes_more:
             raise SessionOverError
@@ -287,7 +294,7 @@ class Service:
         return turn_id
 
     async def was_sent(self, stored: StoredSession, turn_id: str) -> bool:
-        """Whether a turn of this id was queued."""
+        """Return whether a turn with this id was queued."""
         return await self.store.decision(stored.record.id, _TURN + turn_id) is not None
 
     async def interrupt(self, stored: StoredSession, *, by: str) -> None:
@@ -295,7 +302,7 @@ class Service:
         await self._push(stored, c.InterruptCommand(by=by))
 
     async def close(self, stored: StoredSession, *, by: str) -> None:
-        """End the session; one that has ended stays as it is."""
+        """End the session, unless it has ended already."""
         with contextlib.suppress(SessionOverError):
             await self._push(stored, c.CloseCommand(by=by))
 
@@ -306,16 +313,16 @@ class Service:
         await self._check_open(stored)
 
     async def _check_open(self, stored: StoredSession) -> None:
-        """Raise `SessionOverError` where the session began to close meanwhile; its log tells what came too late."""
+        """Raise `SessionOverError` if the session began to close meanwhile; its log lists turns that came too late."""
         now = await self.store.get(stored.record.id)
         if now is None or not now.state.takes_more:
             raise SessionOverError
 
     async def decide(self, stored: StoredSession, reply: Approval | Answer) -> Decision:
-        """Record a person's decision, the first alone; return it.
+        """Record a person's decision or answer and return it; only the first one counts.
 
-        An approval names the input that was shown by its ``input_sha256``. Raise `NotFoundError`, `DecidedError`,
-        `MismatchError` and `SessionOverError`.
+        The ``input_sha256`` of an approval must be that of the input that was shown. Raise `NotFoundError`,
+        `DecidedError`, `MismatchError` and `SessionOverError`.
         """
         key = request_id_of(reply)
         waiting = next((each for each in stored.state.waiting if each.id == key), None)
@@ -328,7 +335,7 @@ class Service:
             await self._check_answers(stored, waiting, reply.answers)
         if not stored.state.takes_more:
             raise SessionOverError
-        if time.time() >= waiting.expires_at:  # the runner tells so soon, or cannot be reached
+        if time.time() >= waiting.expires_at:  # the runner will report the timeout, or cannot be reached
             raise DecidedError(
                 Decision(request_id=key, decision="timeout", decided_by=None, decided_at=waiting.expires_at)
             )
@@ -340,13 +347,15 @@ class Service:
         return decision
 
     async def _check_answers(self, stored: StoredSession, waiting: WaitingRequest, answers: Mapping[str, Any]) -> None:
-        """Raise `MismatchError` where answers are to other questions: they would count, and no question be answered."""
+        """Raise `MismatchError` for answers to other questions, which would count without answering anything."""
         if waiting.kind != "question":
-            raise MismatchError(f"{waiting.id} is no question")
+            raise MismatchError(f"{waiting.id} is an approval, not a question: post to approvals/{waiting.id}")
         if not waiting.event_id:  # written by an earlier version
             return
         for entry in await self.store.read(stored.record.id, waiting.event_id - 1, limit=1):
-            if entry.id != waiting.event_id:  # it is no longer kept: the session's owner looks again
+            if (
+                entry.id != waiting.event_id
+            ):  # the log no longer has the question: the session's owner checks the answers
                 return
             asked = decode_event(entry.data)
             if isinstance(asked, QuestionRequest) and (fault := fault_of_answer(answers, asked.data.questions)):
@@ -354,48 +363,52 @@ class Service:
 
     async def _not_waiting(self, stored: StoredSession, key: str) -> Exception:
         decided = await self.store.decision(stored.record.id, key) if not key.startswith(_TURN) else None
-        return DecidedError(decided) if decided is not None else NotFoundError(f"nothing waits under {key[:64]!r}")
+        return (
+            DecidedError(decided)
+            if decided is not None
+            else NotFoundError(f"no approval or question {key[:64]!r} waits")
+        )
 
     def hosted(self, session_id: str) -> Hosted | None:
         """Return a session that this process owns."""
         return self._hosted.get(session_id)
 
-    # -- who reads ----------------------------------------------------------------------------------------
+    # -- readers ------------------------------------------------------------------------------------------
 
     def reader(self, stored: StoredSession, after: int) -> Reader:
-        """Return a reader of a session's events after a number; `left` is for when it goes."""
+        """Return a new reader of a session's events after a number; call `left` when it ends."""
         self._readers[stored.record.tenant_id] += 1
         session_id, feed = stored.record.id, self._feed(stored)
         self._follow_along(session_id, feed)
         return Reader(feed, self.store, session_id, stored.record.root, after, self.pace)
 
     def left(self, stored: StoredSession, reader: Reader, why: str) -> None:
-        """A reader has gone; see `EventStream` for why."""
+        """Remove a reader that has ended; ``why`` is that of `EventStream`."""
         reader.close()
         self._readers -= Counter((stored.record.tenant_id,))
         if why == "slow":
             _logger.info(
-                "session %s: a reader took nothing for too long, after event %d", stored.record.id, reader.last
+                "session %s: a reader that was too slow was dropped after event %d", stored.record.id, reader.last
             )
         self._tidy(stored.record.id)
 
     def readers(self, session_id: str) -> int:
-        """Return how many read a session in this process."""
+        """Return the number of a session's readers in this process."""
         feed = self._feeds.get(session_id)
         return feed.readers if feed is not None else 0
 
     def readers_of(self, tenant_id: str) -> int:
-        """Return how many read a tenant's sessions in this process."""
+        """Return the number of readers of all sessions of a tenant in this process."""
         return self._readers[tenant_id]
 
     def _follow_along(self, session_id: str, feed: Feed) -> None:
-        """Follow a session unless this process has it or follows it already."""
+        """Start to follow a session unless this process owns it or follows it already."""
         owned = session_id in self._hosted or not self.store.shared
         if not owned and session_id not in self._following and not self.closing:
             self._following[session_id] = asyncio.create_task(self._follow(session_id, feed))
 
     async def _follow(self, session_id: str, feed: Feed) -> None:
-        """Feed readers of a session that another process owns."""
+        """Fill the feed of a session that another process owns, from the store."""
         while True:
             try:
                 async with self.store.subscribe(session_id) as notes:
@@ -405,8 +418,8 @@ class Service:
                             feed.add(unpack(note))
                         elif note is Note.EVENTS:
                             await self._catch_up(session_id, feed)
-            except Exception as error:  # whatever it is, its readers would hear no more
-                _logger.warning("session %s cannot be followed, and is tried again: %s", session_id, error)
+            except Exception as error:  # whatever it is: without this task, the readers get no more events
+                _logger.warning("session %s cannot be followed, trying again: %s", session_id, error)
                 await asyncio.sleep(1.0)
 
     async def _catch_up(self, session_id: str, feed: Feed) -> None:
@@ -414,18 +427,21 @@ class Service:
             for entry in entries:
                 feed.add(Frame(entry.id, frame(entry.data, entry.id), is_closing(entry.data)))
 
-    # -- what is left of it -----------------------------------------------------------------------------
+    # -- files and trace ----------------------------------------------------------------------------------
 
     async def read_file(self, stored: StoredSession, path: str, max_bytes: int) -> bytes:
-        """Return a file of the agent's working directory; raise `SessionClosedError` where its sandbox is not here."""
+        """Return a file of the agent's working directory; raise `SessionClosedError` if this process has no sandbox."""
         hosted = self._hosted.get(stored.record.id)
         if hosted is None:
-            where = "the session has ended" if stored.state.is_closed else "another process has the session"
-            raise SessionClosedError(f"its sandbox is not here: {where}")
+            raise SessionClosedError(
+                "the session has ended, and its sandbox was removed"
+                if stored.state.is_closed
+                else "this replica does not own the session: ask the one that does"
+            )
         return await hosted.read_file(path, max_bytes)
 
     async def trace(self, stored: StoredSession) -> Trace:
-        """Return the session's spans so far; one trace is made at a time, as it takes much memory."""
+        """Return the session's spans so far; only one trace is read at a time, as that takes much memory."""
         from ._trace import trace_of  # OpenTelemetry: not with telemetry off
 
         common = common_attributes(self._house.options(stored), stored.record.id)
@@ -436,23 +452,25 @@ class Service:
 
 
 def _outcome(waiting: WaitingRequest, approval: Approval) -> str:
-    """Return how an approval decides what waits; raise `MismatchError` where it is not about that."""
+    """Return the outcome of an approval; raise `MismatchError` if it does not fit the waiting request."""
     if waiting.kind != "approval":
-        raise MismatchError(f"{waiting.id} is no approval")
+        raise MismatchError(f"{waiting.id} is a question, not an approval: post to questions/{waiting.id}")
     if approval.input_sha256 is None and approval.decision == "allow":
-        raise MismatchError("input_sha256 is missing: it tells which input was shown to whoever allows it")
+        raise MismatchError(
+            "input_sha256 is missing: send that of the approval request, to allow the input that was shown"
+        )
     shown = waiting.input_sha256 or ""
     if (fault := fault_of_approval(approval, shown)) is not None:
         raise MismatchError(fault)
     return outcome_of(approval, shown)
 
 
-async def _again_and_again(pause: float, chore: Callable[[], Awaitable[None]]) -> None:
+async def _repeat(pause: float, chore: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(pause)
         try:
             await chore()
         except StoreError as error:
-            _logger.warning("the store is away: %s", error)
-        except Exception:  # a fault of one round must not end the rounds
-            _logger.exception("the service's own work failed")
+            _logger.warning("the store cannot be reached: %s", error)
+        except Exception:  # one failed round must not end the next ones
+            _logger.exception("periodic work of the service failed")

@@ -1,7 +1,11 @@
-"""One reader of a session: Server-Sent Events, as the HTML standard has them, from any number on.
+"""Streams of a session's events as Server-Sent Events (HTML standard), starting after any event number.
 
-It subscribes first, then replays the log, then follows, leaving out what it has sent. What is missing is told by a
-``gap`` event; a reader that does not keep up is told by a ``dropped`` one, and comes back with its last number.
+A reader takes its position in the feed, replays the log, then follows the feed, leaving out events that it has sent.
+Events that the log no longer has are reported by a ``gap`` event. A reader that is too slow gets a ``dropped`` event,
+and reconnects with the number of its last event.
+
+Not sse-starlette: its pings come from a task of their own, between any two writes, so one could land inside an event
+that is written in pieces. Without its pings it would only replace `EventStream`.
 """
 
 from __future__ import annotations
@@ -24,21 +28,21 @@ from ._feed import Feed, FrameBatch
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n\n"
 PIECE = 256 * 1024
-"""Most bytes that one write holds for a reader, and of the log in one look; a larger event is looked up alone."""
-TOO_SLOW = "this reader did not keep up"
-STORE_AWAY = "the log cannot be read for now"
+"""Maximum size of one write, and of events read from the log at a time; a larger event is read alone."""
+TOO_SLOW = "the reader is too slow"
+STORE_AWAY = "the log cannot be read at the moment"
 
 _logger = logging.getLogger(__name__)
 
 
 def frame(data: bytes, number: int | None = None) -> bytes:
-    """Return one event as it is sent; its JSON has no newline in it."""
+    """Return an event's JSON, which has no newline, in the format of Server-Sent Events."""
     return b"data: %b\n\n" % data if number is None else b"id: %d\ndata: %b\n\n" % (number, data)
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """Yield bytes in pieces that may be written at once."""
-    if len(data) <= PIECE:  # as nearly all is
+    """Split bytes into pieces of at most `PIECE` bytes."""
+    if len(data) <= PIECE:  # nearly always
         yield data
         return
     for start in range(0, len(data), PIECE):
@@ -47,14 +51,14 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How readers are treated; seconds. ``heartbeat`` is sent where nothing else is, ``patience`` is for one write."""
+    """Times in seconds: ``heartbeat`` of silence before a heartbeat is sent, ``patience`` for one write to a reader."""
 
     heartbeat: float = 15.0
     patience: float = 30.0
 
 
 class Reader:
-    """What one reader gets, from its making to `close`. ``last`` is the number of the event that was sent last."""
+    """The source of one reader's stream; close it with `close`. ``last`` is the number of the last event sent."""
 
     def __init__(self, feed: Feed, store: Store, session_id: str, root: Root, after: int, pace: Pace) -> None:
         self.last = after
@@ -66,14 +70,14 @@ class Reader:
         self._pace = pace
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield what is to be sent, to the end of the session, or until the reader is told to come back."""
+        """Yield the bytes of the stream, until the session ends or the reader is asked to reconnect."""
         try:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
                     for piece in pieces(chunk):
                         yield piece
         except StoreError as error:
-            _logger.warning("session %s: a reader is sent away: %s", self._session_id, error)
+            _logger.warning("session %s: a reader is asked to reconnect later: %s", self._session_id, error)
             yield self._live(DroppedData(reason=STORE_AWAY, after=self.last))
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
@@ -100,30 +104,30 @@ class Reader:
                 yield HEARTBEAT
 
     def close(self) -> None:
-        """Count it out."""
+        """Leave the feed."""
         self._feed.leave()
 
     async def _is_over(self) -> bool:
-        """Whether the session was closed, and its last event has been sent."""
+        """Return whether the session is closed and its last event has been sent."""
         stored = await self._store.get(self._session_id)
         return stored is None or (stored.state.is_closed and self.last >= stored.state.last_event_id)
 
     async def _caught_up(self) -> AsyncGenerator[bytes]:
-        """Yield all that the log has; what comes later is in the feed from the reader's position on."""
+        """Yield the rest of the log; later events are in the feed from the reader's position on."""
         while True:
-            self._position = self._feed.position  # what is in the feed by now is in the log that is read next
+            self._position = self._feed.position  # read before the log, so that no event is missed between the two
             chunk = await self._from_log()
             if chunk is None:
                 return
             yield chunk
 
     async def _replayed(self, until: int) -> AsyncGenerator[bytes]:
-        """Yield what the log has up to a number."""
+        """Yield the log up to an event number."""
         while self.last < until and (chunk := await self._from_log()) is not None:
             yield chunk
 
     async def _from_log(self) -> bytes | None:
-        """Return what the log has next, with a word on what is no longer there; None at its end."""
+        """Return the log's next events, after a ``gap`` event if some are missing; None at the end of the log."""
         entries = await self._store.read(self._session_id, self.last, max_bytes=PIECE)
         if not entries:
             return None
@@ -133,7 +137,7 @@ class Reader:
         return gap + b"".join(frame(entry.data, entry.id) for entry in entries)
 
     def _follows(self, batch: FrameBatch) -> bool:
-        """Take a batch as sent where its events are just the next ones; return whether they are."""
+        """Return whether a batch's events follow the last one without a gap; if so, advance `last` past them."""
         last = self.last
         for each in batch.frames:
             if each.before != last:
@@ -143,7 +147,7 @@ class Reader:
         return True
 
     async def _new(self, batch: FrameBatch) -> AsyncGenerator[bytes]:
-        """Yield what is new in a batch; what it lacks comes from the log."""
+        """Yield those events of a batch that were not sent yet; read missing ones from the log."""
         for each in batch.frames:
             if each.id is None:
                 if each.after >= self.last:
@@ -160,14 +164,14 @@ class Reader:
 
 
 class EventStream(Response):
-    """Sends a reader's chunks for as long as somebody reads them."""
+    """The HTTP response that sends a reader's stream until it ends or the client leaves or is too slow."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self, reader: Reader, *, headers: Mapping[str, str], patience: float, on_end: Callable[[str], None]
     ) -> None:
-        """``on_end`` is told why the stream ended: ``end``, ``gone``, ``slow`` (nothing was taken for too long)."""
+        """``on_end`` is called with the reason of the end: ``end``, ``gone``, ``failed`` or ``slow``."""
         super().__init__(None, 200, {"x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._reader = reader
@@ -176,7 +180,7 @@ class EventStream(Response):
         self._since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the session ends, or the reader goes."""
+        """Send the stream."""
         sending = asyncio.ensure_future(self._send(send))
         leaving = asyncio.ensure_future(_gone(receive))
         late = False
@@ -192,14 +196,14 @@ class EventStream(Response):
             finally:
                 self._on_end("slow" if late else _outcome(sending))
 
-    # One timer for the stream, not one for each write: `_since` is when the write that is under way began.
+    # One timer for the stream instead of one for each write; `_since` is the start time of the current write.
 
     def _left(self) -> float:
-        """Return the seconds after which a write may be late."""
+        """Return the seconds until the current write, or one that begins now, is late."""
         return self._patience if self._since is None else max(0.0, self._since + self._patience - time.monotonic())
 
     def _is_late(self) -> bool:
-        """Whether a write takes too long: the reader takes nothing, so it cannot be told."""
+        """Return whether the current write takes too long; the client reads nothing, so no event can tell it."""
         return self._since is not None and time.monotonic() >= self._since + self._patience
 
     async def _send(self, send: Send) -> str:
@@ -225,7 +229,7 @@ def _outcome(sending: asyncio.Future[str]) -> str:
     if not sending.done() or sending.cancelled():
         return "gone"
     if (error := sending.exception()) is not None:
-        if not isinstance(error, OSError):  # the connection went while something was written
+        if not isinstance(error, OSError):  # the connection was lost during a write
             _logger.error("a stream of events failed", exc_info=error)
         return "failed"
     return sending.result()

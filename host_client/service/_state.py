@@ -1,7 +1,7 @@
-"""What an event changes of a session's state. Pure.
+"""The changes of a session's state by events. Pure.
 
-The state is what a list of sessions shows and what another process needs to take a session over; it is written
-together with the events that it follows from.
+A list of sessions shows the state, and another process needs it to take the session over. It is written together with
+the events that change it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CHANGING = (Start, TurnStart, ApprovalRequest, QuestionRequest, ApprovalResolved
 
 
 def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionState:
-    """Return the state after an event of the runner, which only those of `CHANGING` change.
+    """Return the state after an event of the runner with this number in the log; only events of `CHANGING` change it.
 
-    ``number`` is the event's in the log. When that was, and how far the runner has been heard, is left to the caller.
+    The caller sets ``updated_at``, ``last_event_id`` and ``seen_seq``.
     """
     match event:
         case Start():
@@ -40,7 +40,7 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
             return _shown(replace(state, busy=True))
         case ApprovalRequest() | QuestionRequest():
             waiting = waiting_of(event, number)
-            if any(each.id == waiting.id for each in state.waiting):  # a forged one, perhaps with another input
+            if any(each.id == waiting.id for each in state.waiting):  # a forged request, perhaps with another input
                 return state
             return _shown(replace(state, waiting=(*state.waiting, waiting)))
         case ApprovalResolved():
@@ -75,7 +75,7 @@ def after_own(state: SessionState, event: OwnEvent) -> SessionState:
 
 
 def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> WaitingRequest:
-    """Return what waits for a person."""
+    """Return the waiting request that an event opens."""
     if isinstance(event, QuestionRequest):
         return WaitingRequest(
             id=event.data.question_id,
@@ -95,7 +95,7 @@ def waiting_of(event: ApprovalRequest | QuestionRequest, number: int) -> Waiting
 
 
 def decision_in(event: AnyEvent) -> Decision | None:
-    """Return the decision that an event tells: also one that nobody took, such as a timeout."""
+    """Return the decision that an event reports, which may be a timeout; None for other events."""
     match event:
         case ApprovalResolved():
             key = event.data.approval_id
@@ -111,6 +111,6 @@ def _without(state: SessionState, key: str) -> SessionState:
 
 
 def _shown(state: SessionState) -> SessionState:
-    """Return the state with the status that a person is shown."""
+    """Return the state with its status, as a person is shown it."""
     status: Status = "needs_you" if state.waiting else "running" if state.busy else "idle"
     return replace(state, status=status if state.started else "starting")

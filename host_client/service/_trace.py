@@ -1,4 +1,4 @@
-"""A session's spans as OTLP JSON. Importing this module imports OpenTelemetry."""
+"""Export of a session's spans as OTLP/JSON. Importing this module imports OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ MAX_SPANS = 50_000
 
 
 class Trace(NamedTuple):
-    """An OTLP/JSON request, and how many spans there are beyond `MAX_SPANS`."""
+    """An OTLP/JSON request with at most `MAX_SPANS` spans, and the number of spans that were left out."""
 
     body: bytes
     left_out: int
 
 
 async def trace_of(kept: AsyncIterator[bytes], *, trace_ids: frozenset[str], common: Mapping[str, Value]) -> Trace:
-    """Return all spans that are kept, each once, read and written in a thread: 10,000 take seconds.
+    """Return the trace of stored spans, each span once; converted in a thread, as 10,000 spans take seconds.
 
-    A span is known by its trace and its own id; one of the host's own stands whatever a sandbox relayed under its ids.
+    A span is identified by its trace id and span id. A span of the host wins over one from a sandbox with the same ids.
     """
     payloads = [payload async for payload in kept]
     return await asyncio.to_thread(_trace, payloads, trace_ids, common)
 
 
 def _trace(payloads: Sequence[bytes], trace_ids: frozenset[str], common: Mapping[str, Value]) -> Trace:
-    taken: set[tuple[bytes, bytes]] = set()
+    included: set[tuple[bytes, bytes]] = set()
     left_out: set[tuple[bytes, bytes]] = set()
     requests: list[ExportTraceServiceRequest] = []
     for payload in sorted(payloads, key=lambda payload: payload.startswith(RELAYED)):  # the host's own first
         request = _read(payload, trace_ids, common)
-        are_wanted: list[bool] = []
+        mask: list[bool] = []
         for span in otlp.spans_of(request):
             key = span.trace_id, span.span_id
-            is_new = key not in taken
-            are_wanted.append(is_new and len(taken) < MAX_SPANS)
+            is_new = key not in included
+            mask.append(is_new and len(included) < MAX_SPANS)
             if is_new:
-                (taken if are_wanted[-1] else left_out).add(key)
-        requests.append(otlp.select(request, are_wanted))
+                (included if mask[-1] else left_out).add(key)
+        requests.append(otlp.select(request, mask))
     return Trace(msgspec.json.encode(request_json(otlp.merged(requests))), len(left_out))
 
 
@@ -59,4 +59,4 @@ def _read(payload: bytes, trace_ids: frozenset[str], common: Mapping[str, Value]
             return decode(payload[1:].decode(), trace_ids=trace_ids, common=common)
         return ExportTraceServiceRequest.FromString(payload[1:])
     except (ValueError, DecodeError):
-        return ExportTraceServiceRequest()  # forged by a sandbox; the session's log tells of it
+        return ExportTraceServiceRequest()  # forged by a sandbox

@@ -1,9 +1,8 @@
-"""How the service is set up: options to one frozen value. Pure."""
+"""Configuration of the service from command-line options. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,9 +19,10 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """All of it. Times are in seconds; ``trace_url`` holds ``{trace_id}``; ``store`` None is a file of the user's.
+    """The configuration of the service. Times are in seconds; ``store`` None is the user's own file.
 
-    ``trusted_proxies`` are the CIDR blocks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
+    ``trace_url`` contains ``{trace_id}``. ``trusted_proxies`` are CIDR blocks whose ``X-Forwarded-For`` and
+    ``X-Forwarded-Proto`` headers are trusted.
     """
 
     host: str = "127.0.0.1"
@@ -41,7 +41,7 @@ class ServiceConfig:
 
     @property
     def is_local(self) -> bool:
-        """Whether the options let only this machine reach the service."""
+        """Return whether only this machine can reach the service."""
         return _is_local(self.host, self.allowed_hosts, self.trusted_proxies)
 
 
@@ -63,23 +63,17 @@ def service_config(
     usd_per_day: float | None,
     trace_url: str | None,
 ) -> ServiceConfig:
-    """Return the options' configuration; raise `ConfigurationError` for what cannot be, or is not safe."""
-    if not 0 <= port <= 65_535:
-        raise ConfigurationError("--port takes 0 to 65535")
-    _check_numbers(
-        {
-            "--idle-timeout": idle_timeout,
-            "--retention-days": retention_days,
-            "--max-events": max_events,
-            "--max-sessions": max_sessions,
-            "--turns-per-minute": turns_per_minute,
-            "--usd-per-day": usd_per_day,
-        }
-    )
+    """Return the configuration of these options; raise `ConfigurationError` for wrong or unsafe values."""
+    _check_port(port)
+    _check_positive("--idle-timeout", idle_timeout)
+    _check_positive("--retention-days", retention_days)
+    _check_positive("--max-events", max_events)
+    _check_positive("--max-sessions", max_sessions)
+    _check_positive("--turns-per-minute", turns_per_minute)
+    _check_positive("--usd-per-day", usd_per_day)
     _check_reach(host, auth, allowed_hosts, allowed_origins)
+    _check_trace_url(trace_url)
     proxies = tuple(_proxy_block(each) for each in trusted_proxies)
-    if trace_url is not None and ("{trace_id}" not in trace_url or urlsplit(trace_url).scheme not in ("http", "https")):
-        raise ConfigurationError("--trace-url takes an http or https address with {trace_id} in it")
     return ServiceConfig(
         host=host,
         port=port,
@@ -99,18 +93,27 @@ def service_config(
     )
 
 
-def _check_numbers(options: Mapping[str, float | None]) -> None:
-    for option, value in options.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigurationError(f"{option} takes a number above 0")
+def _check_port(port: int) -> None:
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError(f"--port takes 0 to 65535, not {port}")
+
+
+def _check_positive(option: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ConfigurationError(f"{option} takes a number above 0, not {value:g}")
+
+
+def _check_trace_url(trace_url: str | None) -> None:
+    if trace_url is not None and ("{trace_id}" not in trace_url or urlsplit(trace_url).scheme not in ("http", "https")):
+        raise ConfigurationError("--trace-url takes an http or https address with {trace_id} in it")
 
 
 def _check_reach(host: str, auth: str, allowed_hosts: tuple[str, ...], allowed_origins: tuple[str, ...]) -> None:
-    """Raise `ConfigurationError` for a service that anybody could use, or nobody could reach."""
+    """Raise `ConfigurationError` for a service that anyone could use, or that no browser could reach."""
     if auth not in ("auto", "on", "off"):
         raise ConfigurationError("--auth takes one of auto, on, off")
     if auth == "off" and not is_loopback(host):
-        raise ConfigurationError(f"--auth off is for loopback alone: anybody who reaches {host} could run agents")
+        raise ConfigurationError(f"--auth off works on loopback only: anyone who can reach {host} could run agents")
     if not is_loopback(host) and not allowed_hosts:
         raise ConfigurationError(
             f"--host {host} needs --allowed-host: the name under which browsers and programs reach the service"
@@ -122,20 +125,20 @@ def _check_reach(host: str, auth: str, allowed_hosts: tuple[str, ...], allowed_o
 
 
 def _proxy_block(value: str) -> str:
-    """Return a trusted proxy's address or CIDR block as a block; raise `ConfigurationError`."""
+    """Return the address or CIDR block of a trusted proxy as a block; raise `ConfigurationError`."""
     try:
         block = ipaddress.ip_network(value)
     except ValueError as error:
         raise ConfigurationError(f"--trusted-proxy takes an address or a CIDR block like 10.0.0.0/8: {error}") from None
     if block.prefixlen == 0:
         raise ConfigurationError(
-            f"--trusted-proxy {value} would believe every caller what it says of its address; name the proxy's own"
+            f"--trusted-proxy {value} would trust the headers of every caller: give the proxy's own address"
         )
     return str(block)
 
 
 def peers_of(blocks: tuple[str, ...]) -> list[str]:
-    """Return blocks as connections show them: a socket that listens on ``::`` has IPv4 peers as ``::ffff:10.0.0.1``."""
+    """Add the IPv6 form of IPv4 blocks: a socket that listens on ``::`` shows IPv4 peers as ``::ffff:10.0.0.1``."""
     networks = [ipaddress.ip_network(each) for each in blocks]
     mapped = [f"::ffff:{each.network_address}/{96 + each.prefixlen}" for each in networks if each.version == 4]
     return [*blocks, *mapped]
@@ -144,7 +147,7 @@ def peers_of(blocks: tuple[str, ...]) -> list[str]:
 def check_demo_reach(
     host: str, allowed_hosts: tuple[str, ...], allowed_origins: tuple[str, ...], trusted_proxies: tuple[str, ...]
 ) -> None:
-    """Raise `ConfigurationError` for options that open the demo, which takes no tokens, beyond this machine."""
+    """Raise `ConfigurationError` for options that let other machines reach the demo, which requires no tokens."""
     opening = [f"--allowed-host {each}" for each in allowed_hosts if not _names_loopback(f"//{each}")]
     opening += [f"--allowed-origin {each}" for each in allowed_origins if not _names_loopback(each)]
     opening += [f"--trusted-proxy {each}" for each in trusted_proxies]
@@ -152,13 +155,13 @@ def check_demo_reach(
         opening.insert(0, f"--host {host}")
     if opening:
         raise ConfigurationError(
-            f"--demo takes no {opening[0]}: it has no tokens, and an approval in it can run any command on this "
-            "machine. Leave the option out and come through a tunnel (ssh -L), or serve without --demo, with tokens"
+            f"--demo takes no {opening[0]}: it requires no tokens, and an approval in it can run any command on this "
+            "machine. Leave the option out and use a tunnel (ssh -L), or serve without --demo, with tokens"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -166,17 +169,17 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_local(host: str, allowed_hosts: tuple[str, ...], trusted_proxies: tuple[str, ...]) -> bool:
-    # Another name than loopback's is for callers on other machines, whom a proxy passes on to the loopback address.
+    # Any other allowed name than loopback's is for callers on other machines, whose requests a proxy forwards.
     return not trusted_proxies and is_loopback(host) and all(_names_loopback(f"//{each}") for each in allowed_hosts)
 
 
 def _names_loopback(url: str) -> bool:
-    """Whether the host in a URL (``//host:port`` or more) is a loopback address."""
+    """Return whether the host in a URL (``//host:port`` or more) is a loopback address."""
     try:
         return is_loopback(urlsplit(url).hostname or "")
-    except ValueError:  # a bracket that is not closed
+    except ValueError:  # an unclosed bracket
         return False
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand for an application."""
+    """Do nothing, as the application of a `Guard` that only checks its arguments."""

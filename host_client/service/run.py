@@ -1,4 +1,4 @@
-"""A service in a process of its own: its parts put together, served until a signal ends it."""
+"""Run the service in a process of its own until a signal ends it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SCRIPT, _PROJECT = _DEMO / "serve.yaml", _DEMO / "project"
 
 
 def options_of(stored: StoredSession) -> AgentOptions:
-    """Return what a session's creator asked for as the session's options; raise `ConfigurationError`."""
+    """Return the options of a session from its creator's request; raise `ConfigurationError`."""
     request = stored.record.request
     known = ("model", "permission_mode", "max_turns", "max_budget_usd", "system_prompt", "user_id", "user_tier")
     return AgentOptions(
@@ -52,7 +52,7 @@ def options_of(stored: StoredSession) -> AgentOptions:
 
 
 async def forget(stored: StoredSession, environ: Mapping[str, str]) -> None:
-    """Remove the sandbox that a dead process may have made for a session without having noted it."""
+    """Remove the sandbox that a dead process may have created for a session without having written it down."""
     if environ.get("E2B_API_KEY"):
         from host_client.sandbox.e2b.inventory import remove_session  # imports e2b, 0.3 s
 
@@ -65,7 +65,7 @@ def service_of(
     environ: Mapping[str, str],
     telemetry: Telemetry,
 ) -> Service:
-    """Return the service of a configuration, not yet started."""
+    """Return the service for a configuration, not yet started."""
     house = House(
         store=open_store(config.store),
         owner=f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -81,7 +81,7 @@ def service_of(
 
 
 def run_service(config: ServiceConfig, sandbox: Callable[[StoredSession], Sandbox], environ: Mapping[str, str]) -> int:
-    """Serve until a signal ends it; return the exit code. Raise `ConfigurationError` before anything is served."""
+    """Serve until a signal and return the exit code; raise `ConfigurationError` before anything is served."""
     return _run(config, sandbox, environ, os.environ, None)
 
 
@@ -101,7 +101,7 @@ def _run(
     service = service_of(config, sandbox, environ, telemetry)
 
     async def ready() -> None:
-        sys.stderr.write(f"serving {url} ({_access_of(config)}); Ctrl-C ends it and its sessions\n")
+        sys.stderr.write(f"serving {url} ({_access_of(config)}); Ctrl-C ends the service and its sessions\n")
         sys.stderr.flush()
         if first is not None:
             await first(service, url)
@@ -113,7 +113,7 @@ def _run(
 
 
 def _telemetry(environ: Mapping[str, str]) -> Telemetry:
-    """Return what the environment asks for; a trace on the console only where that is said: there may be thousands."""
+    """Start telemetry as the environment configures it; traces go to the console only if it is named explicitly."""
     telemetry, problems = telemetry_config(environ)
     if not environ.get("OTEL_EXPORTERS"):
         telemetry = replace(telemetry, exporters=tuple(name for name in telemetry.exporters if name != "console"))
@@ -126,7 +126,7 @@ def _access_of(config: ServiceConfig) -> str:
     if config.is_local:
         return "to this machine, without tokens"
     ways = ", ".join((*config.allowed_hosts, *config.trusted_proxies))
-    return f"WITHOUT TOKENS, also by way of {ways}: whoever comes that way can run agents"
+    return f"WITHOUT TOKENS, also through {ways}: anyone who can reach that can run agents"
 
 
 def _listener(config: ServiceConfig) -> socket.socket:
@@ -138,10 +138,11 @@ def _listener(config: ServiceConfig) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror}); --port 0 takes any"
+            f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror});"
+            " choose another port, or --port 0 for any free one"
         ) from None
     address = listener.getsockname()[0]
-    if not config.auth and not is_loopback(address):  # checked on the address: a name can lead anywhere
+    if not config.auth and not is_loopback(address):  # the address is checked, as a name can lead anywhere
         listener.close()
         raise ConfigurationError(
             f"--host {config.host} is {address}, which other machines can reach: without tokens only loopback is served"
@@ -169,7 +170,7 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # `create_app` does it, for named proxies; uvicorn would trust loopback
+            proxy_headers=False,  # `create_app` handles them, for trusted proxies only; uvicorn would trust loopback
             timeout_graceful_shutdown=5,
             ws="none",
         )
@@ -184,7 +185,7 @@ async def _serve(
         ended = asyncio.ensure_future(stopping.wait())
         await ready()
         await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
-        # Sessions first, so that their readers are sent the last events.
+        # Sessions end first, so that their readers get the last events.
         await service.stop()
         server.should_exit = True
         await serving
@@ -193,17 +194,17 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us: sessions end before connections do."""
+    """A server without signal handlers: on a signal, sessions must end before connections do."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
 
 @contextmanager
 def _signals(hurry: Callable[[], None]) -> Generator[asyncio.Event]:
-    """Give an event that the first signal to end sets; each further one calls ``hurry``."""
+    """Yield an event that the first signal sets; each further signal calls ``hurry``."""
     stopping = asyncio.Event()
 
     def stop(_number: signal.Signals) -> None:
@@ -219,8 +220,8 @@ def _signals(hurry: Callable[[], None]) -> Generator[asyncio.Event]:
 
 
 def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
-    """Serve with a scripted model and a session that waits for approval; ``keeps``: the store was named, and stays."""
-    from host_client.scripted_model import ScriptedModel, load_script  # the demo's alone
+    """Serve with a scripted model and a session that waits for approval; ``keeps``: use the configured store."""
+    from host_client.scripted_model import ScriptedModel, load_script  # only the demo needs it
 
     with tempfile.TemporaryDirectory(prefix="sandspan-demo-") as folder, ScriptedModel(load_script(_SCRIPT)) as model:
         store = config.store if keeps else str(Path(folder, "service.sqlite"))
@@ -231,7 +232,7 @@ def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         }
         sys.stderr.write(f"a scripted model answers at {model.url}: no account, no key, no network\n")
-        # Nobody is billed for what a script says: ledger and spool end with the demo.
+        # The scripted model costs nothing, so ledger and spool are deleted with the demo.
         state = {**os.environ, "XDG_STATE_HOME": folder}
         return _run(config, lambda _: LocalSandbox(), environ, state, _demo_session)
 

@@ -1,4 +1,4 @@
-"""What the service keeps, and where: one protocol, a module for each kind of store."""
+"""Stores for the service's sessions, decisions and tokens: one protocol, and a module for each kind of store."""
 
 from ._place import is_to_be_made, open_store, open_tokens
 from .base import Store, TokenStore

@@ -1,4 +1,4 @@
-"""The cursor of a page of sessions: where in the order of creation it ended. Pure."""
+"""Split lists of sessions into pages, each ending with a cursor: the position in the order of creation. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import base64
 import binascii
 import math
 
-from .base import BadCursorError, SessionRecord
+from .base import BadCursorError, StoredSession
 
 
-def cursor_of(record: SessionRecord) -> str:
-    """Return the cursor of what comes after this session; safe in a URL."""
-    return base64.urlsafe_b64encode(f"{record.created_at!r} {record.id}".encode()).decode().rstrip("=")
+def page_of(sessions: list[StoredSession], limit: int) -> tuple[list[StoredSession], str | None]:
+    """Return the first ``limit`` sessions and the cursor of the next page; the cursor is None if there are no more."""
+    if len(sessions) <= limit:
+        return sessions, None
+    last = sessions[limit - 1].record
+    cursor = base64.urlsafe_b64encode(f"{last.created_at!r} {last.id}".encode()).decode().rstrip("=")
+    return sessions[:limit], cursor
 
 
 def read_cursor(cursor: str) -> tuple[float, str]:
-    """Return time of creation and id of a page's last session; raise `BadCursorError`."""
+    """Return the creation time and id of the last session of a cursor's page; raise `BadCursorError`."""
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         created_at, session_id = text.split(" ", 1)
         at = float(created_at)
     except (ValueError, binascii.Error):
-        raise BadCursorError("before= takes the cursor of an earlier page") from None
+        at, session_id = math.nan, ""
     if not math.isfinite(at):
         raise BadCursorError("before= takes the cursor of an earlier page")
     return at, session_id

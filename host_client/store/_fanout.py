@@ -1,7 +1,7 @@
-"""Passing notes and live events on to the subscribers of this process.
+"""Delivery of notes and live events to the subscribers of this process.
 
-A subscriber that is slow misses the oldest live events; it never misses a note, as two of a kind with nothing between
-them say no more than one. So what waits for it is bounded.
+A subscriber's queue is bounded: a slow subscriber misses the oldest live events. It misses no note, because a note that
+follows the same note adds nothing and is not queued.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from .base import Note
 
 MAX_LIVE = 256
-"""Live events that wait for one subscriber."""
+"""Maximum number of live events in one subscriber's queue."""
 
 
 class Inbox(AsyncIterator[Note | bytes]):
-    """What one subscriber has yet to be told, in order. Ends when the store is closed. ``only``: this note alone."""
+    """One subscriber's queue of notes and live events, which ends with the store; ``only`` takes that note alone."""
 
     def __init__(self, only: Note | None = None) -> None:
         self._only = only
@@ -28,7 +28,7 @@ class Inbox(AsyncIterator[Note | bytes]):
         self._wake = asyncio.Event()
 
     def note(self, note: Note) -> None:
-        """Add a note, unless it waits already and no live event came after it."""
+        """Add a note unless it is queued already with no live event after it."""
         if self._only not in (None, note):
             return
         for item in reversed(self._items):
@@ -40,7 +40,7 @@ class Inbox(AsyncIterator[Note | bytes]):
         self._wake.set()
 
     def live(self, data: bytes) -> None:
-        """Add a live event; the oldest one goes if there are too many."""
+        """Add a live event; drop the oldest one if there are too many."""
         if self._only is not None:
             return
         if self._live == MAX_LIVE:
@@ -50,7 +50,7 @@ class Inbox(AsyncIterator[Note | bytes]):
         self._wake.set()
 
     def close(self) -> None:
-        """Let the subscriber end once it has been told all."""
+        """End the iteration after the queued items."""
         self._closed = True
         self._wake.set()
 
@@ -65,7 +65,7 @@ class Inbox(AsyncIterator[Note | bytes]):
         return item
 
     def _drop_oldest(self) -> None:
-        """Remove the first live event; the notes on both sides of it become one run."""
+        """Remove the oldest live event and merge the notes before and after it."""
         notes = self._leading_notes()
         self._items.popleft()
         self._live -= 1
@@ -88,7 +88,7 @@ class Fanout:
 
     @contextmanager
     def inbox(self, session_id: str, only: Note | None = None) -> Generator[Inbox]:
-        """Be a subscriber of a session."""
+        """Yield the inbox of a new subscriber of a session."""
         inbox = Inbox(only)
         self._inboxes.setdefault(session_id, set()).add(inbox)
         try:
@@ -100,23 +100,18 @@ class Fanout:
                 self._inboxes.pop(session_id, None)
 
     def note(self, session_id: str, *notes: Note) -> None:
-        """Tell the subscribers of one session."""
+        """Send notes to the subscribers of a session."""
         for inbox in self._inboxes.get(session_id, ()):
             for note in notes:
                 inbox.note(note)
 
-    def note_all(self) -> None:
-        """Tell every subscriber that it may have missed something."""
-        for session_id in self._inboxes:
-            self.note(session_id, *Note)
-
     def live(self, session_id: str, data: bytes) -> None:
-        """Pass a live event on."""
+        """Send a live event to the subscribers of a session."""
         for inbox in self._inboxes.get(session_id, ()):
             inbox.live(data)
 
     def close(self) -> None:
-        """Let all subscribers end."""
+        """End all inboxes."""
         for inboxes in self._inboxes.values():
             for inbox in inboxes:
                 inbox.close()

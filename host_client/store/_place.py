@@ -1,4 +1,4 @@
-"""Where the service keeps its sessions: a URL or path to a store."""
+"""Choose the service's store by a path or URL."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ._sqlite import SqliteStore
 from .base import LEASE_SECONDS, Store, TokenStore
 
 MAX_LEASE = 600.0
-"""Seconds; for so long nobody sees to the sessions of a replica that died."""
+"""Maximum of a lease in seconds; for so long the sessions of a dead replica stand still."""
 
 _TAKES = "--store takes a path, sqlite:///path, redis://…, rediss://… or unix://…"
 
 
 def open_store(url: str | None, environ: Mapping[str, str] = os.environ) -> Store:
-    """Return the store of a URL, or of this user; its `open` connects to it. Raise `ConfigurationError`."""
+    """Return the store at a path or URL (None: the user's own file), not yet open; raise `ConfigurationError`."""
     return _store(url, environ, alone=True)
 
 
 def open_tokens(url: str | None, environ: Mapping[str, str] = os.environ) -> TokenStore:
-    """Return the tokens of a store, also of one that a service has open; see `open_store`."""
+    """Return a store for its tokens alone, which works while a service has the store open; see `open_store`."""
     return _store(url, environ, alone=False)
 
 
 def is_to_be_made(url: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the file that opening a store would make; None where it is there, or none is needed."""
+    """Return the file that opening the store would create; None if it exists or the store is no file."""
     place = _place(url, environ)
     try:
         return place if isinstance(place, Path) and not place.exists() else None
-    except OSError:  # opening it tells why it cannot be looked at
+    except OSError:  # opening it will raise the reason
         return None
 
 
@@ -59,12 +59,12 @@ def _place(url: str | None, environ: Mapping[str, str]) -> Path | str:
             return _path(url)
         case "redis" | "rediss" | "unix":
             return url
-        case _:  # what follows the scheme may hold a password
+        case _:  # the rest of the URL may contain a password
             raise ConfigurationError(f"{_TAKES}, not {scheme[:20]}://…")
 
 
 def _leased(url: str) -> tuple[str, float]:
-    """Return the URL of a Redis without its ``lease``, which is ours, and the lease in seconds."""
+    """Split the option ``lease`` from a Redis URL; return the rest, for redis-py, and the lease in seconds."""
     address, _, options = url.partition("?")
     query = parse_qsl(options, keep_blank_values=True)
     given = [value for name, value in query if name == "lease"]
@@ -90,5 +90,5 @@ def _path(url: str) -> Path:
 def _default(environ: Mapping[str, str]) -> Path:
     path = state_path(environ, "service.sqlite")
     if path is None:
-        raise ConfigurationError(f"neither XDG_STATE_HOME nor HOME says where sessions belong: {_TAKES}")
+        raise ConfigurationError(f"no place for the sessions: set HOME or XDG_STATE_HOME, or use --store; {_TAKES}")
     return path

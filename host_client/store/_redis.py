@@ -1,33 +1,34 @@
-"""The store of a service that is several processes: a Redis.
+"""The store of a service that runs as several processes: a Redis.
 
-A log is a stream whose ids are its numbers, so that a number is written once. What must be one step is a script; all
-that those of one session touch is in one hash slot. A Redis Cluster cannot be used nevertheless: `create`, `expire` and
-an `append` that closes a session or has a cost also touch its tenant's keys and those that all share. Costs are whole
+A log is a stream whose ids are the events' numbers, so that no number is written twice. Scripts do what must be atomic.
+All keys of one session are in one hash slot, but a Redis Cluster cannot be used: `create`, `expire`, and an `append`
+that closes a session or has a cost also use the keys of its tenant and the keys that all tenants share. Costs are whole
 1e-9 US dollars.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import msgspec
-
 from . import _redis_keys as names
 from . import _redis_scripts as scripts
-from ._cursor import cursor_of, read_cursor
+from ._codec import decode_decision, decode_session, decode_token, decode_tokens, encode
+from ._cursor import page_of, read_cursor
 from ._fanout import Inbox
 from ._redis_client import RedisClient
 from ._redis_keys import SessionKeys, TenantKeys
 from ._redis_listener import Listener
 from .base import (
+    DAY_SECONDS,
     LEASE_SECONDS,
     MAX_SPANS_BYTES,
     NANO,
+    NO_ADDITIONS,
     OWN_SPANS,
+    SPANS_AT_ONCE,
     SPENT_DAYS,
     Additions,
     Decision,
@@ -36,7 +37,6 @@ from .base import (
     Note,
     NotOwnerError,
     Queued,
-    SessionRecord,
     SessionState,
     Status,
     StoredSession,
@@ -44,28 +44,18 @@ from .base import (
     Token,
     TooManyError,
     UnknownSessionError,
-    error_of,
     log_left_out,
 )
 
 VERSION = 1
-_SPANS_AT_ONCE = 100
 _PAGE_AT_ONCE = 200
 _FORGET_AT_ONCE = 100
-_DAY_SECONDS = 86_400
-_ALL = 2**53
-"""More than there is of anything; Lua's numbers are exact up to here."""
-_NONE = Additions()
-
-_encode = msgspec.json.encode
-_record = msgspec.json.Decoder(SessionRecord).decode
-_state = msgspec.json.Decoder(SessionState).decode
-_decision = msgspec.json.Decoder(Decision).decode
-_token = msgspec.json.Decoder(Token).decode
+_NO_LIMIT = 2**53
+"""More than the number of anything; Lua's numbers are exact up to here."""
 
 
 class RedisStore:
-    """A `Store` in a Redis, which many processes may use; ``timeout`` is in seconds, for each call."""
+    """A `Store` in a Redis that many processes may use; ``timeout`` is the maximum of seconds for each call."""
 
     shared = True
 
@@ -73,7 +63,6 @@ class RedisStore:
         self.lease_seconds = lease_seconds
         self._client = RedisClient(url, timeout)
         self._listener = Listener(self._client, timeout)
-        self._appending = set[asyncio.Task[None]]()
 
     async def open(self) -> None:
         await self._client.open()
@@ -86,9 +75,11 @@ class RedisStore:
 
     async def _check_version(self) -> None:
         await self._client.call("SET", names.VERSION, VERSION, "NX", again=True)
-        found = int(await self._client.call("GET", names.VERSION, again=True) or VERSION)
-        if found > VERSION:
-            raise StoreError(f"{self._client.place} is used by a newer sandspan: upgrade, or name another with --store")
+        version = int(await self._client.call("GET", names.VERSION, again=True) or VERSION)
+        if version > VERSION:
+            raise StoreError(
+                f"{self._client.place} is used by a newer sandspan: upgrade, or choose another store with --store"
+            )
 
     async def close(self) -> None:
         await self._listener.stop()
@@ -110,8 +101,8 @@ class RedisStore:
             (
                 record.id,
                 owner,
-                _encode(record),
-                _encode(state),
+                encode(record),
+                encode(state),
                 state.status,
                 record.tenant_id,
                 repr(record.created_at),
@@ -126,11 +117,12 @@ class RedisStore:
         if answer == b"exists":
             raise StoreError(f"there is a session {record.id} already")
         if answer == b"many":
-            raise TooManyError(f"open sessions: {most_open}, which is as many as there may be")
+            assert most_open is not None
+            raise TooManyError(most_open)
 
     async def get(self, session_id: str) -> StoredSession | None:
-        (found,) = await self._stored([session_id])
-        return found
+        (stored,) = await self._stored([session_id])
+        return stored
 
     async def page(
         self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
@@ -141,14 +133,14 @@ class RedisStore:
         count = _PAGE_AT_ONCE if status is not None else min(_PAGE_AT_ONCE, limit + 1)
         while len(found) <= limit and (rows := await self._rows(index, last, count)):
             sessions = await self._stored([session_id for session_id, _ in rows])
-            # One that was forgotten meanwhile is not shown.
+            # None: the session was deleted meanwhile.
             found += [each for each in sessions if each is not None and status in (None, each.state.status)]
             session_id, created_at = rows[-1]
             last = created_at, session_id
-        return found[:limit], cursor_of(found[limit - 1].record) if len(found) > limit else None
+        return page_of(found, limit)
 
     async def _rows(self, index: str, last: tuple[float, str] | None, count: int) -> list[tuple[str, float]]:
-        """Return the next sessions of an index, newest first, and when each was created; none at its end."""
+        """Return ids and creation times of the sessions after ``last`` in an index, newest first; empty at its end."""
         start = 0
         if last is not None:
             rank, newer = await self._client.call_for_each(
@@ -158,21 +150,21 @@ class RedisStore:
         while True:
             answer = await self._client.call("ZREVRANGE", index, start, start + count - 1, "WITHSCORES", again=True)
             rows = [(_text(each), float(at)) for each, at in zip(answer[::2], answer[1::2], strict=True)]
-            # What came or went meanwhile moved the ranks, not the order.
-            left = [(each, at) for each, at in rows if last is None or (at, each) < last]
-            if left or not rows:
-                return left
+            # Sessions that were created or deleted meanwhile have moved the ranks but not the order.
+            following = [(each, at) for each, at in rows if last is None or (at, each) < last]
+            if following or not rows:
+                return following
             start += len(rows)
 
     async def _stored(self, session_ids: Sequence[str]) -> list[StoredSession | None]:
         commands = [("HMGET", SessionKeys(each).session, "record", "state") for each in session_ids]
         rows: list[tuple[bytes | None, bytes | None]] = await self._client.call_for_each(commands)
-        return [StoredSession(_record(record), _state(state)) if record and state else None for record, state in rows]
+        return [decode_session(record, state) if record and state else None for record, state in rows]
 
     async def open_sessions(self, tenant_id: str) -> list[StoredSession]:
         rows = await self._client.call("ZRANGE", TenantKeys(tenant_id).open, 0, -1, again=True)
-        found = await self._stored([_text(each) for each in rows]) if rows else []
-        return [each for each in found if each is not None]
+        sessions = await self._stored([_text(each) for each in rows]) if rows else []
+        return [each for each in sessions if each is not None]
 
     async def unfinished(self) -> list[str]:
         session_ids = [_text(each) for each in await self._client.call("ZRANGE", names.OPEN, 0, -1, again=True)]
@@ -197,39 +189,24 @@ class RedisStore:
         await self._client.script(scripts.RELEASE, keys, arguments, again=True)
 
     def _lease(self, session_id: str, owner: str) -> tuple[Sequence[str], Sequence[Any]]:
-        """Return keys and arguments of what is done with a lease."""
+        """Return the keys and arguments of the scripts that change a lease."""
         keys = SessionKeys(session_id)
         return (keys.session, keys.lease), (owner, _milliseconds(self.lease_seconds))
 
     # -- the log ------------------------------------------------------------------------------------------
 
-    def before_append(self, call: Callable[[], None]) -> None:
-        asyncio.get_running_loop().call_soon(call)
-
-    def append_soon(
+    async def append(
         self,
         session_id: str,
         owner: str,
         events: Sequence[bytes],
         state: SessionState,
-        more: Additions,
-        done: Callable[[Exception | None], None],
-    ) -> None:
-        def told(task: asyncio.Task[None]) -> None:
-            self._appending.discard(task)
-            done(error_of(task))
-
-        task = asyncio.create_task(self.append(session_id, owner, events, state, more))
-        self._appending.add(task)
-        task.add_done_callback(told)
-
-    async def append(
-        self, session_id: str, owner: str, events: Sequence[bytes], state: SessionState, more: Additions = _NONE
+        more: Additions = NO_ADDITIONS,
     ) -> None:
         keys = SessionKeys(session_id)
         nano = round(more.cost_usd * NANO)
         tenant = TenantKeys(await self._tenant(session_id)) if nano or state.is_closed else None
-        decisions = [part for each in more.decisions for part in (each.request_id, _encode(each))]
+        decisions = [part for each in more.decisions for part in (each.request_id, encode(each))]
         answer = await self._client.script(
             scripts.APPEND,
             (
@@ -246,14 +223,14 @@ class RedisStore:
                 owner,
                 secrets.token_bytes(8),
                 state.last_event_id,
-                _encode(state),
+                encode(state),
                 state.status,
                 int(state.is_closed),
                 "" if state.closed_at is None else repr(state.closed_at),
                 state.commands_done,
                 keys.channel,
                 nano,
-                SPENT_DAYS * _DAY_SECONDS,
+                SPENT_DAYS * DAY_SECONDS,
                 OWN_SPANS,
                 MAX_SPANS_BYTES,
                 len(events),
@@ -265,9 +242,9 @@ class RedisStore:
             again=True,
         )
         if answer[0] == b"owner":
-            raise NotOwnerError(f"the session {session_id} is not {owner}'s")
+            raise NotOwnerError(f"{owner} does not own the session {session_id}")
         if answer[0] == b"number":
-            raise NotOwnerError(f"the log of {session_id} goes on with {answer[1]}: somebody else has written it")
+            raise NotOwnerError(f"the next event of {session_id} is number {answer[1]}: another process wrote its log")
         if answer[1:]:
             log_left_out(session_id, MAX_SPANS_BYTES)
 
@@ -292,12 +269,12 @@ class RedisStore:
 
     async def spans(self, session_id: str) -> AsyncIterator[bytes]:
         key, start = SessionKeys(session_id).spans, 0
-        while found := await self._client.call("LRANGE", key, start, start + _SPANS_AT_ONCE - 1, again=True):
-            for data in found:
+        while spans := await self._client.call("LRANGE", key, start, start + SPANS_AT_ONCE - 1, again=True):
+            for data in spans:
                 yield data
-            start += len(found)
+            start += len(spans)
 
-    # -- what is passed on --------------------------------------------------------------------------------
+    # -- notes, live events, commands and decisions -------------------------------------------------------
 
     def subscribe(self, session_id: str, *, only: Note | None = None) -> AbstractAsyncContextManager[Inbox]:
         return self._listener.subscribe(session_id, only)
@@ -312,22 +289,23 @@ class RedisStore:
         return answer[1]
 
     async def commands(self, session_id: str, after: int) -> list[Queued]:
-        return [Queued(*pair) for pair in await self._read(SessionKeys(session_id).commands, after, _ALL, _ALL)]
+        stream = SessionKeys(session_id).commands
+        return [Queued(*pair) for pair in await self._read(stream, after, _NO_LIMIT, _NO_LIMIT)]
 
     async def decide(self, session_id: str, decision: Decision, command: bytes | None) -> Decision | None:
         keys = SessionKeys(session_id)
         answer = await self._client.script(
             scripts.DECIDE,
             (keys.session, keys.commands, keys.decisions),
-            (decision.request_id, _encode(decision), keys.channel, *([command] if command is not None else [])),
+            (decision.request_id, encode(decision), keys.channel, *([command] if command is not None else [])),
             again=True,
         )
         _check_known(answer, session_id)
-        return _decision(answer[1]) if answer[0] == b"first" else None
+        return decode_decision(answer[1]) if answer[0] == b"first" else None
 
     async def decision(self, session_id: str, request_id: str) -> Decision | None:
         data = await self._client.call("HGET", SessionKeys(session_id).decisions, request_id, again=True)
-        return _decision(data) if data is not None else None
+        return decode_decision(data) if data is not None else None
 
     # -- limits -------------------------------------------------------------------------------------------
 
@@ -353,17 +331,15 @@ class RedisStore:
         await self._client.call_for_each(
             [
                 ("HSET", names.TOKEN_DIGESTS, token.id, token.digest),
-                ("HSET", names.TOKENS, token.digest, _encode(token)),
+                ("HSET", names.TOKENS, token.digest, encode(token)),
             ]
         )
 
     async def find_token(self, digest: str) -> Token | None:
-        data = await self._client.call("HGET", names.TOKENS, digest, again=True)
-        return _token(data) if data is not None else None
+        return decode_token(await self._client.call("HGET", names.TOKENS, digest, again=True))
 
     async def tokens(self) -> list[Token]:
-        found = [_token(data) for data in await self._client.call("HVALS", names.TOKENS, again=True)]
-        return sorted(found, key=lambda token: (token.created_at, token.id))
+        return decode_tokens(await self._client.call("HVALS", names.TOKENS, again=True))
 
     async def remove_token(self, token_id: str) -> bool:
         keys = (names.TOKENS, names.TOKEN_DIGESTS)
@@ -379,7 +355,7 @@ class RedisStore:
             tenants = await self._client.call_for_each([("HGET", keys.session, "tenant") for keys in every])
             calls: list[tuple[Sequence[str], Sequence[Any]]] = []
             for keys, tenant_id in zip(every, tenants, strict=True):
-                # Another process may have forgotten it just now.
+                # None: another process has deleted the session just now.
                 of_tenant = TenantKeys(_text(tenant_id)).sessions if tenant_id is not None else names.SESSIONS
                 calls.append(((*keys.all, names.CLOSED, of_tenant, names.SESSIONS), (keys.id,)))
             total += sum(await self._client.script_for_each(scripts.EXPIRE, calls))
@@ -391,7 +367,7 @@ class RedisStore:
 
 
 def _index(tenant_id: str | None, status: Status | None) -> str:
-    """Return the sorted set in which to look for sessions: of the open ones there are few."""
+    """Return the smallest sorted set with all sessions of a status: few sessions are open."""
     is_open = status not in (None, "closed", "failed")
     if tenant_id is None:
         return names.OPEN if is_open else names.SESSIONS

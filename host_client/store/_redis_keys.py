@@ -1,7 +1,7 @@
-"""The names of what the service keeps in a Redis. Pure.
+"""The names of the service's keys in a Redis. Pure.
 
-All begin with `sandspan:`. What is in braces decides the hash slot of a cluster: one for each session, one for each
-tenant, one for what all share.
+All names begin with `sandspan:`. The part in braces decides the hash slot in a cluster: there is one for each session,
+one for each tenant, and one for the keys that all tenants share.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 SESSIONS = "sandspan:{all}:sessions"
-"""Sorted by their creation, like `OPEN`, those that are not closed; `CLOSED` by their end."""
+"""The ids of all sessions, sorted by creation time."""
 OPEN = "sandspan:{all}:open"
+"""The ids of the sessions that are not closed, sorted by creation time."""
 CLOSED = "sandspan:{all}:closed"
+"""The ids of the closed sessions, sorted by the time of closing."""
 VERSION = "sandspan:{all}:version"
 TOKENS = "sandspan:{tokens}:by-digest"
-TOKEN_DIGESTS = "sandspan:{tokens}:digests"  # noqa: S105 - a name
+TOKEN_DIGESTS = "sandspan:{tokens}:digests"  # noqa: S105 - a key's name
 
 
 @dataclass(frozen=True)
 class SessionKeys:
-    """Those of one session."""
+    """The keys of one session."""
 
     id: str
 
@@ -50,7 +52,7 @@ class SessionKeys:
 
     @property
     def channel(self) -> str:
-        """Where notes are published: `E` events, `C` commands, `L` and a live event."""
+        """The channel of notes: `E` for events, `C` for commands, and live events, each after an `L`."""
         return self._name("notes")
 
     @property
@@ -63,7 +65,7 @@ class SessionKeys:
 
 @dataclass(frozen=True)
 class TenantKeys:
-    """Those of one tenant, whose id may be any text."""
+    """The keys of one tenant, whose id may be any text."""
 
     id: str
 

@@ -1,11 +1,12 @@
-"""What a Redis does in one step, in Lua. Pure.
+"""The Lua scripts that a Redis executes atomically. Pure.
 
-A script first looks, then writes: what it refuses it has not begun. Each begins its answer with a word. The keys of one
-session are KEYS of one hash slot; a place for a key that is not needed holds the session's own.
+A script checks everything before it writes anything, so a refusal changes nothing. Most answers begin with a word such
+as `ok`. KEYS of one session are in one hash slot; where a script does not need a key, the session's own is passed.
 
-A session's hash has `record` and `state` (JSON), `status`, `tenant`, `last` (its last event), `command` (its last
-command), `owner` (who acquired it last: the fence), `nonce` (the owner's last append, so that one that is sent again
-after a lost answer is not done again), `span_bytes` (of what its sandbox sent) and `spans_left_out`.
+A session's hash has the fields `record` and `state` (JSON), `status`, `tenant`, `last` (number of the last event),
+`command` (position of the last command), `owner` (the process that acquired it last; other processes may not write),
+`nonce` (of the owner's last append, so that an append repeated after a lost answer is not done twice), `span_bytes`
+(size of the spans from its sandbox) and `spans_left_out`.
 """
 
 from __future__ import annotations

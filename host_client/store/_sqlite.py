@@ -1,32 +1,32 @@
-"""The store of a service that is one process: a SQLite file.
+"""The store of a service that is a single process: a SQLite file.
 
-Nobody else writes it, so ownership is kept in memory, and notes and live events never leave the process. Costs are
-whole 1e-9 US dollars.
+No other process writes the file, so ownership is kept in memory, and notes and live events stay in the process. Costs
+are whole 1e-9 US dollars.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import msgspec
-
-from ._cursor import cursor_of, read_cursor
+from ._codec import decode_decision, decode_session, decode_token, decode_tokens, encode
+from ._cursor import page_of, read_cursor
 from ._fanout import Fanout, Inbox
 from ._sqlite_thread import SqliteThread
 from .base import (
+    DAY_SECONDS,
     LEASE_SECONDS,
     MAX_SPANS_BYTES,
     NANO,
+    NO_ADDITIONS,
     OWN_SPANS,
+    SPANS_AT_ONCE,
     SPENT_DAYS,
     Additions,
     Decision,
@@ -35,7 +35,6 @@ from .base import (
     Note,
     NotOwnerError,
     Queued,
-    SessionRecord,
     SessionState,
     Status,
     StoredSession,
@@ -44,26 +43,16 @@ from .base import (
     TooManyError,
     UnknownSessionError,
     log_left_out,
-    settle,
 )
 
-_SPANS_AT_ONCE = 100
 _FORGET_AT_ONCE = 20
-"""Sessions that are forgotten in one transaction: others must not wait long."""
-_DAY_SECONDS = 86_400
-_NONE = Additions()
-
-_encode = msgspec.json.encode
-_record = msgspec.json.Decoder(SessionRecord).decode
-_state = msgspec.json.Decoder(SessionState).decode
-_decision = msgspec.json.Decoder(Decision).decode
-_token = msgspec.json.Decoder(Token).decode
+"""Sessions that one transaction deletes; kept small so that other calls do not wait long."""
 
 
 class SqliteStore:
-    """A `Store` in a file, which one process has to itself; ``clock`` tells seconds since the epoch.
+    """A `Store` in a file that one process has to itself; ``clock`` returns seconds since the epoch.
 
-    One that is not ``alone`` is a `TokenStore` only, beside the process that has the file.
+    If ``alone`` is False, it is only a `TokenStore`, used beside the process that has the file.
     """
 
     shared = False
@@ -74,13 +63,15 @@ class SqliteStore:
         self._clock = clock
         self._thread = SqliteThread(path, alone=alone)
         self._fanout = Fanout()
-        self._owners: dict[str, str] = {}  # used in the thread only, as is the next
-        self._numbers: dict[str, tuple[int, str]] = {}
-        self._forgotten: dict[str, int] = {}
-        """Up to which command an owned session's were forgotten; used in the event loop only."""
+        # Used in the thread only:
+        self._owners: dict[str, str] = {}
+        self._numbers_and_tenants: dict[str, tuple[int, str]] = {}
+        self._sessions_with_spans_left_out = set[str]()
+        # Written in the event loop only, after a commit:
+        self._commands_forgotten: dict[str, int] = {}
+        """Position up to which an owned session's commands were deleted."""
         self._span_bytes: dict[str, int] = {}
-        """Of the spans that were committed; written in the event loop, between the session's appends."""
-        self._left_out = set[str]()  # used in the thread only
+        """Size of a session's committed spans, without the host's own."""
 
     async def open(self) -> None:
         await self._thread.start()
@@ -90,11 +81,15 @@ class SqliteStore:
         self._fanout.close()
         await self._thread.stop()
         self._owners.clear()
-        self._numbers.clear()
-        self._forgotten.clear()
+        self._numbers_and_tenants.clear()
+        self._commands_forgotten.clear()
 
     async def ping(self) -> None:
-        await self._thread.run(lambda connection: connection.execute("SELECT 1 FROM sessions LIMIT 1").fetchone())
+        await self._rows("SELECT 1 FROM sessions LIMIT 1")
+
+    async def _rows(self, query: str, *values: Any) -> list[Any]:
+        """Return the rows of a query."""
+        return await self._thread.run(lambda connection: connection.execute(query, values).fetchall())
 
     # -- sessions -----------------------------------------------------------------------------------------
 
@@ -104,15 +99,12 @@ class SqliteStore:
         record, state = stored
 
         def work(connection: sqlite3.Connection) -> None:
-            (is_there,) = connection.execute(
-                "SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)", (record.id,)
-            ).fetchone()
-            if is_there:
+            if connection.execute("SELECT 1 FROM sessions WHERE id = ?", (record.id,)).fetchone():
                 raise StoreError(f"there is a session {record.id} already")
             if most_open is not None:
                 query = "SELECT COUNT(*) FROM sessions WHERE tenant_id = ? AND is_open"
                 if connection.execute(query, (record.tenant_id,)).fetchone()[0] >= most_open:
-                    raise TooManyError(f"open sessions: {most_open}, which is as many as there may be")
+                    raise TooManyError(most_open)
             number = connection.execute(
                 "INSERT INTO sessions (id, tenant_id, created_at, closed_at, status, is_open, last_event, last_command,"
                 " record, state) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
@@ -124,8 +116,8 @@ class SqliteStore:
                     state.status,
                     not state.is_closed,
                     state.last_event_id,
-                    _encode(record),
-                    _encode(state),
+                    encode(record),
+                    encode(state),
                 ),
             ).lastrowid
             assert number is not None
@@ -136,11 +128,8 @@ class SqliteStore:
         await self._thread.run(work)
 
     async def get(self, session_id: str) -> StoredSession | None:
-        def work(connection: sqlite3.Connection) -> StoredSession | None:
-            row = connection.execute("SELECT record, state FROM sessions WHERE id = ?", (session_id,)).fetchone()
-            return _stored(row) if row is not None else None
-
-        return await self._thread.run(work)
+        rows = await self._rows("SELECT record, state FROM sessions WHERE id = ?", session_id)
+        return decode_session(*rows[0]) if rows else None
 
     async def page(
         self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
@@ -154,18 +143,11 @@ class SqliteStore:
         where = f"WHERE {' AND '.join(given)}" if given else ""
         query = f"SELECT record, state FROM sessions {where} ORDER BY created_at DESC, id DESC LIMIT ?"  # noqa: S608 - of constants
         values = [value for each in given.values() for value in each]
-
-        def work(connection: sqlite3.Connection) -> list[StoredSession]:
-            return [_stored(row) for row in connection.execute(query, (*values, limit + 1))]
-
-        found = await self._thread.run(work)
-        return found[:limit], cursor_of(found[limit - 1].record) if len(found) > limit else None
+        return page_of([decode_session(*row) for row in await self._rows(query, *values, limit + 1)], limit)
 
     async def open_sessions(self, tenant_id: str) -> list[StoredSession]:
         query = "SELECT record, state FROM sessions WHERE tenant_id = ? AND is_open ORDER BY created_at, id"
-        return await self._thread.run(
-            lambda connection: [_stored(row) for row in connection.execute(query, (tenant_id,))]
-        )
+        return [decode_session(*row) for row in await self._rows(query, tenant_id)]
 
     async def unfinished(self) -> list[str]:
         def work(connection: sqlite3.Connection) -> list[str]:
@@ -178,8 +160,7 @@ class SqliteStore:
 
     async def acquire(self, session_id: str, owner: str) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
-            query = "SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ?)"
-            (is_there,) = connection.execute(query, (session_id,)).fetchone()
+            is_there = connection.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone()
             return bool(is_there) and self._owners.setdefault(session_id, owner) == owner
 
         return await self._thread.run(work)
@@ -191,40 +172,29 @@ class SqliteStore:
         def work(_: sqlite3.Connection) -> None:
             if self._owners.get(session_id) == owner:
                 del self._owners[session_id]
-                self._numbers.pop(session_id, None)
+                self._numbers_and_tenants.pop(session_id, None)
 
         await self._thread.run(work)
-        self._forgotten.pop(session_id, None)
+        self._commands_forgotten.pop(session_id, None)
 
     # -- the log ------------------------------------------------------------------------------------------
 
     async def append(
-        self, session_id: str, owner: str, events: Sequence[bytes], state: SessionState, more: Additions = _NONE
-    ) -> None:
-        appended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.append_soon(session_id, owner, events, state, more, partial(settle, appended))
-        await appended
-
-    def before_append(self, call: Callable[[], None]) -> None:
-        self._thread.before(call)
-
-    def append_soon(
         self,
         session_id: str,
         owner: str,
         events: Sequence[bytes],
         state: SessionState,
-        more: Additions,
-        done: Callable[[Exception | None], None],
+        more: Additions = NO_ADDITIONS,
     ) -> None:
-        encoded = _encode(state)
+        encoded = encode(state)
         span_bytes: int | None = None
-        forgets = state.commands_done > self._forgotten.get(session_id, 0)
+        has_commands_done = state.commands_done > self._commands_forgotten.get(session_id, 0)
 
         def work(connection: sqlite3.Connection) -> None:
             nonlocal span_bytes
             if self._owners.get(session_id) != owner:
-                raise NotOwnerError(f"the session {session_id} is not {owner}'s")
+                raise NotOwnerError(f"{owner} does not own the session {session_id}")
             number, tenant_id = self._number_and_tenant(connection, session_id)
             first = state.last_event_id + 1 - len(events)
             if not _update(connection, number, first, state, encoded):
@@ -233,7 +203,7 @@ class SqliteStore:
             if events:
                 rows = [(number, first + index, data) for index, data in enumerate(events)]
                 connection.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
-            if forgets:
+            if has_commands_done:
                 query = "DELETE FROM commands WHERE session = ? AND position <= ?"
                 connection.execute(query, (number, state.commands_done))
             bounded = more
@@ -242,21 +212,19 @@ class SqliteStore:
                 bounded = replace(more, spans=kept_spans)
             _add(connection, number, tenant_id, bounded)
 
-        def then(_: None, error: Exception | None) -> None:
-            if error is None:
-                self._forgotten[session_id] = state.commands_done
-                if span_bytes is not None:
-                    self._span_bytes[session_id] = span_bytes
-                if events:
-                    self._fanout.note(session_id, Note.EVENTS)
-            done(error)
+        def then() -> None:
+            self._commands_forgotten[session_id] = state.commands_done
+            if span_bytes is not None:
+                self._span_bytes[session_id] = span_bytes
+            if events:
+                self._fanout.note(session_id, Note.EVENTS)
 
-        self._thread.submit(work, then, may_wait=True)
+        await self._thread.run(work, then, may_wait=True)
 
     def _bounded(
         self, connection: sqlite3.Connection, number: int, session_id: str, spans: Sequence[bytes]
     ) -> tuple[Sequence[bytes], int]:
-        """Return the spans that are kept of a session's further ones, and how many bytes all of them are then."""
+        """Return those of a session's new spans that fit `MAX_SPANS_BYTES`, and the size of its spans with them."""
         size = self._span_bytes.get(session_id)
         if size is None:
             query = "SELECT COALESCE(SUM(LENGTH(data)), 0) FROM spans WHERE session = ? AND substr(data, 1, 1) != ?"
@@ -267,19 +235,19 @@ class SqliteStore:
             if size + added <= MAX_SPANS_BYTES:
                 kept.append(data)
                 size += added
-            elif session_id not in self._left_out:
-                self._left_out.add(session_id)
+            elif session_id not in self._sessions_with_spans_left_out:
+                self._sessions_with_spans_left_out.add(session_id)
                 log_left_out(session_id, size)
         return kept, size
 
     def _number_and_tenant(self, connection: sqlite3.Connection, session_id: str) -> tuple[int, str]:
-        """Return what never changes of a session, remembered from its first append on; raise `NotOwnerError`."""
-        if (known := self._numbers.get(session_id)) is not None:
+        """Return a session's row number and tenant, read once while it is owned; raise `NotOwnerError`."""
+        if (known := self._numbers_and_tenants.get(session_id)) is not None:
             return known
         row = connection.execute("SELECT number, tenant_id FROM sessions WHERE id = ?", (session_id,)).fetchone()
         if row is None:
-            raise NotOwnerError(f"the session {session_id} is gone")
-        self._numbers[session_id] = row
+            raise NotOwnerError(f"there is no session {session_id} any more")
+        self._numbers_and_tenants[session_id] = row
         return row
 
     async def read(
@@ -306,28 +274,20 @@ class SqliteStore:
             "SELECT COALESCE((SELECT MIN(id) FROM events WHERE session = number), last_event + 1)"
             " FROM sessions WHERE id = ?"
         )
-
-        def work(connection: sqlite3.Connection) -> int:
-            row = connection.execute(query, (session_id,)).fetchone()
-            return row[0] if row is not None else 1
-
-        return await self._thread.run(work)
+        rows = await self._rows(query, session_id)
+        return rows[0][0] if rows else 1
 
     async def spans(self, session_id: str) -> AsyncIterator[bytes]:
         after = 0
-
-        def work(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
-            query = (
-                "SELECT spans.id, data FROM spans JOIN sessions ON number = session"
-                " WHERE sessions.id = ? AND spans.id > ? ORDER BY spans.id LIMIT ?"
-            )
-            return connection.execute(query, (session_id, after, _SPANS_AT_ONCE)).fetchall()
-
-        while rows := await self._thread.run(work):
-            for after, data in rows:  # noqa: B007 - `work` goes on from it
+        query = (
+            "SELECT spans.id, data FROM spans JOIN sessions ON number = session"
+            " WHERE sessions.id = ? AND spans.id > ? ORDER BY spans.id LIMIT ?"
+        )
+        while rows := await self._rows(query, session_id, after, SPANS_AT_ONCE):
+            for after, data in rows:  # noqa: B007 - the next query starts from it
                 yield data
 
-    # -- what is passed on --------------------------------------------------------------------------------
+    # -- notes, live events, commands and decisions -------------------------------------------------------
 
     @asynccontextmanager
     async def subscribe(self, session_id: str, *, only: Note | None = None) -> AsyncGenerator[Inbox]:
@@ -348,31 +308,28 @@ class SqliteStore:
             "SELECT position, data FROM commands JOIN sessions ON number = session"
             " WHERE id = ? AND position > ? ORDER BY position"
         )
-        return await self._thread.run(
-            lambda connection: list(map(Queued._make, connection.execute(query, (session_id, after))))
-        )
+        return [Queued(*row) for row in await self._rows(query, session_id, after)]
 
     async def decide(self, session_id: str, decision: Decision, command: bytes | None) -> Decision | None:
         def work(connection: sqlite3.Connection) -> Decision | None:
             number = _number(connection, session_id)
-            if not _decide(connection, number, decision):
-                return _decided(connection, number, decision.request_id)
+            row = (number, decision.request_id, encode(decision))
+            if not connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?)", row).rowcount:
+                query = "SELECT decision FROM decisions WHERE session = ? AND request_id = ?"
+                (first,) = connection.execute(query, (number, decision.request_id)).fetchone()
+                return decode_decision(first)
             if command is not None:
                 _push(connection, number, command)
             return None
 
-        # Also told where somebody else was first: a note too many does no harm.
+        # Also noted if another decision came first: a superfluous note does no harm.
         note = (lambda: self._fanout.note(session_id, Note.COMMANDS)) if command is not None else None
         return await self._thread.run(work, note)
 
     async def decision(self, session_id: str, request_id: str) -> Decision | None:
         query = "SELECT decision FROM decisions JOIN sessions ON number = session WHERE id = ? AND request_id = ?"
-
-        def work(connection: sqlite3.Connection) -> Decision | None:
-            row = connection.execute(query, (session_id, request_id)).fetchone()
-            return _decision(row[0]) if row is not None else None
-
-        return await self._thread.run(work)
+        rows = await self._rows(query, session_id, request_id)
+        return decode_decision(rows[0][0]) if rows else None
 
     # -- limits -------------------------------------------------------------------------------------------
 
@@ -422,35 +379,20 @@ class SqliteStore:
         return await self._thread.run(work)
 
     async def spent(self, tenant_id: str, day: str) -> float:
-        def work(connection: sqlite3.Connection) -> int:
-            query = "SELECT nano_usd FROM spent WHERE day = ? AND tenant_id = ?"
-            row = connection.execute(query, (day, tenant_id)).fetchone()
-            return row[0] if row is not None else 0
-
-        return await self._thread.run(work) / NANO
+        rows = await self._rows("SELECT nano_usd FROM spent WHERE day = ? AND tenant_id = ?", day, tenant_id)
+        return (rows[0][0] if rows else 0) / NANO
 
     # -- tokens -------------------------------------------------------------------------------------------
 
     async def add_token(self, token: Token) -> None:
-        row = (token.id, token.digest, _encode(token))
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", row)
-
-        await self._thread.run(work)
+        await self._rows("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", token.id, token.digest, encode(token))
 
     async def find_token(self, digest: str) -> Token | None:
-        def work(connection: sqlite3.Connection) -> Token | None:
-            row = connection.execute("SELECT token FROM tokens WHERE digest = ?", (digest,)).fetchone()
-            return _token(row[0]) if row is not None else None
-
-        return await self._thread.run(work)
+        rows = await self._rows("SELECT token FROM tokens WHERE digest = ?", digest)
+        return decode_token(rows[0][0]) if rows else None
 
     async def tokens(self) -> list[Token]:
-        def work(connection: sqlite3.Connection) -> list[Token]:
-            return [_token(data) for (data,) in connection.execute("SELECT token FROM tokens")]
-
-        return sorted(await self._thread.run(work), key=lambda token: (token.created_at, token.id))
+        return decode_tokens([data for (data,) in await self._rows("SELECT token FROM tokens")])
 
     async def remove_token(self, token_id: str) -> bool:
         query = "DELETE FROM tokens WHERE id = ?"
@@ -467,9 +409,9 @@ class SqliteStore:
                     connection.execute(f"DELETE FROM {table} WHERE session = ?", (number,))  # noqa: S608 - of constants
                 connection.execute("DELETE FROM sessions WHERE number = ?", (number,))
                 self._owners.pop(session_id, None)
-                self._numbers.pop(session_id, None)
+                self._numbers_and_tenants.pop(session_id, None)
                 self._span_bytes.pop(session_id, None)
-                self._left_out.discard(session_id)
+                self._sessions_with_spans_left_out.discard(session_id)
             return len(found)
 
         total = 0
@@ -488,16 +430,12 @@ class SqliteStore:
         await self._thread.run(work)
 
     def _forget_counters(self, connection: sqlite3.Connection) -> None:
-        """Remove what has expired by itself."""
+        """Delete expired answers, counters and days."""
         now = self._clock()
         connection.execute("DELETE FROM answers WHERE expires_at <= ?", (now,))
         connection.execute("DELETE FROM counts WHERE expires_at <= ?", (now,))
-        oldest = datetime.fromtimestamp(now - SPENT_DAYS * _DAY_SECONDS, UTC).date().isoformat()
+        oldest = datetime.fromtimestamp(now - SPENT_DAYS * DAY_SECONDS, UTC).date().isoformat()
         connection.execute("DELETE FROM spent WHERE day < ?", (oldest,))
-
-
-def _stored(row: tuple[bytes, bytes]) -> StoredSession:
-    return StoredSession(_record(row[0]), _state(row[1]))
 
 
 def _number(connection: sqlite3.Connection, session_id: str) -> int:
@@ -508,9 +446,9 @@ def _number(connection: sqlite3.Connection, session_id: str) -> int:
 
 
 def _update(connection: sqlite3.Connection, number: int, first: int, state: SessionState, encoded: bytes) -> bool:
-    """Write a state if its events begin with ``first``; return whether they do."""
+    """Write the state if event number ``first`` comes next in the log; return False if it does not."""
     if not state.is_closed:
-        # Mostly the status stays as it is, and the indexes over it need not be written.
+        # The status rarely changes; if it does not, the indexes on it need not be written.
         query = "UPDATE sessions SET state = ?, last_event = ? WHERE number = ? AND last_event = ? AND status = ?"
         values = (encoded, state.last_event_id, number, first - 1, state.status)
         if connection.execute(query, values).rowcount:
@@ -524,13 +462,13 @@ def _update(connection: sqlite3.Connection, number: int, first: int, state: Sess
 
 
 def _check_kept(connection: sqlite3.Connection, number: int, events: Sequence[bytes], encoded: bytes) -> None:
-    """Raise `NotOwnerError` unless this is what was written last."""
+    """Raise `NotOwnerError` unless these events and this state were the last to be written."""
     query = (
         "SELECT state, data FROM sessions JOIN events ON session = number AND events.id = last_event WHERE number = ?"
     )
     row = connection.execute(query, (number,)).fetchone()
     if not events or row != (encoded, events[-1]):
-        raise NotOwnerError("the log goes on with other events: somebody else has written it")
+        raise NotOwnerError("the log has other events at these numbers: another process wrote it")
 
 
 def _push(connection: sqlite3.Connection, number: int, data: bytes) -> int:
@@ -541,26 +479,15 @@ def _push(connection: sqlite3.Connection, number: int, data: bytes) -> int:
 
 
 def _add(connection: sqlite3.Connection, number: int, tenant_id: str, more: Additions) -> None:
-    """Write what comes with events."""
+    """Write the spans, decisions and cost that come with events."""
     if more.spans:
         rows = [(number, data) for data in more.spans]
         connection.executemany("INSERT INTO spans (session, data) VALUES (?, ?)", rows)
     if more.decisions:
-        rows = [(number, decision.request_id, _encode(decision)) for decision in more.decisions]
+        rows = [(number, decision.request_id, encode(decision)) for decision in more.decisions]
         connection.executemany("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", rows)
     if nano := round(more.cost_usd * NANO):
         connection.execute(
             "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET nano_usd = nano_usd + excluded.nano_usd",
             (more.day, tenant_id, nano),
         )
-
-
-def _decide(connection: sqlite3.Connection, number: int, decision: Decision) -> bool:
-    """Record a decision unless there is one; return whether it was recorded."""
-    row = (number, decision.request_id, _encode(decision))
-    return connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?)", row).rowcount > 0
-
-
-def _decided(connection: sqlite3.Connection, number: int, request_id: str) -> Decision:
-    query = "SELECT decision FROM decisions WHERE session = ? AND request_id = ?"
-    return _decision(connection.execute(query, (number, request_id)).fetchone()[0])

@@ -1,4 +1,4 @@
-"""The service's SQLite file: made, locked and opened. Blocking; all of it runs in the store's own thread."""
+"""Create, lock and open the service's SQLite file. Blocking; called in the store's own thread."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Generator
 from pathlib import Path
 
 from .base import StoreError
 
 VERSION = 1
 APPLICATION_ID = 0x53535044
-"""`SSPD`: SQLite keeps it in the file's header for `file` and the like."""
+"""`SSPD` in the file's header, by which the command `file` and this module recognize the database."""
 
 BUSY_SECONDS = 5.0
-"""How long a person's look at the file with another tool is waited for."""
+"""Seconds to wait for another program that has locked the file, such as a person's `sqlite3`."""
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -62,17 +61,17 @@ CREATE TABLE tokens (id TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, token BLO
 
 
 def make_folders(path: Path) -> None:
-    """Make the folders that are missing; `mkdir(parents=True)` would let others into the upper ones."""
+    """Create the missing parent folders, all for their owner alone, unlike `mkdir(parents=True)`."""
     for folder in reversed(path.absolute().parents):
         if not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def lock(path: Path) -> int:
-    """Return a descriptor that keeps other processes away from a file; raise `StoreError`, and `OSError`.
+    """Lock the database against other processes and return the lock's descriptor; raise `StoreError` and `OSError`.
 
-    The lock is a file beside it, as SQLite's own locks end when any descriptor of the database is closed. It holds the
-    number of the process, and ends with it.
+    The lock is on a file beside the database: locks on the database itself end when any of its descriptors is closed.
+    The file holds the process id. The lock ends with the process.
     """
     descriptor = os.open(Path(f"{path}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -81,8 +80,8 @@ def lock(path: Path) -> int:
         owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise StoreError(
-            f"{path} is in use by {f'process {owner}' if owner else 'another process'}: stop it first, or name another"
-            " file; several processes share a Redis (--store redis://…)"
+            f"{path} is in use by {f'process {owner}' if owner else 'another process'}: stop it first, or choose"
+            " another file with --store; several processes share a Redis (--store redis://…)"
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -90,20 +89,20 @@ def lock(path: Path) -> int:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, made if it is not there; raise what `sqlite3` and the file system raise, and `StoreError`."""
-    # Made here, as SQLite would let others read it. Its -wal and -shm take their mode from it. One that is there is not
-    # opened: closing it would end the locks that SQLite has on it in this process.
+    """Open the database, creating it if necessary; raise `sqlite3.Error`, `OSError` and `StoreError`."""
+    # Created here, as SQLite would let others read it; its -wal and -shm files take their mode from it. An existing
+    # file is not opened here: closing it would end the locks that SQLite has on it in this process.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     uri = f"{path.absolute().as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
     try:
         if _is_new(connection, path):
-            _make(connection)
-        # Stays with the file. Where others open it this very moment, one of them brings it about.
+            _create_tables(connection)
+        # The mode is stored in the file. If other processes open it at this moment, one of them succeeds.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode = WAL")
-        # A commit survives the end of the process; after a loss of power the last ones may be missing, none in part.
+        # Commits survive the end of the process. After a power failure the last ones may be missing, but none in part.
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         connection.close()
@@ -112,38 +111,28 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file is empty; raise `StoreError` for what is none of ours, or newer."""
-    with _transaction(connection, "BEGIN"):  # one look: another process may be making the file
+    """Return whether the database is empty; raise `StoreError` if another program or a newer version wrote it."""
+    with connection:
+        connection.execute("BEGIN")  # a consistent view, as another process may be creating the tables
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     if application == 0 and version == 0 and tables == 0:
         return True
     if application != APPLICATION_ID:
-        raise StoreError(f"{path} is another program's database: name another file with --store")
+        raise StoreError(f"{path} is another program's database: choose another file with --store")
     if version > VERSION:
-        raise StoreError(f"{path} was written by a newer sandspan: upgrade, or name another file with --store")
+        raise StoreError(f"{path} was written by a newer sandspan: upgrade, or choose another file with --store")
     return False
 
 
-def _make(connection: sqlite3.Connection) -> None:
-    with _transaction(connection, "BEGIN IMMEDIATE"):
+def _create_tables(connection: sqlite3.Connection) -> None:
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
         (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         if tables:
-            return  # another process was faster
+            return  # another process has created them
         for statement in filter(str.strip, _SCHEMA.split(";")):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str) -> Generator[None]:
-    connection.execute(begin)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # what fails may have rolled back by itself
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

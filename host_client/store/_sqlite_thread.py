@@ -1,8 +1,8 @@
-"""One thread that has a SQLite file to itself and does all work on it. What waits is committed together.
+"""One thread that owns the SQLite file and does all work on it, in transactions that several calls share.
 
-A commit costs many times what a row does, and waking a thread too, and a service of many sessions appends often. So
-what may wait is handed over every `LINGER_SECONDS` at most, together with all that came meanwhile; what somebody waits
-for goes at once and takes it along. Whatever has come in while one transaction was committed makes up the next one.
+A commit costs many times what a row does, and so does waking the thread. Calls that may wait are therefore handed over
+at most every `LINGER_SECONDS`; a call that may not wait goes at once and takes the waiting ones along. All work that
+arrives while the thread commits goes into the next transaction.
 """
 
 from __future__ import annotations
@@ -20,40 +20,39 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ._sqlite_file import connect, lock, make_folders
-from .base import StoreError, settle
+from .base import StoreError
 
 MAX_BATCH = 256
-"""Pieces of work in one transaction; those that came together are not parted."""
+"""Jobs after which a transaction takes no more; jobs that were handed over together stay together."""
 
 LINGER_SECONDS = 0.02
-"""Little more than a frame of a screen: what comes within it is seen at the same moment anyway."""
+"""Minimum time between two hand-overs of jobs that may wait: little more than one frame of a screen."""
 
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-Done = Callable[[Any, Exception | None], None]
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """A piece of work; ``done`` runs in the event loop with its result, or with what it raised."""
+    """A piece of work, the future of its caller, and a function for the event loop to call after the commit."""
 
     work: Work[Any]
-    done: Done
+    future: asyncio.Future[Any]
+    then: Callable[[], None] | None
     result: Any = None
     error: Exception | None = None
 
 
 class SqliteThread:
-    """Work on the file, for the tasks of one event loop; ``alone`` keeps other processes that ask for it away."""
+    """Runs work on a SQLite file for the tasks of one event loop; ``alone`` locks the file against other processes."""
 
     def __init__(self, path: Path, *, alone: bool) -> None:
         self._path = path
         self._alone = alone
         self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self._pending: list[_Job] = []
-        self._waiting: list[Callable[[], None]] = []
         self._due: asyncio.TimerHandle | None = None
         self._handed_over = 0.0
         self._thread: threading.Thread | None = None
@@ -67,7 +66,7 @@ class SqliteThread:
         if self._thread is not None:
             raise StoreError(f"{self._path} is open already")
         loop = asyncio.get_running_loop()
-        # Not waited for at the interpreter's end: whoever forgets to close loses nothing that was committed.
+        # A daemon, so that a program that forgets to close the store can end; what was committed is safe.
         self._thread = threading.Thread(target=self._main, args=(loop,), name="sandspan-store", daemon=True)
         self._thread.start()
         try:
@@ -77,71 +76,36 @@ class SqliteThread:
             raise
 
     async def stop(self) -> None:
-        """Do what waits, then close the file and let go of it."""
+        """Finish all work that waits, then close and unlock the file."""
         if self._thread is not None:
             self._hand_over()
             thread, self._thread = self._thread, None
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
-    async def run(self, work: Work[T], then: Callable[[], None] | None = None) -> T:
-        """Do a piece of work, then ``then``, and return its result; see `submit`.
+    async def run(self, work: Work[T], then: Callable[[], None] | None = None, *, may_wait: bool = False) -> T:
+        """Do work in a transaction and return its result once it is committed; raise `StoreError` if closed.
 
-        Both are done also when the caller is cancelled meanwhile.
-        """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def done(result: T, error: Exception | None) -> None:
-            if error is None and then is not None:
-                try:
-                    then()
-                except Exception as fault:  # of ours, told to who waits for this one
-                    error = fault
-            settle(future, error, result)
-
-        self.submit(work, done)
-        return await future
-
-    def submit(self, work: Work[Any], done: Done, *, may_wait: bool = False) -> None:
-        """Do a piece of work in a transaction; ``done`` is called once that is committed. Raise `StoreError` if closed.
-
-        What it raises undoes what it did and nothing else. It may be done twice, the first time undone, if it or what
-        shares its transaction fails. The order is that of the calls, also where one ``may_wait`` for a moment.
+        Work is done in the order of the calls, also when the caller is cancelled meanwhile. If it raises, its own
+        changes are undone and no others. It may be called twice, with the first call undone, when it or other work in
+        its transaction fails. ``then`` is called in the event loop right after the commit.
         """
         if self._thread is None:
             raise StoreError(f"{self._path} is closed")
-        if may_wait:
-            self._pending.append(_Job(work, done))
-            self._linger()
-        else:
-            self._collect()
-            self._pending.append(_Job(work, done))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._pending.append(_Job(work, future, then))
+        if not may_wait:
             self._hand_over()
-
-    def before(self, submits: Callable[[], None]) -> None:
-        """Call what submits work that may wait, right before work is handed over: so it knows of all that came."""
-        self._waiting.append(submits)
-        self._linger()
-
-    def _linger(self) -> None:
-        if self._due is None:
-            loop = asyncio.get_running_loop()
+        elif self._due is None:
             self._due = loop.call_at(self._handed_over + LINGER_SECONDS, self._hand_over)
-
-    def _collect(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for submits in waiting:
-            try:
-                submits()
-            except Exception:  # a fault of ours: the others must go on
-                _logger.exception("what was to be handed over is not")
+        return await future
 
     def _hand_over(self) -> None:
-        """Give the thread all that waits."""
+        """Give the thread all jobs that wait."""
         if self._due is not None:
             self._due.cancel()
-            self._due = None  # first: what is collected may ask for another time
-        self._collect()
+            self._due = None
         if self._pending:
             self._handed_over = asyncio.get_running_loop().time()
             self._jobs.put(self._pending)
@@ -154,7 +118,7 @@ class SqliteThread:
         while not ended:
             jobs, ended = self._next()
             self._do(jobs)
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits
                 loop.call_soon_threadsafe(_report, jobs)
         self._disconnect()
         if self._lock is not None:
@@ -162,7 +126,7 @@ class SqliteThread:
             self._lock = None
 
     def _next(self) -> tuple[list[_Job], bool]:
-        """Wait for work; return all that there is, and whether it is the last."""
+        """Wait for jobs; return all that are queued, and whether they are the last."""
         jobs: list[_Job] = []
         more = self._jobs.get()
         while more is not None:
@@ -176,16 +140,17 @@ class SqliteThread:
         return jobs, True
 
     def _do(self, jobs: Sequence[_Job]) -> None:
+        """Do jobs in one transaction, or each alone if that fails, and note the result or error of each."""
         if not jobs:
             return
         try:
             connection = self._connected()
             if not _do_all(connection, jobs):
                 _do_each(connection, jobs)
-        except (sqlite3.Error, OSError, StoreError) as error:
-            # Closed, as a connection is not to be trusted after an I/O error; what was begun is undone with it.
+        except BaseException as error:  # whatever it is: without the thread, callers would wait for ever
+            # A connection is not to be trusted after an I/O error. Closing it undoes the transaction.
             self._disconnect()
-            if len(jobs) > 1:  # what was too large for the disk must not take the others with it
+            if len(jobs) > 1:  # a job that is too large for the disk must not fail the others
                 for job in jobs:
                     self._do([job])
             else:
@@ -201,24 +166,30 @@ class SqliteThread:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # it is not used any more
+            with contextlib.suppress(sqlite3.Error):  # the connection is not used any more
                 self._connection.close()
             self._connection = None
 
-    def _failure(self, error: sqlite3.Error | OSError) -> StoreError:
-        advice = "make room on its disk" if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL else ""
-        return StoreError("; ".join(filter(None, (f"{self._path} cannot be used: {error}", advice))))
+    def _failure(self, error: BaseException) -> StoreError:
+        if not isinstance(error, sqlite3.Error | OSError):
+            _logger.error("unexpected error in the thread of %s", self._path, exc_info=error)
+            return StoreError(f"{self._path} cannot be used: unexpected {type(error).__name__}: {error}")
+        is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        return StoreError(f"{self._path} cannot be used: {error}{'; make room on its disk' if is_full else ''}")
 
 
 def _do_all(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> bool:
-    """Do all in one transaction; return False where one of them raised, and nothing was done. SQLite's errors pass."""
+    """Do all jobs in one transaction; return False, with nothing done, if one of them raised an error of its own.
+
+    SQLite's errors are raised.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         for job in jobs:
             job.result, job.error = job.work(connection), None
     except sqlite3.Error:
         raise
-    except Exception:  # raised again by `_do_each`, where it concerns its own job alone
+    except Exception:  # raised again in `_do_each`, where it fails its own job alone
         connection.execute("ROLLBACK")
         return False
     connection.execute("COMMIT")
@@ -226,7 +197,7 @@ def _do_all(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> bool:
 
 
 def _do_each(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-    """Do all in one transaction that each can leave; for when one is known to fail, as savepoints cost."""
+    """Do all jobs in one transaction, each in a savepoint; used only after a failure, as savepoints cost time."""
     connection.execute("BEGIN IMMEDIATE")
     for job in jobs:
         job.error = None
@@ -235,7 +206,7 @@ def _do_each(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
             job.result = job.work(connection)
         except sqlite3.Error:
             raise
-        except Exception as error:  # raised again where it is waited for
+        except Exception as error:  # raised again for the caller in `_report`
             connection.execute("ROLLBACK TO job")
             job.error = error
         connection.execute("RELEASE job")
@@ -243,9 +214,17 @@ def _do_each(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
 
 
 def _report(jobs: Sequence[_Job]) -> None:
-    """Let those who wait go on."""
+    """Call each job's ``then`` and give its result or error to its caller."""
     for job in jobs:
-        try:
-            job.done(job.result, job.error)
-        except Exception:  # a fault of ours: the others must go on
-            _logger.exception("what was to follow a piece of work on the store failed")
+        if job.error is None and job.then is not None:
+            try:
+                job.then()
+            except Exception as error:  # it must not keep the other callers waiting
+                _logger.exception("the work on the store is done, but what follows it failed")
+                job.error = error
+        if job.future.done():  # cancelled
+            continue
+        if job.error is None:
+            job.future.set_result(job.result)
+        else:
+            job.future.set_exception(job.error)

@@ -1,14 +1,13 @@
 """What the service keeps: sessions, their logs, commands, decisions, quotas and tokens. One protocol, two stores.
 
-A session's log is numbered from 1 without holes; its owner (one service process) is the only one who appends. Any
-process may read, push commands and decide. All times are seconds since the epoch, costs US dollars.
+A session's log is numbered from 1 without holes. Only the session's owner, one process of the service, appends to it;
+any process may read, push commands and decide. All times are seconds since the epoch, all costs US dollars.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +24,7 @@ Role = Literal["viewer", "approver", "operator"]
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What never changes of a session. ``request`` is what its creator asked for."""
+    """The part of a session that never changes. ``request`` holds the fields of its creator's request."""
 
     id: str
     tenant_id: str
@@ -37,7 +36,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitingRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval or question that waits for a person; ``event_id`` is the number of the event that asks."""
+    """An approval or question that waits for a person; ``event_id`` is the number of the event that requests it."""
 
     id: str
     kind: Literal["approval", "question"]
@@ -48,27 +47,27 @@ class WaitingRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class SandboxRef(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sandbox a session has."""
+    """The id and kind of a session's sandbox."""
 
     id: str
     kind: str
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What changes of a session; written with the events that change it, in one step.
+    """The part of a session that changes; written together with the events that change it.
 
-    ``whereabouts`` is what another process needs to take the session over; ``seen_seq`` is the runner's last event in
-    the log, ``commands_logged`` the position of the last command whose event is in the log, ``commands_done`` of the
-    last that its owner has carried out.
+    ``whereabouts`` is the data with which another process can take the session over. ``seen_seq`` is the seq of the
+    runner's last event in the log, ``commands_logged`` the position of the last command whose event is in the log, and
+    ``commands_done`` the position of the last command that the owner has carried out.
     """
 
     status: Status = "starting"
     started: bool = False
-    """The agent is up."""
+    """The agent has started."""
     closing: bool = False
-    """It is being closed, and takes nothing more."""
+    """The session is being closed and accepts no more turns and decisions."""
     busy: bool = False
-    """A turn is under way, or has been asked for."""
+    """A turn is running or has been requested."""
     updated_at: float = 0.0
     closed_at: float | None = None
     close_reason: str | None = None
@@ -91,7 +90,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def takes_more(self) -> bool:
-        """Whether turns and decisions are still carried out."""
+        """Return whether the session still accepts turns and decisions."""
         return not self.closing and not self.is_closed
 
 
@@ -108,7 +107,7 @@ class LogEntry(NamedTuple):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request was decided; the first one wins.
+    """The decision on a request; only the first decision on a request counts.
 
     ``decision`` is allow, allow_edited, deny, answered, timeout or cancelled.
     """
@@ -120,23 +119,23 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queued(NamedTuple):
-    """A command for a session's owner. ``position`` grows from 1; ``data`` is JSON."""
+    """A command that waits for a session's owner: its position, counted from 1, and its JSON."""
 
     position: int
     data: bytes
 
 
 class Note(Enum):
-    """What a subscriber is told of a session."""
+    """A notification to the subscribers of a session."""
 
     EVENTS = "events"
-    """Its log has grown, or may have."""
+    """The log has grown, or may have."""
     COMMANDS = "commands"
     """A command was pushed, or may have been."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A bearer token as kept: never itself, only its SHA-256."""
+    """A bearer token as it is stored: its SHA-256 in place of the token itself."""
 
     id: str
     digest: str
@@ -148,54 +147,62 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdempotentAnswer(NamedTuple):
-    """What was answered to an `Idempotency-Key`: the request's digest; None while it is being carried out."""
+    """The digest of the first request with an `Idempotency-Key`, and its answer; None while it is carried out."""
 
     digest: str
     answer: bytes | None
 
 
 def log_left_out(session_id: str, kept: int) -> None:
-    """Say, once for a session, that it has more spans than are kept."""
-    _logger.warning("session %s: spans of its sandbox are not kept: there are %d bytes already", session_id, kept)
+    """Log, once for a session, that further spans of its sandbox are not stored."""
+    _logger.warning(
+        "session %s: further spans of its sandbox are not stored; %d bytes of them are already", session_id, kept
+    )
 
 
 @dataclass(frozen=True)
 class Additions:
-    """What is written with events, in the same step."""
+    """Data written together with events, in the same transaction."""
 
     spans: Sequence[bytes] = ()
-    """What is kept for the session's trace, and not in the log: the host's own, which begin with `OWN_SPANS`, and of
-    what a sandbox sent, as it came, the first `MAX_SPANS_BYTES` of a session. What is left out is logged."""
+    """Serialized spans for the session's trace. All that begin with `OWN_SPANS`, the host's own, are stored; of the
+    others the first `MAX_SPANS_BYTES` of a session are, and it is logged if there are more."""
     decisions: Sequence[Decision] = ()
-    """What the runner says of a request: it counts, whatever was recorded before."""
+    """Decisions as the runner reports them; they replace those recorded before."""
     cost_usd: float = 0.0
-    """Added to the tenant's day (UTC)."""
+    """US dollars to add to the tenant's spending on ``day``."""
     day: str = ""
-    """`YYYY-MM-DD`."""
+    """The day in UTC as `YYYY-MM-DD`."""
+
+
+NO_ADDITIONS = Additions()
 
 
 class StoreError(Exception):
-    """The store cannot be used; the message says why and what to do."""
+    """The store cannot be used; the message gives the reason and what to do."""
 
 
 class NotOwnerError(StoreError):
-    """Another process owns the session now, or it is gone: write no more."""
+    """Another process owns the session now, or the session was deleted; the caller must write no more to it."""
 
 
 class UnknownSessionError(StoreError):
-    """There is no such session (any more)."""
+    """The session does not exist, or no longer."""
 
 
 class TooManyError(StoreError):
-    """The tenant has as many open sessions as it may."""
+    """The tenant already has as many open sessions as it may."""
+
+    def __init__(self, most_open: int) -> None:
+        super().__init__(f"the tenant has {most_open} open sessions, as many as it may: close one first")
 
 
 class BadCursorError(ValueError):
-    """A cursor that no page ended with."""
+    """The cursor is not one that a page of sessions ended with."""
 
 
 class TokenStore(Protocol):
-    """Tokens alone: these may be looked after beside a service that runs."""
+    """A store of tokens, which may be managed while a service uses the same store."""
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
@@ -206,12 +213,12 @@ class TokenStore(Protocol):
 
 
 class Store(TokenStore, Protocol):
-    """Safe for use by many tasks of one event loop. Every method may raise `StoreError`."""
+    """The store of a service, safe for use by many tasks of one event loop. Every method may raise `StoreError`."""
 
     shared: bool
-    """Whether other processes use it too (so that sessions may be owned elsewhere)."""
+    """Other processes use the store too, so they may own sessions."""
     lease_seconds: float
-    """An owner that has not renewed for so long is taken for dead."""
+    """Seconds without a call of `renew` after which an owner is considered dead."""
 
     async def ping(self) -> None: ...
 
@@ -219,16 +226,16 @@ class Store(TokenStore, Protocol):
     async def create(
         self, stored: StoredSession, owner: str, commands: Sequence[bytes], *, most_open: int | None
     ) -> None:
-        """Keep a new session of this owner together with its first commands; raise `TooManyError`."""
+        """Store a new session of this owner and its first commands; raise `TooManyError`."""
         ...
 
     async def get(self, session_id: str) -> StoredSession | None: ...
     async def page(
         self, tenant_id: str | None, *, status: Status | None, limit: int, before: str | None
     ) -> tuple[list[StoredSession], str | None]:
-        """Return sessions, newest first, and the cursor of the next page. ``tenant_id`` None: of all tenants.
+        """Return sessions of a tenant (None: of all tenants), newest first, and the cursor of the next page.
 
-        Raise `BadCursorError` for a ``before`` that is none.
+        Raise `BadCursorError` if ``before`` is not such a cursor.
         """
         ...
 
@@ -242,11 +249,11 @@ class Store(TokenStore, Protocol):
 
     # ownership
     async def acquire(self, session_id: str, owner: str) -> bool:
-        """Become the owner unless a living process is; False also where there is no such session."""
+        """Make the caller the owner unless a living process is; return False if one is, or there is no such session."""
         ...
 
     async def renew(self, session_ids: Sequence[str], owner: str) -> list[str]:
-        """Stay the owner (called every `lease_seconds` / 3); return those that are lost."""
+        """Extend the ownership of sessions (every `lease_seconds` / 3); return those that another process owns now."""
         ...
 
     async def release(self, session_id: str, owner: str) -> None: ...
@@ -260,70 +267,61 @@ class Store(TokenStore, Protocol):
         state: SessionState,
         more: Additions = ...,
     ) -> None:
-        """Write events numbered up to ``state.last_event_id``, the state, and all else, at once.
+        """Write, in one transaction, events numbered up to ``state.last_event_id``, the state and the additions.
 
-        Note EVENTS if there are any, and forget the commands up to ``state.commands_done``. Raise `NotOwnerError` if
-        the log has other numbers, or another owner. After another `StoreError` they may have been kept or not: the same
-        events and state may be written again, and are kept once. (What comes without events may be kept twice.)
+        Send the note EVENTS if there are events, and delete the commands up to ``state.commands_done``. Raise
+        `NotOwnerError` if the log has other events at these numbers, or the session another owner. After any other
+        `StoreError` the data may have been written or not; the caller may repeat the call, and events and state are
+        then written once. (Additions without events may be written twice.) The store may combine the calls of several
+        sessions into one commit.
         """
-        ...
-
-    def before_append(self, call: Callable[[], None]) -> None:
-        """Call this, in the event loop, when something is to be appended: what comes until then goes with it."""
-        ...
-
-    def append_soon(
-        self,
-        session_id: str,
-        owner: str,
-        events: Sequence[bytes],
-        state: SessionState,
-        more: Additions,
-        done: Callable[[Exception | None], None],
-    ) -> None:
-        """Begin to do what `append` does; ``done`` is called, later, with None or with what `append` raises."""
         ...
 
     async def read(
         self, session_id: str, after: int, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024
     ) -> list[LogEntry]:
-        """Return the events after a number, oldest first, at least one if there is one."""
+        """Return the events after a number, oldest first; at least one, if there is one, however large it is."""
         ...
 
     async def oldest(self, session_id: str) -> int:
-        """Return the number of the oldest event that is kept; 1 + the last one if none is."""
+        """Return the number of the oldest stored event, or 1 + the last number if none is stored."""
         ...
 
-    def spans(self, session_id: str) -> AsyncIterator[bytes]: ...
+    def spans(self, session_id: str) -> AsyncIterator[bytes]:
+        """Yield the stored spans of a session's trace, in the order of their writing."""
+        ...
 
-    # what is passed on
+    # notes, live events, commands and decisions
     def subscribe(
         self, session_id: str, *, only: Note | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Note | bytes]]:
-        """Yield notes, and live events (bytes) that others `publish`; subscribed once entered.
+        """Yield a session's notes and published live events (bytes) from the moment the context is entered.
 
-        ``only``: nothing but this note.
-        After a lost connection both notes come again, as something may have been missed. A slow subscriber misses
-        the oldest live events, never a note. It ends when the store is closed.
+        With ``only``, yield that note and nothing else. After a lost connection both notes are sent again, as some may
+        have been missed. A slow subscriber misses the oldest live events but no note. The iterator ends when the store
+        is closed.
         """
         ...
 
     async def publish(self, session_id: str, data: bytes) -> None:
-        """Pass a live event on to subscribers; it is not kept."""
+        """Send a live event to the session's subscribers, without storing it."""
         ...
 
     async def push(self, session_id: str, data: bytes) -> int:
-        """Queue a command for the owner and note COMMANDS; return its position. Raise `UnknownSessionError`."""
+        """Queue a command for the owner and send the note COMMANDS; return its position.
+
+        Raise `UnknownSessionError`.
+        """
         ...
 
     async def commands(self, session_id: str, after: int) -> list[Queued]:
-        """Return the commands after a position that are not forgotten, in order."""
+        """Return the queued commands after a position, in order."""
         ...
 
     async def decide(self, session_id: str, decision: Decision, command: bytes | None) -> Decision | None:
-        """Record a decision and queue its command in one step; return None, or the decision that came first.
+        """Record the first decision on a request and queue its command, in one transaction; return None.
 
-        Raise `UnknownSessionError`.
+        If there was a decision before, change nothing and return that one. Raise `UnknownSessionError`.
         """
         ...
 
@@ -331,58 +329,45 @@ class Store(TokenStore, Protocol):
 
     # limits
     async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> IdempotentAnswer | None:
-        """Reserve an idempotency key; return what is there already."""
+        """Reserve an idempotency key for some time and return None; return what is stored under it if it is taken."""
         ...
 
     async def answer(self, tenant_id: str, key: str, digest: str, answer: bytes | None, seconds: float) -> None:
-        """Remember the answer to a reserved key; None frees the key."""
+        """Store the answer under a reserved key for some time; None frees the key."""
         ...
 
     async def count(self, tenant_id: str, what: str, window: float) -> int:
-        """Count one in this fixed window (seconds); return how many there are in it now."""
+        """Add one to a tenant's counter, which starts anew every ``window`` seconds; return its value."""
         ...
 
     async def spent(self, tenant_id: str, day: str) -> float: ...
 
     # retention
     async def expire(self, before: float) -> int:
-        """Forget sessions that were closed before a time, with all that belongs to them; return how many."""
+        """Delete all sessions that were closed before a time, with all their data; return how many there were."""
         ...
 
     async def trim(self, session_id: str, keep: int) -> None:
-        """Forget all but the last so many events of a log."""
+        """Delete all but the last ``keep`` events of a log."""
         ...
 
 
 OWN_SPANS = b"o"
-"""What the host's own spans begin with."""
+"""First byte of the host's own spans."""
 
 MAX_SPANS_BYTES = 64 * 1024 * 1024
-"""Of a session, beside the host's own spans."""
+"""Maximum size of a session's spans, without the host's own."""
+
+SPANS_AT_ONCE = 100
+"""Number of serialized spans that are read from the store at a time."""
 
 LEASE_SECONDS = 15.0
-"""How long an owner may be silent where nothing else was asked for."""
+"""Default of `Store.lease_seconds`."""
 
 NANO = 1_000_000_000
-"""A US dollar in the unit in which stores add up costs: integers add up exactly."""
+"""Units in a US dollar in which stores add up costs: integers add up exactly."""
+
+DAY_SECONDS = 86_400
 
 SPENT_DAYS = 40
-"""How long a tenant's day is remembered."""
-
-
-def settle(future: asyncio.Future[Any], error: Exception | None, result: Any = None) -> None:
-    """Let who waits for a future go on, unless it was cancelled; the ``done`` of `Store.append_soon`."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
-
-
-def error_of(task: asyncio.Task[None]) -> Exception | None:
-    """Return how a task that appends has ended, as ``done`` is told."""
-    if task.cancelled():
-        return StoreError("the program ends")
-    error = task.exception()
-    return error if error is None or isinstance(error, Exception) else StoreError(str(error))
+"""Days after which a tenant's spending is deleted."""

@@ -50,7 +50,7 @@ def test_the_demo_refuses_to_be_opened_to_other_machines(tmp_path: Path, args: t
     done = piped(tmp_path, "serve", "--demo", "--port", "0", *args)
     assert (done.returncode, done.stdout) == (2, b"")
     (line,) = done.stderr.decode().splitlines()
-    assert line.startswith(f"host_client serve: --demo takes no {option}: it has no tokens")
+    assert line.startswith(f"host_client serve: --demo takes no {option}: it requires no tokens")
     assert "ssh -L" in line
     assert "without --demo" in line
 
@@ -113,7 +113,7 @@ def test_without_tokens_no_socket_but_loopbacks_is_served_whatever_the_configura
 def test_auth_off_is_refused_where_other_machines_reach_the_service(tmp_path: Path, host: str) -> None:
     done = piped(tmp_path, "serve", "--port", "0", "--auth", "off", "--host", host, *NAMED)
     assert done.returncode == 2
-    assert "--auth off is for loopback alone" in done.stderr.decode()
+    assert "--auth off works on loopback only" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_auth_off_is_refused_where_other_machines_reach_the_service(tmp_path: Pa
         (("--allowed-host", "localhost:8321"), False, "to this machine, without tokens"),
         (NAMED, True, "every request needs a token"),
         (("--trusted-proxy", "127.0.0.1"), True, "every request needs a token"),
-        (("--auth", "off", *NAMED), False, "WITHOUT TOKENS, also by way of agents.acme.com"),
+        (("--auth", "off", *NAMED), False, "WITHOUT TOKENS, also through agents.acme.com"),
     ],
 )
 def test_a_name_for_other_machines_takes_tokens_unless_they_are_switched_off(
@@ -141,8 +141,8 @@ def test_a_name_for_other_machines_takes_tokens_unless_they_are_switched_off(
         ("10.0.0.5/8", "takes an address or a CIDR block like 10.0.0.0/8: 10.0.0.5/8 has host bits set"),
         ("*", "takes an address or a CIDR block"),
         ("", "takes an address or a CIDR block"),
-        ("0.0.0.0/0", "0.0.0.0/0 would believe every caller"),
-        ("::/0", "::/0 would believe every caller"),
+        ("0.0.0.0/0", "0.0.0.0/0 would trust the headers of every caller"),
+        ("::/0", "::/0 would trust the headers of every caller"),
     ],
 )
 def test_a_trusted_proxy_that_is_none_is_told_in_a_line(tmp_path: Path, value: str, says: str) -> None:

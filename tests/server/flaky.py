@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import Additions, SessionState
-
-Told = Callable[[Exception | None], None]
+from host_client.store.base import NO_ADDITIONS, Additions, SessionState
 
 
 class Flaky(SqliteStore):
-    """Fails what it is told to, and counts the attempts; ``holds`` keeps back who is to be told."""
+    """Fails what it is told to, and counts the attempts; ``holds`` keeps appends back until their future is done."""
 
     fails: Callable[[], Exception | None] = staticmethod(lambda: None)
     attempts = 0
@@ -21,19 +19,25 @@ class Flaky(SqliteStore):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.held: list[Told] = []
+        self.held: list[asyncio.Future[None]] = []
         self.published: list[bytes] = []
 
-    def append_soon(
-        self, session_id: str, owner: str, events: Sequence[bytes], state: SessionState, more: Additions, done: Told
+    async def append(
+        self,
+        session_id: str,
+        owner: str,
+        events: Sequence[bytes],
+        state: SessionState,
+        more: Additions = NO_ADDITIONS,
     ) -> None:
         self.attempts += 1
         if self.holds:
-            self.held.append(done)
+            self.held.append(asyncio.get_running_loop().create_future())
+            await self.held[-1]
         elif (error := self.fails()) is not None:
-            asyncio.get_running_loop().call_soon(done, error)
+            raise error
         else:
-            super().append_soon(session_id, owner, events, state, more, done)
+            await super().append(session_id, owner, events, state, more)
 
     async def publish(self, session_id: str, data: bytes) -> None:
         self.published.append(data)

@@ -113,7 +113,7 @@ async def _named(name: str) -> Response:
 async def _fails(how: str) -> None:
     raise {
         "unknown": UnknownSessionError("no session s-1 in /srv/secret.sqlite"),
-        "many": TooManyError("3 sessions are open"),
+        "many": TooManyError(3),
         "store": StoreError("/srv/secret.sqlite is full"),
         "bug": ValueError("the key is sk-secret"),
     }[how]

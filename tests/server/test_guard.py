@@ -91,7 +91,7 @@ async def test_two_host_headers_are_none(open_shell: FastAPI) -> None:
 
 @pytest.mark.parametrize("bad", ["*", "*.acme.com", "https://acme.com", "acme.com/x", "", "a b", "acme.com:port"])
 def test_a_host_that_is_no_name_is_a_mistake_of_whoever_starts_it(bad: str) -> None:
-    with pytest.raises(ValueError, match="is no host"):
+    with pytest.raises(ValueError, match="is not a host"):
         Guard(FastAPI(), hosts=[bad])
 
 
@@ -99,7 +99,7 @@ def test_a_host_that_is_no_name_is_a_mistake_of_whoever_starts_it(bad: str) -> N
     "bad", ["*", "null", "acme.com", "https://acme.com/x", "https://*.acme.com", "file://", "https://a@b"]
 )
 def test_an_origin_that_is_none_is_a_mistake_of_whoever_starts_it(bad: str) -> None:
-    with pytest.raises(ValueError, match="is no origin"):
+    with pytest.raises(ValueError, match="is not an origin"):
         Guard(FastAPI(), origins=[bad])
 
 

@@ -141,7 +141,7 @@ async def test_what_open_sessions_may_still_cost_is_not_given_again(store: Sqlit
     await begin(store, "acme", 1.0)
     problem = await refused(budget_of(store, "acme", limits, 0.1, NOON))
     assert (problem.slug, problem.headers) == ("budget-exceeded", {"retry-after": "60"})
-    assert "promised to open sessions" in problem.detail
+    assert "open sessions may spend the rest" in problem.detail
     await check_budget(store, "acme", limits, NOON)  # their own turns go on
     assert await budget_of(store, "other", limits, None, NOON) == 2.0
 
@@ -162,7 +162,7 @@ def test_a_day_is_utcs() -> None:
 
 def test_a_text_is_as_long_as_it_may_be() -> None:
     check_prompt("é" * 100, ServiceLimits(max_prompt=100))
-    with pytest.raises(ProblemError, match="101 characters; 100 are allowed") as caught:
+    with pytest.raises(ProblemError, match="must have at most 100 characters, not 101") as caught:
         check_prompt("é" * 101, ServiceLimits(max_prompt=100))
     assert caught.value.slug == "invalid"
 

@@ -15,7 +15,7 @@ from host_client.service._feed import Feed, unpack
 from host_client.service._log import SessionLog
 from host_client.store._sqlite import SqliteStore
 from host_client.store.base import NotOwnerError, StoreError
-from tests.server.flaky import Flaky, Told
+from tests.server.flaky import Flaky
 from tests.store.records import ME, OTHER, created, stored
 
 pytestmark = pytest.mark.anyio
@@ -56,12 +56,12 @@ async def test_what_the_agent_says_waits_until_it_is_known_where_it_is(store: Sq
     assert await kinds(store) == ["adopted"]
     log.offer(said(2), 10)
     log.finish()
-    await log.taken()
+    await log.drain()
     assert await kinds(store) == ["adopted", "log", "log"]
     assert (log.state.last_event_id, log.state.seen_seq) == (3, 2)
 
 
-async def until_held(store: Flaky) -> Told:
+async def until_held(store: Flaky) -> asyncio.Future[None]:
     while not store.held:  # noqa: ASYNC110 - the loop goes round, and no time passes
         await asyncio.sleep(0)
     return store.held.pop()
@@ -69,7 +69,7 @@ async def until_held(store: Flaky) -> Told:
 
 async def test_what_is_left_while_something_is_written_is_written_together(flaky: Flaky) -> None:
     log = await log_of(flaky)
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     flaky.holds = True
     log.offer(said(1), 10)
     async with asyncio.timeout(WAIT_SECONDS):
@@ -79,7 +79,7 @@ async def test_what_is_left_while_something_is_written_is_written_together(flaky
             if number % 10 == 0:
                 await asyncio.sleep(0)
         flaky.holds = False
-        first(StoreError("try again"))
+        first.set_exception(StoreError("try again"))
         log.finish()
         await taking
     assert [entry.id for entry in await flaky.read("s-1", 0)] == list(range(1, 101))
@@ -94,7 +94,7 @@ async def test_who_says_too_much_waits_for_room(flaky: Flaky) -> None:
     waiting = asyncio.ensure_future(log.put(said(MAX_ITEMS + 1), 1))
     await asyncio.sleep(0)
     assert not waiting.done()
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     async with asyncio.timeout(WAIT_SECONDS):
         await waiting
         log.finish()
@@ -105,7 +105,7 @@ async def test_who_says_too_much_waits_for_room(flaky: Flaky) -> None:
 async def test_a_store_that_is_away_holds_up_and_loses_nothing(flaky: Flaky, caplog: pytest.LogCaptureFixture) -> None:
     log = await log_of(flaky)
     flaky.fails = lambda: StoreError("it is away") if flaky.attempts < 3 else None
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     log.offer(said(1), 10)
     log.finish()
     async with asyncio.timeout(WAIT_SECONDS):
@@ -138,12 +138,12 @@ async def test_who_leaves_waits_for_what_is_being_written_and_for_nothing_else(f
     async with asyncio.timeout(WAIT_SECONDS):
         written = await until_held(flaky)
         second = asyncio.ensure_future(log.say(AdoptedData(reason="second", replica="r")))
-        taking = asyncio.ensure_future(log.taken())
+        taking = asyncio.ensure_future(log.drain())
         leaving = asyncio.ensure_future(log.leave())
         for _ in range(5):
             await asyncio.sleep(0)
         assert not leaving.done()
-        written(None)
+        written.set_result(None)
         await leaving
         await first
         for waiting in (second, taking):
@@ -157,7 +157,7 @@ async def test_a_session_that_is_anothers_is_written_no_more(store: SqliteStore)
     log = await log_of(store)
     await store.release("s-1", ME)
     assert await store.acquire("s-1", OTHER)
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     log.offer(said(1), 10)
     async with asyncio.timeout(WAIT_SECONDS):
         with pytest.raises(NotOwnerError):
@@ -172,7 +172,7 @@ async def test_a_session_that_is_anothers_is_written_no_more(store: SqliteStore)
 async def test_who_waits_for_room_in_a_log_that_is_lost_waits_no_more(flaky: Flaky) -> None:
     log = await log_of(flaky)
     flaky.holds = True
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     assert log.offer(said(1), 1)
     async with asyncio.timeout(WAIT_SECONDS):
         written = await until_held(flaky)
@@ -181,7 +181,7 @@ async def test_who_waits_for_room_in_a_log_that_is_lost_waits_no_more(flaky: Fla
         waiting = asyncio.ensure_future(log.put(said(MAX_ITEMS + 2), 1))
         await asyncio.sleep(0)
         assert not waiting.done()
-        written(NotOwnerError("it is another's"))
+        written.set_exception(NotOwnerError("it is another's"))
         await waiting
         with pytest.raises(NotOwnerError):
             await taking
@@ -192,7 +192,8 @@ async def test_what_is_left_when_the_store_is_closed_is_written(tmp_path: Path) 
     await store.open()
     log = await log_of(store)
     saying = asyncio.ensure_future(log.say(AdoptedData(reason="last", replica="r")))
-    await asyncio.sleep(0)
+    for _ in range(2):  # it is queued, and handed to the store, which lets it wait for others
+        await asyncio.sleep(0)
     await store.close()
     await saying
     await store.open()
@@ -203,7 +204,7 @@ async def test_what_is_left_when_the_store_is_closed_is_written(tmp_path: Path) 
 async def test_what_cannot_be_written_ends_the_session_and_not_the_log(flaky: Flaky) -> None:
     log = await log_of(flaky)
     flaky.fails = lambda: ValueError("a forged value") if flaky.attempts == 1 else None
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     log.offer(said(1), 10)
     told = asyncio.ensure_future(log.say(AdoptedData(reason="in the same step", replica="r")))
     async with asyncio.timeout(WAIT_SECONDS):
@@ -226,7 +227,7 @@ async def test_live_text_is_passed_on_once_however_often_its_step_is_written(tmp
     await store.open()
     log = await log_of(store)
     store.fails = lambda: StoreError("it is full") if store.attempts < 4 else None
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     for event in (word("before"), said(1), word("after")):
         log.offer(event, 10)
     log.finish()
@@ -250,7 +251,7 @@ async def test_what_is_written_is_shown_before_the_live_text_after_it_is_passed_
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(store, "publish", publish)
-    taking = asyncio.ensure_future(log.taken())
+    taking = asyncio.ensure_future(log.drain())
     for event in (said(1), word("after")):
         log.offer(event, 10)
     log.finish()

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from host_client.service._app import described_app
+from host_client.service._auth import Authenticator
+from host_client.service._models import PATTERN_WORDS
 from host_client.service._problems import EVERYWHERE, PROBLEM_RESPONSES, PROBLEMS, ProblemError
-from tests.server.shell import client, send_raw, served, slug
+from tests.server.shell import NoTokens, client, send_raw, served, slug
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +83,60 @@ async def test_a_body_that_does_not_fit_is_told_where_and_not_echoed(open_shell:
     assert [each["where"] for each in answer.json()["errors"]] == ["body.text", "body.more"]
     assert all(each["what"] for each in answer.json()["errors"])
     assert "sk-secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "errors"),
+    [
+        (
+            "/api/sessions",
+            {
+                "prompt": " ",
+                "user_id": "a=b",
+                "allowed_tools": ["a\n"],
+                "disallowed_tools": "Bash",
+                "max_turns": 0,
+                "max_budget_usd": -1,
+                "metadata": {"a": "b,c"},
+                "more": 1,
+            },
+            {
+                "body.prompt": "must contain more than white space",
+                "body.user_id": "must contain no comma, equals sign or control character",
+                "body.allowed_tools.0": "must contain no control character",
+                "body.disallowed_tools": "must be a JSON array",
+                "body.max_turns": "must be greater than 0",
+                "body.max_budget_usd": "must be greater than 0",
+                "body.metadata.a": "must contain no comma or control character",
+                "body.more": "this field is unknown",
+            },
+        ),
+        ("/api/sessions", [], {"body": "must be a JSON object"}),
+        ("/api/sessions", {}, {"body.prompt": "this field is required"}),
+        (
+            "/api/sessions/s-1/approvals/a-1",
+            {"decision": "maybe", "input_sha256": "xyz"},
+            {
+                "body.decision": "must be 'allow' or 'deny'",
+                "body.input_sha256": "must be a SHA-256 of 64 lower-case hexadecimal digits",
+            },
+        ),
+        ("/api/sessions/s-1/questions/q-1", {"answers": {}}, {"body.answers": "must have at least 1 items"}),
+    ],
+)
+async def test_what_does_not_fit_is_told_in_words(path: str, body: object, errors: dict[str, str]) -> None:
+    app = described_app()
+    app.state.authenticator = Authenticator(NoTokens(), False)
+    async with client(app) as caller:
+        answer = await caller.post(path, json=body)
+    assert slug(answer) == "invalid"
+    assert {each["where"]: each["what"] for each in answer.json()["errors"]} == errors
+
+
+def test_each_pattern_of_a_body_has_words() -> None:
+    patterns = set(re.findall(r'"pattern": ("(?:[^"\\\\]|\\\\.)*")', json.dumps(described_app().openapi())))
+    assert patterns
+    assert {json.loads(each) for each in patterns} == PATTERN_WORDS.keys()
 
 
 async def test_of_many_mistakes_only_some_are_told_and_names_are_cut(open_shell: FastAPI) -> None:

@@ -121,19 +121,46 @@ async def test_who_is_not_the_owner_fails_alone_and_the_others_of_its_transactio
     assert await store.spent("acme", "2999-12-31") == 1.0
 
 
-async def test_a_fault_in_what_follows_an_append_is_logged_and_holds_up_no_other(
+async def test_an_unexpected_error_in_the_stores_thread_fails_the_call_and_no_later_one(
     store: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = await created(store, "s-1"), await created(store, "s-2")
+    def work(_: sqlite3.Connection) -> None:
+        raise SystemExit(3)  # no error that the thread knows what to do with
 
-    def broken(_: Exception | None) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        failed, done = await asyncio.gather(
+            store._thread.run(work),  # pyright: ignore[reportPrivateUsage]
+            created(store),
+            return_exceptions=True,
+        )
+        assert isinstance(failed, StoreError) and "service.sqlite cannot be used: unexpected SystemExit" in str(failed)
+        assert isinstance(done, SessionState), "it shared the transaction"
+        await append(store, done)
+    assert "unexpected error in the thread" in caplog.text
+
+
+async def test_a_file_that_cannot_be_opened_for_an_unexpected_reason_is_told(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "null\0.sqlite")  # no OSError but a ValueError
+    async with asyncio.timeout(WAIT_SECONDS):
+        with pytest.raises(StoreError, match="cannot be used: unexpected ValueError"):
+            await store.open()
+        with pytest.raises(StoreError, match="is closed"):
+            await store.ping()
+
+
+async def test_what_follows_a_call_and_fails_is_told_to_its_caller_alone(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
         raise RuntimeError("a fault of ours")
 
-    state = msgspec.structs.replace(one, last_event_id=1)
-    store.append_soon("s-1", ME, texts(1, 1), state, Additions(), broken)
     async with asyncio.timeout(WAIT_SECONDS):
-        await append(store, two, session_id="s-2")
-    assert [await numbers(store, f"s-{number}") for number in (1, 2)] == [[1], [1]]
+        failed, done = await asyncio.gather(
+            store._thread.run(lambda _: None, broken),  # pyright: ignore[reportPrivateUsage]
+            created(store),
+            return_exceptions=True,
+        )
+    assert isinstance(failed, RuntimeError) and isinstance(done, SessionState)
     assert "a fault of ours" in caplog.text
 
 
@@ -262,24 +289,3 @@ def test_other_places_are_refused_without_telling_the_secret(url: str | None) ->
     with pytest.raises(ConfigurationError, match="--store takes a path") as raised:
         open_store(url, {})
     assert "secret" not in str(raised.value)
-
-
-async def test_what_asks_to_be_called_while_work_is_handed_over_is_called_next_time(store: SqliteStore) -> None:
-    called = asyncio.Event()
-    store.before_append(lambda: store.before_append(called.set))
-    async with asyncio.timeout(WAIT_SECONDS):
-        await called.wait()
-
-
-async def test_one_that_fails_as_work_is_handed_over_keeps_no_other_from_it(
-    store: SqliteStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken() -> None:
-        raise RuntimeError("a fault of ours")
-
-    called = asyncio.Event()
-    store.before_append(broken)
-    store.before_append(called.set)
-    async with asyncio.timeout(WAIT_SECONDS):
-        await called.wait()
-    assert "a fault of ours" in caplog.text
