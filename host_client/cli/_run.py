@@ -19,7 +19,7 @@ from rich.text import Text
 from agent_runner.contract.credentials import CREDENTIALS, KEY_REFUSED, key_advice
 from agent_runner.contract.protocol import AnyEvent, Error, Result, encode
 from agent_runner.contract.trace_context import from_environment
-from host_client.client.agent import AgentResult, result_of
+from host_client.client.agent import AgentResult, denial_of, result_of
 from host_client.client.options import AgentOptions, ApprovalPolicy
 from host_client.client.session import Session, open_session
 from host_client.errors import ConfigurationError, SandboxError, SandspanError, SessionClosedError
@@ -278,6 +278,9 @@ def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
         console.print(summary_line(summarize(result.spans), result.cost_usd, *_tokens(job, result)))
     elif job.trace_out is not None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")
+    denial = denial_of(result, "--approvals auto allows every call, --allowed-tools allows some tools")
+    if denial is not None:
+        console.print(Text(visible(denial), style="yellow"), soft_wrap=True)
     state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"
     console.print(Text(f"{state}  trace {result.trace_id}", style="bold red" if result.is_error else "bold green"))
     if result.error_type == "authentication" and KEY_REFUSED not in (result.error_message or ""):

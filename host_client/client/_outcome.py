@@ -1,12 +1,18 @@
-"""The facts that a session keeps of its agent: its conversation, its costs, its errors and its end. Pure."""
+"""The facts that a session keeps of its agent: its conversation, costs, tool calls, errors and end. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from agent_runner.contract.protocol import AnyEvent, End, Error, ErrorData, ErrorType, Result, Start
+from agent_runner.contract.protocol import AnyEvent, End, Error, ErrorData, ErrorType, Result, Start, ToolResult
+from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.costs.dollars import cost_of, total_usd
 
+MAX_DENIED_TOOLS = 20
+"""Maximum number of denied tools whose names are kept, as a sandbox may invent any number."""
+
+_MAX_NAME = 100
+_DENIED: tuple[ErrorType, ...] = ("permission_denied", "approval_timeout")
 _SILENT_FAILURE = ErrorData(error_type="internal", message="the runner failed and did not say why")
 
 
@@ -20,7 +26,11 @@ class SessionFailure:
 
 @dataclass(slots=True)
 class SessionOutcome:
-    """The facts so far; ``cost_usd`` is the sum of all turns in US dollars."""
+    """The facts so far; ``cost_usd`` is the sum of all turns in US dollars.
+
+    A denied call was refused by a person or a policy, or nobody decided on it in time. ``denied_tools`` are the names
+    of their tools, each once.
+    """
 
     claude_session_id: str | None = None
     cost_usd: float = 0.0
@@ -28,12 +38,19 @@ class SessionOutcome:
     last_error: ErrorData | None = None
     last_result: Result | None = None
     failure: SessionFailure | None = None
+    tool_calls: int = 0
+    denied_calls: int = 0
+    denied_tools: list[str] = field(default_factory=list[str])
+    _calls: ToolCalls = field(default_factory=ToolCalls)
 
     def observe(self, event: AnyEvent) -> None:
         """Take in an event of the runner."""
+        self._calls.observe(event)
         match event:
             case Start():
                 self.claude_session_id = event.data.session_id
+            case ToolResult():
+                self._count_call(event)
             case Result():
                 self.last_result = event
                 self.cost_usd = total_usd(self.cost_usd, cost_of(event))
@@ -47,6 +64,16 @@ class SessionOutcome:
                     self.fail(why.error_type, why.message)
             case _:
                 pass
+
+    def _count_call(self, event: ToolResult) -> None:
+        self.tool_calls += 1
+        if event.data.error_type not in _DENIED:
+            return
+        self.denied_calls += 1
+        call = self._calls.get(event.data.tool_use_id)
+        name = call.name[:_MAX_NAME] if call is not None else ""
+        if name and name not in self.denied_tools and len(self.denied_tools) < MAX_DENIED_TOOLS:
+            self.denied_tools.append(name)
 
     def note_exit_code(self, exit_code: int) -> None:
         """Note how a runner ended that told no end."""

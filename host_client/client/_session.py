@@ -45,7 +45,7 @@ class Session:
         self.trace = trace
         self.ended = ended
         """Set when the runner's last event has been read; the caller may not have taken it yet."""
-        self._outcome = outcome
+        self.outcome = outcome
         self._commander = commander
         self._runner = runner
         self._mailbox = mailbox
@@ -90,27 +90,27 @@ class Session:
     @property
     def claude_session_id(self) -> str | None:
         """Claude's session id: `AgentOptions.resume` goes on from there."""
-        return self._outcome.claude_session_id
+        return self.outcome.claude_session_id
 
     @property
     def cost_usd(self) -> float:
         """The cost of this session's turns so far, in US dollars."""
-        return self._outcome.cost_usd
+        return self.outcome.cost_usd
 
     @property
     def failure(self) -> SessionFailure | None:
         """Why the session failed, if it did."""
-        return self._outcome.failure
+        return self.outcome.failure
 
     @property
     def last_error(self) -> p.ErrorData | None:
         """The last error that the runner told."""
-        return self._outcome.last_error
+        return self.outcome.last_error
 
     @property
     def exit_code(self) -> int | None:
         """The runner's exit code, negative for a signal; None while it runs."""
-        return self._outcome.exit_code
+        return self.outcome.exit_code
 
     # -- commands ---------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from agent_runner.contract.protocol import (
     QuestionResolved,
     Result,
     Start,
+    ToolResult,
+    ToolUse,
 )
 from host_client.errors import RunnerDiedError
 from host_client.telemetry import SessionTrace
@@ -31,7 +33,10 @@ from .mailbox import Outlet
 
 MAX_FAULTS_TOLD = 100
 
-_NOTED = (Start, ApprovalRequest, QuestionRequest, ApprovalResolved, QuestionResolved, Result, Error, End)
+_NOTED = (
+    *(Start, ToolUse, ToolResult, ApprovalRequest, ApprovalResolved, QuestionRequest, QuestionResolved),
+    *(Result, Error, End),
+)
 """Events that change what the session knows; most others are text."""
 
 _logger = logging.getLogger(__name__)

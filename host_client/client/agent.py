@@ -20,6 +20,11 @@ from .session import Approver, Session, open_session
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
+_ALLOW = (
+    'approvals="auto" allows every call, a function as approvals decides each, and AgentOptions(allowed_tools=…)'
+    " allows some tools"
+)
+
 OnEvent = Callable[[AnyEvent], Awaitable[None] | None]
 OnResult = Callable[["AgentResult"], Awaitable[None] | None]
 
@@ -43,6 +48,15 @@ class AgentResult:
     exit_code: int | None = None
     spans: tuple[ReadableSpan, ...] = ()
     """All spans of the trace, the host's and the sandbox's; empty with telemetry off."""
+    tool_calls: int = 0
+    denied_calls: int = 0
+    """Number of tool calls that a person or a policy denied, or that nobody decided on in time."""
+    denied_tools: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str | None:
+        """Return advice if every tool call was denied: the agent may have ended well and still have done nothing."""
+        return denial_of(self, _ALLOW)
 
     def raise_for_error(self) -> AgentResult:
         """Raise `AgentError` if the run ended in an error; return the result otherwise."""
@@ -66,6 +80,7 @@ async def run_agent(
 ) -> AgentResult:
     """Run one prompt to its end; see `open_session` for the arguments.
 
+    ``approvals`` is ``"deny"`` by default; if that denied every tool call, the result has a ``remark`` that says so.
     ``on_event`` is called with every event, ``on_result`` once with the result. Raise `ConfigurationError` and
     `SandboxError`; an error of the agent itself is in the result.
     """
@@ -96,21 +111,33 @@ def result_of(session: Session, last: Result | None) -> AgentResult:
     """Return the result of a closed session, given the last result event."""
     data = last.data if last is not None else None
     error_type, message = _error_of(session, last)
+    outcome = session.outcome
     return AgentResult(
         text=data.result if data else None,
         is_error=error_type is not None,
         error_type=error_type,
         error_message=message,
         trace_id=session.trace_id,
-        session_id=session.claude_session_id,
-        cost_usd=session.cost_usd,
+        session_id=outcome.claude_session_id,
+        cost_usd=outcome.cost_usd,
         duration_ms=data.duration_ms if data else 0.0,
         num_turns=data.num_turns if data else 0,
         usage=data.usage if data else {},
         model_usage=data.model_usage if data else {},
-        exit_code=session.exit_code,
+        exit_code=outcome.exit_code,
         spans=tuple(session.trace.kept),
+        tool_calls=outcome.tool_calls,
+        denied_calls=outcome.denied_calls,
+        denied_tools=tuple(outcome.denied_tools),
     )
+
+
+def denial_of(result: AgentResult, advice: str) -> str | None:
+    """Return a sentence that every tool call was denied, with the advice; None if one was allowed or none was made."""
+    if not result.tool_calls or result.denied_calls < result.tool_calls:
+        return None
+    tools = f" ({', '.join(result.denied_tools)})" if result.denied_tools else ""
+    return f"every tool call was denied{tools}: {advice}"
 
 
 def _error_of(session: Session, last: Result | None) -> tuple[ErrorType | None, str | None]:

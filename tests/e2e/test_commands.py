@@ -202,6 +202,8 @@ def test_without_a_terminal_nobody_can_be_asked_so_it_is_denied(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "stdin is no terminal" in done.stdout.decode()
     assert "deny by policy:deny" in done.stdout.decode()
+    advice = "every tool call was denied (Bash): --approvals auto allows every call, --allowed-tools allows some tools"
+    assert advice in done.stdout.decode()
 
 
 def test_a_traceparent_that_cannot_be_followed_is_told_and_the_run_goes_on(tmp_path: Path) -> None:

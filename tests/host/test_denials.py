@@ -1,0 +1,61 @@
+"""A run whose every tool call was denied says so in its result."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agent_runner.contract.protocol import ApprovalRequest
+from host_client import AgentOptions, run_agent
+from tests.support.hosts import host_lab
+
+pytestmark = pytest.mark.anyio
+
+TWO_CALLS = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: touch one}}]
+          - tools: [{name: Write, input: {file_path: two, content: x}}]
+          - text: I could do nothing.
+"""
+ALLOW = (
+    'approvals="auto" allows every call, a function as approvals decides each, and AgentOptions(allowed_tools=…)'
+    " allows some tools"
+)
+
+
+@pytest.mark.parametrize("telemetry", ["true", "false"])
+async def test_a_run_whose_every_call_was_denied_says_so_in_its_result(telemetry: str) -> None:
+    with host_lab(TWO_CALLS) as lab:
+        result = await run_agent("go", environ={**lab.environ, "OTEL_ENABLED": telemetry})
+    assert (result.is_error, result.text) == (False, "I could do nothing.")
+    assert (result.tool_calls, result.denied_calls, result.denied_tools) == (2, 2, ("Bash", "Write"))
+    assert result.remark == f"every tool call was denied (Bash, Write): {ALLOW}"
+
+
+async def test_a_call_that_nobody_decided_in_time_was_denied_too() -> None:
+    async def never(_request: ApprovalRequest) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    script = "{conversations: {main: {replies: [{tools: [{name: Bash, input: {command: touch x}}]}, {text: No.}]}}}"
+    with host_lab(script) as lab:
+        options = AgentOptions(approval_timeout=0.2)
+        result = await run_agent("go", options, approvals=never, environ=lab.environ)
+    assert result.remark == f"every tool call was denied (Bash): {ALLOW}"
+
+
+@pytest.mark.parametrize("allowed", ["Bash", "Write"])
+async def test_a_run_with_a_call_that_was_allowed_has_no_remark(allowed: str) -> None:
+    with host_lab(TWO_CALLS) as lab:
+        result = await run_agent("go", AgentOptions(allowed_tools=(allowed,)), environ=lab.environ)
+    assert (result.tool_calls, result.denied_calls) == (2, 1)
+    assert result.remark is None
+
+
+async def test_a_run_without_a_call_has_no_remark() -> None:
+    with host_lab("{conversations: {main: {replies: [{text: Hello.}]}}}") as lab:
+        result = await run_agent("go", environ=lab.environ)
+    assert (result.tool_calls, result.remark) == (0, None)
