@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,19 @@ def test_the_examples_in_code_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     exec(compile(long, "long", "exec"), names)
     assert set(names["telemetry"].counts()) == {"langfuse", "JsonExporter"}
     assert names["telemetry"].shutdown()
+
+
+def test_the_recipe_without_a_key_gives_the_trace_that_it_promises(tmp_path: Path) -> None:
+    recipe = DOCUMENT.partition("\n### Without a model's key\n")[2].partition("\n## ")[0]
+    script = "set -e\n" + "".join(re.findall(r"```sh\n(.*?)```", recipe, re.DOTALL))
+    (promised,) = re.findall(r"```\n(└── .*?)```", recipe, re.DOTALL)
+    place = tmp_path / "empty"
+    place.mkdir()
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.defpath])
+    environ = {"PATH": commands, "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    done = subprocess.run(["sh", "-c", script], cwd=place, env=environ, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert promised in re.sub(r"(?m)(?<=\w) {2,}.*$", "", done.stdout)
 
 
 def test_every_command_it_names_is_one() -> None:
