@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from ._privileges import bundled_cli
 from .contract.findings import Check, Finding, check_python, examine
 
 PACKAGES = {
@@ -89,11 +90,6 @@ def check_package(distribution: str, module: str) -> Finding:
     except ImportError as error:
         return Finding(distribution, False, str(error), "pip install 'sandspan[runner]'")
     return Finding(distribution, True, metadata.version(distribution))
-
-
-def bundled_cli() -> Path:
-    """Return where the SDK's wheel has its CLI, without importing the SDK."""
-    return Path(str(metadata.distribution("claude-agent-sdk").locate_file("claude_agent_sdk/_bundled/claude")))
 
 
 def check_cli(account: str | None) -> Finding:

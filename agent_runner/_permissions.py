@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from claude_agent_sdk import (
@@ -13,7 +13,7 @@ from claude_agent_sdk import (
     ToolPermissionContext,
 )
 
-from ._desk import Desk, Outcome, RefusedError, Unanswered
+from ._desk import Desk, Outcome, RefusedError, Reply, Unanswered
 from ._events import Events
 from ._translate import ToolCall, Translator
 from .contract import genai
@@ -38,14 +38,6 @@ MAX_INPUT = 4 * 1024 * 1024
 _SEEN_SECONDS = 0.25
 
 Permission = PermissionResultAllow | PermissionResultDeny
-
-
-@dataclass(slots=True)
-class Wait:
-    """A wait under way."""
-
-    span: Span
-    tool: ToolCall
 
 
 class Permissions:
@@ -103,90 +95,77 @@ class Permissions:
     ) -> Permission:
         digest = input_digest(tool_input)
         key = self._approvals.open(lambda reply: fault_of_approval(reply, digest))
-        wait = self._open(tool, tool_id, key)
-        self._events.emit(
-            ApprovalRequestData(
-                approval_id=key,
-                tool_use_id=tool_id,
-                tool_name=tool.name,
-                input=tool_input,
-                input_sha256=digest,
-                expires_at=round(time.time() + self._timeout, 3),
-                reason=context.title or context.decision_reason or context.description,
-                suggestions=[update.to_dict() for update in context.suggestions],
-            ),
-            wait.span,
-            opens=True,
+        request = ApprovalRequestData(
+            approval_id=key,
+            tool_use_id=tool_id,
+            tool_name=tool.name,
+            input=tool_input,
+            input_sha256=digest,
+            expires_at=self._deadline(),
+            reason=context.title or context.decision_reason or context.description,
+            suggestions=[update.to_dict() for update in context.suggestions],
         )
-        reply: Approval | Unanswered = Unanswered("cancelled")
-        try:
-            reply = await self._approvals.wait(key, self._timeout)
-        finally:
-            # Also when the CLI withdraws the request, which cancels this task.
+
+        def resolved(reply: Approval | Unanswered, wait_ms: float) -> ApprovalResolvedData:
             decision = reply.outcome if isinstance(reply, Unanswered) else outcome_of(reply, digest)
-            waited = self._close(wait, decision, reply.decided_by)
-            self._events.emit(
-                ApprovalResolvedData(
-                    approval_id=key,
-                    tool_use_id=tool_id,
-                    decision=decision,
-                    decided_by=reply.decided_by,
-                    wait_ms=waited,
-                ),
-                wait.span,
+            return ApprovalResolvedData(
+                approval_id=key, tool_use_id=tool_id, decision=decision, decided_by=reply.decided_by, wait_ms=wait_ms
             )
-        return _permission(reply, context)
+
+        span = self._open_span(tool, tool_id, key)
+        return _permission(await self._reply(self._approvals, key, request, resolved, tool, span), context)
 
     async def _ask(self, tool: ToolCall, tool_id: str, tool_input: dict[str, Any]) -> Permission:
         questions: list[Any] = list(tool_input.get("questions") or ())
         key = self._questions.open(lambda reply: fault_of_answer(reply.answers, questions))
-        wait = self._open(tool, tool_id, key)
-        self._events.emit(
-            QuestionRequestData(
-                question_id=key,
-                tool_use_id=tool_id,
-                questions=questions,
-                expires_at=round(time.time() + self._timeout, 3),
-            ),
-            wait.span,
-            opens=True,
+        request = QuestionRequestData(
+            question_id=key, tool_use_id=tool_id, questions=questions, expires_at=self._deadline()
         )
-        reply: Answer | Unanswered = Unanswered("cancelled")
-        try:
-            reply = await self._questions.wait(key, self._timeout)
-        finally:
-            outcome = reply.outcome if isinstance(reply, Unanswered) else "answered"
-            waited = self._close(wait, outcome, reply.decided_by)
-            self._events.emit(
-                QuestionResolvedData(
-                    question_id=key,
-                    answers=None if isinstance(reply, Unanswered) else reply.answers,
-                    decision=outcome,
-                    decided_by=reply.decided_by,
-                    wait_ms=waited,
-                ),
-                wait.span,
+
+        def resolved(reply: Answer | Unanswered, wait_ms: float) -> QuestionResolvedData:
+            answers, decision = (None, reply.outcome) if isinstance(reply, Unanswered) else (reply.answers, "answered")
+            return QuestionResolvedData(
+                question_id=key, answers=answers, decision=decision, decided_by=reply.decided_by, wait_ms=wait_ms
             )
+
+        span = self._open_span(tool, tool_id, key)
+        reply = await self._reply(self._questions, key, request, resolved, tool, span)
         if isinstance(reply, Unanswered):
             return _unanswered(reply.outcome)
         return PermissionResultAllow(updated_input={**tool_input, "answers": reply.answers})
 
-    # -- the wait's span --------------------------------------------------------------------------
+    def _deadline(self) -> float:
+        return round(time.time() + self._timeout, 3)
 
-    def _open(self, tool: ToolCall, tool_id: str, key: str) -> Wait:
-        attributes = genai.approval(key, tool_id, tool.name)
-        return Wait(self._translator.spans.open_child("agent.approval", tool.span, attributes), tool)
+    def _open_span(self, tool: ToolCall, tool_id: str, key: str) -> Span:
+        return self._translator.spans.open_child("agent.approval", tool.span, genai.approval(key, tool_id, tool.name))
 
-    def _close(self, wait: Wait, decision: str, decided_by: str | None) -> float:
-        spans, span = self._translator.spans, wait.span
-        now = spans.clock()
-        waited = round((now - span.start) / 1e6, 3)
-        wait.tool.wait_ms += waited
-        genai.set_approval(span, decision, decided_by, waited)
-        if decision in ("deny", "timeout", "cancelled"):
-            wait.tool.refusal = decision
-        spans.close(span, end=now)
-        return waited
+    async def _reply(
+        self,
+        desk: Desk[Reply],
+        key: str,
+        request: ApprovalRequestData | QuestionRequestData,
+        resolved: Callable[[Reply | Unanswered, float], ApprovalResolvedData | QuestionResolvedData],
+        tool: ToolCall,
+        span: Span,
+    ) -> Reply | Unanswered:
+        """Emit a request, wait for its reply, emit what ``resolved`` makes of it, and end the span of the wait."""
+        self._events.emit(request, span, opens=True)
+        reply: Reply | Unanswered = Unanswered("cancelled")
+        try:
+            reply = await desk.wait(key, self._timeout)
+        finally:
+            # Also when the CLI withdraws the request, which cancels this task.
+            now = self._translator.spans.clock()
+            wait_ms = round((now - span.start) / 1e6, 3)
+            data = resolved(reply, wait_ms)
+            tool.wait_ms += wait_ms
+            if data.decision in ("deny", "timeout", "cancelled"):
+                tool.refusal = data.decision
+            genai.set_approval(span, data.decision, reply.decided_by, wait_ms)
+            self._translator.spans.close(span, end=now)
+            self._events.emit(data, span)
+        return reply
 
 
 _WHY_NOT = {

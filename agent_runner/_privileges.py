@@ -13,6 +13,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,13 +101,16 @@ def check_usable(directory: str, account: Account) -> None:
         raise ConfigError(f"AGENT_CWD={directory[:80]!r}: {account.name} cannot enter and read it")
 
 
-def cli_binary(configured: str | None) -> Path | None:
-    """Return the Claude Code binary that the SDK will start, found as the SDK finds it; None where there is none."""
-    import claude_agent_sdk  # not for an account that is not there
+def bundled_cli() -> Path:
+    """Return the path of the CLI in the SDK's package; raise `PackageNotFoundError` if the SDK is not installed."""
+    # Importing the SDK for its path takes half a second.
+    return Path(str(metadata.distribution("claude-agent-sdk").locate_file("claude_agent_sdk/_bundled/claude")))
 
-    bundled = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
-    found = configured or (str(bundled) if bundled.is_file() else shutil.which("claude"))
-    return Path(found) if found and Path(found).is_file() else None
+
+def cli_binary(configured: str | None) -> Path | None:
+    """Return the path of the CLI that the SDK starts, found as the SDK finds it; None if there is no such file."""
+    path = configured or (str(bundled_cli()) if bundled_cli().is_file() else shutil.which("claude"))
+    return Path(path) if path and Path(path).is_file() else None
 
 
 def may_read(path: Path, account: Account) -> bool:

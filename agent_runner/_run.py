@@ -26,7 +26,7 @@ from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._sdk_options import Spent, agent_options, imported, resumed_cost
-from ._telemetry import SpanSink
+from ._telemetry import SpanOutbox, SpanSink
 from ._translate import Translator
 from .contract import processes
 from .contract.classify import Failure, classify
@@ -44,10 +44,6 @@ LEAVE_SECONDS = 1.0
 
 MAX_ATTRIBUTE = 1000
 """Characters of an attribute that the configuration puts on every span."""
-
-FLUSH_AFTER_SECONDS = 2.0
-FLUSH_AT_SPANS = 64
-"""How long ended spans wait for others, and how many do: a hand-over costs runner and host as much as many spans."""
 
 NO_PROMPT = "no prompt: set AGENT_PROMPT, give --prompt, or send a prompt command"
 
@@ -89,17 +85,10 @@ class Run:
         self._transport = transport
         self._meter = meter
         self._access = access or ModelAccess(environ)
-        self.spans = Spans(common_attributes(config))
-        self._translator = Translator(
-            events,
-            self.spans,
-            model=config.model,
-            sanitize=sanitizer_of(config, config.content),
-            sanitize_tools=sanitizer_of(config, config.tool_content),
-            resumed=config.resume is not None,
-            access=self._access,
-        )
-        self._first_span_id = self.spans.new_span_id()
+        spans = Spans(common_attributes(config))
+        self._outbox = SpanOutbox(spans, sink)
+        self._translator = _translator(config, events, spans, self._access)
+        self._first_span_id = spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()
         self._taken: deque[str] = deque(maxlen=_MAX_REMEMBERED)
@@ -112,7 +101,6 @@ class Run:
         self._failure: ErrorData | None = None
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._flush_timer: asyncio.TimerHandle | None = None
         self._interrupt_early = False
         self._stderr_lines = 0
         self._leaving = False
@@ -301,7 +289,7 @@ class Run:
         """Take one message; return False after a fault of our own, which is not the CLI's."""
         try:
             self._translator.receive(message)
-            self._flush_soon()
+            self._outbox.flush_soon(in_turn=self._translator.turn is not None)
         except Exception as error:  # a fault of ours: told as such, and the stream ends as it should
             self._failure = ErrorData(error_type="internal", message=f"the runner failed: {error!r}"[:1000])
             return False
@@ -340,7 +328,7 @@ class Run:
         self._leaving = True
         self._permissions.cancel_all()
         await asyncio.sleep(0)  # the waits that were cancelled write their events
-        busy = self._translator.tools_open > 0
+        busy = bool(self._translator.tools)
         if self._failure is not None:
             self._events.emit(self._failure, self._translator.turn.span if self._translator.turn else None)
             self._translator.abort(self._failure.error_type, self._failure.message)
@@ -352,7 +340,7 @@ class Run:
             # Asked politely, a CLI whose tool runs takes 5 seconds to go.
             await self._end_descendants()
         await self._disconnect()
-        self._flush()
+        self._outbox.flush()
         if lost := await asyncio.to_thread(self._sink.close):
             self._events.emit(LogData(stream="telemetry", text=lost))
         for task in self._tasks:
@@ -432,20 +420,6 @@ class Run:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _flush_soon(self) -> None:
-        ended = self.spans.ended
-        if ended and (self._translator.turn is None or ended >= FLUSH_AT_SPANS):
-            self._flush()
-        elif ended and self._flush_timer is None:
-            self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_SECONDS, self._flush)
-
-    def _flush(self) -> None:
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
-        if spans := self.spans.take_ended():
-            self._sink.export(spans)
-
 
 def _is_unanswered(message: Message) -> bool:
     """Whether the CLI tells of a request that got no answer; it does not tell why."""
@@ -456,6 +430,18 @@ def _is_unanswered(message: Message) -> bool:
             return message.api_error_status is None
         case _:
             return False
+
+
+def _translator(config: Config, events: Events, spans: Spans, access: ModelAccess) -> Translator:
+    return Translator(
+        events,
+        spans,
+        model=config.model,
+        sanitize=sanitizer_of(config, config.content),
+        sanitize_tools=sanitizer_of(config, config.tool_content),
+        resumed=config.resume is not None,
+        access=access,
+    )
 
 
 def common_attributes(config: Config) -> dict[str, Value]:

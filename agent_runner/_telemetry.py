@@ -6,16 +6,17 @@ here never reaches the agent: it is counted, and told in a ``log`` event.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from ._resource import resource
 from .contract.otlp import encode
 from .contract.protocol import LogData, TelemetryData
-from .contract.spans import Span
+from .contract.spans import Span, Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -25,57 +26,35 @@ SERVICE_NAME = "agent_runner"
 FLUSH_SECONDS = 1.5
 """How long the end of a run may wait for an endpoint."""
 
+FLUSH_AFTER_SECONDS = 2.0
+"""How long ended spans wait for others."""
+
+FLUSH_AT_SPANS = 64
+"""Number of ended spans that wait for no others."""
+
 Emit = Callable[[TelemetryData | LogData], None]
 
 
-class SpanSink(Protocol):
-    """Takes finished spans."""
+class SpanSink:
+    """Discards finished spans, as telemetry is off; the sinks that send them derive from it."""
 
     def prepare(self) -> None:
-        """Import what is needed; called off the event loop."""
+        """Import the modules that the sink needs. Called in a thread."""
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Hand spans over without waiting for anybody."""
+        """Take finished spans without blocking."""
 
     def close(self) -> str | None:
-        """Hand over the last ones, for `FLUSH_SECONDS` at most; return what was lost, if anything.
-
-        Called off the event loop.
-        """
-
-
-def choose_sink(environ: Mapping[str, str], emit: Emit) -> SpanSink:
-    """Return the sink that the environment asks for: off, direct to an endpoint, else the relay."""
-    if environ.get("OTEL_ENABLED", "").lower() == "false" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return Off()
-    if environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        return Direct(environ, emit)
-    return Relay(environ, emit)
-
-
-class Off:
-    """Telemetry is off."""
-
-    def prepare(self) -> None:
-        """Nothing to import."""
-
-    def export(self, spans: Sequence[Span]) -> None:
-        """Nothing goes anywhere."""
-
-    def close(self) -> str | None:
-        """Nothing waits."""
+        """Send what waits within `FLUSH_SECONDS`; return a message if spans were lost. Called in a thread."""
         return None
 
 
-class Relay:
+class Relay(SpanSink):
     """Spans go to the host inside ``telemetry`` events; the sandbox needs no route and no credential."""
 
     def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
         self._emit = emit
         self._resource = resource(SERVICE_NAME, environ)
-
-    def prepare(self) -> None:
-        """Nothing to import: OTLP's bytes are written without OpenTelemetry."""
 
     def export(self, spans: Sequence[Span]) -> None:
         """Emit one event for all of them."""
@@ -86,12 +65,8 @@ class Relay:
         else:
             self._emit(TelemetryData(otlp=msgspec.to_builtins(payload)))  # base64
 
-    def close(self) -> str | None:
-        """Every span has been emitted already."""
-        return None
 
-
-class Direct:
+class Direct(SpanSink):
     """Spans go to an OTLP endpoint over HTTP, in a thread; what got lost is told at the end."""
 
     def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
@@ -185,3 +160,37 @@ class _Counting:
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self._inner.force_flush(timeout_millis)
+
+
+class SpanOutbox:
+    """Hands a run's ended spans to its sink, many at a time: a hand-over costs as much as many spans."""
+
+    def __init__(self, spans: Spans, sink: SpanSink) -> None:
+        self._spans = spans
+        self._sink = sink
+        self._timer: asyncio.TimerHandle | None = None
+
+    def flush_soon(self, *, in_turn: bool) -> None:
+        """Hand over what has ended: at the end of a turn at once, within one when `FLUSH_AT_SPANS` wait or in time."""
+        ended = self._spans.ended
+        if ended and (not in_turn or ended >= FLUSH_AT_SPANS):
+            self.flush()
+        elif ended and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Hand over all spans that have ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if spans := self._spans.take_ended():
+            self._sink.export(spans)
+
+
+def choose_sink(environ: Mapping[str, str], emit: Emit) -> SpanSink:
+    """Return the sink that the environment asks for: off, direct to an endpoint, else the relay."""
+    if environ.get("OTEL_ENABLED", "").lower() == "false" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return SpanSink()
+    if environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return Direct(environ, emit)
+    return Relay(environ, emit)

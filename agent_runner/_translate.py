@@ -125,8 +125,10 @@ class Translator:
     outcome: RunOutcome = field(default_factory=RunOutcome)
     state: str | None = None
     """The CLI's last ``session_state_changed``; None while it has sent none."""
-    _started: bool = False
-    _tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
+    started: bool = False
+    """The agent is up and ``start`` was sent."""
+    tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
+    """The tool calls that have not ended, by id."""
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _lanes: dict[str | None, Lane] = field(default_factory=dict[str | None, Lane])
     _announced: TurnStartData | None = None
@@ -144,7 +146,7 @@ class Translator:
         self.turn = TurnState(number, span)
         self._lanes[None] = Lane(span)
         self._announced = TurnStartData(turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace")))
-        if self._started:
+        if self.started:
             self._announce_turn()
         return span
 
@@ -158,11 +160,6 @@ class Translator:
         self._announced = None
 
     @property
-    def started(self) -> bool:
-        """Whether the agent is up and ``start`` was sent."""
-        return self._started
-
-    @property
     def requested(self) -> bool:
         """Whether the turn has got as far as the model."""
         return self.turn is not None and self.turn.requested
@@ -171,11 +168,6 @@ class Translator:
     def takes_prompts(self) -> bool:
         """Whether a prompt would begin a turn: none is under way, and the CLI owes none of its own."""
         return self.turn is None and not (self._owes_turn and self.state == "running")
-
-    @property
-    def tools_open(self) -> int:
-        """How many tool calls have not ended."""
-        return len(self._tools)
 
     @property
     def idle(self) -> bool:
@@ -234,8 +226,8 @@ class Translator:
         span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": self.spans.common["session.id"]})
         if self.model:
             span.attributes.setdefault("gen_ai.request.model", self.model)
-        if not self._started:
-            self._started = True
+        if not self.started:
+            self.started = True
             self.events.emit(start_data(data, self.resumed))
         self._announce_turn()
 
@@ -388,14 +380,14 @@ class Translator:
 
         Its permission can be asked for before the message that brings it has been read.
         """
-        known = self._tools.get(tool_id)
+        known = self.tools.get(tool_id)
         if known is not None:
             return known
         attributes = genai.execute_tool(tool_id, name, len(to_json(tool_input)))
         label = f"execute_tool {attributes['gen_ai.tool.name']}"
         span = self.spans.open_child(label, self._parent_span(parent_id), attributes)
         genai.set_arguments(span, tool_input, self.sanitize_tools)
-        tool = self._tools[tool_id] = ToolCall(span, name)
+        tool = self.tools[tool_id] = ToolCall(span, name)
         if awaited := self._awaited.pop(tool_id, None):
             awaited.set()
         self.events.emit(
@@ -405,7 +397,7 @@ class Translator:
 
     async def seen(self, tool_id: str, timeout: float) -> None:
         """Wait for the message that brings a call, ``timeout`` seconds at most."""
-        if tool_id in self._tools:
+        if tool_id in self.tools:
             return
         awaited = self._awaited.setdefault(tool_id, asyncio.Event())
         with contextlib.suppress(TimeoutError):
@@ -414,11 +406,11 @@ class Translator:
 
     def caller_of(self, agent_id: str | None) -> str | None:
         """Return the id of the call that started a subagent."""
-        return next((key for key, tool in self._tools.items() if agent_id and tool.task == agent_id), None)
+        return next((key for key, tool in self.tools.items() if agent_id and tool.task == agent_id), None)
 
     def executed(self, tool_id: str, duration_ms: float, output: object = None) -> None:
         """Note how long a call ran, without waits, and how much it put out: the CLI's own measures."""
-        tool = self._tools.get(tool_id)
+        tool = self.tools.get(tool_id)
         if tool is not None:
             tool.execution_ms = duration_ms
             tool.output_size = whole_size(output)
@@ -435,7 +427,7 @@ class Translator:
                     self._tool_result(block.tool_use_id, block.content, block.is_error is True, now)
 
     def _tool_result(self, tool_id: str, content: object, is_error: bool, now: int) -> None:
-        tool = self._tools.get(tool_id)
+        tool = self.tools.get(tool_id)
         if tool is None or tool.result_seen:
             return
         tool.result_seen = True
@@ -472,7 +464,7 @@ class Translator:
         return classify(tool=how).error_type
 
     def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:
-        tool = self._tools.pop(tool_id, None)
+        tool = self.tools.pop(tool_id, None)
         lane = self._lanes.pop(tool_id, None)
         if lane is not None:
             self._end_chat(lane, end=lane.boundary)
@@ -482,7 +474,7 @@ class Translator:
     # -- subagents --------------------------------------------------------------------------------
 
     def _task_started(self, message: TaskStartedMessage) -> None:
-        tool = self._tools.get(message.tool_use_id or "")
+        tool = self.tools.get(message.tool_use_id or "")
         if tool is None or message.tool_use_id is None or message.task_type != "local_agent":
             return
         tool.task = message.task_id
@@ -490,10 +482,10 @@ class Translator:
         self._lanes[message.tool_use_id] = Lane(tool.span, boundary=self.spans.clock())
 
     def _task_ended(self, task_id: str, status: str | None) -> None:
-        tool_id = next((key for key, tool in self._tools.items() if tool.task == task_id), None)
+        tool_id = next((key for key, tool in self.tools.items() if tool.task == task_id), None)
         if tool_id is None:
             return
-        tool = self._tools[tool_id]
+        tool = self.tools[tool_id]
         tool.task = None
         if status in ("failed", "killed", "stopped"):
             tool.span.fail("tool_error" if status == "failed" else "cancelled", f"subagent {status}")
@@ -553,15 +545,15 @@ class Translator:
     def _end_tools(self, turn: TurnState, failure: Failure | None) -> None:
         """End the calls that got no result; what runs in the background goes on."""
         why = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
-        for tool_id in list(self._tools):
-            tool = self._tools.get(tool_id)
+        for tool_id in list(self.tools):
+            tool = self.tools.get(tool_id)
             if tool is None or (tool.task is not None and not turn.interrupted) or self._in_background(tool):
                 continue
             tool.span.fail(why, "ended without a result")
             self._close_tool(tool_id)
 
     def _in_background(self, tool: ToolCall) -> bool:
-        running = {each.span.span_id for each in self._tools.values() if each.task is not None}
+        running = {each.span.span_id for each in self.tools.values() if each.task is not None}
         return tool.span.parent_span_id in running
 
     def abort(self, error_type: ErrorType, message: str) -> None:
@@ -571,7 +563,7 @@ class Translator:
                 # Of a subagent's request only the answer is seen, so one that is open has been answered.
                 self._end_chat(lane, end=lane.boundary)
         self.spans.close_all(error_type, message)
-        self._tools.clear()
+        self.tools.clear()
         self._lanes.clear()
         if self.turn is not None:
             self._finish(self.turn, error_type)
@@ -584,7 +576,7 @@ class Translator:
 
     def _lane(self, parent_id: str | None) -> Lane | None:
         lane = self._lanes.get(parent_id)
-        if lane is None and parent_id is not None and (tool := self._tools.get(parent_id)):
+        if lane is None and parent_id is not None and (tool := self.tools.get(parent_id)):
             lane = self._lanes[parent_id] = Lane(tool.span, boundary=self.spans.clock())
         return lane
 
