@@ -139,7 +139,7 @@ def test_attach_tells_when_the_runner_is_gone(make_lab: MakeLab, tmp_path: Path)
     runner.finish()
     attached = lab.attach(journal)
     assert attached.returncode == 3
-    assert attached.stderr == b"agent_runner attach: the journal ends without an end: the runner is gone\n"
+    assert attached.stderr == b"agent_runner attach: the journal has no end event, and its runner is gone\n"
     assert seqs(read_events(attached.stdout)) == [1]
     for pid in orphans:
         with contextlib.suppress(ProcessLookupError):

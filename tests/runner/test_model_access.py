@@ -109,7 +109,7 @@ async def test_a_server_that_listens_is_no_problem() -> None:
 async def test_what_may_succeed_is_left_to_the_cli(status: int | None) -> None:
     access = ModelAccess(KEY)
     assert [access.verdict(status, attempt) for attempt in range(1, 11)] == [None] * 10
-    assert access.last_word(status, "API Error: no luck") is None
+    assert access.final_verdict(status, "API Error: no luck") is None
 
 
 async def test_a_refused_key_is_given_up_after_a_login_could_be_renewed() -> None:

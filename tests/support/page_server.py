@@ -265,7 +265,7 @@ class PageServer:
         if key in log.decided:
             return _problem(409, "It was decided already.", **log.decided[key])
         if body["input_sha256"] != input_digest(log.waiting[key]["input"]):
-            return _problem(422, "input_sha256 is not that of the input in question.")
+            return _problem(422, "input_sha256 is not the digest of the requested input.")
         decision = "allow_edited" if body.get("updated_input") is not None else body["decision"]
         return self._resolve(log, key, "approval", decision, body, {})
 
