@@ -31,9 +31,9 @@ EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent
-       agent_runner attach [--after SEQ]   print the events of a run's journal after SEQ
-       agent_runner doctor [--image USER]  check that everything a run needs is installed
-       agent_runner schema                 print the JSON Schema of events and commands
+       agent_runner attach [--after SEQ]   print a run's events after SEQ
+       agent_runner doctor [--image USER]  check the installation
+       agent_runner schema                 print the schema of its messages
        agent_runner --version
 
 Each command takes --help.

@@ -93,13 +93,13 @@ class Refusal(NamedTuple):
     """A retry cannot succeed."""
 
 
-_NO_TOKEN = Refusal(401, "authentication_error", "this gateway takes the run's own token only")
-_NO_HOST = Refusal(403, "permission_error", "this gateway answers to its own address only")
+_NO_TOKEN = Refusal(401, "authentication_error", "this gateway accepts the run's own token only")
+_NO_HOST = Refusal(403, "permission_error", "this gateway accepts its own address as Host only")
 _NO_PATH = Refusal(404, "not_found_error", "this gateway passes on the Messages API only")
 _NO_METHOD = Refusal(405, "invalid_request_error", "this gateway passes on POST only")
 _TOO_LARGE = Refusal(413, "request_too_large", f"a request has at most {MAX_BODY} bytes")
 _SPENT = Refusal(402, "billing_error", BUDGET_SPENT)
-_UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so that what it costs cannot be told")
+_UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so its cost cannot be read")
 
 
 class Gateway:
@@ -316,7 +316,7 @@ class _RequestBody:
             if message["type"] == "http.disconnect":
                 self._left = True
                 self._read.set()
-                raise httpx.WriteError("the CLI left before its request was whole")
+                raise httpx.WriteError("the CLI disconnected before its request was complete")
             size += len(message.get("body", b""))
             if size > MAX_BODY:
                 raise _TooLargeError

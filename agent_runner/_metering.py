@@ -65,7 +65,7 @@ class MeteredAnswer:
 
     @property
     def begun(self) -> bool:
-        """Return whether the usage of the input is known."""
+        """Return whether the answer has reported the usage of its input."""
         return bool(self._usage)
 
     @property

@@ -1,4 +1,4 @@
-"""The local sandbox with a runner that writes down what CPU time it took."""
+"""The local sandbox with a runner that records its CPU time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAVE_SECONDS = 30.0
 
 
 class MeteredSandbox(LocalSandbox):
-    """``cpu`` is the file that the runner writes its seconds into."""
+    """A local sandbox whose runner writes its CPU seconds to the file ``cpu``."""
 
     def __init__(self, cpu: Path) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""`agent_runner`, which writes down at its end what CPU time it took: its own, without the CLI's.
+"""`agent_runner` that records its own CPU time at its end, without the CLI's.
 
-From outside it cannot be told: what the kernel says of a process that has ended has its children in it.
+From outside it cannot be measured, as the kernel's time of an ended process includes its children.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def approval(approval_id: str, tool_id: str, name: str) -> Attributes:
 
 
 def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: float) -> None:
-    """Set the decision on a wait's span. Only ``timeout`` and ``cancelled`` are errors: a denial is an answer."""
+    """Set decision, decider and time on an approval span. A denial is an answer, not an error."""
     span.attributes["approval.decision"] = decision
     span.attributes["approval.wait_ms"] = round(wait_ms, 3)
     if decided_by:
@@ -87,7 +87,7 @@ def retry(data: Mapping[str, Any], error_type: ErrorType) -> Attributes:
 
 
 def set_response(span: Span, message: Mapping[str, Any]) -> None:
-    """Set id, model and input tokens of a response, from its ``message_start``."""
+    """Set a chat span's response id, model and input tokens from the stream's ``message_start``."""
     if isinstance(model := message.get("model"), str):
         span.name = f"chat {model}"
         span.attributes["gen_ai.response.model"] = model
@@ -103,23 +103,23 @@ def set_response(span: Span, message: Mapping[str, Any]) -> None:
 
 
 def set_first_chunk(span: Span, now: int) -> None:
-    """Set the seconds from the request to the first chunk, unless they are set."""
+    """Set a chat span's time to the first chunk in seconds, unless it is set."""
     span.attributes.setdefault("gen_ai.response.time_to_first_chunk", round((now - span.start) / 1e9, 6))
 
 
 def set_usage(span: Span, usage: Mapping[str, Any]) -> None:
-    """Set the output tokens, which are known at the end of a response."""
+    """Set a chat span's output tokens, which are known at the end of the response."""
     span.attributes["gen_ai.usage.output_tokens"] = _count(usage, "output_tokens")
 
 
 def set_finish(span: Span, reason: object) -> None:
-    """Set the reason why a response ended."""
+    """Set the stop reason of a chat span's response."""
     if isinstance(reason, str):
         span.attributes["gen_ai.response.finish_reasons"] = (reason,)
 
 
 def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms: float | None, wait_ms: float) -> None:
-    """Set size, error, execution time and time waited for a person of a tool call that has ended."""
+    """Set output size, error flag, execution time and approval wait on the span of an ended tool call."""
     span.attributes["tool.output_size"] = output_size
     span.attributes["tool.is_error"] = is_error
     if execution_ms is not None:
@@ -128,7 +128,7 @@ def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms:
 
 
 def set_result(span: Span, message: Any, cost: float) -> None:
-    """Set a turn's cost in US dollars, its number of model requests and its stop reason, from a ``ResultMessage``."""
+    """Set cost in US dollars, number of model requests and stop reason on a turn's span, from a ``ResultMessage``."""
     span.attributes["agent.cost_usd"] = round(cost, 9)
     span.attributes["agent.num_turns"] = message.num_turns
     if message.stop_reason:
@@ -136,24 +136,24 @@ def set_result(span: Span, message: Any, cost: float) -> None:
 
 
 def set_input(span: Span, text: str, sanitize: Sanitizer | None) -> None:
-    """Set the sanitized prompt, unless ``sanitize`` is None."""
+    """Put the sanitized prompt on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
         span.attributes["gen_ai.input.messages"] = message("user", sanitize(text))
 
 
 def set_output(span: Span, text: str, sanitize: Sanitizer | None) -> None:
-    """Set the sanitized answer of the model, unless ``sanitize`` is None."""
+    """Put the sanitized answer of the model on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
         span.attributes["gen_ai.output.messages"] = message("assistant", sanitize(text))
 
 
 def message(role: str, text: str) -> str:
-    """Return one text as a message in the conventions' JSON."""
+    """Return the JSON of one text message in the form of the GenAI conventions."""
     return to_json([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
 
 
 def read_message(value: str) -> tuple[str, str] | None:
-    """Return role and text from the JSON of `message`, or None for other values."""
+    """Return role and text from JSON that `message` made, or None for other values."""
     try:
         match json.loads(value):
             case [{"role": str(role), "parts": [{"type": "text", "content": str(text)}]}]:
@@ -165,14 +165,14 @@ def read_message(value: str) -> tuple[str, str] | None:
 
 
 def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:
-    """Set a tool's sanitized arguments without file contents, unless ``sanitize`` is None."""
+    """Put a tool's sanitized arguments without file contents on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
         shown = {key: "[left out]" if key in _BULKY else value for key, value in tool_input.items()}
         span.attributes["gen_ai.tool.call.arguments"] = sanitize(to_json(shown).decode())
 
 
 def set_tool_output(span: Span, name: str, result: object, sanitize: Sanitizer | None) -> None:
-    """Set the sanitized result of an MCP tool, unless ``sanitize`` is None; other tools' results hold file contents."""
+    """Put an MCP tool's sanitized result on a span, unless ``sanitize`` is None; other results hold file contents."""
     if sanitize is not None and name.startswith("mcp__"):
         span.attributes["gen_ai.tool.call.result"] = sanitize(to_json(result).decode())
 

@@ -75,7 +75,7 @@ def from_environment(environ: Mapping[str, str], report: Report = _logger.warnin
 
 
 def from_fields(traceparent: str | None, tracestate: str, report: Report = _logger.warning) -> TraceContext | None:
-    """Return the parent context in these two fields, or None if there is no valid one."""
+    """Return the parent context in a traceparent and a tracestate, or None if there is no valid one."""
     if traceparent is None:
         return None
     try:

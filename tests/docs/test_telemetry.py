@@ -1,4 +1,4 @@
-"""docs/OPENTELEMETRY_INTEGRATION.md says what the code does."""
+"""docs/OPENTELEMETRY_INTEGRATION.md agrees with the code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETTERS = (
 
 
 def reference() -> dict[str, set[str]]:
-    """Return the attributes of each span, by the first word of its name, as the document has them."""
+    """Return the document's attributes of each span, by the first word of the span's name."""
     section = DOCUMENT.partition("\n## Spans\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?:`([a-z_.]+)[^`]*`|(all)) \|(.*)\|$", section, re.MULTILINE)
     return {name or all_: set(re.findall(f"`({ATTRIBUTE})`", cell)) for name, all_, cell in rows}
@@ -52,7 +52,7 @@ def strings(path: Path) -> Iterator[str]:
 
 
 def attributes_of_the_code() -> set[str]:
-    """Return all that it puts on a span."""
+    """Return all attributes that the code puts on spans."""
     texts = {text for name in SETTERS for text in strings(ROOT / name)}
     return {text for text in texts if re.fullmatch(ATTRIBUTE, text)} - SPANS
 

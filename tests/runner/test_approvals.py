@@ -1,4 +1,4 @@
-"""A person in the loop, on the real CLI: each wait one span, each answer good once."""
+"""Approvals and questions on the real CLI: each wait is one span, each request accepts one reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: each setting as a variable and as an option, each bad value one clear error."""
+"""Each setting can be a variable or an option, and each bad value gives one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model's key: what is said of one that was refused."""
+"""The message about a refused key names its variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The desk: each request answered at most once, and by nothing but an answer."""
+"""A waiting request is resolved at most once, and only by a reply that fits it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def desk() -> Desk[Approval]:
 
 
 def anything(_: Approval) -> None:
-    """Every reply is one to the request."""
+    """Accept every reply."""
 
 
 async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> None:

@@ -1,4 +1,4 @@
-"""The way to the model: what is bound to fail is told from what may yet succeed."""
+"""The runner distinguishes model requests that cannot succeed from those that a retry may repair."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Clock:
 
 @pytest.fixture
 def closed() -> Iterator[int]:
-    """A port that is bound and that nobody listens on, so that no other process can take it."""
+    """Bind a port without listening, so that connections are refused and no other process can take it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Spans as bytes: what OpenTelemetry's own encoder gives, whatever the values."""
+"""The hand-written encoder gives the bytes of OpenTelemetry's own for all values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account that the CLI runs as: it gets nothing of root's, and what cannot be is said at once."""
+"""The CLI's account gets nothing of root's, and an unusable account is reported at once."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_every_kind_of_tool_works_in_a_cli_that_cannot_be_read(cli_binary: Path)
 
 @pytest.fixture
 def setuid_id() -> Iterator[Path]:
-    """A setuid program of root's that tells who it is."""
+    """Make a setuid program of root that prints its ids."""
     need_root()
     with account_lab("conversations: {main: {replies: []}}") as lab:
         program = lab.root / "id"
