@@ -149,11 +149,11 @@ def change_account(config: Config, environ: Mapping[str, str]) -> dict[str, str]
     """Prepare this process to start the CLI as another account, if configured; return the CLI's environment."""
     if config.user is None:
         return dict(environ)
-    from ._privileges import check_usable, find_account, give_up_for  # most runs do not need it
+    from ._privileges import check_usable, drop_privileges, find_account  # most runs do not need it
 
     account = find_account(config.user)
     check_usable(config.cwd or os.getcwd(), account)
-    give_up_for(account)
+    drop_privileges(account)
     path = account.search_path(environ.get("PATH") or os.defpath)
     return {**environ, **account.environment, "PATH": path}
 
@@ -195,8 +195,8 @@ async def _run(
         this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
         return misconfigured(events, str(error))
-    if remark := readable_cli(config):
-        events.emit(LogData(stream="runner", text=remark))
+    if warning := readable_cli_warning(config):
+        events.emit(LogData(stream="runner", text=warning))
     for number in early.numbers:
         loop.add_signal_handler(number, this.signalled, EXIT_CODE_OF[number])
     if early.exit_code is not None:
@@ -223,7 +223,7 @@ async def _behind_gateway(
     return gateway.environment(environ)
 
 
-def readable_cli(config: Config) -> str | None:
+def readable_cli_warning(config: Config) -> str | None:
     """Return a warning if the CLI's account can read its binary: its tools can then read the CLI's memory."""
     if config.user is None:
         return None

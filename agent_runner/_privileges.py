@@ -60,7 +60,7 @@ def find_account(name: str) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir, entry.pw_shell)
 
 
-def give_up_for(account: Account) -> None:
+def drop_privileges(account: Account) -> None:
     """Take the account's groups, and give up for good the rights that setuid programs grant."""
     os.setgroups(account.groups)
     os.setresgid(account.gid, account.gid, account.gid)
