@@ -1,6 +1,6 @@
-"""The half of Sandspan that runs inside a sandbox: one Claude agent, its events and its trace.
+"""The part of Sandspan that runs in a sandbox: it runs one Claude agent and writes its events and spans.
 
-The contract is `agent_runner.contract`; the command is ``agent_runner run`` (see docs/RUNNER.md).
+The host imports `agent_runner.contract` only; the command is ``agent_runner run`` (docs/RUNNER.md).
 """
 
 from .contract import __version__ as __version__

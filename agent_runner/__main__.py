@@ -1,7 +1,6 @@
-"""The command ``agent_runner``: run an agent, attach to a journal, print the contract.
+"""The command ``agent_runner``: run an agent, read a journal, check the installation, print the contract's schema.
 
-Nothing heavy is imported before it is needed: ``attach`` and a bad configuration answer without the
-Claude Agent SDK.
+Heavy modules are imported only where they are needed: ``attach`` and a bad configuration import no Claude Agent SDK.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent
-       agent_runner attach [--after SEQ]   print a run's journal from SEQ on
-       agent_runner doctor [--image USER]  check that a run has all it needs
-       agent_runner schema                 print the schema of what it says
+       agent_runner attach [--after SEQ]   print a run's events after SEQ
+       agent_runner doctor [--image USER]  check the installation
+       agent_runner schema                 print the schema of its messages
        agent_runner --version
 
-Each of them takes --help.
+Each command takes --help.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; return the exit code."""
+    """Run a subcommand; return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     match args:
         case ["run", *rest]:
@@ -50,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         case ["attach", *rest]:
             return attach(rest)
         case ["doctor", *rest]:
-            from ._doctor import doctor  # what it looks at is no business of a run
+            from ._doctor import doctor  # other subcommands do not need it
 
             for number in ending_signals():
-                signal.signal(number, _exit)  # by default they end Python at once, and leave what a check has started
+                signal.signal(number, _exit)  # the default action would leave the processes of a check behind
             return doctor(rest)
         case ["schema", *rest]:
             return schema(rest)
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """``agent_runner run``: see docs/RUNNER.md."""
+    """Run one agent as ``agent_runner run`` (docs/RUNNER.md); end this process with the exit code."""
     if "-h" in argv or "--help" in argv:
         arguments().print_help()
         return 0
@@ -87,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         config = load_config(environ, argv, baggage_from_environment(environ, remarks.append))
         journal = open_journal(config)
-        environ = separated(config, environ)
+        environ = change_account(config, environ)
     except (ConfigError, JournalError) as error:
         problem = str(error)
     outlet = StdoutWriter(stdout, journal)
@@ -100,61 +99,61 @@ def run(argv: Sequence[str]) -> int:
         code = asyncio.new_event_loop().run_until_complete(_run(config, events, context, environ, stdin, early))
     outlet.close()
     sys.stderr.flush()
-    # All is said. A task or a thread that is left, such as the SDK's wait for a CLI that is gone, must not
-    # keep a finished runner from ending, as asyncio.run and the interpreter's own end would let it.
+    # asyncio.run and the interpreter's own end would wait for remaining tasks and threads, such as the SDK's wait for
+    # a CLI that is gone.
     os._exit(code)
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Return the signals that ask this process to end; without SIGHUP where ``nohup`` has it ignored."""
+    """Return the signals that end this process; without SIGHUP if it is ignored, as under ``nohup``."""
     return [each for each in EXIT_CODE_OF if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 def _exit(number: int, _frame: object) -> None:
-    from .contract.processes import Descendants  # a run has its own
+    from .contract.processes import Descendants  # only `doctor` gets here
 
     for each in EXIT_CODE_OF:
-        signal.signal(each, _ignore)  # another signal must not break off the removal
-    Descendants().end()  # here, as an exception in the midst of starting a process would leave it running
+        signal.signal(each, _ignore)  # another signal must not interrupt the clean-up
+    Descendants().end()  # an exception instead, while a process is being started, would leave that process running
     raise SystemExit(EXIT_CODE_OF[signal.Signals(number)])
 
 
 def _ignore(_number: int, _frame: object) -> None:
-    """Do nothing. Unlike SIG_IGN this is not inherited by child processes."""
+    """Ignore a signal; unlike SIG_IGN, child processes do not inherit this."""
 
 
 class EarlySignals:
-    """Notes a signal that comes before there is a run to end: importing the SDK takes half a second."""
+    """Records a signal that arrives before the run exists, as importing the SDK takes half a second."""
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self.numbers = ending_signals()
         for number in self.numbers:
-            signal.signal(number, self._note)
+            signal.signal(number, self._record)
 
-    def _note(self, number: int, _frame: object) -> None:
+    def _record(self, number: int, _frame: object) -> None:
         self.exit_code = self.exit_code or EXIT_CODE_OF[signal.Signals(number)]
 
 
 def open_journal(config: Config) -> Journal | None:
-    """Open the journal; without a path a temporary one, and where even that fails none."""
+    """Open the configured journal, else a temporary one; return None if there can be no temporary one."""
     if config.journal is not None:
         return Journal(config.journal)
     try:
         return Journal(None)
     except OSError:
-        return None  # a slow reader is then served from memory alone
+        return None  # events for a slow reader are then kept in memory only
 
 
-def separated(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
-    """Make ready for a CLI that runs as somebody else; return the environment that is the CLI's."""
+def change_account(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """Prepare this process to start the CLI as another account, if configured; return the CLI's environment."""
     if config.user is None:
         return dict(environ)
-    from ._privileges import check_usable, find_account, give_up_for  # most runs do without
+    from ._privileges import check_usable, drop_privileges, find_account  # most runs do not need it
 
     account = find_account(config.user)
     check_usable(config.cwd or os.getcwd(), account)
-    give_up_for(account)
+    drop_privileges(account)
     path = account.search_path(environ.get("PATH") or os.defpath)
     return {**environ, **account.environment, "PATH": path}
 
@@ -167,8 +166,8 @@ async def _run(
     stdin: int,
     early: EarlySignals,
 ) -> int:
-    # The SDK takes 0.4 s to import; a bad configuration has been answered by now. All that it makes
-    # stays, and looking through it for garbage again and again takes a sixth of that time.
+    # Importing the SDK takes 0.4 s. Its objects stay, and garbage collection during the import would take a sixth of
+    # that time.
     gc.disable()
     from ._commands import read_commands
     from ._metering import Meter
@@ -196,14 +195,14 @@ async def _run(
         this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
         return misconfigured(events, str(error))
-    if remark := readable_cli(config):
-        events.emit(LogData(stream="runner", text=remark))
+    if warning := readable_cli_warning(config):
+        events.emit(LogData(stream="runner", text=warning))
     for number in early.numbers:
         loop.add_signal_handler(number, this.signalled, EXIT_CODE_OF[number])
     if early.exit_code is not None:
         this.signalled(early.exit_code)
     if terminal:
-        this.end_of_input()  # a person at a terminal types no JSON
+        this.end_of_input()  # a terminal sends no JSON commands
     else:
         read_commands(stdin, loop, on_command=this.command, on_refused=this.refuse, on_end=this.end_of_input)
     return await this.main()
@@ -212,20 +211,20 @@ async def _run(
 async def _behind_gateway(
     environ: Mapping[str, str], events: Events, meter: Meter | None, access: ModelAccess
 ) -> dict[str, str]:
-    """Start the gateway, which ends with this process; return the environment of a CLI behind it."""
-    from ._gateway import Gateway, credential, forget_credentials  # most runs do without
+    """Start the gateway, which ends with this process; return the environment of a CLI that uses it."""
+    from ._gateway import Gateway, credential, forget_credentials  # most runs do not need it
     from ._privileges import hide_memory
 
     key = credential(environ)
-    forget_credentials(os.environ)  # the SDK hands all of it down
+    forget_credentials(os.environ)  # the SDK passes this process's environment to the CLI
     hide_memory()
     gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
     await gateway.start()
     return gateway.environment(environ)
 
 
-def readable_cli(config: Config) -> str | None:
-    """Return a remark where the account that the CLI runs as can read its binary, and so its tools the process."""
+def readable_cli_warning(config: Config) -> str | None:
+    """Return a warning if the CLI's account can read its binary: its tools can then read the CLI's memory."""
     if config.user is None:
         return None
     from ._privileges import cli_binary, find_account, may_read
@@ -235,16 +234,16 @@ def readable_cli(config: Config) -> str | None:
         return None
     return (
         f"{path} is readable by {config.user}: tools can read and write the CLI's memory and streams, "
-        "and so approve themselves; make it root's with mode 0711"
+        "and so approve their own calls; make root its owner and 0711 its mode"
     )
 
 
 def attach(argv: Sequence[str]) -> int:
-    """``agent_runner attach --after SEQ [--journal PATH]``: what a reader that lost the stream reads."""
+    """Print a journal's events after a seq as ``agent_runner attach``, for a reader that lost the stream."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="agent_runner attach")
-    parser.add_argument("--after", type=int, default=0, metavar="SEQ", help="the last seq that was read")
+    parser.add_argument("--after", type=int, default=0, metavar="SEQ", help="print the events after this seq")
     parser.add_argument("--journal", default=os.environ.get("AGENT_JOURNAL"), help="default: AGENT_JOURNAL")
     options = parser.parse_args(argv)
     if not options.journal:
@@ -256,7 +255,7 @@ def attach(argv: Sequence[str]) -> int:
         sys.stderr.write(f"agent_runner attach: {error}\n")
         return 2
     except RunnerGoneError:
-        sys.stderr.write("agent_runner attach: the journal ends without an end: the runner is gone\n")
+        sys.stderr.write("agent_runner attach: the journal has no end event, and its runner is gone\n")
         return 3
     except BrokenPipeError:
         return 0
@@ -264,10 +263,10 @@ def attach(argv: Sequence[str]) -> int:
 
 
 def schema(argv: Sequence[str]) -> int:
-    """``agent_runner schema``: the contract, for a machine."""
+    """Print the JSON Schema of events and commands as ``agent_runner schema``."""
     import argparse
 
-    about = "Print the JSON Schema of events and commands, as one object with these two keys."
+    about = "Print the JSON Schema of events and commands, as one object with the keys events and commands."
     argparse.ArgumentParser(prog="agent_runner schema", description=about).parse_args(argv)
     both = {"events": event_schema(), "commands": command_schema()}
     sys.stdout.write(json.dumps(both, indent=2, ensure_ascii=False) + "\n")

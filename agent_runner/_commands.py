@@ -1,4 +1,4 @@
-"""Reads commands from stdin in a thread, as a file, a pipe and a terminal all can be read that way."""
+"""Read commands from stdin in a thread, which works for a file, a pipe and a terminal alike."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_commands(
     on_refused: Callable[[str], None],
     on_end: Callable[[], None],
 ) -> None:
-    """Start the thread; the callbacks run in the event loop, in the order of the lines."""
+    """Start the thread that reads commands; the callbacks run in the event loop, in the order of the lines."""
 
     def work() -> None:
         framer = LineFramer(Command.MAX_BYTES)
@@ -39,7 +39,7 @@ def _read(fd: int) -> bytes:
     try:
         return os.read(fd, _CHUNK)
     except OSError:
-        return b""  # a terminal that hung up: there is nobody left
+        return b""  # the terminal has hung up
 
 
 def _deliver(
@@ -61,4 +61,4 @@ def _call(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args:
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError:
-        return  # the loop is closed: the run ended while a line was being read
+        return  # the loop is closed, as the run has ended

@@ -1,7 +1,6 @@
-"""The runner's configuration: environment and options to one frozen value. Pure.
+"""Read the runner's configuration from environment variables and options. Pure.
 
-Every setting is one row of `SETTINGS`; the option wins over the variable. The table in docs/RUNNER.md
-is checked against it.
+Every setting is one row of `SETTINGS`; an option overrides its variable.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ SETTING_SOURCES = ("user", "project", "local")
 
 
 class ConfigError(ValueError):
-    """A bad value; the message names the setting and says what it takes."""
+    """A setting has a bad value; the message names the setting and its valid values."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What one run is to do."""
+    """The configuration of one run; `SETTINGS` describes each field."""
 
     prompt: str | None = None
     model: str | None = None
@@ -56,7 +55,7 @@ class Config:
 
 
 class RunnerSetting(NamedTuple):
-    """One row: the field, how its text is read, and what it means."""
+    """A setting: the field of `Config`, the parser of its text, and its help."""
 
     field: str
     parse: Callable[[str], Any]
@@ -64,12 +63,12 @@ class RunnerSetting(NamedTuple):
 
     @property
     def variable(self) -> str:
-        """The environment variable."""
+        """Return the name of the environment variable."""
         return f"AGENT_{self.field.upper()}"
 
     @property
     def option(self) -> str:
-        """The command-line option."""
+        """Return the name of the command-line option."""
         return "--" + self.field.replace("_", "-")
 
 
@@ -79,7 +78,7 @@ def _sources(value: str) -> tuple[str, ...]:
 
 def _mcp_config(value: str) -> str:
     if not value.lstrip().startswith("{"):
-        return value  # a path, which the CLI reads
+        return value  # a path, which is read later
     try:
         json.loads(value)
     except ValueError as error:
@@ -88,22 +87,22 @@ def _mcp_config(value: str) -> str:
 
 
 SETTINGS = (
-    RunnerSetting("prompt", str, "The first turn's prompt. Without one the first `prompt` command begins."),
-    RunnerSetting("model", str, "Model id or alias. Default: the CLI's own."),
-    RunnerSetting("cwd", str, "The agent's working directory. Default: the runner's own."),
+    RunnerSetting("prompt", str, "Prompt of the first turn. Default: the first `prompt` command."),
+    RunnerSetting("model", str, "Model id or alias. Default: the CLI's."),
+    RunnerSetting("cwd", str, "Working directory of the agent. Default: the runner's."),
     RunnerSetting("allowed_tools", tool_names, "Tools and rules that need no approval, separated by commas."),
     RunnerSetting("disallowed_tools", tool_names, "Tools and rules that are refused, separated by commas."),
     RunnerSetting("permission_mode", one_of(*PERMISSION_MODES), f"One of {', '.join(PERMISSION_MODES)}."),
-    RunnerSetting("max_turns", count_above_zero, "Most model requests of a turn that may follow tool calls."),
-    RunnerSetting("max_budget_usd", number_above_zero, "Most the conversation may cost, in US dollars."),
-    RunnerSetting("max_retries", count, "Most times a failed model request is sent again. Default: the CLI's own, 10."),
-    RunnerSetting("resume", str, "Claude's session id of the conversation to go on with."),
+    RunnerSetting("max_turns", count_above_zero, "Maximum number of model requests of a turn."),
+    RunnerSetting("max_budget_usd", number_above_zero, "Maximum cost of the conversation in US dollars."),
+    RunnerSetting("max_retries", count, "Maximum number of retries of a failed model request. Default: the CLI's, 10."),
+    RunnerSetting("resume", str, "Claude's session id of the conversation to continue."),
     RunnerSetting(
-        "approval_timeout", number_above_zero, "Seconds a person has to answer; then the call is denied. Default: 300."
+        "approval_timeout", number_above_zero, "Seconds to wait for a person before a call is denied. Default: 300."
     ),
-    RunnerSetting("journal", str, "File that every event with a seq is appended to. Must not hold events yet."),
-    RunnerSetting("system_prompt", str, "Replaces Claude Code's own system prompt."),
-    RunnerSetting("setting_sources", _sources, "Settings files the CLI reads: user, project, local. Default: none."),
+    RunnerSetting("journal", str, "File to which every event with a seq is appended. Must be empty or new."),
+    RunnerSetting("system_prompt", str, "System prompt in place of Claude Code's own."),
+    RunnerSetting("setting_sources", _sources, "Settings that the CLI reads: user, project, local. Default: none."),
     RunnerSetting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
     RunnerSetting("mcp_servers", pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
     RunnerSetting("user_id", str, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
@@ -112,22 +111,20 @@ SETTINGS = (
     RunnerSetting("attributes", pairs, "Further attributes on every span: name=value, separated by commas."),
     RunnerSetting("content", one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
     RunnerSetting("tool_content", one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
-    RunnerSetting("sanitizer", str, "Takes our sanitizer's place for them: module:function, from text to text."),
+    RunnerSetting("sanitizer", str, "Function from text to text that replaces the sanitizer of both: module:function."),
+    RunnerSetting("user", str, "Account of the CLI and its tools; the runner must be root. Default: the runner's own."),
     RunnerSetting(
-        "user", str, "Account the CLI and its tools run as; the runner must be root. Default: the runner's own."
+        "gateway", on_off, "on: the runner keeps the model's key, and the CLI asks the runner's gateway. Default: off."
     ),
-    RunnerSetting(
-        "gateway", on_off, "on: the runner keeps the model's key and serves the CLI on loopback. Default: off."
-    ),
-    RunnerSetting("cli_path", str, "The Claude Code binary. Default: the one in the SDK's package."),
+    RunnerSetting("cli_path", str, "Path of the Claude Code binary. Default: the one in the SDK's package."),
 )
 
 _BAGGAGE_KEYS = {"user_id": "user.id", "session_id": "session.id", "tenant_id": "tenant.id"}
 
 
 def arguments() -> argparse.ArgumentParser:
-    """Return the parser of ``agent_runner run``; each option's default is absence."""
-    # Prefixes would make a later option change the meaning of an earlier command line.
+    """Return the parser of the options of ``agent_runner run``; none of them has a default."""
+    # With abbreviations, a new option could change the meaning of an existing command line.
     parser = argparse.ArgumentParser(prog="agent_runner run", allow_abbrev=False, exit_on_error=False)
     for setting in SETTINGS:
         parser.add_argument(setting.option, help=f"{setting.help} ({setting.variable})".replace("%", "%%"))
@@ -135,10 +132,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def load_config(environ: Mapping[str, str], argv: Sequence[str], baggage: Mapping[str, str]) -> Config:
-    """Read one run's configuration; raise `ConfigError` for the first bad value.
+    """Return one run's configuration; raise `ConfigError` for the first bad value.
 
-    An empty variable counts as absent, as in the OpenTelemetry specification. Of the baggage only the
-    ids of user, session and tenant are taken.
+    An empty variable counts as absent, as in the OpenTelemetry specification. From the baggage only the ids of user,
+    session and tenant are used.
     """
     options = _options(argv)
     values: dict[str, Any] = {name: baggage[key] for name, key in _BAGGAGE_KEYS.items() if baggage.get(key)}

@@ -1,7 +1,7 @@
-"""What waits for a person: each request answered at most once, and never by anything but an answer.
+"""Requests that wait for a person's reply; each is resolved at most once.
 
-An approval is bound to its request by an unguessable id that is good once and, where the answer
-carries it, by the digest of the input that was shown; an answer, by the texts of the questions.
+A reply names its request by an id that cannot be guessed and is valid once. An approval may also carry the digest of
+the input that was shown; an answer must use the texts of the questions.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .contract.approvals import NO_ONE
 from .contract.protocol import Answer, Approval
 
 Outcome = Literal["timeout", "cancelled", "deny"]
-"""How a request ends that nobody answers."""
+"""How a request ends without a reply."""
 
 
 class Unanswered(NamedTuple):
-    """Why there is no answer, and who or what decided that."""
+    """Stands in place of a reply: how the request ended, and ``decided_by`` of a denial."""
 
     outcome: Outcome
     decided_by: str | None = None
@@ -29,18 +29,18 @@ Reply = TypeVar("Reply", Approval, Answer)
 
 
 class PendingRequest(NamedTuple, Generic[Reply]):
-    """One request that waits; ``fault`` says why a reply is not one to it, and None of one that is."""
+    """A request that waits; ``fault`` returns an error message for a reply that does not fit, else None."""
 
     reply: asyncio.Future[Reply | Unanswered]
     fault: Callable[[Reply], str | None]
 
 
 class RefusedError(ValueError):
-    """An answer that answers nothing; the message says why."""
+    """A reply was refused; the message says why."""
 
 
 class Desk(Generic[Reply]):
-    """The requests of one kind that wait, by id."""
+    """Holds the requests of one kind that wait for a reply, by id."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -49,7 +49,7 @@ class Desk(Generic[Reply]):
         self._open = True
 
     def open(self, fault: Callable[[Reply], str | None]) -> str:
-        """Register a request; return its id, which cannot be guessed. For ``fault`` see `PendingRequest`."""
+        """Register a request and return its id. For ``fault`` see `PendingRequest`."""
         key = secrets.token_urlsafe(16)
         self._waiting[key] = PendingRequest(asyncio.get_running_loop().create_future(), fault)
         if not self._open:
@@ -57,7 +57,7 @@ class Desk(Generic[Reply]):
         return key
 
     async def wait(self, key: str, timeout: float) -> Reply | Unanswered:
-        """Wait for the answer, ``timeout`` seconds at most; afterwards the id is used up."""
+        """Wait for the reply, for at most ``timeout`` seconds; afterwards the id is invalid."""
         future = self._waiting[key].reply
         try:
             async with asyncio.timeout(timeout):
@@ -69,7 +69,7 @@ class Desk(Generic[Reply]):
             self._used.add(key)
 
     def answer(self, key: str, reply: Reply) -> None:
-        """Deliver an answer; raise `RefusedError` if no request waits for it, which then waits on."""
+        """Deliver a reply; raise `RefusedError` if no request waits for it or it does not fit the request."""
         waiting = self._waiting.get(key)
         if waiting is None or waiting.reply.done():
             known = key in self._used or waiting is not None
@@ -79,11 +79,11 @@ class Desk(Generic[Reply]):
         waiting.reply.set_result(reply)
 
     def cancel_all(self) -> None:
-        """Resolve all that waits: the turn is over."""
+        """Resolve all waiting requests as cancelled."""
         self._resolve_all(Unanswered("cancelled"))
 
     def close(self) -> None:
-        """Nobody will answer any more: deny all that waits and all that comes."""
+        """Deny all waiting requests and all later ones: no host is left to answer."""
         self._open = False
         self._resolve_all(Unanswered("deny", NO_ONE))
 

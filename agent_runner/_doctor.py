@@ -1,7 +1,7 @@
-"""``agent_runner doctor``: is everything here that a run needs, one line a check. Asks no network.
+"""The command ``agent_runner doctor``: check the installation, without network access.
 
-With ``--image ACCOUNT`` it also checks what only an image can promise: that the account the agent runs as can
-change nothing that root runs, and can become nobody else.
+With ``--image ACCOUNT`` it also checks that the agent's account can neither change a file that root runs nor gain the
+rights of another account.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from ._privileges import bundled_cli
 from .contract.findings import Check, Finding, check_python, examine
 
 PACKAGES = {
@@ -31,28 +32,27 @@ PACKAGES = {
     "opentelemetry-sdk": "opentelemetry.sdk.trace",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 }
-"""Distribution → a module of it that a run imports."""
+"""Distributions that a run needs, each with a module to import."""
 
 STATE = Path("/var/lib/sandspan")
-"""Journals lie here in the image; nobody but root may look."""
+"""Directory of the journals in the image, which only root may enter."""
 
 _MAKE_STATE = f"install -d -o root -m 0700 {STATE}"
-_MOVE = "Install into a directory that only root writes to, such as /opt: this one is everybody's"
+_MOVE = "Install into a directory that only root can write to, such as /opt: every account can write to this one"
 
 CLI_TIMEOUT = 60.0
-"""Seconds for ``claude --version``: the first start reads 250 MB from a cold disk."""
+"""Timeout in seconds of ``claude --version``, whose first start reads 250 MB from a cold disk."""
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """Print a line for each check; return 0 if none failed, else 1."""
+    """Run the checks and print their findings; return 1 if a check failed, else 0."""
     about = (
-        "Check that everything is here that a run needs, one line a check. Asks no network. With --image it also "
-        "checks what only an image can promise: that the account the agent runs as can change nothing that root "
-        "runs, and can become nobody else."
+        "Check that everything a run needs is installed, without network access. With --image also check that the "
+        "agent's account can neither change a file that root runs nor gain the rights of another account."
     )
     parser = argparse.ArgumentParser(prog="agent_runner doctor", description=about)
-    parser.add_argument("--image", metavar="ACCOUNT", help="also check the image; the agent runs as ACCOUNT")
-    parser.add_argument("--json", action="store_true", help="print a JSON array, one object a finding")
+    parser.add_argument("--image", metavar="ACCOUNT", help="also check the image, for an agent that runs as ACCOUNT")
+    parser.add_argument("--json", action="store_true", help="print the findings as a JSON array")
     options = parser.parse_args(argv)
     account: str | None = options.image
     checks = [*run_checks(account), *(image_checks(account) if account is not None else ())]
@@ -65,7 +65,7 @@ def doctor(argv: Sequence[str]) -> int:
 
 
 def run_checks(account: str | None) -> Iterator[Check]:
-    """Yield what every runner needs, wherever it runs."""
+    """Yield the checks of every installation."""
     yield check_python
     for distribution, module in PACKAGES.items():
         yield partial(check_package, distribution, module)
@@ -74,7 +74,7 @@ def run_checks(account: str | None) -> Iterator[Check]:
 
 
 def image_checks(account: str) -> Iterator[Check]:
-    """Yield what an image promises about the account of its agent."""
+    """Yield the checks of an image whose agent runs as ``account``."""
     yield partial(check_account, account)
     yield check_files
     yield check_cli_mode
@@ -83,7 +83,7 @@ def image_checks(account: str) -> Iterator[Check]:
 
 
 def check_package(distribution: str, module: str) -> Finding:
-    """A package the run imports is there and can be imported."""
+    """Check that a package can be imported."""
     try:
         importlib.import_module(module)
     except ImportError as error:
@@ -91,20 +91,15 @@ def check_package(distribution: str, module: str) -> Finding:
     return Finding(distribution, True, metadata.version(distribution))
 
 
-def bundled_cli() -> Path:
-    """Return where the SDK's wheel has its CLI, without importing the SDK."""
-    return Path(str(metadata.distribution("claude-agent-sdk").locate_file("claude_agent_sdk/_bundled/claude")))
-
-
 def check_cli(account: str | None) -> Finding:
-    """The CLI of the SDK's wheel starts, as the account that it will run as."""
+    """Check that the CLI in the SDK's package starts as its account."""
     mend = "Install claude-agent-sdk again, for this platform"
     try:
         path = bundled_cli()
     except metadata.PackageNotFoundError:
-        return Finding("Claude CLI", False, "comes with claude-agent-sdk, which is not installed")
+        return Finding("Claude CLI", False, "not there: claude-agent-sdk is not installed")
     if not path.is_file():
-        return Finding("Claude CLI", False, f"not at {path}", mend)
+        return Finding("Claude CLI", False, f"there is no file {path}", mend)
     try:
         entry = pwd.getpwnam(account) if account is not None else None
     except KeyError:
@@ -129,12 +124,12 @@ def check_cli(account: str | None) -> Finding:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return Finding("Claude CLI", False, str(error), mend)
-    said = (done.stdout or done.stderr).strip()[:200]
-    return Finding("Claude CLI", done.returncode == 0, said or f"exit code {done.returncode}", mend)
+    output = (done.stdout or done.stderr).strip()[:200]
+    return Finding("Claude CLI", done.returncode == 0, output or f"exit code {done.returncode}", mend)
 
 
 def check_state(folder: Path | None) -> Finding:
-    """A journal can be written: in the image's state directory, else in the temporary one."""
+    """Check that a journal can be written to ``folder``, or to the temporary directory if it is None."""
     where = folder or Path(tempfile.gettempdir())
     mend = "Make it writable, or set TMPDIR" if folder is None else f"As root: {_MAKE_STATE}"
     try:
@@ -146,18 +141,18 @@ def check_state(folder: Path | None) -> Finding:
 
 
 def check_account(account: str) -> Finding:
-    """The agent has an account of its own, without root's id and with a home."""
+    """Check that the agent's account exists, is not root, and owns its home."""
     try:
         entry = pwd.getpwnam(account)
     except KeyError:
-        return Finding("Account", False, f"there is no {account}", f"useradd --create-home {account}")
+        return Finding("Account", False, f"there is no account {account}", f"useradd --create-home {account}")
     owned = Path(entry.pw_dir).is_dir() and Path(entry.pw_dir).stat().st_uid == entry.pw_uid
-    detail = f"{account}, uid {entry.pw_uid}, {'owner of' if owned else 'not owner of'} {entry.pw_dir}"
-    return Finding("Account", owned and entry.pw_uid != 0, detail, "It needs a uid above 0 and a home of its own")
+    detail = f"{account}, uid {entry.pw_uid}, {'owns' if owned else 'does not own'} {entry.pw_dir}"
+    return Finding("Account", owned and entry.pw_uid != 0, detail, "It needs a uid above 0 and a home that it owns")
 
 
 def check_files() -> Finding:
-    """Nobody but root can change a file that root runs: interpreter, libraries, runner."""
+    """Check that only root can change the interpreter, its libraries and the runner, which root runs."""
     roots = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")}
     roots |= {Path(sys.prefix), Path(sys.executable).resolve(), Path(__file__).resolve().parent}
     count, open_to_others, shared = 0, list[Path](), False
@@ -167,15 +162,15 @@ def check_files() -> Finding:
             open_to_others.append(path)
             shared = shared or bool(status.st_mode & stat.S_ISVTX)
     if open_to_others:
-        detail = f"{len(open_to_others)} can be changed by others than root, such as {min(open_to_others)}"
-        mend = "They need root as owner, and no write permission for others"
+        detail = f"accounts other than root can change {len(open_to_others)} of them, such as {min(open_to_others)}"
+        mend = "Make root their owner, and remove write permission for others"
         return Finding("Files", False, detail, _MOVE if shared else mend)
-    return Finding("Files", True, f"{count} of them, and only root can change them")
+    return Finding("Files", True, f"only root can change them ({count} files)")
 
 
 def _all_files(roots: Iterable[Path]) -> Iterator[Path]:
     for root in roots:
-        # Who may write a directory above can put another in the place of the one below.
+        # An account that can write to a parent directory can replace what is in it.
         yield from root.parents
         yield root
         if root.is_dir():
@@ -184,48 +179,48 @@ def _all_files(roots: Iterable[Path]) -> Iterator[Path]:
 
 def _statuses(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
             yield path, path.lstat()
 
 
 def _can_be_changed(status: os.stat_result) -> bool:
     if stat.S_ISLNK(status.st_mode):
-        return status.st_uid != 0  # a link's own mode means nothing
+        return status.st_uid != 0  # the mode of a symbolic link has no effect
     return status.st_uid != 0 or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def check_cli_mode() -> Finding:
-    """The CLI can be run and not read: the kernel then guards its memory and its environment."""
+    """Check that the CLI's binary is not readable: the kernel then denies access to its memory and environment."""
     try:
         status = bundled_cli().stat()
     except (metadata.PackageNotFoundError, FileNotFoundError):
-        return Finding("CLI mode", None, "not looked at: the CLI is not installed")
+        return Finding("CLI mode", None, "not checked: the CLI is not installed")
     mode = stat.S_IMODE(status.st_mode)
     detail = f"mode {mode:04o}, owner {status.st_uid}"
     return Finding("CLI mode", mode == 0o711 and status.st_uid == 0, detail, f"chown root, chmod 0711 {bundled_cli()}")
 
 
 def check_state_mode() -> Finding:
-    """Only root can look at journals."""
+    """Check that only root can read journals."""
     try:
         status = STATE.stat()
     except FileNotFoundError:
-        return Finding("State mode", None, f"not looked at: there is no {STATE}")
+        return Finding("State mode", None, f"not checked: there is no {STATE}")
     mode = stat.S_IMODE(status.st_mode)
     detail = f"mode {mode:04o}, owner {status.st_uid}"
     return Finding("State mode", mode == 0o700 and status.st_uid == 0, detail, _MAKE_STATE)
 
 
 def check_lent_rights() -> Finding:
-    """No program runs with another account's rights: neither sudo nor su nor any other."""
+    """Check that no program, such as sudo or su, runs with the rights of another account."""
     folders = [Path(name) for name in ("/bin", "/sbin", "/usr", "/opt")]
     paths = (path for folder in folders for path in folder.rglob("*"))
-    # /bin may be a link into /usr.
+    # Resolved, as /bin may be a link into /usr.
     lent = sorted({str(path.resolve()) for path, status in _statuses(paths) if _lends_rights(status)})
     if lent:
         mend = "chmod ug-s them, and dpkg-statoverride sudo and su to 0700"
-        return Finding("Rights", False, f"{len(lent)} programs lend theirs, such as {lent[0]}", mend)
-    return Finding("Rights", True, "no program lends its owner's")
+        return Finding("Rights", False, f"{len(lent)} programs run with others' rights, such as {lent[0]}", mend)
+    return Finding("Rights", True, "no program runs with another account's rights")
 
 
 def _lends_rights(status: os.stat_result) -> bool:

@@ -1,4 +1,4 @@
-"""Events on their way out: numbered, journaled, then sent. The order of the three is the guarantee."""
+"""Number events, append them to the journal, then send them. This order guarantees that no reader loses an event."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from .contract.trace_context import TraceContext
 NO_SPAN = "0" * 16
 
 DELTA_SECONDS = 0.05
-"""Text deltas that come within this time go out as one event."""
+"""Seconds within which text deltas are combined into one event."""
 
 
 class Output(Protocol):
-    """Takes encoded lines and never blocks; see `agent_runner._wire.Outlet`."""
+    """Takes encoded lines without blocking; in production a `StdoutWriter`."""
 
     def put(self, line: bytes, offset: int | None, *, live: bool = False) -> None:
-        """Send one line."""
+        """Send a line; see `StdoutWriter.put`."""
 
 
 class Events:
-    """The one place where an event gets its number."""
+    """Numbers the events of a run, and appends each to the journal before it sends it."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Events:
         self._delta_timer: asyncio.TimerHandle | None = None
 
     def emit(self, data: EventData, span: Span | None = None, *, opens: bool = False) -> None:
-        """Number, journal and send one event. ``opens``: it announces its span, so its parent is named."""
+        """Number, journal and send an event. If it ``opens`` its span, it also names the span's parent."""
         self.flush_delta()
         line = self._encoded(data, span, opens)
         if len(line) > MAX_LINE_BYTES:
@@ -65,17 +65,17 @@ class Events:
             line = self._encoded(ErrorData(error_type="protocol", message=text), span, opens=False)
         offset = None
         if self._journal is not None:
-            was_well = self._journal.error is None
+            had_failed = self._journal.error is not None
             offset = self._journal.append(line)
-            if was_well and self._journal.error is not None:
+            if self._journal.error is not None and not had_failed:
                 self._output.put(line, None)
-                text = f"the journal ends before seq {self._seq}: {self._journal.error}; attach cannot go past it"
+                text = f"the journal ends before seq {self._seq}: {self._journal.error}; attach ends there"
                 self.emit(LogData(stream="runner", text=text))
                 return
         self._output.put(line, offset)
 
     def delta(self, text: str, message_id: str | None, span: Span | None) -> None:
-        """Send a piece of text soon, together with those that follow at once."""
+        """Send a piece of text within `DELTA_SECONDS`, combined with the pieces that follow."""
         if self._delta_of != (message_id, span):
             self.flush_delta()
             self._delta_of = (message_id, span)
@@ -84,7 +84,7 @@ class Events:
             self._delta_timer = asyncio.get_running_loop().call_later(DELTA_SECONDS, self.flush_delta)
 
     def flush_delta(self) -> None:
-        """Send the text that waits."""
+        """Send the text that waits to be combined."""
         if self._delta_timer is not None:
             self._delta_timer.cancel()
             self._delta_timer = None
@@ -104,7 +104,7 @@ class Events:
         return event_of(
             data,
             seq=seq,
-            # An event that opens a span tells the span's true start: a reader may have to rebuild it.
+            # A host rebuilds the span from this event if the runner dies, so the event has the span's start time.
             ts=span.start / 1e9 if span and opens else self._clock(),
             trace_id=span.trace_id if span else self._context.trace_id,
             span_id=span.span_id if span else self._context.span_id or NO_SPAN,
@@ -113,14 +113,14 @@ class Events:
 
 
 def misconfigured(events: Events, message: str) -> int:
-    """Say what is wrong with the configuration and end; return the exit code."""
+    """Emit an error about the configuration and the ``end`` event; return the exit code."""
     events.emit(ErrorData(error_type="invalid_request", message=message))
     events.emit(EndData(reason="misconfigured", exit_code=2))
     return 2
 
 
 def not_installed(events: Events, error: ModuleNotFoundError) -> int:
-    """Say which package a run lacks and end; return the exit code."""
+    """Emit an error about a missing package and the ``end`` event; return the exit code."""
     message = f"{error.name} is not installed, and the runner needs it: pip install 'sandspan[runner]'"
     events.emit(ErrorData(error_type="internal", message=message))
     events.emit(EndData(reason="failed", exit_code=3))

@@ -1,9 +1,8 @@
-"""The loopback gateway: the runner keeps the model's key, and the CLI gets a token good for this run only.
+"""The loopback gateway, which keeps the model's key: the CLI gets a token that is valid for this run only.
 
-Takes the CLI's requests on 127.0.0.1, puts the key in the token's place and passes the answer on as it
-comes. Whoever else finds the port learns nothing and can do nothing; whoever has the token can do what
-the CLI can: ask the model, within the budget. Runs on the runner's own event loop, and is imported only
-where it is asked for.
+It takes the CLI's requests on 127.0.0.1, replaces the token by the key, and streams the answers back. A process without
+the token can learn and do nothing through it; a process with the token can ask the model within the budget, as the CLI
+can. It runs on the runner's event loop and is imported only if it is configured.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from .contract.credentials import API, BASE_URL, CREDENTIALS, REFUSED
 from .contract.protocol import to_json
 
 MAX_BODY = 32 * 1024 * 1024
-"""The Messages API takes no longer request."""
+"""Maximum bytes of a request's body, as in the Messages API."""
 MAX_AT_ONCE = 32
-"""Requests under way at a time, which bounds what may be spent beyond the budget. More wait."""
+"""Maximum number of concurrent requests, which bounds the cost beyond the budget; further ones wait."""
 
 _MAX_HEAD = 64 * 1024
 _CONNECT_SECONDS = 30.0
@@ -40,7 +39,7 @@ _HOP_BY_HOP = frozenset(
     b"transfer-encoding upgrade".split()
 )
 _NOT_SENT_ON = _HOP_BY_HOP | {b"host", b"authorization", b"x-api-key", b"cookie", b"accept-encoding", b"expect"}
-# A cookie or a redirect would be for the runner, and the CLI is not to act in its place.
+# Cookies and redirects concern the runner's connection, not the CLI.
 _NOT_SENT_BACK = _HOP_BY_HOP | {b"set-cookie", b"location"}
 
 _ASK_NO_MORE = (b"x-should-retry", b"false")
@@ -51,19 +50,19 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Credential(NamedTuple):
-    """The model's key: the variable it came in, the headers it goes out as, and where to."""
+    """The model's key: the variable it is from, the headers that carry it, and the API's URL."""
 
     variable: str
     headers: dict[str, str]
     base_url: str
 
     def stands_in(self, value: bytes) -> bool:
-        """Whether a value holds the key, in whole."""
+        """Return whether a value contains the whole key."""
         return any(header.removeprefix("Bearer ").encode() in value for header in self.headers.values())
 
 
 def credential(environ: Mapping[str, str]) -> Credential:
-    """Return the key that the CLI would use; raise `ConfigError` where there is none."""
+    """Return the key that the CLI would use; raise `ConfigError` if there is none."""
     name = next((name for name in CREDENTIALS if environ.get(name)), None)
     if name is None:
         raise ConfigError(f"AGENT_GATEWAY=on: no key to keep, set {', '.join(CREDENTIALS[:-1])} or {CREDENTIALS[-1]}")
@@ -79,32 +78,32 @@ def credential(environ: Mapping[str, str]) -> Credential:
 
 
 def forget_credentials(environ: MutableMapping[str, str]) -> None:
-    """Take the model's keys out of an environment, so that no child gets them."""
+    """Remove the model's keys from an environment, so that no child process gets them."""
     for name in (*CREDENTIALS, _CUSTOM):
         environ.pop(name, None)
 
 
 class Refusal(NamedTuple):
-    """An answer of the gateway's own, in the API's shape."""
+    """An error that the gateway itself answers, in the form of the API's errors."""
 
     status: int
     kind: str
     message: str
     is_final: bool = False
-    """Asking again cannot help."""
+    """A retry cannot succeed."""
 
 
-_NO_TOKEN = Refusal(401, "authentication_error", "this gateway takes the run's own token only")
-_NO_HOST = Refusal(403, "permission_error", "this gateway answers to its own address only")
+_NO_TOKEN = Refusal(401, "authentication_error", "this gateway accepts the run's own token only")
+_NO_HOST = Refusal(403, "permission_error", "this gateway accepts its own address as Host only")
 _NO_PATH = Refusal(404, "not_found_error", "this gateway passes on the Messages API only")
 _NO_METHOD = Refusal(405, "invalid_request_error", "this gateway passes on POST only")
 _TOO_LARGE = Refusal(413, "request_too_large", f"a request has at most {MAX_BODY} bytes")
 _SPENT = Refusal(402, "billing_error", BUDGET_SPENT)
-_UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so that what it costs cannot be told")
+_UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so its cost cannot be read")
 
 
 class Gateway:
-    """The gateway of one run, as an asynchronous context manager. `url` and `token` are what the CLI gets."""
+    """The gateway of one run, as an asynchronous context manager; the CLI gets its `url` and `token`."""
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class Gateway:
         meter: Meter | None = None,
         access: ModelAccess | None = None,
     ) -> None:
-        """``tell`` takes remarks for the run's log; each kind is told once. ``access`` tells why nothing is reached."""
+        """Listen on a free port; ``tell`` logs each kind of refusal once, ``access`` explains failed connections."""
         self._key = key
         self._tell = tell
         self._meter = meter
@@ -121,7 +120,7 @@ class Gateway:
         self._told: set[str] = set()
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self.token = secrets.token_urlsafe(32)
-        # Listening before anything is served: the CLI's first request waits for us, and never fails.
+        # The socket listens before requests are served, so that the CLI's first request waits and does not fail.
         self._socket = _listening()
         self._hosts = tuple(f"{name}:{self._socket.getsockname()[1]}".encode() for name in ("127.0.0.1", "localhost"))
         self.url = f"http://{self._hosts[0].decode()}"
@@ -131,12 +130,12 @@ class Gateway:
         return self
 
     async def start(self) -> None:
-        """Begin to serve. In a process that ends with its run nobody has to end it."""
-        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)  # how long an answer may take is the CLI's to say
+        """Begin to serve. A process that ends with its run need not stop the gateway."""
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)  # the CLI limits how long an answer may take
         self._upstream = httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(), follow_redirects=False)
         config = uvicorn.Config(
             self._serve,
-            log_level="critical",  # what goes wrong is told by `tell`; an answer that is cut on purpose is no error
+            log_level="critical",  # failures are logged by `tell`; an answer that is cut on purpose is not an error
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -148,7 +147,7 @@ class Gateway:
             date_header=False,
             h11_max_incomplete_event_size=_MAX_HEAD,
         )
-        # What `uvicorn.Server.serve` adds to this are signal handlers and a clock, and it takes its time to leave.
+        # `uvicorn.Server.serve` would also install signal handlers and a clock, and would delay the end.
         config.load()
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
@@ -166,12 +165,12 @@ class Gateway:
         await self._upstream.aclose()
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of a CLI that asks this gateway and has nothing but its token."""
+        """Return the environment of a CLI that uses this gateway, with its token in place of the keys."""
         env = dict(environ)
         forget_credentials(env)
         env[BASE_URL] = self.url
         env[self._key.variable] = self.token
-        # What else the CLI would ask, it would ask elsewhere, with the token for a key.
+        # The CLI would send other requests to other hosts, with the token as the key.
         env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
         for name in ("NO_PROXY", "no_proxy"):
             env[name] = ",".join(filter(None, (env.get(name), "127.0.0.1")))
@@ -184,12 +183,12 @@ class Gateway:
         if refused := self._refusal(request):
             await self._refuse(refused, request, send)
         elif request.path == "/":
-            await _whole(send, 200, b"")  # the CLI looks whether there is anybody before it asks
+            await _whole(send, 200, b"")  # the CLI checks that the server is there before its first request
         else:
             await self._in_turn(request, receive, send)
 
     def _refusal(self, request: _Request) -> Refusal | None:
-        """Say why a request is not served, or None. The token is compared in constant time."""
+        """Return the refusal of a request that may not pass, else None. The token is compared in constant time."""
         if request.one(b"host") not in self._hosts:
             return _NO_HOST
         if request.path == "/":
@@ -216,7 +215,7 @@ class Gateway:
             await self._forward(request, receive, send)
 
     async def _forward(self, request: _Request, receive: Receive, send: Send) -> None:
-        """Ask the model and pass its answer on; a caller that leaves ends both."""
+        """Send a request to the model and stream its answer back, until the caller disconnects."""
         body = _RequestBody(receive)
         exchange = _Exchange(request, body, send, self._meter)
         passing = asyncio.ensure_future(exchange.run(self._upstream, self._key))
@@ -231,7 +230,7 @@ class Gateway:
         except asyncio.CancelledError:
             passing.cancel()
             if not leaving.done():
-                raise  # it is the runner that leaves
+                raise  # the runner itself is ending
         except httpx.HTTPError as error:
             await self._failed(error, exchange, request, send)
         except _TooLargeError:
@@ -244,7 +243,7 @@ class Gateway:
     async def _failed(self, error: httpx.HTTPError, exchange: _Exchange, request: _Request, send: Send) -> None:
         what = f"the model's API at {httpx.URL(self._key.base_url).host}: {type(error).__name__}"
         if exchange.answering:
-            raise _CutError(what) from error  # the server drops the connection: a cut for us is a cut for the CLI
+            raise _CutError(what) from error  # the server then drops the CLI's connection too
         if self._access is not None and isinstance(error, httpx.ConnectError):
             await self._access.look()
             what = self._access.problem or what
@@ -254,8 +253,8 @@ class Gateway:
 
 
 def _listening() -> socket.socket:
-    # asyncio turns Nagle's algorithm off where a socket says its protocol, and `socket.create_server` says none:
-    # each answer's end would wait 40 ms for an acknowledgement.
+    # asyncio turns Nagle's algorithm off only for a socket with a protocol, which `socket.create_server` does not set.
+    # With the algorithm, the end of each answer waits 40 ms for an acknowledgement.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
@@ -263,15 +262,15 @@ def _listening() -> socket.socket:
 
 
 class _TooLargeError(Exception):
-    """A body without a length turned out too long."""
+    """A request's body without a declared length is longer than `MAX_BODY`."""
 
 
 class _CutError(ConnectionError):
-    """The answer broke off halfway."""
+    """The model's answer ended before it was complete."""
 
 
 class _Request:
-    """What the gateway looks at in a request."""
+    """The parts of a request that the gateway checks and passes on."""
 
     def __init__(self, scope: Scope) -> None:
         self.method: str = scope["method"]
@@ -280,7 +279,7 @@ class _Request:
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
 
     def one(self, name: bytes) -> bytes:
-        """Return a header's value; nothing where there is none, or more than one."""
+        """Return a header's value; empty if it is absent or repeated."""
         found = [value for header, value in self.headers if header == name]
         return found[0] if len(found) == 1 else b""
 
@@ -294,15 +293,15 @@ class _Request:
         return int(length) if length.isdigit() else 0
 
     def sent_on(self, key: Credential) -> httpx.Headers:
-        """Return the headers for the model's API: the CLI's, without what is its own, and the key."""
+        """Return the headers for the model's API: the CLI's without its token and connection headers, and the key."""
         headers = httpx.Headers([pair for pair in self.headers if pair[0] not in _NOT_SENT_ON])
         headers.update(key.headers)
-        headers["accept-encoding"] = "identity"  # what an answer costs is read from it as it passes
+        headers["accept-encoding"] = "identity"  # the cost is read from the answer's text
         return headers
 
 
 class _RequestBody:
-    """A request's body, and when its sender leaves: both come out of one stream of messages."""
+    """Reads a request's body and the disconnection of its sender from one stream of ASGI messages."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -317,7 +316,7 @@ class _RequestBody:
             if message["type"] == "http.disconnect":
                 self._left = True
                 self._read.set()
-                raise httpx.WriteError("the CLI left before its request was whole")
+                raise httpx.WriteError("the CLI disconnected before its request was complete")
             size += len(message.get("body", b""))
             if size > MAX_BODY:
                 raise _TooLargeError
@@ -326,14 +325,14 @@ class _RequestBody:
         self._read.set()
 
     async def left(self) -> None:
-        """Return when the sender has gone."""
+        """Wait until the sender has disconnected."""
         await self._read.wait()
         while not self._left:
             self._left = (await self._receive())["type"] == "http.disconnect"
 
 
 class _Exchange:
-    """One request on its way to the model, and the answer on its way back."""
+    """Passes one request on to the model, and the answer back."""
 
     def __init__(self, request: _Request, body: _RequestBody, send: Send, meter: Meter | None) -> None:
         self._request = request
@@ -346,7 +345,7 @@ class _Exchange:
 
     @property
     def may_stop(self) -> bool:
-        """Whether nothing is left to be learnt: with a budget, what the input cost is read in any case."""
+        """Return whether it may be cancelled: with a budget, not before the cost of the input has been read."""
         return self._meter is None or (self._answer is not None and self._answer.begun)
 
     async def run(self, upstream: httpx.AsyncClient, key: Credential) -> None:
@@ -359,7 +358,7 @@ class _Exchange:
         finally:
             if self._meter is not None and self._answer is not None:
                 self._meter.spent += self._answer.cost
-            # Also when this is being cancelled: the connection must not stay open.
+            # The shield closes the connection also when this task is cancelled.
             await asyncio.shield(response.aclose())
 
     async def _pass_on(self, response: httpx.Response, key: Credential) -> None:
@@ -380,7 +379,7 @@ class _Exchange:
         async for chunk in response.aiter_raw():
             if self._answer is not None:
                 self._answer.feed(chunk)
-            # Waits while the CLI is slow to take it, and so does the model's API.
+            # This waits for a slow CLI, and so slows the model's API down.
             await self._give({"type": "http.response.body", "body": chunk, "more_body": True})
             if self.abandoned and self.may_stop:
                 return

@@ -1,8 +1,7 @@
-"""The journal: every event with a seq, appended to a file before it is written to stdout.
+"""The journal: a file that holds every event with a seq, appended before the event is written to stdout.
 
-A reader that lost the live stream goes on from the journal; a stalled reader is fed from it. The
-writer holds a lock on the file for as long as it lives, which is how a follower tells a journal that
-goes on from one whose runner died.
+A reader that lost the stream continues from the journal, and a slow reader is served from it. The writer holds a lock
+on the file while it lives, so that a follower can detect that the runner has died.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ _LOCK_SECONDS = 0.25
 
 
 class JournalError(OSError):
-    """The journal cannot be opened; the message says what to do."""
+    """The journal cannot be opened; the message says why."""
 
 
 class RunnerGoneError(Exception):
-    """The journal ends without an ``end`` event, and nobody writes to it any more."""
+    """The journal has no ``end`` event, and its writer has died."""
 
 
 class Journal:
-    """An append-only file of lines."""
+    """An append-only file of encoded events."""
 
     def __init__(self, path: str | None) -> None:
-        """Open a new journal; without a path an unlinked temporary file that ends with the process."""
+        """Open a new journal; without a path, an unlinked temporary file."""
         self.error: str | None = None
         self.size = 0
         self._fd = _open_new(path) if path is not None else _open_temporary()
 
     def append(self, line: bytes) -> int | None:
-        """Write one line; return its offset, or None when the journal has failed, now or before."""
+        """Append a line; return its offset, or None if the journal has failed, now or before."""
         if self.error is not None:
             return None
         offset = self.size
@@ -49,24 +48,24 @@ class Journal:
                 done += os.write(self._fd, line[done:] if done else line)
         except OSError as error:
             self.error = error.strerror or str(error)
-            self._forget_half_a_line(offset)
+            self._remove_partial_line(offset)
             return None
         self.size += len(line)
         return offset
 
-    def _forget_half_a_line(self, offset: int) -> None:
+    def _remove_partial_line(self, offset: int) -> None:
         try:
             os.ftruncate(self._fd, offset)
         except OSError as error:
-            # Readers drop an unfinished last line by themselves.
+            # Not fatal: readers ignore an incomplete last line.
             self.error = f"{self.error}; {error.strerror}"
 
     def read(self, offset: int) -> bytes:
-        """Return some of what was written from an offset on; empty at the end."""
+        """Return a chunk of the journal that begins at an offset; empty at the end."""
         return os.pread(self._fd, _CHUNK, offset)
 
     def close(self) -> None:
-        """Give up the lock: no more will come."""
+        """Close the file, which releases the writer's lock."""
         os.close(self._fd)
 
 
@@ -77,7 +76,7 @@ def _open_new(path: str) -> int:
         raise JournalError(f"cannot open the journal {path}: {error.strerror}") from error
     if os.fstat(fd).st_uid != os.geteuid():
         os.close(fd)
-        raise JournalError(f"the journal {path} belongs to somebody else, who could forge it: name a new file")
+        raise JournalError(f"the journal {path} belongs to another account, which could change it: name a new file")
     if not _locked(fd):
         os.close(fd)
         raise JournalError(f"the journal {path} is in use by another runner")
@@ -88,7 +87,7 @@ def _open_new(path: str) -> int:
 
 
 def _locked(fd: int) -> bool:
-    """Take the writer's lock; a follower that looks whether there is a writer holds it for a moment."""
+    """Take the writer's lock; retry for a moment, as a follower takes it briefly to detect the writer."""
     until = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -96,7 +95,7 @@ def _locked(fd: int) -> bool:
         except OSError:
             if time.monotonic() > until:
                 return False
-            time.sleep(_POLL_SECONDS / 10)  # a lock tells nobody when it is free
+            time.sleep(_POLL_SECONDS / 10)  # there is no notification of a released lock
         else:
             return True
 
@@ -107,9 +106,9 @@ def _open_temporary() -> int:
 
 
 def follow(path: str, after: int) -> Iterator[bytes]:
-    """Yield the journal's lines with a seq above ``after``, waiting for more until ``end``.
+    """Yield the journal's lines with a seq above ``after``; wait for more until the ``end`` event.
 
-    Raise `RunnerGoneError` where it ends without one, and `JournalError` when there is no journal.
+    Raise `RunnerGoneError` if the writer died before the ``end`` event, and `JournalError` if there is no journal.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -118,18 +117,18 @@ def follow(path: str, after: int) -> Iterator[bytes]:
     framer = LineFramer(MAX_LINE_BYTES)
     try:
         while True:
-            # Asked before reading: what a writer wrote before it died is then read for certain.
-            alone = _writer_is_gone(fd)
+            # Checked before reading, so that everything a dead writer wrote is read.
+            writer_is_gone = _writer_is_gone(fd)
             while chunk := os.read(fd, _CHUNK):
                 for line in framer.feed(chunk):
-                    seq, last = _place(line)
+                    seq, is_end = _seq_and_end(line)
                     if not isinstance(line, Oversized) and seq > after:
                         yield line + b"\n"
-                    if last:
+                    if is_end:
                         return
-            if alone:
+            if writer_is_gone:
                 raise RunnerGoneError
-            time.sleep(_POLL_SECONDS)  # a file tells nobody when it grows
+            time.sleep(_POLL_SECONDS)  # there is no portable notification of a file that grows
     finally:
         os.close(fd)
 
@@ -143,8 +142,8 @@ def _writer_is_gone(fd: int) -> bool:
     return True
 
 
-def _place(line: bytes | Oversized) -> tuple[int, bool]:
-    """Return a line's seq (0 for none) and whether it is the ``end``."""
+def _seq_and_end(line: bytes | Oversized) -> tuple[int, bool]:
+    """Return a line's seq, or 0 if it has none, and whether it is the ``end`` event."""
     if isinstance(line, Oversized):
         return 0, False
     try:

@@ -1,4 +1,4 @@
-"""What single messages of the SDK say, as data of events. Pure: nothing here remembers anything."""
+"""Convert single messages of the SDK to data of events. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .contract import __version__
 from .contract.protocol import ErrorType, ResultData, StartData, to_json
 
 COUNTED = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens", "costUSD")
-"""What of a model's usage adds up, in the CLI's words."""
+"""The fields of the CLI's usage by model that can be added up."""
 
 ModelUsage = dict[str, dict[str, float]]
-"""By model, what is `COUNTED`."""
+"""The `COUNTED` fields by model."""
 
 MAX_CONTENT = 256 * 1024
-"""Most of a tool result that goes into its event, in characters; the size told is the whole one's."""
+"""Maximum characters of a tool result in its event; the event's ``bytes`` is the size of the whole result."""
 
 
 def start_data(data: dict[str, Any], resumed: bool) -> StartData:
-    """Return what ``system/init`` says of the agent."""
+    """Return the data of the ``start`` event from the CLI's ``system/init`` message."""
     return StartData(
         session_id=str(data.get("session_id") or ""),
         model=str(data.get("model") or ""),
@@ -34,12 +34,12 @@ def start_data(data: dict[str, Any], resumed: bool) -> StartData:
 
 
 def error_text(message: ResultMessage) -> str:
-    """Return why a turn failed, in the CLI's words."""
+    """Return the CLI's text on why a turn failed."""
     return "; ".join(message.errors or ()) or message.result or message.subtype
 
 
 def model_usage(usage: Mapping[str, Any]) -> ModelUsage:
-    """Return what of the CLI's usage by model adds up."""
+    """Return the `COUNTED` fields of the CLI's usage by model."""
     states = {model: cast("dict[str, Any]", each) for model, each in usage.items() if isinstance(each, dict)}
     return {
         model: {key: each[key] for key in COUNTED if isinstance(each.get(key), int | float)}
@@ -48,7 +48,7 @@ def model_usage(usage: Mapping[str, Any]) -> ModelUsage:
 
 
 def used_since(now: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]) -> ModelUsage:
-    """Return what was used between two states of a conversation, of the models that were used."""
+    """Return the difference of a conversation's usage by model, without models that were not used in between."""
     since = {
         model: {key: max(0, round(value - before.get(model, {}).get(key, 0), 9)) for key, value in each.items()}
         for model, each in now.items()
@@ -59,7 +59,7 @@ def used_since(now: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapp
 def result_data(
     message: ResultMessage, turn: int, cost: float, total: float, used: ModelUsage, error_type: ErrorType | None
 ) -> ResultData:
-    """Return what a turn came to; ``cost`` and ``used`` are the turn's, ``total`` the conversation's, in US dollars."""
+    """Return the data of the ``result`` event; ``cost`` and ``used`` are the turn's, ``total`` the conversation's."""
     return ResultData(
         turn=turn,
         result=message.result,
@@ -79,7 +79,7 @@ def result_data(
 
 
 def bounded(content: object) -> tuple[object, int, bool]:
-    """Return a tool result's content cut to `MAX_CONTENT`, its whole size in bytes, and whether it was cut."""
+    """Return a tool result's content cut to `MAX_CONTENT`, the size of the whole in bytes, and whether it was cut."""
     if content is None:
         return "", 0, False
     if isinstance(content, str):
@@ -92,10 +92,10 @@ def bounded(content: object) -> tuple[object, int, bool]:
 
 
 def whole_size(output: object) -> int:
-    """Return the size in bytes of what a tool put out, as far as the CLI tells; 0 where it does not.
+    """Return the size in bytes of a tool's whole output, or 0 if the CLI does not report it.
 
-    ``output`` is a PostToolUse hook's ``tool_response``: the content of an MCP tool's result, or facts
-    about a built-in one's.
+    ``output`` is the ``tool_response`` of a PostToolUse hook: the content of an MCP tool's result, or an object with
+    facts about a built-in tool's result.
     """
     match output:
         case {"persistedOutputSize": int(size)}:

@@ -1,7 +1,7 @@
-"""What passes through the gateway, in US dollars: usage read from answers of the Messages API. No I/O.
+"""Compute the cost of the model requests that pass through the gateway, from the API's answers. No I/O.
 
-An answer is a stream of server-sent events or one JSON message. Both tell the model and the tokens; a
-stream tells the input at its beginning and the output at its end.
+An answer is a stream of server-sent events or one JSON message. A stream has the usage of the input at its beginning
+and that of the output at its end.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import msgspec
 from .contract.prices import cost
 
 MAX_BUFFERED = 16 * 1024 * 1024
-"""Longest line of a stream, or message, that is read for its usage; the API's own are far shorter."""
+"""Maximum bytes of a stream's line, or of a message, whose usage is read; the API's are far shorter."""
 
-_CHARACTERS_A_TOKEN = 3
+_CHARACTERS_PER_TOKEN = 3
 
 
 class _Message(msgspec.Struct):
@@ -39,21 +39,21 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 class Meter:
-    """What a run has spent so far, and how much it may."""
+    """Adds up what a run has spent, and compares it with the run's budget."""
 
     def __init__(self, budget: float) -> None:
-        """``budget`` is in US dollars."""
+        """Start with nothing spent; ``budget`` is in US dollars."""
         self.budget = budget
         self.spent = 0.0
 
     @property
     def exhausted(self) -> bool:
-        """Whether no more may be asked."""
+        """Return whether the budget is spent."""
         return self.spent >= self.budget
 
 
 class MeteredAnswer:
-    """One answer on its way; `cost` is what it has cost up to here."""
+    """An answer of the model's API that is being passed on; `cost` is its cost so far."""
 
     def __init__(self, content_type: str) -> None:
         self._streamed = content_type.startswith("text/event-stream")
@@ -65,17 +65,17 @@ class MeteredAnswer:
 
     @property
     def begun(self) -> bool:
-        """Whether the input's usage is known."""
+        """Return whether the answer has reported the usage of its input."""
         return bool(self._usage)
 
     @property
     def cost(self) -> float:
-        """Return the US dollars; for an answer that broke off, the output by the text that came."""
+        """Return the cost in US dollars; for an incomplete answer, output tokens are estimated from its text."""
         usage = self._usage
         if not self._whole:
-            told = usage.get("output_tokens")
-            seen = self._written // _CHARACTERS_A_TOKEN
-            usage = {**usage, "output_tokens": max(seen, told if isinstance(told, int) else 0)}
+            reported = usage.get("output_tokens")
+            estimated = self._written // _CHARACTERS_PER_TOKEN
+            usage = {**usage, "output_tokens": max(estimated, reported if isinstance(reported, int) else 0)}
         return cost(self._model, usage) if usage else 0.0
 
     def feed(self, chunk: bytes) -> None:
@@ -91,7 +91,7 @@ class MeteredAnswer:
             self._buffer.clear()
 
     def end(self) -> None:
-        """The body is whole."""
+        """Note that the answer's body is complete."""
         if not self._streamed:
             self._event(self._buffer)
             self._whole = self.begun
@@ -101,9 +101,9 @@ class MeteredAnswer:
             event = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return  # an error page, or an event of a shape that carries no usage
-        said = event.message or event
-        self._model = said.model or self._model
-        self._usage.update({name: value for name, value in said.usage.items() if value is not None})
+        message = event.message or event
+        self._model = message.model or self._model
+        self._usage.update({name: value for name, value in message.usage.items() if value is not None})
         if event.delta is not None:
             self._written += len(event.delta.text) + len(event.delta.thinking) + len(event.delta.partial_json)
         self._whole = self._whole or event.type == "message_delta"

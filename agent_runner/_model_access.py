@@ -1,7 +1,7 @@
-"""One run's way to the model: whether it is worth asking again, and what to say where it is not.
+"""Decide whether retries of a failed model request can succeed, and explain why not.
 
-Where nobody listens, and where its key is refused, the CLI asks again for 3 minutes; only at the end it tells the first
-from a slow network. So the runner looks for itself.
+The CLI retries for 3 minutes, also if the host does not exist, the connection is refused or the key is refused. Only at
+the end it reports why a request got no answer. So the runner tries to connect by itself.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .contract.classify import Failure
 from .contract.credentials import API, BASE_URL, REFUSED, key_refused
 
 PATIENCE_SECONDS = 3.0
-"""How long nothing may be reached before it is given up: a gateway of the user's own may be starting again."""
+"""Seconds without a connection after which retries end; a gateway that restarts is back sooner."""
 
 REFUSED_AT = 2
-"""The attempt at which a refused key is given up: after the first one the CLI renews a login that has expired."""
+"""The attempt after which a refused key ends the retries; after the first the CLI renews an expired login."""
 
 _LOOK_SECONDS = 3.0
 _MAX_HOST = 100
@@ -30,14 +30,14 @@ _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTP
 
 
 class ModelVerdict(NamedTuple):
-    """Why the model is not asked again."""
+    """Why a model request is not retried: the failure, and a message for a person."""
 
     failure: Failure
     message: str
 
 
 class _Peer(NamedTuple):
-    """What the CLI connects to, and the variable that says so, if one does."""
+    """The host and port that the CLI connects to, and the variable that names them, if any."""
 
     host: str
     port: int
@@ -45,63 +45,66 @@ class _Peer(NamedTuple):
 
 
 class ModelAccess:
-    """``environ`` is the CLI's, before a gateway takes the model's place in it."""
+    """Follows whether a run can reach the model.
+
+    ``environ`` is the CLI's environment before it leads to a gateway.
+    """
 
     def __init__(self, environ: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.problem: str | None = None
-        """Why nothing was reached at the last look, and what to check."""
+        """Why the last attempt to connect failed, and what to check; None if it succeeded."""
         self._environ = environ
         self._clock = clock
         self._since = 0.0
 
     def verdict(self, status: int | None, attempt: int) -> ModelVerdict | None:
-        """Return why the CLI should not ask again; None where that may help. ``status`` is None without an answer."""
+        """Return why a retry cannot succeed, else None. ``status`` is None if there was no answer."""
         if status in REFUSED and attempt >= REFUSED_AT:
             return ModelVerdict(Failure("authentication", False), key_refused(status, "", self._environ))
         if status is None and self.problem is not None and self.is_hopeless:
             return ModelVerdict(Failure("network", False), self.problem)
         return None
 
-    def last_word(self, status: int | None, said: str) -> ModelVerdict | None:
-        """Return what is wrong where the CLI has given up by itself, saying so; None where its words have to do."""
+    def final_verdict(self, status: int | None, cli_message: str) -> ModelVerdict | None:
+        """Return a better explanation than the CLI's own for a request that it has given up, or None."""
         if status in REFUSED:
-            return ModelVerdict(Failure("authentication", False), key_refused(status, said, self._environ))
-        # With a status it is our gateway that answered, and in these words.
-        if self.problem is not None and (status is None or self.problem in said):
+            return ModelVerdict(Failure("authentication", False), key_refused(status, cli_message, self._environ))
+        # An answer with a status and this text is from our gateway, which did not reach the model.
+        if self.problem is not None and (status is None or self.problem in cli_message):
             return ModelVerdict(Failure("network", False), self.problem)
         return None
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether nothing has been reached for so long that asking again cannot help."""
+        """Return whether connecting has failed for so long that a retry cannot succeed."""
         return self.problem is not None and self._clock() - self._since >= PATIENCE_SECONDS
 
     def reached(self) -> None:
-        """Note that the model has answered, whatever it said."""
+        """Note that the model's API has answered."""
         self.problem = None
 
     async def look(self) -> None:
-        """Connect as the CLI does, and note what makes that impossible; a slow network does not."""
+        """Connect as the CLI does, and note a `problem` if that is impossible; a timeout is not one."""
         peer = _peer(self._environ)
-        why = await _why_unreachable(peer) if peer is not None else None
-        if peer is None or why is None:
+        reason = await _why_unreachable(peer) if peer is not None else None
+        if peer is None or reason is None:
             self.problem = None
             return
         if self.problem is None:
             self._since = self._clock()
         check = peer.variable or "this machine's network, and whether it needs HTTPS_PROXY"
-        self.problem = f"the model cannot be reached: {why}. Check {check}"
+        self.problem = f"the model cannot be reached: {reason}. Check {check}"
 
 
 def _peer(environ: Mapping[str, str]) -> _Peer | None:
-    """Return what the CLI connects to; None where that cannot be told."""
+    """Return the host and port that the CLI connects to, or None if they are not known."""
     if any(environ.get(name) for name in _ELSEWHERE):
         return None
     try:
         url = urlsplit(environ.get(BASE_URL) or API)
         port = url.port or _PORTS.get(url.scheme)
         proxy = _proxy(url.scheme, url.hostname or "", environ)
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         return None
     if proxy is not None or not url.hostname or port is None:
         return proxy
@@ -109,7 +112,7 @@ def _peer(environ: Mapping[str, str]) -> _Peer | None:
 
 
 def _proxy(scheme: str, host: str, environ: Mapping[str, str]) -> _Peer | None:
-    """Return the proxy that requests to a host go through, if they do."""
+    """Return the proxy for requests to a host, or None."""
     variable = next((name for name in _PROXIES.get(scheme, ()) if environ.get(name)), None)
     if variable is None or _is_exempt(host, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
         return None
@@ -124,13 +127,13 @@ def _is_exempt(host: str, exempt: str) -> bool:
 
 
 async def _why_unreachable(peer: _Peer) -> str | None:
-    """Return why a connection is bound to fail; None where it succeeds, or may."""
+    """Return why a connection cannot succeed, or None if it succeeds or times out."""
     host = peer.host[:_MAX_HOST]
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
-            failures = [await _failure(family, address) for family, _, _, _, address in found]
-    except (socket.gaierror, UnicodeError):  # UnicodeError: no host can have this name
+            addresses = await asyncio.get_running_loop().getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+            failures = [await _failure(family, address) for family, _, _, _, address in addresses]
+    except (socket.gaierror, UnicodeError):  # UnicodeError: not a valid host name
         return f"there is no host {host}"
     except TimeoutError:
         return None

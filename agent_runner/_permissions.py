@@ -1,9 +1,9 @@
-"""Asks the person: `can_use_tool` of the SDK as approval and question events, spans and waits."""
+"""Ask a person to approve tool calls and to answer questions, through the SDK's callback ``can_use_tool``."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from claude_agent_sdk import (
@@ -13,7 +13,7 @@ from claude_agent_sdk import (
     ToolPermissionContext,
 )
 
-from ._desk import Desk, Outcome, RefusedError, Unanswered
+from ._desk import Desk, Outcome, RefusedError, Reply, Unanswered
 from ._events import Events
 from ._translate import ToolCall, Translator
 from .contract import genai
@@ -33,23 +33,15 @@ from .contract.spans import Span
 QUESTION_TOOL = "AskUserQuestion"
 
 MAX_INPUT = 4 * 1024 * 1024
-"""A larger input cannot be shown to a person, so nobody can approve it."""
+"""Maximum size of an input in bytes of JSON that is shown to a person; a call with a larger one is denied."""
 
-_SEEN_SECONDS = 0.25
+_CALL_SECONDS = 0.25
 
 Permission = PermissionResultAllow | PermissionResultDeny
 
 
-@dataclass(slots=True)
-class Wait:
-    """A wait under way."""
-
-    span: Span
-    tool: ToolCall
-
-
 class Permissions:
-    """The person's desk: what waits for a decision, and what the decision does."""
+    """Emits requests for approvals and answers, waits for the replies, and returns them to the SDK."""
 
     def __init__(self, translator: Translator, events: Events, timeout: float) -> None:
         self._translator = translator
@@ -61,7 +53,7 @@ class Permissions:
     # -- from the host ----------------------------------------------------------------------------
 
     def answer(self, reply: Approval | Answer) -> None:
-        """Deliver a person's decision; raise `RefusedError` if nothing waits for it."""
+        """Deliver a person's reply; raise `RefusedError` if no request waits for it or it does not fit the request."""
         if isinstance(reply, Answer):
             self._questions.answer(reply.question_id, reply)
         elif (fault := contradiction_in(reply)) is not None:
@@ -70,26 +62,26 @@ class Permissions:
             self._approvals.answer(reply.approval_id, reply)
 
     def cancel_all(self) -> None:
-        """The turn is interrupted: nothing waits any more."""
+        """End all waits as cancelled, as the turn was interrupted."""
         self._approvals.cancel_all()
         self._questions.cancel_all()
 
     def close(self) -> None:
-        """The host is gone: its death denies."""
+        """Deny all requests, as the host is gone."""
         self._approvals.close()
         self._questions.close()
 
     # -- from the agent ---------------------------------------------------------------------------
 
     async def can_use_tool(self, name: str, tool_input: dict[str, Any], context: ToolPermissionContext) -> Permission:
-        """Decide one call (the SDK's callback)."""
+        """Return the decision on a tool call (the SDK's callback)."""
         tool_id = context.tool_use_id or ""
-        # The message that brings the call is read first, so that events keep their order.
-        await self._translator.seen(tool_id, _SEEN_SECONDS)
+        # The SDK may call this before it yields the message with the call. Waiting keeps the events in order.
+        await self._translator.wait_for_call(tool_id, _CALL_SECONDS)
         parent = self._translator.caller_of(context.agent_id)
         tool = self._translator.tool(tool_id, name, tool_input, parent)
         if self._translator.turn is not None and self._translator.turn.interrupted:
-            tool.refusal = "cancelled"  # nobody is asked for a turn that was ended
+            tool.refusal = "cancelled"  # an interrupted turn asks for no approval
             return _unanswered("cancelled")
         if name == QUESTION_TOOL:
             return await self._ask(tool, tool_id, tool_input)
@@ -103,93 +95,80 @@ class Permissions:
     ) -> Permission:
         digest = input_digest(tool_input)
         key = self._approvals.open(lambda reply: fault_of_approval(reply, digest))
-        wait = self._open(tool, tool_id, key)
-        self._events.emit(
-            ApprovalRequestData(
-                approval_id=key,
-                tool_use_id=tool_id,
-                tool_name=tool.name,
-                input=tool_input,
-                input_sha256=digest,
-                expires_at=round(time.time() + self._timeout, 3),
-                reason=context.title or context.decision_reason or context.description,
-                suggestions=[update.to_dict() for update in context.suggestions],
-            ),
-            wait.span,
-            opens=True,
+        request = ApprovalRequestData(
+            approval_id=key,
+            tool_use_id=tool_id,
+            tool_name=tool.name,
+            input=tool_input,
+            input_sha256=digest,
+            expires_at=self._deadline(),
+            reason=context.title or context.decision_reason or context.description,
+            suggestions=[update.to_dict() for update in context.suggestions],
         )
-        reply: Approval | Unanswered = Unanswered("cancelled")
-        try:
-            reply = await self._approvals.wait(key, self._timeout)
-        finally:
-            # Also when the CLI withdraws the request, which cancels this task.
+
+        def resolved(reply: Approval | Unanswered, wait_ms: float) -> ApprovalResolvedData:
             decision = reply.outcome if isinstance(reply, Unanswered) else outcome_of(reply, digest)
-            waited = self._close(wait, decision, reply.decided_by)
-            self._events.emit(
-                ApprovalResolvedData(
-                    approval_id=key,
-                    tool_use_id=tool_id,
-                    decision=decision,
-                    decided_by=reply.decided_by,
-                    wait_ms=waited,
-                ),
-                wait.span,
+            return ApprovalResolvedData(
+                approval_id=key, tool_use_id=tool_id, decision=decision, decided_by=reply.decided_by, wait_ms=wait_ms
             )
-        return _permission(reply, context)
+
+        span = self._open_span(tool, tool_id, key)
+        return _permission(await self._reply(self._approvals, key, request, resolved, tool, span), context)
 
     async def _ask(self, tool: ToolCall, tool_id: str, tool_input: dict[str, Any]) -> Permission:
         questions: list[Any] = list(tool_input.get("questions") or ())
         key = self._questions.open(lambda reply: fault_of_answer(reply.answers, questions))
-        wait = self._open(tool, tool_id, key)
-        self._events.emit(
-            QuestionRequestData(
-                question_id=key,
-                tool_use_id=tool_id,
-                questions=questions,
-                expires_at=round(time.time() + self._timeout, 3),
-            ),
-            wait.span,
-            opens=True,
+        request = QuestionRequestData(
+            question_id=key, tool_use_id=tool_id, questions=questions, expires_at=self._deadline()
         )
-        reply: Answer | Unanswered = Unanswered("cancelled")
-        try:
-            reply = await self._questions.wait(key, self._timeout)
-        finally:
-            outcome = reply.outcome if isinstance(reply, Unanswered) else "answered"
-            waited = self._close(wait, outcome, reply.decided_by)
-            self._events.emit(
-                QuestionResolvedData(
-                    question_id=key,
-                    answers=None if isinstance(reply, Unanswered) else reply.answers,
-                    decision=outcome,
-                    decided_by=reply.decided_by,
-                    wait_ms=waited,
-                ),
-                wait.span,
+
+        def resolved(reply: Answer | Unanswered, wait_ms: float) -> QuestionResolvedData:
+            answers, decision = (None, reply.outcome) if isinstance(reply, Unanswered) else (reply.answers, "answered")
+            return QuestionResolvedData(
+                question_id=key, answers=answers, decision=decision, decided_by=reply.decided_by, wait_ms=wait_ms
             )
+
+        span = self._open_span(tool, tool_id, key)
+        reply = await self._reply(self._questions, key, request, resolved, tool, span)
         if isinstance(reply, Unanswered):
             return _unanswered(reply.outcome)
         return PermissionResultAllow(updated_input={**tool_input, "answers": reply.answers})
 
-    # -- the wait's span --------------------------------------------------------------------------
+    def _deadline(self) -> float:
+        return round(time.time() + self._timeout, 3)
 
-    def _open(self, tool: ToolCall, tool_id: str, key: str) -> Wait:
-        attributes = genai.approval(key, tool_id, tool.name)
-        return Wait(self._translator.spans.open_child("agent.approval", tool.span, attributes), tool)
+    def _open_span(self, tool: ToolCall, tool_id: str, key: str) -> Span:
+        return self._translator.spans.open_child("agent.approval", tool.span, genai.approval(key, tool_id, tool.name))
 
-    def _close(self, wait: Wait, decision: str, decided_by: str | None) -> float:
-        spans, span = self._translator.spans, wait.span
-        now = spans.clock()
-        waited = round((now - span.start) / 1e6, 3)
-        wait.tool.wait_ms += waited
-        genai.set_approval(span, decision, decided_by, waited)
-        if decision in ("deny", "timeout", "cancelled"):
-            wait.tool.refusal = decision
-        spans.close(span, end=now)
-        return waited
+    async def _reply(
+        self,
+        desk: Desk[Reply],
+        key: str,
+        request: ApprovalRequestData | QuestionRequestData,
+        resolved: Callable[[Reply | Unanswered, float], ApprovalResolvedData | QuestionResolvedData],
+        tool: ToolCall,
+        span: Span,
+    ) -> Reply | Unanswered:
+        """Emit a request, wait for the reply, emit the event that ``resolved`` makes of it, and end the wait's span."""
+        self._events.emit(request, span, opens=True)
+        reply: Reply | Unanswered = Unanswered("cancelled")
+        try:
+            reply = await desk.wait(key, self._timeout)
+        finally:
+            # This also runs when the CLI withdraws the request, which cancels this task.
+            now = self._translator.spans.clock()
+            wait_ms = round((now - span.start) / 1e6, 3)
+            data = resolved(reply, wait_ms)
+            tool.wait_ms += wait_ms
+            if data.decision in ("deny", "timeout", "cancelled"):
+                tool.refusal = data.decision
+            genai.set_approval(span, data.decision, reply.decided_by, wait_ms)
+            self._translator.spans.close(span, end=now)
+            self._events.emit(data, span)
+        return reply
 
 
-_WHY_NOT = {
+_DENIALS: dict[Outcome, str] = {
     "timeout": "Nobody answered in time, so this was not allowed. It was not refused by a person.",
     "cancelled": "The turn was interrupted before anybody answered.",
     "deny": "Nobody is there to ask, so this was not allowed.",
@@ -197,8 +176,8 @@ _WHY_NOT = {
 
 
 def _unanswered(outcome: Outcome) -> PermissionResultDeny:
-    # A plain denial would send the agent back to the model before the interrupt that follows reaches it.
-    return PermissionResultDeny(message=_WHY_NOT[outcome], interrupt=outcome == "cancelled")
+    # Without ``interrupt`` the agent would send the denial to the model before the interrupt that follows stops it.
+    return PermissionResultDeny(message=_DENIALS[outcome], interrupt=outcome == "cancelled")
 
 
 def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) -> Permission:
@@ -206,16 +185,16 @@ def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) ->
         return _unanswered(reply.outcome)
     if reply.decision == "deny":
         return PermissionResultDeny(message=reply.message or "The person in charge refused this.")
-    updates = _remembered(context.suggestions) if reply.remember else None
+    updates = _rules_to_remember(context.suggestions) if reply.remember else None
     return PermissionResultAllow(updated_input=reply.updated_input, updated_permissions=updates)
 
 
-def _remembered(suggestions: list[PermissionUpdate]) -> list[PermissionUpdate]:
-    """Return the narrowest of the suggestions: a rule, and a change of mode only where there is no rule."""
+def _rules_to_remember(suggestions: list[PermissionUpdate]) -> list[PermissionUpdate]:
+    """Return the suggested rules for this session; the suggested permission modes only if no rule is suggested."""
     rules = [update for update in suggestions if update.type != "setMode"]
     return [_for_session(update) for update in rules or suggestions]
 
 
 def _for_session(update: PermissionUpdate) -> PermissionUpdate:
-    """Return a suggested rule bound to this session: what one person allows here is written nowhere."""
+    """Return a suggestion limited to this session, so that the CLI writes it to no settings file."""
     return PermissionUpdate.from_dict({**update.to_dict(), "destination": "session"})

@@ -1,4 +1,4 @@
-"""What spans say of the process that made them, without OpenTelemetry's SDK: importing that costs a run 15 ms."""
+"""Describe this process for its spans without OpenTelemetry's SDK, whose import takes 15 ms."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _logger = logging.getLogger(__name__)
 
 
 class ProcessResource(NamedTuple):
-    """A resource as OTLP has it; OpenTelemetry's own `ProcessResource` has the same two attributes."""
+    """Attributes of a process and the URL of their schema, as in OpenTelemetry's class ``Resource``."""
 
     attributes: Mapping[str, str]
     schema_url: str = ""
 
 
 def resource(service_name: str, environ: Mapping[str, str]) -> ProcessResource:
-    """Return the resource of this process: ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win."""
+    """Return this process's resource; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override its attributes."""
     given = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
     if name := environ.get("OTEL_SERVICE_NAME") or given.get("service.name") or service_name:
         given["service.name"] = name
@@ -37,12 +37,12 @@ def resource(service_name: str, environ: Mapping[str, str]) -> ProcessResource:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Read ``name=value`` pairs, percent-encoded; what is none is left out and told, as the SDK does."""
+    """Return the percent-encoded pairs of a list such as ``a=1,b=2``; log and skip malformed ones, as the SDK does."""
     pairs: dict[str, str] = {}
     for item in filter(str.strip, replace_lone_surrogates(text).split(",")):
         name, separator, value = item.partition("=")
         if separator and name.strip():
             pairs[name.strip()] = unquote(value.strip())
         else:
-            _logger.warning("OTEL_RESOURCE_ATTRIBUTES: %r is no name=value, and is left out", item)
+            _logger.warning("OTEL_RESOURCE_ATTRIBUTES: %r is not name=value; it is ignored", item)
     return pairs

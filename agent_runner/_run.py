@@ -1,4 +1,4 @@
-"""One run: prompts in, turns one after the other, until there is nothing more to do."""
+"""Run one agent: start a turn for each prompt, one after the other, and end when no prompts can follow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._sdk_options import Spent, agent_options, imported, resumed_cost
-from ._telemetry import SpanSink
+from ._telemetry import SpanOutbox, SpanSink
 from ._translate import Translator
 from .contract import processes
 from .contract.classify import Failure, classify
@@ -37,22 +37,18 @@ from .contract.spans import Spans, Value
 from .contract.trace_context import TraceContext, from_fields
 
 GRACE_SECONDS = 5.0
-"""How long an interrupted turn may take to end before its processes are ended."""
+"""Seconds in which an interrupted turn must end before its processes are ended."""
 
 LEAVE_SECONDS = 1.0
-"""How long the CLI may take to end by itself; it would wait 5 seconds for what runs in the background."""
+"""Seconds in which the CLI may end by itself; it would wait 5 seconds for background processes."""
 
 MAX_ATTRIBUTE = 1000
-"""Characters of an attribute that the configuration puts on every span."""
-
-FLUSH_AFTER_SECONDS = 2.0
-FLUSH_AT_SPANS = 64
-"""How long ended spans wait for others, and how many do: a hand-over costs runner and host as much as many spans."""
+"""Maximum characters of the name and of the value of a configured span attribute."""
 
 NO_PROMPT = "no prompt: set AGENT_PROMPT, give --prompt, or send a prompt command"
 
 _MAX_REMEMBERED = 1000
-"""Ids of commands, by which a second delivery of the same is known."""
+"""Number of command ids that are kept to recognise repeated commands."""
 
 _MAX_STDERR_LINES = 200
 _MAX_STDERR_LINE = 2000
@@ -60,7 +56,7 @@ _SIGNALLED: dict[int, EndReason] = {129: "terminated", 130: "interrupted", 143: 
 
 
 class Run:
-    """The state of one run. All of it is touched from one event loop only."""
+    """Runs one agent from its first prompt to its end. Its methods must be called in one event loop."""
 
     def __init__(
         self,
@@ -75,11 +71,11 @@ class Run:
         meter: Meter | None = None,
         access: ModelAccess | None = None,
     ) -> None:
-        """``environ`` is what the CLI gets.
+        """Prepare a run; ``environ`` is the CLI's environment.
 
-        ``descendants`` is for a run that has its process to itself: it ends them all when it ends.
-        ``meter`` is the gateway's, and is told what a resumed conversation has cost before.
-        ``access`` is the way to the model where ``environ`` leads to a gateway.
+        With ``descendants``, which require a process of its own, the run ends all of them when it ends. ``meter`` is
+        the gateway's; the past cost of a resumed conversation is added to it. ``access`` is needed if ``environ``
+        leads to a gateway.
         """
         self._config = config
         self._events = events
@@ -89,20 +85,13 @@ class Run:
         self._transport = transport
         self._meter = meter
         self._access = access or ModelAccess(environ)
-        self.spans = Spans(common_attributes(config))
-        self._translator = Translator(
-            events,
-            self.spans,
-            model=config.model,
-            sanitize=sanitizer_of(config, config.content),
-            sanitize_tools=sanitizer_of(config, config.tool_content),
-            resumed=config.resume is not None,
-            access=self._access,
-        )
-        self._first_span_id = self.spans.new_span_id()
+        spans = Spans(common_attributes(config))
+        self._outbox = SpanOutbox(spans, sink)
+        self._translator = _translator(config, events, spans, self._access)
+        self._first_span_id = spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()
-        self._taken: deque[str] = deque(maxlen=_MAX_REMEMBERED)
+        self._command_ids: deque[str] = deque(maxlen=_MAX_REMEMBERED)
         if config.prompt is not None:
             self._prompts.append(Prompt(text=config.prompt))
         self._prompted = bool(self._prompts)
@@ -112,7 +101,6 @@ class Run:
         self._failure: ErrorData | None = None
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._flush_timer: asyncio.TimerHandle | None = None
         self._interrupt_early = False
         self._stderr_lines = 0
         self._leaving = False
@@ -122,11 +110,11 @@ class Run:
     # -- from outside -----------------------------------------------------------------------------
 
     def command(self, command: AnyCommand) -> None:
-        """Take one command, unless it has come before."""
+        """Execute a command, unless a command with its id was executed before."""
         if command.command_id is not None:
-            if command.command_id in self._taken:
+            if command.command_id in self._command_ids:
                 return
-            self._taken.append(command.command_id)
+            self._command_ids.append(command.command_id)
         match command:
             case Prompt():
                 self._prompted = True
@@ -145,17 +133,17 @@ class Run:
         self._changed.set()
 
     def refuse(self, why: str) -> None:
-        """Answer a command that cannot be followed; the run goes on."""
+        """Emit a ``protocol`` error for a command that cannot be executed; the run continues."""
         self._events.emit(ErrorData(error_type="protocol", message=why))
 
     def end_of_input(self) -> None:
-        """No command will come any more: nobody is there to approve anything."""
+        """Note that stdin has ended: no prompts follow, and all approvals are denied."""
         self._more_prompts = False
         self._permissions.close()
         self._changed.set()
 
     def signalled(self, exit_code: int) -> None:
-        """Take SIGHUP (129), SIGINT (130) or SIGTERM (143)."""
+        """End the run because of a signal: SIGHUP (129), SIGINT (130) or SIGTERM (143)."""
         self._signal = self._signal or exit_code
         self._stop()
 
@@ -167,7 +155,8 @@ class Run:
 
     def _interrupt(self) -> None:
         turn = self._translator.turn
-        # A prompt that has not reached the model is a turn too, to the person who wants it to end.
+        # A prompt that waits, or that has not reached the model, must be interrupted too. The CLI has nothing to
+        # interrupt before its first model request, so the interrupt is sent when that begins.
         self._interrupt_early = bool(self._prompts) if turn is None else not self._translator.requested
         if turn is not None:
             turn.interrupted = True
@@ -178,7 +167,7 @@ class Run:
     async def _interrupt_cli(self) -> None:
         try:
             await self._client.interrupt()
-        except Exception as error:  # the CLI may be gone already, which the reader tells
+        except Exception as error:  # the CLI may have ended, which `_read` reports
             self._events.emit(LogData(stream="runner", text=f"interrupt: {error}"))
 
     # -- the run ----------------------------------------------------------------------------------
@@ -189,7 +178,7 @@ class Run:
             options = agent_options(
                 self._config,
                 self._environ,
-                # What the CLI and its tools find in TRACEPARENT: the first turn, as the CLI outlives it.
+                # TRACEPARENT of the CLI and its tools names the first turn, as it cannot change between turns.
                 replace(self._context, span_id=self._first_span_id),
                 can_use_tool=self._permissions.can_use_tool,
                 on_tool_end=self._tool_ended,
@@ -201,7 +190,7 @@ class Run:
         self._client = ClaudeSDKClient(options, transport=self._transport)
         try:
             await self._converse()
-        except Exception as error:  # a fault of ours: the stream still ends as it should
+        except Exception as error:  # a bug in the runner must not prevent the `end` event
             self._failure = ErrorData(error_type="internal", message=f"the runner failed: {error!r}"[:1000])
         await self._leave()
         return self._end()
@@ -225,13 +214,13 @@ class Run:
                 await self._changed.wait()
             self._changed.clear()
             if not prepared and self._translator.started:
-                # Not before: importing in a thread holds up what is on its way to `start`.
+                # Not earlier, as importing in a thread would delay the `start` event.
                 prepared = True
                 self._spawn(asyncio.to_thread(self._sink.prepare))
 
     @property
     def _unprompted(self) -> bool:
-        """Whether no prompt came and none can come."""
+        """Return whether no prompt was given and none can follow."""
         return not self._more_prompts and not self._prompted
 
     def _finished(self) -> bool:
@@ -242,7 +231,7 @@ class Run:
         return not self._more_prompts and not self._prompts and self._translator.idle
 
     async def _unless_stopped(self, connecting: asyncio.Future[None]) -> bool:
-        """Wait for the connection; return False if it failed, or there is nothing to connect for any more."""
+        """Wait for the connection; return False if it failed or the run ends without it."""
         while not connecting.done() and not self._stopping and not self._unprompted:
             changed = asyncio.ensure_future(self._changed.wait())
             await asyncio.wait((connecting, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -250,11 +239,11 @@ class Run:
             self._changed.clear()
         if not connecting.done():
             connecting.cancel()
-            await asyncio.wait((connecting,))  # the client cannot be left while it connects
+            await asyncio.wait((connecting,))  # the client cannot be disconnected while it connects
             return False
         try:
             await connecting
-        except Exception as error:  # whatever the SDK raises here, there is no agent
+        except Exception as error:  # the SDK raises exceptions of many types
             self._fail(error)
             return False
         return True
@@ -272,7 +261,7 @@ class Run:
             self._fail(error)
 
     async def _turn_ends(self) -> bool:
-        """Wait for an interrupted turn to end; return False when it does not."""
+        """Wait `GRACE_SECONDS` for an interrupted turn to end; return whether it has ended."""
         try:
             async with asyncio.timeout(GRACE_SECONDS):
                 while self._translator.turn is not None and self._failure is None:
@@ -283,14 +272,14 @@ class Run:
         return True
 
     async def _read(self) -> None:
-        """Take the agent's messages, to the end of the CLI."""
+        """Process the CLI's messages until it ends."""
         try:
             async for message in self._client.receive_messages():
                 if _is_unanswered(message):
                     await self._access.look()
                 if not self._take(message):
                     return
-        except Exception as error:  # the SDK raises bare exceptions too
+        except Exception as error:  # the SDK also raises plain exceptions
             self._fail(error)
         else:
             self._fail(ProcessError("the CLI ended", exit_code=0))
@@ -298,11 +287,11 @@ class Run:
             self._changed.set()
 
     def _take(self, message: Message) -> bool:
-        """Take one message; return False after a fault of our own, which is not the CLI's."""
+        """Process a message; return False if the runner failed."""
         try:
             self._translator.receive(message)
-            self._flush_soon()
-        except Exception as error:  # a fault of ours: told as such, and the stream ends as it should
+            self._outbox.flush_soon(in_turn=self._translator.turn is not None)
+        except Exception as error:  # a bug in the runner must not prevent the `end` event
             self._failure = ErrorData(error_type="internal", message=f"the runner failed: {error!r}"[:1000])
             return False
         match message:
@@ -313,13 +302,13 @@ class Run:
             case SystemMessage() if message.subtype != "status":
                 self._changed.set()
             case SystemMessage() if self._interrupt_early:
-                self._interrupt()  # a request to the model is under way: there is something to interrupt
+                self._interrupt()  # a model request has begun, which the CLI can interrupt
             case _:
-                pass  # begins and ends no turn, and there are many of them
+                pass  # begins and ends no turn
         return True
 
     def _give_up(self) -> None:
-        """End the turn where the CLI would ask the model again and that cannot help."""
+        """Interrupt a turn whose model request is retried although a retry cannot succeed."""
         turn = self._translator.turn
         if turn is not None and turn.given_up is not None and not turn.interrupted:
             self._permissions.cancel_all()
@@ -336,11 +325,11 @@ class Run:
     # -- the end ----------------------------------------------------------------------------------
 
     async def _leave(self) -> None:
-        """Close what is open, in the order that loses nothing: spans, processes, telemetry."""
+        """End open waits, spans and processes, then flush telemetry, in the order that loses no event."""
         self._leaving = True
         self._permissions.cancel_all()
-        await asyncio.sleep(0)  # the waits that were cancelled write their events
-        busy = self._translator.tools_open > 0
+        await asyncio.sleep(0)  # lets the cancelled waits emit their events
+        busy = bool(self._translator.tools)
         if self._failure is not None:
             self._events.emit(self._failure, self._translator.turn.span if self._translator.turn else None)
             self._translator.abort(self._failure.error_type, self._failure.message)
@@ -349,24 +338,24 @@ class Run:
         else:
             self._translator.abort("internal", "the run ended")
         if busy or self._failure is not None or self._signal is not None:
-            # Asked politely, a CLI whose tool runs takes 5 seconds to go.
+            # The CLI takes 5 seconds to end while a tool runs, so its processes are ended first.
             await self._end_descendants()
         await self._disconnect()
-        self._flush()
+        self._outbox.flush()
         if lost := await asyncio.to_thread(self._sink.close):
             self._events.emit(LogData(stream="telemetry", text=lost))
         for task in self._tasks:
             task.cancel()
 
     async def _disconnect(self) -> None:
-        """Let the CLI go; what it left running in the background goes too."""
+        """Disconnect from the CLI and end the processes that it leaves in the background."""
         leaving = asyncio.ensure_future(self._client.disconnect())
         await asyncio.wait((leaving,), timeout=LEAVE_SECONDS)
         await self._end_descendants()
         try:
             async with asyncio.timeout(GRACE_SECONDS):
                 await leaving
-        except Exception as error:  # nothing can be done about it, but it is told
+        except Exception as error:  # it cannot be repaired, only reported
             self._events.emit(LogData(stream="runner", text=f"disconnect: {error!r}"))
 
     async def _end_descendants(self) -> None:
@@ -392,10 +381,10 @@ class Run:
     # -- helpers ----------------------------------------------------------------------------------
 
     def _context_of(self, prompt: Prompt) -> TraceContext:
-        def tell(remark: str) -> None:
+        def report(remark: str) -> None:
             self._events.emit(LogData(stream="runner", text=f"the prompt's {remark}"))
 
-        return from_fields(prompt.traceparent, prompt.tracestate or "", tell) or self._context
+        return from_fields(prompt.traceparent, prompt.tracestate or "", report) or self._context
 
     def _read_past_cost(self) -> None:
         if self._config.resume is None:
@@ -404,9 +393,11 @@ class Run:
             spent = resumed_cost(self._environ, self._config.resume)
         except (OSError, ValueError, KeyError, TypeError) as error:
             spent = None
-            self._events.emit(LogData(stream="runner", text=f"the conversation's past cost: {error!r}"))
+            self._events.emit(
+                LogData(stream="runner", text=f"the past cost of the conversation cannot be read: {error!r}")
+            )
         if spent is None:
-            text = "what the conversation cost before is not known: the first turn's cost_usd includes it"
+            text = "the conversation's past cost is not known: the first turn's cost_usd includes it"
             self._events.emit(LogData(stream="runner", text=text))
         spent = spent or Spent(0.0, {})
         self._translator.cost_before, self._translator.usage_before = spent
@@ -414,7 +405,7 @@ class Run:
             self._meter.spent += spent.cost
 
     async def _tool_ended(self, data: Any, tool_use_id: str | None, _context: Any) -> Any:
-        """Take the CLI's own measure of a call (hooks PostToolUse and PostToolUseFailure)."""
+        """Take the CLI's measurement of a tool call (hooks PostToolUse and PostToolUseFailure)."""
         duration = data.get("duration_ms")
         if tool_use_id is not None and isinstance(duration, int | float):
             self._translator.executed(tool_use_id, float(duration), data.get("tool_response"))
@@ -432,23 +423,9 @@ class Run:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _flush_soon(self) -> None:
-        ended = self.spans.ended
-        if ended and (self._translator.turn is None or ended >= FLUSH_AT_SPANS):
-            self._flush()
-        elif ended and self._flush_timer is None:
-            self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_SECONDS, self._flush)
-
-    def _flush(self) -> None:
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
-        if spans := self.spans.take_ended():
-            self._sink.export(spans)
-
 
 def _is_unanswered(message: Message) -> bool:
-    """Whether the CLI tells of a request that got no answer; it does not tell why."""
+    """Return whether the CLI reports a model request that got no answer."""
     match message:
         case SystemMessage(subtype="api_retry"):
             return message.data.get("error_status") is None
@@ -458,15 +435,27 @@ def _is_unanswered(message: Message) -> bool:
             return False
 
 
+def _translator(config: Config, events: Events, spans: Spans, access: ModelAccess) -> Translator:
+    return Translator(
+        events,
+        spans,
+        model=config.model,
+        sanitize=sanitizer_of(config, config.content),
+        sanitize_tools=sanitizer_of(config, config.tool_content),
+        resumed=config.resume is not None,
+        access=access,
+    )
+
+
 def common_attributes(config: Config) -> dict[str, Value]:
-    """Return what every span of a run carries."""
+    """Return the configured attributes that every span of a run has."""
     ids = {"user.id": config.user_id, "session.id": config.session_id, "tenant.id": config.tenant_id}
     given = {**config.attributes, **{name: value for name, value in ids.items() if value}}
     return {single_line(name, MAX_ATTRIBUTE): single_line(value, MAX_ATTRIBUTE) for name, value in given.items()}
 
 
 def sanitizer_of(config: Config, content: Content) -> Sanitizer | None:
-    """Return what a text goes through before it stands in a span; raise `ConfigError` for one that is not there."""
+    """Return the sanitizer of texts for spans, or None to leave them out; raise `ConfigError` if it is not found."""
     if config.sanitizer is None or content == "none":
         return SANITIZERS[content]
     given = imported("AGENT_SANITIZER", config.sanitizer)
@@ -474,14 +463,14 @@ def sanitizer_of(config: Config, content: Content) -> Sanitizer | None:
     def sanitize(text: str) -> str:
         try:
             return str(given(text))
-        except Exception as error:  # anybody's code: it breaks no agent, and lets nothing through
+        except Exception as error:  # a custom function must not fail the run, and its text must not pass
             return f"[the sanitizer failed: {type(error).__name__}]"
 
     return sanitize
 
 
 def failure_of(error: Exception, *, oom_killed: bool = False) -> Failure:
-    """Return why the CLI or the SDK failed."""
+    """Return the classified failure for an exception of the CLI or the SDK."""
     if isinstance(error, CLINotFoundError):
         return Failure("cli_crash", False)
     if "No conversation found" in str(error):

@@ -1,4 +1,4 @@
-"""The configuration as options of the Claude Agent SDK."""
+"""Convert the configuration to options of the Claude Agent SDK."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ._messages import ModelUsage, model_usage
 from .contract.trace_context import TraceContext
 
 MAX_MESSAGE = 128 * 1024 * 1024
-"""The SDK ends the run at a longer message of the CLI; its own default is 1 MiB."""
+"""Maximum bytes of a message of the CLI, above which the SDK ends the run; the SDK's default is 1 MiB."""
 
-# What the runner is told is not the agent's business: ids of tenants, and headers with credentials.
+# Variables hidden from the agent: they hold ids of tenants and users, and headers with credentials.
 _PRIVATE = re.compile(r"AGENT_|OTEL_|BAGGAGE$")
 
 
@@ -35,14 +35,13 @@ def agent_options(
     on_tool_end: HookCallback,
     on_stderr: Callable[[str], None],
 ) -> ClaudeAgentOptions:
-    """Return the SDK's options; raise `ConfigError` for what is not there: a directory, an MCP server.
+    """Return the SDK's options; raise `ConfigError` if the directory or an MCP server is not found.
 
-    ``environ`` is what the CLI gets; the SDK adds what else this process has.
-    Only hooks after a tool are set: one before it costs every call 2 ms on the real CLI, and its time
-    stands in the stream already.
+    ``environ`` is the CLI's environment, to which the SDK adds the other variables of this process. There is no
+    PreToolUse hook: it would take 2 ms per call, and the stream already has the time when a call begins.
     """
     if config.cwd is not None and not Path(config.cwd).is_dir():
-        raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: is not a directory")
+        raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: not a directory")
     _check_permission_mode(config, environ)
     hook = HookMatcher(hooks=[on_tool_end])
     return ClaudeAgentOptions(
@@ -71,7 +70,7 @@ def agent_options(
 
 
 def _check_permission_mode(config: Config, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` where the CLI would end at once, as it lets root bypass permissions in a sandbox only."""
+    """Raise `ConfigError` for bypassPermissions as root outside a sandbox, for which the CLI ends at once."""
     is_root = os.getuid() == 0 and config.user is None
     is_sandbox = environ.get("IS_SANDBOX") == "1" or bool(environ.get("CLAUDE_CODE_BUBBLEWRAP"))
     if config.permission_mode == "bypassPermissions" and is_root and not is_sandbox:
@@ -86,14 +85,14 @@ def _environment(config: Config, environ: Mapping[str, str], context: TraceConte
         **environ,
         "CLAUDE_CONFIG_DIR": str(config_directory(environ)),
         "CLAUDE_CODE_DISABLE_AUTO_MEMORY": environ.get("CLAUDE_CODE_DISABLE_AUTO_MEMORY", "1"),
-        # Tells when the CLI owes no further turn: a background agent wakes it for one.
+        # The events show whether another turn follows: the CLI begins one when a background agent ends.
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
         "TRACEPARENT": context.traceparent,
         "TRACESTATE": context.tracestate,
     }
     if config.max_retries is not None:
         env["CLAUDE_CODE_MAX_RETRIES"] = str(config.max_retries)
-    env.pop("CLAUDECODE", None)  # as the SDK does: this CLI runs under no other
+    env.pop("CLAUDECODE", None)  # as the SDK does: the variable marks a CLI that runs inside another
     own_telemetry = environ.get("CLAUDE_CODE_ENABLE_TELEMETRY") not in (None, "", "0")
     for name in environ:
         if _PRIVATE.match(name) and not (own_telemetry and name.startswith("OTEL_")):
@@ -102,7 +101,7 @@ def _environment(config: Config, environ: Mapping[str, str], context: TraceConte
 
 
 def config_directory(environ: Mapping[str, str]) -> Path:
-    """Return where the CLI keeps its own files; by default not where a person's Claude Code does."""
+    """Return the directory of the CLI's files; the default is not that of a person's Claude Code."""
     return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME", "/"), ".sandspan", "claude"))
 
 
@@ -124,7 +123,7 @@ def _external_servers(source: str) -> dict[str, Any]:
 
 
 def imported(what: str, place: str) -> Any:
-    """Return the object at ``module:attribute``; raise `ConfigError` naming the setting if there is none."""
+    """Return the object at ``module:attribute``; raise `ConfigError` with the setting's name if there is none."""
     module, _, attribute = place.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -133,17 +132,17 @@ def imported(what: str, place: str) -> Any:
 
 
 class Spent(NamedTuple):
-    """What a conversation had cost when it was left, in US dollars, and used by model."""
+    """The cost in US dollars and the usage by model of a conversation before it is resumed."""
 
     cost: float
     usage: ModelUsage
 
 
 def resumed_cost(environ: Mapping[str, str], session_id: str) -> Spent | None:
-    """Return what a conversation had cost when it was left; None if that is not known.
+    """Return the past cost and usage of a conversation that is resumed, or None if they are not known.
 
-    The CLI goes on counting from there, so a resumed run's cost is a difference. It keeps the sum in
-    the conversation's transcript, in lines of type ``cost-state``.
+    The CLI reports sums that include them, so a resumed run's cost is a difference. The CLI keeps the sums in the
+    conversation's transcript, in lines of type ``cost-state``.
     """
     if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", session_id):
         return None
@@ -154,14 +153,14 @@ def resumed_cost(environ: Mapping[str, str], session_id: str) -> Spent | None:
                 state = json.loads(line)
                 spent = Spent(float(state["totalCostUSD"]), model_usage(dict(state.get("modelUsage") or {})))
     if spent is not None and not 0 <= spent.cost < math.inf:
-        raise ValueError(f"{spent.cost} is no cost")
+        raise ValueError(f"{spent.cost} is not a cost")
     return spent
 
 
 def _regular_file(path: Path) -> bytes:
-    """Read a file that the agent may have put there: no link, and nothing to wait for."""
+    """Return a regular file's content. The agent may have made the file, so links and pipes are refused."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
         return file.read()

@@ -1,21 +1,22 @@
-"""Where finished spans go: to the host as events, to an OTLP endpoint, or nowhere.
+"""Send finished spans to the host as events, or to an OTLP endpoint, or discard them.
 
-No OpenTelemetry module is imported but for an endpoint of the runner's own, and then in `prepare`. A failure
-here never reaches the agent: it is counted, and told in a ``log`` event.
+OpenTelemetry is imported only to send to an endpoint, and then in `prepare`. A failure does not affect the agent: it is
+reported in a ``log`` event.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from ._resource import resource
 from .contract.otlp import encode
 from .contract.protocol import LogData, TelemetryData
-from .contract.spans import Span
+from .contract.spans import Span, Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -23,76 +24,50 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = "agent_runner"
 FLUSH_SECONDS = 1.5
-"""How long the end of a run may wait for an endpoint."""
+"""Maximum seconds that the end of a run waits for an endpoint."""
+
+FLUSH_AFTER_SECONDS = 2.0
+"""Maximum seconds that ended spans wait to be handed over together with others."""
+
+FLUSH_AT_SPANS = 64
+"""Number of ended spans that are handed over without a wait."""
 
 Emit = Callable[[TelemetryData | LogData], None]
 
 
-class SpanSink(Protocol):
-    """Takes finished spans."""
+class SpanSink:
+    """Discards finished spans, for telemetry that is off; base of the sinks that send them."""
 
     def prepare(self) -> None:
-        """Import what is needed; called off the event loop."""
+        """Import the modules that the sink needs. Called in a thread."""
 
     def export(self, spans: Sequence[Span]) -> None:
-        """Hand spans over without waiting for anybody."""
+        """Take finished spans without blocking."""
 
     def close(self) -> str | None:
-        """Hand over the last ones, for `FLUSH_SECONDS` at most; return what was lost, if anything.
-
-        Called off the event loop.
-        """
-
-
-def choose_sink(environ: Mapping[str, str], emit: Emit) -> SpanSink:
-    """Return the sink that the environment asks for: off, direct to an endpoint, else the relay."""
-    if environ.get("OTEL_ENABLED", "").lower() == "false" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return Off()
-    if environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        return Direct(environ, emit)
-    return Relay(environ, emit)
-
-
-class Off:
-    """Telemetry is off."""
-
-    def prepare(self) -> None:
-        """Nothing to import."""
-
-    def export(self, spans: Sequence[Span]) -> None:
-        """Nothing goes anywhere."""
-
-    def close(self) -> str | None:
-        """Nothing waits."""
+        """Send what waits within `FLUSH_SECONDS`; return a message if spans were lost. Called in a thread."""
         return None
 
 
-class Relay:
-    """Spans go to the host inside ``telemetry`` events; the sandbox needs no route and no credential."""
+class Relay(SpanSink):
+    """Sends spans to the host in ``telemetry`` events; the sandbox needs no route to a backend and no credential."""
 
     def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
         self._emit = emit
         self._resource = resource(SERVICE_NAME, environ)
 
-    def prepare(self) -> None:
-        """Nothing to import: OTLP's bytes are written without OpenTelemetry."""
-
     def export(self, spans: Sequence[Span]) -> None:
-        """Emit one event for all of them."""
+        """Emit one event with all spans."""
         try:
             payload = encode(spans, self._resource)
-        except Exception as error:  # whatever breaks telemetry must not break the agent
+        except Exception as error:  # a failure of telemetry must not fail the run
             self._emit(LogData(stream="telemetry", text=f"{len(spans)} spans lost: {error!r}"[:500]))
         else:
             self._emit(TelemetryData(otlp=msgspec.to_builtins(payload)))  # base64
 
-    def close(self) -> str | None:
-        """Every span has been emitted already."""
-        return None
 
-
-class Direct:
-    """Spans go to an OTLP endpoint over HTTP, in a thread; what got lost is told at the end."""
+class Direct(SpanSink):
+    """Sends spans to an OTLP endpoint over HTTP, in a thread; `close` reports lost spans."""
 
     def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
         self._environ = environ
@@ -106,13 +81,13 @@ class Direct:
         self._warning: str | None = None
 
     def prepare(self) -> None:
-        """Import the exporter and start its thread."""
+        """Import OpenTelemetry's exporter and start its thread."""
         with self._ready:
             if self._processor is not None or self._failed is not None:
                 return
             try:
                 self._start()
-            except Exception as error:  # a bad OTEL_* value must not break the agent
+            except Exception as error:  # a bad OTEL_* value must not fail the run
                 self._failed = repr(error)
 
     def _start(self) -> None:
@@ -145,9 +120,9 @@ class Direct:
             self._processor.on_end(readable.readable(span, self._resource))
 
     def close(self) -> str | None:
-        """Flush within the limit and say how many spans did not arrive."""
+        """Flush within `FLUSH_SECONDS`; return a message with the number of spans that were not exported."""
         if self._processor is not None:
-            # The processor's own flush does not honour a limit while a request hangs.
+            # The processor's own timeout has no effect while a request hangs.
             flush = threading.Thread(target=self._processor.force_flush, daemon=True)
             flush.start()
             flush.join(FLUSH_SECONDS)
@@ -159,7 +134,7 @@ class Direct:
 
 
 class _Counting:
-    """A `SpanExporter` that counts what arrived: the batch processor throws the outcome away."""
+    """A `SpanExporter` that counts the delivered spans, as the batch processor discards the outcome."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
@@ -185,3 +160,37 @@ class _Counting:
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self._inner.force_flush(timeout_millis)
+
+
+class SpanOutbox:
+    """Hands a run's ended spans to its sink in batches, as a hand-over takes as long as many spans."""
+
+    def __init__(self, spans: Spans, sink: SpanSink) -> None:
+        self._spans = spans
+        self._sink = sink
+        self._timer: asyncio.TimerHandle | None = None
+
+    def flush_soon(self, *, in_turn: bool) -> None:
+        """Hand over ended spans: at once after a turn or if `FLUSH_AT_SPANS` wait, else in `FLUSH_AFTER_SECONDS`."""
+        ended = self._spans.ended
+        if ended and (not in_turn or ended >= FLUSH_AT_SPANS):
+            self.flush()
+        elif ended and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Hand over all ended spans now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if spans := self._spans.take_ended():
+            self._sink.export(spans)
+
+
+def choose_sink(environ: Mapping[str, str], emit: Emit) -> SpanSink:
+    """Return the sink that the environment selects: none, an endpoint, or by default the relay to the host."""
+    if environ.get("OTEL_ENABLED", "").lower() == "false" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return SpanSink()
+    if environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return Direct(environ, emit)
+    return Relay(environ, emit)

@@ -1,10 +1,8 @@
-"""The Claude Agent SDK's messages as events and spans.
+"""Translate the Claude Agent SDK's messages into events and spans.
 
-One `Translator` follows one conversation: it knows the turn, the model request under way on the main
-thread and in each subagent, and every tool call that has not ended. It does no I/O; time comes from
-`Spans.clock`. The order it relies on was measured (SDK 0.2.187, CLI 2.1.330): assistant messages come
-one per content block, tool results as user messages, subagents' messages carry the id of the call
-that started them and have no stream events.
+It does no I/O; time comes from `Spans.clock`. It relies on an order of messages that was observed with SDK 0.2.187 and
+CLI 2.1.330: there is one assistant message per content block, tool results are user messages, and the messages of
+subagents have the id of the call that started them and no stream events.
 """
 
 from __future__ import annotations
@@ -59,34 +57,35 @@ _SYNTHETIC = "<synthetic>"
 
 @dataclass(slots=True)
 class ToolCall:
-    """A tool call that has not ended."""
+    """The state of a tool call that has not ended."""
 
     span: Span
     name: str
     execution_ms: float | None = None
     output_size: int = 0
-    """In bytes, where the CLI tells it; else 0."""
+    """Bytes of the whole output, or 0 if the CLI does not report it."""
     wait_ms: float = 0.0
     refusal: str | None = None
     task: str | None = None
-    """The background task that goes on after the call's result."""
+    """Id of the subagent's task, which may continue after the call's result."""
     result_seen: bool = False
 
 
 @dataclass(slots=True)
 class Lane:
-    """Where an agent stands: its current model request, and since when the next may be under way."""
+    """The state of one agent, main or sub: its own span and its current model request."""
 
     parent: Span
     chat: Span | None = None
     message_id: str | None = None
     boundary: int = 0
+    """Time when a subagent's next model request may have begun."""
     last_seen: int = 0
 
 
 @dataclass(slots=True)
 class TurnState:
-    """A turn under way."""
+    """The state of the current turn."""
 
     number: int
     span: Span
@@ -94,12 +93,12 @@ class TurnState:
     requested: bool = False
     error_type: ErrorType | None = None
     given_up: ModelVerdict | None = None
-    """Why the model is not asked again: the CLI has to be interrupted."""
+    """Reason to interrupt the CLI, as a retry of its model request cannot succeed."""
 
 
 @dataclass(slots=True)
 class RunOutcome:
-    """What the turns came to so far."""
+    """The outcome of the turns so far."""
 
     turns: int = 0
     failed: bool = False
@@ -108,15 +107,15 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class Translator:
-    """Follows one conversation; see the module."""
+    """Follows one conversation: its turn, its agents and its tool calls that have not ended."""
 
     events: Events
     spans: Spans
     model: str | None = None
     sanitize: Sanitizer | None = preview
-    """What prompts and answers go through on their way into a span; None keeps them out."""
+    """Sanitizer of prompts and answers in spans; None leaves them out."""
     sanitize_tools: Sanitizer | None = None
-    """The same for tools' arguments and MCP tools' results."""
+    """Sanitizer of tools' arguments and MCP tools' results in spans; None leaves them out."""
     resumed: bool = False
     access: ModelAccess = field(default_factory=lambda: ModelAccess({}))
     cost_before: float = 0.0
@@ -124,9 +123,11 @@ class Translator:
     turn: TurnState | None = None
     outcome: RunOutcome = field(default_factory=RunOutcome)
     state: str | None = None
-    """The CLI's last ``session_state_changed``; None while it has sent none."""
-    _started: bool = False
-    _tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
+    """The state in the CLI's last ``session_state_changed`` message; None before the first."""
+    started: bool = False
+    """True when the agent has started and the ``start`` event was sent."""
+    tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
+    """The tool calls that have not ended, by id."""
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _lanes: dict[str | None, Lane] = field(default_factory=dict[str | None, Lane])
     _announced: TurnStartData | None = None
@@ -136,7 +137,7 @@ class Translator:
     # -- turns ------------------------------------------------------------------------------------
 
     def begin_turn(self, parent: TraceContext, prompt: str | None, span_id: str = "") -> Span:
-        """Open the turn's span. Its event follows ``start``, which the CLI's first message brings."""
+        """Open a turn's span. Its ``turn_start`` event waits for the ``start`` event of the first turn."""
         number = self.outcome.turns + 1
         span = self.spans.open_root("agent.execute", parent, genai.invoke_agent(self.model, number), span_id)
         if prompt is not None:
@@ -144,12 +145,12 @@ class Translator:
         self.turn = TurnState(number, span)
         self._lanes[None] = Lane(span)
         self._announced = TurnStartData(turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace")))
-        if self._started:
+        if self.started:
             self._announce_turn()
         return span
 
     def _begin_own_turn(self) -> Span:
-        """Begin a turn that nobody asked for: a background task that ended wakes the agent for one."""
+        """Begin a turn without a prompt, as the CLI does when a background task has ended."""
         return self.begin_turn(self._last or self.spans.new_trace(), None)
 
     def _announce_turn(self) -> None:
@@ -158,34 +159,24 @@ class Translator:
         self._announced = None
 
     @property
-    def started(self) -> bool:
-        """Whether the agent is up and ``start`` was sent."""
-        return self._started
-
-    @property
     def requested(self) -> bool:
-        """Whether the turn has got as far as the model."""
+        """Return whether the turn has sent a model request."""
         return self.turn is not None and self.turn.requested
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether a prompt would begin a turn: none is under way, and the CLI owes none of its own."""
+        """Return whether a prompt can begin a turn: none is running, and the CLI is not about to begin its own."""
         return self.turn is None and not (self._owes_turn and self.state == "running")
 
     @property
-    def tools_open(self) -> int:
-        """How many tool calls have not ended."""
-        return len(self._tools)
-
-    @property
     def idle(self) -> bool:
-        """Whether no turn is under way and the CLI owes none."""
+        """Return whether no turn is running and the CLI is not about to begin one."""
         return self.turn is None and self.state in (None, "idle")
 
     # -- messages ---------------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """Take the next message of the conversation."""
+        """Process the next message of the conversation."""
         match message:
             case StreamEvent():
                 self._stream_event(message)
@@ -234,8 +225,8 @@ class Translator:
         span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": self.spans.common["session.id"]})
         if self.model:
             span.attributes.setdefault("gen_ai.request.model", self.model)
-        if not self._started:
-            self._started = True
+        if not self.started:
+            self.started = True
             self.events.emit(start_data(data, self.resumed))
         self._announce_turn()
 
@@ -294,10 +285,10 @@ class Translator:
                 pass
 
     def _stream_ended(self, lane: Lane) -> None:
-        # The CLI rounds off a broken stream as if it had ended; only the stop reason is missing.
+        # The CLI also ends a broken stream with `message_stop`, but without a stop reason.
         if lane.chat is not None and "gen_ai.response.finish_reasons" not in lane.chat.attributes:
             if self.turn is None or not self.turn.interrupted:
-                return  # the CLI asks again without a stream, and the answer comes whole
+                return  # the CLI repeats the request without a stream, which gives one complete message
             lane.chat.fail("cancelled", "interrupted")
         self._end_chat(lane)
 
@@ -317,7 +308,7 @@ class Translator:
             self.spans.close(lane.chat, end=end)
             lane.chat = None
 
-    # -- what the model says ----------------------------------------------------------------------
+    # -- messages of the model --------------------------------------------------------------------
 
     def _assistant(self, message: AssistantMessage) -> None:
         lane = self._lane(message.parent_tool_use_id)
@@ -330,7 +321,7 @@ class Translator:
         if message.parent_tool_use_id is not None:
             self._subagent_chat(lane, message)
         elif message.stop_reason is not None and lane.chat is not None:
-            # The stream broke and the CLI asked again without one: this is the whole answer.
+            # The stream broke, and the CLI repeated the request without one: this is the complete answer.
             self._identify(lane, {"id": message.message_id, "model": message.model, "usage": message.usage})
             genai.set_usage(lane.chat, message.usage or {})
             genai.set_finish(lane.chat, message.stop_reason)
@@ -371,9 +362,9 @@ class Translator:
             self.turn.error_type = failure.error_type
 
     def _subagent_chat(self, lane: Lane, message: AssistantMessage) -> None:
-        """Open a subagent's model request, of which only the answer's parts are seen.
+        """Open the span of a subagent's model request, for which there are no stream events.
 
-        It began when its agent did, or when the last tool result came; its output tokens are not told.
+        The request began when the subagent did or when the last tool result came. Its output tokens are not known.
         """
         if lane.chat is None or lane.message_id != message.message_id:
             self._end_chat(lane, end=lane.boundary)
@@ -384,18 +375,17 @@ class Translator:
     # -- tools ------------------------------------------------------------------------------------
 
     def tool(self, tool_id: str, name: str, tool_input: dict[str, Any], parent_id: str | None = None) -> ToolCall:
-        """Return the tool call, opening it on first sight.
+        """Return a tool call; open its span and emit its event if it is new.
 
-        Its permission can be asked for before the message that brings it has been read.
+        The SDK may ask for its permission before the message with the call has been read.
         """
-        known = self._tools.get(tool_id)
-        if known is not None:
-            return known
+        if (tool := self.tools.get(tool_id)) is not None:
+            return tool
         attributes = genai.execute_tool(tool_id, name, len(to_json(tool_input)))
         label = f"execute_tool {attributes['gen_ai.tool.name']}"
         span = self.spans.open_child(label, self._parent_span(parent_id), attributes)
         genai.set_arguments(span, tool_input, self.sanitize_tools)
-        tool = self._tools[tool_id] = ToolCall(span, name)
+        tool = self.tools[tool_id] = ToolCall(span, name)
         if awaited := self._awaited.pop(tool_id, None):
             awaited.set()
         self.events.emit(
@@ -403,9 +393,9 @@ class Translator:
         )
         return tool
 
-    async def seen(self, tool_id: str, timeout: float) -> None:
-        """Wait for the message that brings a call, ``timeout`` seconds at most."""
-        if tool_id in self._tools:
+    async def wait_for_call(self, tool_id: str, timeout: float) -> None:
+        """Wait for the message with a tool call, for at most ``timeout`` seconds."""
+        if tool_id in self.tools:
             return
         awaited = self._awaited.setdefault(tool_id, asyncio.Event())
         with contextlib.suppress(TimeoutError):
@@ -413,12 +403,12 @@ class Translator:
                 await awaited.wait()
 
     def caller_of(self, agent_id: str | None) -> str | None:
-        """Return the id of the call that started a subagent."""
-        return next((key for key, tool in self._tools.items() if agent_id and tool.task == agent_id), None)
+        """Return the id of the tool call that started a subagent, or None."""
+        return next((key for key, tool in self.tools.items() if agent_id and tool.task == agent_id), None)
 
     def executed(self, tool_id: str, duration_ms: float, output: object = None) -> None:
-        """Note how long a call ran, without waits, and how much it put out: the CLI's own measures."""
-        tool = self._tools.get(tool_id)
+        """Note the CLI's measurements of a tool call: its duration without waits, and the size of its output."""
+        tool = self.tools.get(tool_id)
         if tool is not None:
             tool.execution_ms = duration_ms
             tool.output_size = whole_size(output)
@@ -426,7 +416,7 @@ class Translator:
     def _user(self, message: UserMessage) -> None:
         lane, now = self._lane(message.parent_tool_use_id), self.spans.clock()
         if lane is not None and message.parent_tool_use_id is not None:
-            # A result goes back to the subagent's model: its next request begins.
+            # The result goes to the subagent's model, so its next request begins now.
             self._end_chat(lane, end=lane.boundary)
             lane.boundary = now
         if isinstance(message.content, list):
@@ -435,13 +425,13 @@ class Translator:
                     self._tool_result(block.tool_use_id, block.content, block.is_error is True, now)
 
     def _tool_result(self, tool_id: str, content: object, is_error: bool, now: int) -> None:
-        tool = self._tools.get(tool_id)
+        tool = self.tools.get(tool_id)
         if tool is None or tool.result_seen:
             return
         tool.result_seen = True
         kept, size, truncated = bounded(content)
         if tool.output_size > size:
-            # The CLI put the output aside in a file and gave the model the beginning of it.
+            # The CLI wrote the output to a file and gave the model only its beginning.
             size, truncated = tool.output_size, True
         span = tool.span
         elapsed_ms = (now - span.start) / 1e6 - tool.wait_ms
@@ -472,7 +462,7 @@ class Translator:
         return classify(tool=how).error_type
 
     def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:
-        tool = self._tools.pop(tool_id, None)
+        tool = self.tools.pop(tool_id, None)
         lane = self._lanes.pop(tool_id, None)
         if lane is not None:
             self._end_chat(lane, end=lane.boundary)
@@ -482,7 +472,7 @@ class Translator:
     # -- subagents --------------------------------------------------------------------------------
 
     def _task_started(self, message: TaskStartedMessage) -> None:
-        tool = self._tools.get(message.tool_use_id or "")
+        tool = self.tools.get(message.tool_use_id or "")
         if tool is None or message.tool_use_id is None or message.task_type != "local_agent":
             return
         tool.task = message.task_id
@@ -490,15 +480,15 @@ class Translator:
         self._lanes[message.tool_use_id] = Lane(tool.span, boundary=self.spans.clock())
 
     def _task_ended(self, task_id: str, status: str | None) -> None:
-        tool_id = next((key for key, tool in self._tools.items() if tool.task == task_id), None)
+        tool_id = next((key for key, tool in self.tools.items() if tool.task == task_id), None)
         if tool_id is None:
             return
-        tool = self._tools[tool_id]
+        tool = self.tools[tool_id]
         tool.task = None
         if status in ("failed", "killed", "stopped"):
             tool.span.fail("tool_error" if status == "failed" else "cancelled", f"subagent {status}")
         if tool.result_seen:
-            # It ran in the background, and its end wakes the agent for a turn of its own.
+            # It ran in the background: the CLI begins a turn of its own when it ends.
             self._owes_turn = True
             self._close_tool(tool_id)
 
@@ -530,16 +520,16 @@ class Translator:
         if message.result is not None:
             genai.set_output(turn.span, message.result, self.sanitize)
         error_type = failure.error_type if failure is not None else None
-        told = replace(message, result=verdict.message) if verdict else message
-        self.events.emit(result_data(told, turn.number, cost, total, used, error_type), turn.span)
+        shown = replace(message, result=verdict.message) if verdict else message
+        self.events.emit(result_data(shown, turn.number, cost, total, used, error_type), turn.span)
         self._finish(turn, error_type)
 
     def _verdict(self, message: ResultMessage, turn: TurnState) -> ModelVerdict | None:
-        """Return why a turn failed, where we can advise better than the CLI."""
+        """Return a better explanation than the CLI's own for a failed turn, or None."""
         if turn.interrupted:
             return None
         if turn.given_up is None and message.terminal_reason == "api_error":
-            return self.access.last_word(message.api_error_status, error_text(message))
+            return self.access.final_verdict(message.api_error_status, error_text(message))
         return turn.given_up
 
     def _finish(self, turn: TurnState, error_type: ErrorType | None) -> None:
@@ -551,27 +541,27 @@ class Translator:
         self.outcome.failed |= error_type not in (None, "cancelled")
 
     def _end_tools(self, turn: TurnState, failure: Failure | None) -> None:
-        """End the calls that got no result; what runs in the background goes on."""
-        why = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
-        for tool_id in list(self._tools):
-            tool = self._tools.get(tool_id)
+        """End the tool calls without a result, except those that run in the background."""
+        error_type = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
+        for tool_id in list(self.tools):
+            tool = self.tools.get(tool_id)
             if tool is None or (tool.task is not None and not turn.interrupted) or self._in_background(tool):
                 continue
-            tool.span.fail(why, "ended without a result")
+            tool.span.fail(error_type, "ended without a result")
             self._close_tool(tool_id)
 
     def _in_background(self, tool: ToolCall) -> bool:
-        running = {each.span.span_id for each in self._tools.values() if each.task is not None}
+        running = {each.span.span_id for each in self.tools.values() if each.task is not None}
         return tool.span.parent_span_id in running
 
     def abort(self, error_type: ErrorType, message: str) -> None:
-        """The CLI is gone or about to go: end whatever is open."""
+        """End everything that is open as failed, as the CLI has ended or is about to."""
         for key, lane in self._lanes.items():
             if key is not None:
-                # Of a subagent's request only the answer is seen, so one that is open has been answered.
+                # A subagent's request is known from its answer only, so an open one has been answered.
                 self._end_chat(lane, end=lane.boundary)
         self.spans.close_all(error_type, message)
-        self._tools.clear()
+        self.tools.clear()
         self._lanes.clear()
         if self.turn is not None:
             self._finish(self.turn, error_type)
@@ -584,13 +574,13 @@ class Translator:
 
     def _lane(self, parent_id: str | None) -> Lane | None:
         lane = self._lanes.get(parent_id)
-        if lane is None and parent_id is not None and (tool := self._tools.get(parent_id)):
+        if lane is None and parent_id is not None and (tool := self.tools.get(parent_id)):
             lane = self._lanes[parent_id] = Lane(tool.span, boundary=self.spans.clock())
         return lane
 
     def _parent_span(self, parent_id: str | None) -> Span:
         lane = self._lane(parent_id) or self._lanes.get(None)
-        # A call that no turn of ours is under way for still needs a place in the trace.
+        # A tool call outside of a turn begins one, so that it has a parent in the trace.
         return lane.parent if lane is not None else self._begin_own_turn()
 
 

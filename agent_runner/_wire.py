@@ -1,4 +1,4 @@
-"""Claims stdin and stdout for the protocol and writes events without ever waiting for their reader."""
+"""Reserve stdin and stdout for the protocol, and write events without waiting for their reader."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from collections import deque
 from ._journal import Journal
 
 QUEUE_BYTES = 1024 * 1024
-"""What may wait in memory for a slow reader before the journal takes over."""
+"""Maximum bytes that wait in memory for a slow reader; later ones are read from the journal."""
 
 STALL_SECONDS = 2.0
-"""At the end of a run, how long a reader may take nothing before the runner leaves."""
+"""Seconds without progress of a reader after which the end of a run stops waiting for it."""
 
 _WRITE = 64 * 1024
 
@@ -25,14 +25,14 @@ _WRITE = 64 * 1024
 def claim_stdio() -> tuple[int, int]:
     """Return private descriptors of stdin and stdout.
 
-    From here on descriptor 0 is empty and descriptor 1 is stderr, for this process and its children:
-    a stray ``print``, in a library or a tool, cannot break the stream of events.
+    Afterwards descriptor 0 is empty and descriptor 1 is stderr, for this process and its children, so that the output
+    of a library or a tool cannot get into the stream of events.
     """
     for fd in (0, 1, 2):
         with contextlib.suppress(OSError):
             os.fstat(fd)
             continue
-        os.open(os.devnull, os.O_RDWR)  # it was closed, and is the lowest that is free
+        os.open(os.devnull, os.O_RDWR)  # fd was closed, and is the lowest free descriptor
     stdin, stdout = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -43,12 +43,12 @@ def claim_stdio() -> tuple[int, int]:
 
 
 class StdoutWriter:
-    """Writes lines to a descriptor from a thread of its own.
+    """Writes lines to a descriptor without blocking the caller.
 
-    What a pipe has room for is written at once: to wake the thread for it costs several times as much.
-    The rest waits in memory, a bounded number of bytes. When the reader is too slow for that, the outlet
-    falls behind: it then reads what it owes from the journal until it has caught up, so that nothing
-    with a seq is lost and nothing piles up. Live-only lines are dropped meanwhile.
+    A line that fits into the pipe is written at once, as waking the thread takes several times as long. Other lines
+    wait in memory for the thread, up to `QUEUE_BYTES`. If the reader is slower than that, the writer is "behind": the
+    thread reads the lines from the journal until it has caught up. So no line with a seq is lost, and memory is
+    bounded. Lines without a seq are dropped while it is behind.
     """
 
     def __init__(self, fd: int, journal: Journal | None) -> None:
@@ -59,7 +59,7 @@ class StdoutWriter:
         self._behind_from: int | None = None
         self._read_to = 0
         self._unjournaled: deque[bytes] = deque()
-        self._room = _room_in(fd)
+        self._poll = _poll_of(fd)
         self._has_room = [(fd, select.POLLOUT)]
         self._writing = False
         self._closing = False
@@ -71,14 +71,14 @@ class StdoutWriter:
         self._thread.start()
 
     def put(self, line: bytes, offset: int | None, *, live: bool = False) -> None:
-        """Take a line. ``offset`` is where it stands in the journal, None if it does not."""
+        """Take a line; ``offset`` is its place in the journal. A ``live`` line has no seq and may be dropped."""
         with self._wake:
             if self._broken or self._closing:
                 return
             if offset is not None and offset < self._read_to:
-                return  # read from the journal before it was handed over here
+                return  # the thread has read it from the journal already
             if self._idle and len(line) <= _WRITE:
-                if rest := self._what_does_not_fit(line):
+                if rest := self._write_what_fits(line):
                     self._enqueue(rest)
                 return
             if self._behind_from is None and self._queued + len(line) > QUEUE_BYTES and offset is not None:
@@ -93,17 +93,17 @@ class StdoutWriter:
 
     @property
     def _idle(self) -> bool:
-        """Whether stdout is a pipe and nothing waits or is being written by the thread."""
-        return self._room is not None and not self._writing and not self._queue and self._behind_from is None
+        """Return whether stdout is a pipe and no line waits or is being written."""
+        return self._poll is not None and not self._writing and not self._queue and self._behind_from is None
 
-    def _what_does_not_fit(self, line: bytes) -> bytes:
-        """Write as much of a line as the pipe takes without waiting; return the rest of it."""
-        assert self._room is not None
+    def _write_what_fits(self, line: bytes) -> bytes:
+        """Write as much of a line as fits into the pipe; return the rest."""
+        assert self._poll is not None
         done = 0
-        # A pipe that can be written to takes PIPE_BUF without waiting. One whose reader left says so
-        # too (POLLERR), now or only when it is written to: that is the thread's to find.
+        # A pipe that is ready takes PIPE_BUF bytes without blocking. If its reader is gone (POLLERR or
+        # BrokenPipeError), the rest goes to the thread, which handles that.
         with contextlib.suppress(BrokenPipeError):
-            while done < len(line) and self._room.poll(0) == self._has_room:
+            while done < len(line) and self._poll.poll(0) == self._has_room:
                 done += os.write(self._fd, line[done : done + select.PIPE_BUF])
         self._progress += done
         return line[done:]
@@ -116,7 +116,7 @@ class StdoutWriter:
     def _put_while_behind(self, line: bytes, offset: int | None, live: bool) -> None:
         if offset is not None or live:
             return
-        # The journal failed while the reader was slow: memory is all that is left, and it is bounded.
+        # The journal has failed while the writer is behind: the line waits in memory, within a limit.
         if self._queued + len(line) > QUEUE_BYTES * 64:
             self.dropped += 1
             return
@@ -124,7 +124,7 @@ class StdoutWriter:
         self._queued += len(line)
 
     def close(self) -> bool:
-        """Write out what is owed for as long as the reader takes it; return whether all was taken."""
+        """Write what waits while the reader makes progress; return whether everything was written."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -141,7 +141,7 @@ class StdoutWriter:
                 for start in range(0, len(chunk), _WRITE):
                     self._write(chunk[start : start + _WRITE])
         except OSError:
-            # The reader is gone for good; the journal still has it all.
+            # The reader is gone; the journal has all events.
             with self._wake:
                 self._broken = True
                 self._queue.clear()
@@ -156,7 +156,7 @@ class StdoutWriter:
             data = data[written:]
 
     def _next_chunk(self) -> bytes:
-        """Wait for something to write; return nothing when all is written and no more comes."""
+        """Wait for data to write; return an empty chunk when everything is written and the writer is closed."""
         with self._wake:
             self._writing = False
             while True:
@@ -178,7 +178,7 @@ class StdoutWriter:
     def _from_journal(self) -> bytes:
         assert self._journal is not None and self._behind_from is not None
         chunk = self._journal.read(self._behind_from)
-        # Only whole lines: what comes after the switch back to the queue begins at a line's start.
+        # Only whole lines, as the first chunk from the queue afterwards begins with a new line.
         chunk = chunk[: chunk.rfind(b"\n") + 1] if self._behind_from + len(chunk) >= self._journal.size else chunk
         self._behind_from += len(chunk)
         self._read_to = self._behind_from
@@ -188,10 +188,10 @@ class StdoutWriter:
         return chunk
 
 
-def _room_in(fd: int) -> select.poll | None:
-    """Return what tells whether a pipe has room; None for what is no pipe, where that would say too little."""
+def _poll_of(fd: int) -> select.poll | None:
+    """Return a poll object that reports whether a pipe has room, or None for other files."""
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return None
-    room = select.poll()
-    room.register(fd, select.POLLOUT)
-    return room
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return poll

@@ -1,1 +1,1 @@
-"""What Sandspan adds to the bare Claude Agent SDK: `make bench`."""
+"""Benchmarks of the time and memory that Sandspan adds to the bare Claude Agent SDK (`make bench`)."""

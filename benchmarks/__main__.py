@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: run them all and print a table of each; with `--record` also write it into README.md.
+"""The command `python -m benchmarks`: run all benchmarks, or the named ones, and print a table of each.
 
-With names (`python -m benchmarks startup per_call`) only those.
+With `--record` it also writes the tables into README.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
 
 
 def measured(measure: Callable[[], list[Row]]) -> str:
-    """Run a benchmark; return its table, and what it was measured on."""
+    """Run a benchmark; return its table and the machine's properties."""
     began, before = time.monotonic(), os.getloadavg()[0]
     rows = measure()
     minutes, after = (time.monotonic() - began) / 60, os.getloadavg()[0]
@@ -60,7 +60,7 @@ def measured(measure: Callable[[], list[Row]]) -> str:
 
 
 def recorded(text: str, name: str, report: str) -> str:
-    """Return a text with the figures of one benchmark in their place, so that none there was written by hand."""
+    """Return a text with the figures of one benchmark in their place."""
     before, found, rest = text.partition(begin(name))
     _, ended, after = rest.partition(END)
     if not found or not ended:

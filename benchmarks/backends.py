@@ -1,4 +1,4 @@
-"""Receivers of telemetry in a process of their own: backends are elsewhere, and their work is not the run's."""
+"""Receivers of telemetry in a process of their own, so that their work is not measured."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ WAIT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Backends:
-    """One that takes everything, and one that accepts and never answers."""
+    """A receiver that accepts everything, and one that accepts connections and never answers."""
 
     url: str
     hanging: str
     pipe: Connection
 
     def taken(self) -> dict[str, list[SpanView]]:
-        """Return the spans that came since the last call, by the first part of the path they came to."""
+        """Return the spans received since the last call, by the first part of their request's path."""
         self.pipe.send(True)
         assert self.pipe.poll(WAIT_SECONDS), "the receivers do not answer"
         requests: list[tuple[str, bytes]] = self.pipe.recv()

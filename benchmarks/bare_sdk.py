@@ -1,7 +1,7 @@
-"""The baseline: the same prompt with the Claude Agent SDK alone, no hooks, no partial messages, no telemetry.
+"""The baseline: the same prompt with the Claude Agent SDK alone, without hooks, partial messages and telemetry.
 
-Prints a line at the first message of the CLI, at each tool call and at the result: what a program must do at the least
-to show that it has seen them.
+It prints a line at the first message of the CLI, at each tool call and at the result, the least that a program must do
+to show that it has read them.
 """
 
 from __future__ import annotations

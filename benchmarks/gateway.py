@@ -1,8 +1,7 @@
-"""What the gateway adds to the time to a model's first byte: the same request straight and through it, in turn.
+"""Measure the time that the gateway adds to a model's first byte: the same request with and without it, in turn.
 
-The model is a stand-in that answers at once, in a process of its own, so that what is measured is the way and not the
-work. The gateway runs alone on its loop, as in a run whose agent waits for the model. The body is as large as the CLI's
-first request.
+The model is a stand-in in a process of its own that answers at once. The gateway runs alone on its loop, as in a run
+whose agent waits for the model. The body is as large as the CLI's first request.
 """
 
 from __future__ import annotations
@@ -64,14 +63,14 @@ def _gateway(url: str, token: multiprocessing.Queue[tuple[str, str]]) -> None:
 
 
 class Client:
-    """One connection, kept open as the CLI keeps its own."""
+    """A connection that stays open, as the CLI's does."""
 
     def __init__(self, url: str, token: str) -> None:
         self._connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
         self._headers = {"x-api-key": token, "content-type": "application/json"}
 
     def milliseconds(self) -> float:
-        """Return the time from sending a request to the answer's first byte of body."""
+        """Return the time from sending a request to the first byte of the answer's body."""
         began = time.perf_counter()
         self._connection.request("POST", "/v1/messages", BODY, self._headers)
         response = self._connection.getresponse()

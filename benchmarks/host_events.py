@@ -1,8 +1,8 @@
-"""From a runner's stdout to the iterator of a host's session: events a second, and CPU time for each.
+"""Measure events a second and CPU time per event from a runner's stdout to the iterator of a host's session.
 
 The stream was recorded from a run of the runner over the replaying transport and comes through a pipe from another
-process. It holds two events for each tool call and one with their spans for every 32 calls; those are decoded,
-checked and handed to an exporter that throws them away. Beside it what decoding the lines costs by itself.
+process. It has two events for each tool call and one with their spans for every 32 calls; the spans are decoded,
+checked and handed to an exporter that discards them. The baseline is the decoding of the lines alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Nowhere(SpanExporter):
 
 
 async def read_session(stream: Path) -> tuple[int, float, float]:
-    """Return how many events came, and the wall and CPU seconds that took."""
+    """Return the number of events, and their wall and CPU seconds."""
     exporter = Nowhere()
     telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[exporter]))
     session = open_session(sandbox=Recording(stream), telemetry=telemetry, traceparent=CONTEXT.traceparent, environ={})

@@ -1,9 +1,9 @@
-"""A hundred agents at once with the real CLI, in one host with telemetry on; every trace must come whole.
+"""Run a hundred agents at once with the real CLI, in one host with telemetry, and check that every trace is complete.
 
-They are all there at the same time: each asks for an approval, and none gets it before all have asked. Where memory
-is short, as many as fit are. They start a few at a time, as a CLI takes about a second of CPU to start. Each trace must
-have the tree of that of an agent that ran alone before. The host's figures are what its process took beyond that, for
-each session; the local sandbox's part of them (child processes, their directories) is in it.
+All run at the same time: each requests an approval, and none gets it before all have requested one. If memory is short,
+fewer agents run. They start a few at a time, as a CLI takes about a second of CPU to start. Each trace must have the
+tree of an agent that ran alone before. The host's figures are those of its process beyond that agent's, per session,
+with the local sandbox's part (child processes, directories).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .telemetry import EXPORTERS, variables
 AGENTS = 100
 STARTING = 4
 MEBIBYTES_LEFT = 1024
-"""What must be left of the machine's memory."""
+"""Memory of the machine that must remain free."""
 
 LIMIT_SECONDS = 900.0
 SCRIPT: dict[str, Any] = {
@@ -53,7 +53,7 @@ SCRIPT: dict[str, Any] = {
 
 
 class Figures(NamedTuple):
-    """What the host's process found: seconds and MiB, all of them together but for ``agent``."""
+    """The measurements of the host's process: seconds and MiB of all agents together, except ``agent``."""
 
     failures: list[str]
     at_once: int
@@ -66,7 +66,7 @@ class Figures(NamedTuple):
 
 
 class Crowd:
-    """Agents that wait for each other: no approval before so many have asked."""
+    """Agents that wait for each other: none gets an approval before this number has requested one."""
 
     def __init__(self, size: int) -> None:
         self.at_once = 0
@@ -78,7 +78,7 @@ class Crowd:
         self.agent_mebibytes = 0.0
 
     async def run(self, telemetry: Telemetry) -> str | None:
-        """Run one agent; return what failed, if something did."""
+        """Run one agent; return its error, if any."""
         options = AgentOptions(user_id="ada", tenant_id="acme", user_tier="pro", approval_timeout=LIMIT_SECONDS)
         started = False
 
@@ -110,7 +110,7 @@ class Crowd:
 
 
 def _private_of_descendants() -> float:
-    """Return the MiB that only this process's descendants can use; pages of a file could be others' too."""
+    """Return the private MiB of this process's descendants, without pages of files, which others may share."""
     pids, found = children(os.getpid()), 0
     while pids:
         pid = pids.pop()
@@ -127,7 +127,7 @@ def _available() -> float:
 
 
 def worker(agents: int) -> None:
-    """Run one agent, then so many at once, in this process; print `Figures` as JSON."""
+    """Run one agent, then this number at once, in this process; print `Figures` as JSON."""
     telemetry = warmed_up()
     figures = asyncio.run(_crowds(telemetry, agents))
     sys.stdout.write(json.dumps(figures))
@@ -180,7 +180,7 @@ def measure() -> list[Row]:
 
 
 def _whole(spans: list[SpanView]) -> int:
-    """Return how many traces are as the first agent's, but for that one and for the one that went before all."""
+    """Return the number of traces with the first agent's tree, without its own and that of the warm-up."""
     traces: defaultdict[str, list[SpanView]] = defaultdict(list)
     for span in spans:
         traces[span.trace_id].append(span)

@@ -1,7 +1,7 @@
-"""What a turn of 5,000 tool calls adds to the memory of the runner's process.
+"""Measure the memory that a turn of 5,000 tool calls adds to the runner's process.
 
-RSS as the kernel counts it, in a fresh process for each turn: the highest it gets from the first call (all imports
-done) to the turn's end, over what it was at the first call. The imports of OpenTelemetry are not in it.
+It is the kernel's RSS in a new process for each turn: the maximum from the first call, after all imports, to the
+turn's end, less that at the first call. It does not include the imports of OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GOAL_MEBIBYTES = 10
 
 
 def worker(variant: str, calls: int) -> None:
-    """Run one turn in this process; print by how much its memory grew, in MiB."""
+    """Run one turn in this process; print the growth of its memory in MiB."""
     from . import turn  # the parent needs none of it
 
     transport = asyncio.run({"bare": turn.bare, "ours": turn.ours}[variant](calls))

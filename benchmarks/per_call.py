@@ -1,7 +1,7 @@
-"""What a tool call costs in this process, and whether the five-thousandth costs more than the fiftieth.
+"""Measure the time of a tool call in this process, for turns of 50, 500 and 5,000 calls.
 
-Wall time from the first call's first message to the SDK's leaving, all in one process, the transport's own work on
-both sides. The runner's side has the SDK's hook request, the spans' OTLP and the journal in it.
+It is the wall time from the first call's first message to the end of the SDK's client, in one process, with the
+transport's own work on both sides. The runner's side includes the SDK's hook request, the spans' OTLP and the journal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .support import Row, added, interleaved
 from .turn import Variant, bare, no_op_hook, ours, seconds
 
 SIZES = {50: 40, 500: 15, 5000: 9}
-"""Calls in a turn, and how often it is repeated."""
+"""Number of calls in a turn, and number of its repetitions."""
 
 GOAL_MICROSECONDS = 200
 GOAL_GROWTH = 1.2

@@ -1,10 +1,9 @@
-"""Wall time of a tool call on the real CLI against the scripted model: whole runs, bare SDK and runner in turn.
+"""Measure the wall time of a tool call on the real CLI against the scripted model: bare SDK and runner in turn.
 
-The bare SDK asks for no partial messages and sets no hook: what those cost is part of what the runner adds. Both
-processes are timed from outside, from the line that tells of one call to the line that tells of the next. A call takes
-far longer than what is looked for, so beside the mean of all calls stands the mean without the slowest tenth of each
-run, in which something else may have had the machine. What the runner does seldom may be in that tenth as well, so
-the goal is asked of both.
+The bare SDK requests no partial messages and sets no hook, so the runner's added time includes them. Both processes are
+timed from outside, from the line of one call to the line of the next. A call takes far longer than the added time, so
+there is also the mean without the slowest tenth of each run, in which other processes may have used the machine. As
+rare work of the runner may be in that tenth, the goal applies to both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a span costs on the host: from the line of its telemetry event to the outbox, in microseconds.
+"""Measure the microseconds of a span on the host, from the line of its telemetry event to the outbox.
 
-Events as the runner sends them, 64 spans each, and the same with one span each. In it: decoding the line, checking the
+The events have 64 spans each, as the runner sends them, or one each. The time includes decoding the line, checking the
 span, metrics, ledger, the sampler's decision, encoding, and the transaction that makes it durable for three
-destinations. Held is a trace that the ratio does not keep and that is decided when its session ends. The files of
-outbox and ledger are there: a session before has made them, as they are made once a process.
+destinations. A held trace is one that the ratio does not keep; it is decided when its session ends. An earlier session
+has made the files of outbox and ledger, as that happens once per process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .support import Row, interleaved, spread
 from .turn import CONTEXT, recorded
 
 CALLS = 450
-"""Fewer than a thousand spans: a trace of more is kept before its end."""
+"""Number of calls for fewer than a thousand spans, above which a trace is kept before its end."""
 
 TIMES = 15
 DESTINATIONS = 3
@@ -45,7 +45,7 @@ LIMIT_SECONDS = 60.0
 
 
 class Nowhere:
-    """A destination that is never asked within the time that is measured."""
+    """A destination to which nothing is sent during the measurement."""
 
     name = "nowhere"
     key = "nowhere"
@@ -65,7 +65,7 @@ def relayed(data: bytes) -> list[TelemetryEvent]:
 
 
 def singly(events: Sequence[TelemetryEvent]) -> list[TelemetryEvent]:
-    """Return the same spans, each in an event of its own."""
+    """Return the same spans with one span per event."""
 
     def split(body: bytes, spans: int) -> list[bytes]:
         if spans <= 1:
@@ -80,7 +80,7 @@ def singly(events: Sequence[TelemetryEvent]) -> list[TelemetryEvent]:
 
 
 class Watched(Delivery):
-    """The real delivery, which tells when it has so many spans, or has forgotten those of a trace."""
+    """The real delivery, which signals when it has this number of spans, or has dropped those of a trace."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__([Nowhere() for _ in range(DESTINATIONS)], Spool(folder), linger=LIMIT_SECONDS)
@@ -103,7 +103,7 @@ class Watched(Delivery):
 
 
 def begun(telemetry: Telemetry, session_id: str) -> SessionTrace:
-    """Return the trace of a session of which everything is known."""
+    """Return the trace of a session that has started."""
     options = AgentOptions(user_id="ada", tenant_id="acme", user_tier="pro")
     who = Who(session_id=session_id, user_id=options.user_id, tenant_id=options.tenant_id, tier=options.user_tier)
     root = root_of(CONTEXT.traceparent if session_id == "s" else None)
@@ -111,7 +111,7 @@ def begun(telemetry: Telemetry, session_id: str) -> SessionTrace:
 
 
 def microseconds(lines: Sequence[bytes], spans: int, rate: float) -> float:
-    """Return what each span of these lines takes, up to the decision of its trace."""
+    """Return the time per span of these lines, up to the decision about their trace."""
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         metrics, problems = metrics_of(TelemetryConfig(exporters=("prometheus",), prometheus_port=0))
         assert metrics is not None and not problems

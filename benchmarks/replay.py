@@ -1,6 +1,6 @@
-"""A transport that stands for the CLI: it answers as the CLI does and says what the CLI says, in no time at all.
+"""A transport that replays the CLI's messages and answers without a delay.
 
-The messages have the shape that CLI 2.1.330 gives them (captured from a run against the scripted model). As with the
+The messages have the form of CLI 2.1.330 (captured from a run against the scripted model). As with the
 CLI, the hook's request is sent only to a client that registered a hook, and the tool's result waits for the answer.
 """
 
@@ -30,23 +30,23 @@ OUTPUT = {"stdout": "", "stderr": "", "interrupted": False, "isImage": False, "n
 
 
 def memory(name: str) -> float:
-    """Return a figure of this process's memory in MiB: ``VmRSS``, or its highest value ``VmHWM``."""
+    """Return this process's memory in MiB: the present ``VmRSS`` or its maximum ``VmHWM``."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.split("\n") if line.startswith(f"{name}:")) / 1024
 
 
 def memory_from_here() -> float:
-    """Forget the highest value so far; return the present one."""
+    """Reset the maximum; return the present value."""
     Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 
 
 async def at_once() -> None:
-    """The model answers at once."""
+    """Answer a model request at once."""
 
 
 class ReplayTransport(Transport):
-    """Plays one turn of so many tool calls; `seconds` is what passed from the first call to the SDK's leaving."""
+    """Plays one turn of this number of tool calls; `seconds` is the time from the first call to the client's end."""
 
     def __init__(self, calls: int, before_first_call: Callable[[], Awaitable[None]] = at_once) -> None:
         self._calls = calls
@@ -127,7 +127,7 @@ def tool_block(n: int) -> Wire:
 
 
 def request(n: int, block: Wire, text: str) -> Iterator[Wire]:
-    """One model request with one content block, as stream events and the block's own message."""
+    """Return one model request with one content block, as stream events and the block's message."""
     message = f"msg_{n:08d}"
     start: Wire = {"id": message, "type": "message", "role": "assistant", "model": MODEL, "content": []}
     start |= {"stop_reason": None, "stop_sequence": None, "usage": dict(STARTED_USAGE)}

@@ -38,7 +38,7 @@ TURN = ResultData(
 
 
 class Run(NamedTuple):
-    """What one run took; milliseconds."""
+    """The measurements of one run, in milliseconds."""
 
     wall: float
     per_call: float
@@ -60,7 +60,7 @@ class Run(NamedTuple):
 
 
 def main(cpu: Path, calls: int) -> None:
-    """Run a session of so many calls; print a `Run` as JSON. The runner writes CPU times into the file ``cpu``."""
+    """Run a session of this number of calls; print a `Run` as JSON. The runner writes CPU times to ``cpu``."""
     began = time.process_time()
     telemetry = warmed_up()
     started = time.process_time()
@@ -83,9 +83,9 @@ def main(cpu: Path, calls: int) -> None:
 
 
 def warmed_up() -> Telemetry:
-    """Return the environment's telemetry after a first trace, with a turn in it.
+    """Return the environment's telemetry after a first trace with a turn.
 
-    Imports, connections and files are paid once a process.
+    Imports, connections and files are needed once per process.
     """
     telemetry = telemetry_of(os.environ)
     trace = SessionTrace(telemetry, {}, root_of(), Who(session_id="warm-up"))
@@ -97,7 +97,7 @@ def warmed_up() -> Telemetry:
 
 
 async def _session(telemetry: Telemetry, sandbox: MeteredSandbox, calls: int) -> tuple[float, float]:
-    """Return the session's seconds, and the mean of those from one call to the next."""
+    """Return the session's seconds, and the mean seconds from one call to the next."""
     seen: list[float] = []
     last: Result | None = None
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""From exec to the `start` event of `agent_runner run`, against a bare SDK script's first message of the CLI."""
+"""Measure the time from exec to the `start` event of `agent_runner run`, and to a bare SDK script's first message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GOAL = 1.05
 
 
 def first_event(run: Bench, *command: str) -> float:
-    """Start a process, return the milliseconds to its first line of the wanted type, and let it end."""
+    """Start a process, return the milliseconds to its first line of a type, and let it end."""
     began = time.perf_counter()
     process = subprocess.Popen(
         run.command(*command),

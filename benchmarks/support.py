@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repetitions, a scripted model to run against, rows of a table."""
+"""Shared parts of the benchmarks: interleaved repetitions, a scripted model, statistics and tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``holds`` is None where there is no goal, or the figures do not decide it."""
+    """A row of the table. ``holds`` is None if there is no goal or the figures do not decide it."""
 
     what: str
     bare: str
@@ -59,7 +59,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """Say what the figures were measured on."""
+    """Return a description of the machine."""
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     python = f"{platform.python_implementation()} {platform.python_version()}"
     sdk = version("claude-agent-sdk")
@@ -68,7 +68,7 @@ def machine() -> str:
 
 
 def _million_additions() -> float:
-    """Return the seconds that they take at best: two machines of as many cores may be of very different speed."""
+    """Return the minimum seconds of a million additions, to compare the speed of machines."""
 
     def once() -> float:
         began, total = time.perf_counter(), 0
@@ -80,7 +80,7 @@ def _million_additions() -> float:
 
 
 def interleaved(times: int, variants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Measure all variants in turn, so that a busy machine is equally busy for each; every other time backwards."""
+    """Measure all variants in turn, so that other load affects all of them; every second time in reverse."""
     measured: dict[str, list[float]] = {name: [] for name in variants}
     for n in range(times):
         for name in list(variants) if n % 2 == 0 else reversed(list(variants)):
@@ -102,9 +102,9 @@ def spread(values: Sequence[float]) -> str:
 
 
 def certain(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return between which two of some values their median lies, were it measured for ever, with that confidence.
+    """Return the confidence interval of the median of six or more values.
 
-    From the order of the values alone (a sign test): nothing is assumed of how they are spread. Six or more.
+    It uses the order of the values only (a sign test), so it assumes no distribution.
     """
     ordered, n = sorted(values), len(values)
     outside = accumulate(2 * comb(n, rank) / 2**n for rank in range(n))
@@ -120,7 +120,7 @@ def progress(text: str) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """A scripted model and what a process that talks to it gets."""
+    """A scripted model, and the environment of a process that uses it."""
 
     cwd: Path
     environ: dict[str, str]
@@ -131,7 +131,7 @@ class Bench:
 
 @contextmanager
 def bench(tools: int) -> Generator[Bench]:
-    """Serve a conversation of so many calls of Bash, one a reply, each the cheapest there is."""
+    """Serve a conversation of this number of Bash calls, one per reply, each as cheap as possible."""
     call = {"tools": [{"name": "Bash", "input": {"command": "true"}}]}
     script = {"conversations": {"main": {"replies": [*([call] * tools), {"text": "Done."}]}}}
     with tempfile.TemporaryDirectory(prefix="bench_") as root, ScriptedModel(parse_script(json.dumps(script))) as model:

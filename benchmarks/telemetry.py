@@ -1,14 +1,13 @@
-"""What telemetry costs a run of 200 tool calls on the real CLI: off, on, and on with an exporter that hangs, in turn.
+"""Measure a run of 200 tool calls on the real CLI with telemetry off, on, and on with an exporter that hangs, in turn.
 
-Each run is a session of the real host in a fresh process. On, it sends to Langfuse, SigNoz and OTLP, which are
-receivers in another process, serves Prometheus, writes the ledger and spools. Wall time is from opening the session
-to its end, with the runner's and the CLI's start in it. CPU time is the host's from opening the session to the last
-delivered span, and all of the runner's and the CLI's, with its tools. What a host pays once, however many sessions it
-has, stands by itself: imports, first connections and files, for which a first trace with a turn in it is sent before,
-and its end with the last metrics. A run with an exporter that hangs is compared with one whose exporters all answer.
+Each run is a session of the real host in a new process. With telemetry on, it sends to Langfuse, SigNoz and OTLP, which
+are receivers in another process, serves Prometheus, writes the ledger and spools. Wall time is from opening the session
+to its end, with the start of runner and CLI. CPU time is the host's from opening the session to the last delivered
+span, and that of the whole runner and CLI, with its tools. A host's single costs are measured separately: imports, first
+connections and files, for which a first trace with a turn is sent before, and the end with the last metrics. A run with
+a hanging exporter is compared with one whose exporters all answer.
 
-A run takes 15 s and is no steadier than 3 %: a goal that lies where the median of the differences may be, with 95 %
-confidence, is not decided.
+Runs of 15 s vary by 3 %: a goal within the 95 % confidence interval of the median difference is not decided.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from .support import REPOSITORY, Row, added, bench, certain, interleaved
 CALLS = 200
 TIMES = 10
 GOAL_WALL, GOAL_CPU = 1.0, 5.0
-"""In per cent."""
+"""The goals in per cent."""
 
 LIMIT_SECONDS = 600
 EXPORTERS = ("api", "signoz", "otlp")
-"""By the first part of the path that each sends to; Langfuse's is its own."""
+"""The exporters by the first part of the path to which each sends."""
 
 
 def variables(to: Backends, otlp: str) -> dict[str, str]:
@@ -53,7 +52,7 @@ def run_session(
     expected: Sequence[str],
     calls: int = CALLS,
 ) -> Run:
-    """Make one run, and check that all of its spans came to the expected receivers and to no others."""
+    """Make one run, and check that all of its spans arrived at the expected receivers and no others."""
     with tempfile.TemporaryDirectory(prefix="bench_") as state, bench(calls) as run:
         worker = run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(calls))
         done = subprocess.run(
@@ -116,7 +115,7 @@ def _hanging(on: list[Run], hanging: list[Run]) -> list[Row]:
 
 
 def _row(what: str, against: str, before: list[Run], after: list[Run], figure: str, goal: float | None = None) -> Row:
-    """Compare a figure within pairs; with a goal the difference is in per cent, too."""
+    """Return the row that compares a figure within pairs; with a goal, also in per cent."""
     measured: dict[str, list[float]] = {
         "bare": [getattr(run, figure) for run in before],
         "ours": [getattr(run, figure) for run in after],

@@ -44,12 +44,12 @@ async def _nothing(*_: Any) -> Any:
 
 
 async def bare(calls: int) -> ReplayTransport:
-    """Read the turn with the SDK alone and do nothing with it."""
+    """Read the turn with the SDK alone."""
     return await _read(calls, options())
 
 
 async def no_op_hook(calls: int) -> ReplayTransport:
-    """The same with a PostToolUse hook that does nothing: the SDK's own part of what a hook costs."""
+    """Read the turn with a PostToolUse hook that does nothing, for the SDK's own part of a hook's time."""
     return await _read(calls, replace(options(), hooks={"PostToolUse": [HookMatcher(hooks=[_nothing])]}))
 
 
@@ -63,7 +63,7 @@ async def _read(calls: int, given: ClaudeAgentOptions) -> ReplayTransport:
 
 
 class PreparedRelay(Relay):
-    """The relay, which tells when its imports are done: they are the start's cost and not a call's."""
+    """The relay, which signals the end of its imports, as they are not part of a call's time."""
 
     def __init__(self, environ: Mapping[str, str], emit: Callable[[TelemetryData | LogData], None]) -> None:
         super().__init__(environ, emit)
@@ -78,7 +78,7 @@ class PreparedRelay(Relay):
 
 
 async def ours(calls: int) -> ReplayTransport:
-    """Run the turn as `agent_runner run` does: journal, outlet to a pipe that another process drains, relayed spans."""
+    """Run the turn as `agent_runner run` does: with a journal, a pipe that another process reads, and relayed spans."""
     journal = Journal(None)
     transport = await _run(calls, journal)
     journal.close()
@@ -86,7 +86,7 @@ async def ours(calls: int) -> ReplayTransport:
 
 
 async def recorded(calls: int) -> bytes:
-    """Return all events of such a turn, as they stand in the journal."""
+    """Return all events of such a turn from the journal."""
     journal = Journal(None)
     await _run(calls, journal)
     lines = bytearray()
@@ -110,9 +110,9 @@ async def _run(calls: int, journal: Journal) -> ReplayTransport:
 
 
 def _drained_pipe() -> int:
-    """Return the end of a pipe that another process reads, as a host does.
+    """Return the writing end of a pipe that another process reads, as a host does.
 
-    It is no child of this process, as the runner ends all its children when it leaves.
+    The process is not a child of this one, as the runner ends all its children.
     """
     reading, writing = os.pipe()
     subprocess.run(["/bin/sh", "-c", "exec 3<&0; cat <&3 3<&- >/dev/null &"], stdin=reading, check=True)
@@ -121,5 +121,5 @@ def _drained_pipe() -> int:
 
 
 def seconds(variant: Variant, calls: int) -> float:
-    """Return what one turn took from its first call to its end."""
+    """Return the seconds of one turn from its first call to its end."""
     return asyncio.run(variant(calls)).seconds

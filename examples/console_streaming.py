@@ -1,4 +1,4 @@
-"""Text as the model writes it, tools as they run, and the trace as a tree at the end; nothing leaves this machine.
+"""Print text while the model writes it, tools while they run, and the trace at the end; nothing leaves this machine.
 
 export ANTHROPIC_API_KEY=…
 python examples/console_streaming.py "What is in this folder?"

@@ -1,4 +1,4 @@
-"""One run whose trace goes to Langfuse.
+"""Run an agent and send its trace to Langfuse.
 
     export LANGFUSE_PUBLIC_KEY=pk-lf-… LANGFUSE_SECRET_KEY=sk-lf-… ANTHROPIC_API_KEY=…
     python examples/langfuse.py "Make the tests pass"

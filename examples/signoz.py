@@ -1,4 +1,4 @@
-"""A conversation of two turns, its traces and metrics in SigNoz; slow traces and a tenth of the others.
+"""Run a conversation of two turns with traces and metrics in SigNoz; keep slow traces and a tenth of the others.
 
     export ANTHROPIC_API_KEY=…
     python examples/signoz.py "Find the slowest test" "Make it faster"

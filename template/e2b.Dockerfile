@@ -1,11 +1,11 @@
 # The sandbox's image. docs/TEMPLATE.md: the three ways to build it, and an image of your own.
 #
-# One stage and plain steps only, as E2B's builders read no more than that, and no CMD: they would make it a start
-# command that each build waits for. After the last step E2B gives `user` passwordless sudo, empties passwords and
-# makes /usr/local writable for everybody. What follows is so made that none of it helps a hostile agent.
-# E2B's CLI drops every backslash within a command and all space but one, quoted or not: do without both.
+# E2B's builders support one stage and plain steps only. They would make a CMD a start command for which each build
+# waits, so there is none. After the last step E2B gives `user` passwordless sudo, empties passwords and makes
+# /usr/local writable for all accounts; the steps below keep a hostile agent from using that. E2B's CLI drops every
+# backslash in a command and reduces spaces to one, also in quotes: use neither.
 
-# Not a python image: its interpreter lies in /usr/local, where the agent could replace what root runs.
+# Not a python image: its interpreter is in /usr/local, where the agent could replace what root runs.
 FROM debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a
 
 RUN apt-get update \
@@ -13,14 +13,14 @@ RUN apt-get update \
         ca-certificates curl git jq less procps python3 python3-venv ripgrep unzip xz-utils \
     && rm -rf /var/lib/apt/lists/*
 
-# The account of the agent, which E2B's current builder has made before the first step.
+# The agent's account. E2B's current builder makes it before the first step.
 RUN if ! id user 2>/dev/null; then useradd --create-home --shell /bin/bash user; fi \
     && install -d -o user -g user -m 0755 /home/user/work \
     && install -d -o root -g root -m 0700 /var/lib/sandspan
 
-# What the runner needs, the CLI among it: 400 MB that change only with their pins. Compiled without a look back at the
-# sources, whose times a builder may not keep. The CLI is executable and not readable: the kernel then keeps its
-# memory, descriptors and environment from the tools, which run under the same account.
+# The runner's requirements with the CLI: 400 MB that change only with their pins. Compiled with unchecked hashes, as a
+# builder may not keep the sources' times. The CLI is executable and not readable: the kernel then denies the tools,
+# which run as the same account, access to its memory, descriptors and environment.
 COPY template/requirements.txt /opt/sandspan/requirements.txt
 RUN python3 -m venv /opt/sandspan \
     && /opt/sandspan/bin/pip install --no-cache-dir --no-compile --no-deps --only-binary :all: \
@@ -32,8 +32,8 @@ RUN python3 -m venv /opt/sandspan \
     && chmod -R go-w /opt/sandspan \
     && chmod 0711 /opt/sandspan/lib/python3.*/site-packages/claude_agent_sdk/_bundled/claude
 
-# No way from `user` to root: no program lends its rights, not even a sudo or su that is installed later; root has no
-# empty password; sshd admits nobody; and a shell of root looks for nothing in /usr/local.
+# `user` cannot become root: no program is setuid or setgid, nor is a sudo or su that is installed later; root's password
+# is locked; sshd admits no account; and /usr/local is not on the PATH of a root shell.
 RUN for program in /usr/bin/sudo /usr/bin/su; do \
         dpkg-statoverride --force-statoverride-add --update --add root root 0700 "$program"; \
     done \

@@ -1,6 +1,6 @@
-"""The contract between the runner and its host: all of `agent_runner` that the host may import.
+"""The contract between the runner and its host: the only part of `agent_runner` that the host imports.
 
-Pure, and light to import; only `readable` needs the OpenTelemetry SDK.
+Its modules are light to import; only `readable` needs the OpenTelemetry SDK.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Rules of approvals and questions that runner and host share. Pure."""
+"""Rules for approvals and questions that the runner and the host share. Pure."""
 
 from __future__ import annotations
 
@@ -8,42 +8,40 @@ from typing import Any, cast
 from .protocol import Answer, Approval, Decision, input_digest
 
 NO_ONE = "runner:no-one-to-ask"
-"""``decided_by`` of a denial for which nobody was asked: stdin has ended, so the host is gone."""
+"""``decided_by`` of a denial that the runner makes because stdin has ended, so that no host can answer."""
 
 
 def request_id_of(reply: Approval | Answer) -> str:
-    """Return the id of the request that a reply is for."""
+    """Return the id of the approval request or question that a reply answers."""
     return reply.approval_id if isinstance(reply, Approval) else reply.question_id
 
 
 def contradiction_in(approval: Approval) -> str | None:
-    """Return why an approval cannot be the reply to any request; None if it can."""
+    """Return an error message if an approval contradicts itself, else None."""
     if approval.decision == "deny" and approval.updated_input is not None:
         return "a denial cannot carry an updated_input"
     return None
 
 
 def fault_of_approval(approval: Approval, input_sha256: str) -> str | None:
-    """Return why an approval is not a reply to a request for the input with this digest; None if it is one."""
+    """Return an error message if an approval does not answer a request whose input has this digest, else None."""
     if approval.input_sha256 not in (None, input_sha256):
-        return "input_sha256 is not that of the input in question"
+        return "input_sha256 is not the digest of the requested input"
     return contradiction_in(approval)
 
 
 def fault_of_answer(answers: Mapping[str, Any], questions: Sequence[Any]) -> str | None:
-    """Return why answers are not for these questions (`QuestionRequestData.questions`); None if they are."""
+    """Return an error message if answers do not fit the questions (`QuestionRequestData.questions`), else None."""
     texts = [str(cast("dict[str, Any]", each).get("question")) for each in questions if isinstance(each, dict)]
-    strange = next((key for key in answers if key not in texts), None)
-    if not texts or (strange is None and answers):
+    unknown = next((key for key in answers if key not in texts), None)
+    if not texts or (unknown is None and answers):
         return None
-    wrong = "there is no answer" if strange is None else f"nobody asked {strange[:100]!r}"
-    return (
-        f"{wrong}: give answers by the whole text of a question, which is one of {', '.join(map(repr, texts))[:1000]}"
-    )
+    problem = "no answer was given" if unknown is None else f"there is no question {unknown[:100]!r}"
+    return f"{problem}: each key of answers must be the whole text of a question: {', '.join(map(repr, texts))[:1000]}"
 
 
 def outcome_of(approval: Approval, input_sha256: str) -> Decision:
-    """Return how an approval decides a request for the input with this digest."""
+    """Return the decision that an approval makes on a request whose input has this digest."""
     if approval.decision == "deny" or approval.updated_input is None:
         return approval.decision
     return "allow" if input_digest(approval.updated_input) == input_sha256 else "allow_edited"

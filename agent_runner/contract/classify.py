@@ -1,4 +1,4 @@
-"""Why something failed, as one of the contract's error types. One table, one function, pure."""
+"""Classify failures as the contract's error types, by one table. Pure."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from .protocol import ErrorType
 
 
 class Failure(NamedTuple):
-    """An error type, and whether the same again may succeed."""
+    """An error type, and whether a retry may succeed."""
 
     error_type: ErrorType
     retryable: bool
 
 
 BUDGET_SPENT = "the run's budget is spent"
-"""What the gateway answers then; the CLI says it in its message about an API error."""
+"""The gateway's error message for a spent budget; the CLI repeats it in its own message about the API error."""
 
 _TABLE: dict[tuple[str, object], Failure] = {
     ("budget_spent", True): Failure("budget_exceeded", False),
-    # Why the CLI says a turn ended (ResultMessage.subtype, .terminal_reason).
+    # Why a turn ended, as the CLI reports it (ResultMessage.subtype, .terminal_reason).
     ("subtype", "error_max_turns"): Failure("max_turns", False),
     ("subtype", "error_max_budget_usd"): Failure("budget_exceeded", False),
     ("reason", "aborted_tools"): Failure("cancelled", False),
     ("reason", "aborted_streaming"): Failure("cancelled", False),
-    # HTTP status of the model's API (ResultMessage.api_error_status, api_retry.error_status).
+    # The HTTP status of the model's API (ResultMessage.api_error_status, api_retry.error_status).
     ("status", 400): Failure("invalid_request", False),
     ("status", 401): Failure("authentication", False),
     ("status", 402): Failure("billing", False),
@@ -48,21 +48,21 @@ _TABLE: dict[tuple[str, object], Failure] = {
     ("label", "server_error"): Failure("overloaded", True),
     ("label", "invalid_request"): Failure("invalid_request", False),
     ("label", "model_not_found"): Failure("invalid_request", False),
-    # A request that is retried though no HTTP response came (api_retry without a status).
+    # The model's API sent no HTTP response (api_retry without a status).
     ("no_response", True): Failure("network", True),
     # How a tool call ended.
     ("tool", "failed"): Failure("tool_error", False),
     ("tool", "deny"): Failure("permission_denied", False),
     ("tool", "timeout"): Failure("approval_timeout", False),
     ("tool", "cancelled"): Failure("cancelled", False),
-    # How a process ended; a shell reports a signal as 128 + its number.
+    # How a process ended.
     ("oom_killed", True): Failure("out_of_memory", True),
     ("process", "cli"): Failure("cli_crash", True),
     ("process", "runner"): Failure("sandbox", True),
 }
 
-# Most telling first: a status says more than the CLI's label for it, and so does the prose, as a
-# refused connection too has the label of a server error.
+# The most specific fact comes first: the CLI's label comes after status and text, as it is "server_error" for a refused
+# connection too.
 _ORDER = (
     "oom_killed",
     "budget_spent",
@@ -76,7 +76,7 @@ _ORDER = (
     "process",
 )
 
-# The CLI tells a failed connection from a slow one only in the prose of its result.
+# Only the text of the CLI's result distinguishes a failed connection from a timeout.
 _PROSE = (
     ("timed out", Failure("timeout", True)),
     ("timeout", Failure("timeout", True)),
@@ -95,31 +95,32 @@ UNKNOWN = Failure("internal", False)
 
 
 def classify(**facts: object) -> Failure:
-    """Return the failure that the most telling of the facts stands for.
+    """Return the failure that the most specific of the given facts stands for.
 
-    Facts: ``budget_spent``: the gateway said so; ``subtype``, ``reason``, ``status`` and ``text`` of a
-    result; ``label`` of an API error; ``no_response``: the API did not answer at all; ``tool``: how a
-    call ended; ``process``: which one died; ``oom_killed``. None says nothing.
+    Facts: ``budget_spent``: the gateway refused a request because the budget is spent; ``subtype``, ``reason``,
+    ``status`` and ``text`` of a result; ``label`` of an API error; ``no_response``: the API sent no response; ``tool``:
+    how a tool call ended; ``process``: the process that died; ``oom_killed``: the kernel killed it for lack of memory.
+    A fact that is None is ignored.
     """
     for key in _ORDER:
         fact = facts.get(key)
         if fact is None:
             continue
-        found = _from_prose(str(fact)) if key == "text" else _TABLE.get((key, fact))
-        if found is not None:
-            return found
+        failure = _from_prose(str(fact)) if key == "text" else _TABLE.get((key, fact))
+        if failure is not None:
+            return failure
     return UNKNOWN
 
 
 def budget_spent_in(text: str) -> bool | None:
-    """Return True where an API error is the gateway's own, about the budget; None says nothing."""
+    """Return True if an API error's text is the gateway's message about a spent budget, else None, for `classify`."""
     return BUDGET_SPENT in text[:2000] or None
 
 
 def status_in(text: str) -> int | None:
-    """Return the HTTP status that the CLI names in its message about an API error."""
-    found = _STATUS.search(text[:2000])
-    return int(found[1]) if found else None
+    """Return the HTTP status in the CLI's message about an API error, or None."""
+    match = _STATUS.search(text[:2000])
+    return int(match[1]) if match else None
 
 
 def _from_prose(text: str) -> Failure | None:

@@ -1,4 +1,4 @@
-"""Findings of the doctor commands, and the checks that both commands make. Pure but for what a check looks at."""
+"""Findings of the `doctor` commands, and the check that the runner's and the host's command share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYMBOLS = {True: "✓", False: "✗", None: "–"}  # noqa: RUF001 - the dash is
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a check found: ``ok`` is None for what was not asked for, ``mend`` says what to do about a failure."""
+    """The outcome of a check: ``ok`` is None for a check that was skipped, ``mend`` says how to repair a failure."""
 
     name: str
     ok: bool | None
@@ -31,17 +31,17 @@ Check = Callable[[], Finding]
 
 
 def check_python() -> Finding:
-    """The interpreter is new enough."""
+    """Check that Python is new enough."""
     text = f"{sys.version.split()[0]} at {sys.executable}, sandspan {__version__}"
-    wanted = ".".join(map(str, MIN_PYTHON))
-    return Finding("Python", sys.version_info >= MIN_PYTHON, text, f"Install Python {wanted} or later")
+    needed = ".".join(map(str, MIN_PYTHON))
+    return Finding("Python", sys.version_info >= MIN_PYTHON, text, f"Install Python {needed} or later")
 
 
 def examine(check: Check) -> Finding:
-    """Run a check; one that breaks is a finding too, and the others still get their turn."""
+    """Return a check's finding; a check that raises gives a failed finding, so that the other checks still run."""
     try:
         return check()
-    except Exception as error:  # whatever a check breaks on
+    except Exception as error:  # a check may raise any exception
         return Finding(_name(check), False, f"{type(error).__name__}: {error}")
 
 

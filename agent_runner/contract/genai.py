@@ -1,7 +1,7 @@
-"""Attributes of the GenAI semantic conventions, and what Sandspan adds to them.
+"""Span attributes of OpenTelemetry's GenAI semantic conventions, and those that Sandspan adds.
 
-The conventions are in development (repository semantic-conventions-genai) and the constants in the
-Python package are deprecated, so the names are strings, and they all stand here.
+The conventions are in development (repository semantic-conventions-genai) and the constants of the Python package are
+deprecated, so the names are strings.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ PROVIDER = "anthropic"
 AGENT_NAME = "claude-agent"
 MESSAGES = frozenset({"gen_ai.input.messages", "gen_ai.output.messages"})
 CONTENT = MESSAGES | {"gen_ai.tool.call.arguments", "gen_ai.tool.call.result"}
-"""Attributes that hold what people, the model and tools said."""
+"""Attributes that hold prompts, answers, and the arguments and results of tools."""
 
 _MAX_NAME = 200
 
 _BULKY = frozenset({"content", "new_string", "old_string", "file_text", "new_source", "edits"})
-"""Arguments that are file contents: never in a span, whatever is asked for."""
+"""Tool arguments that hold file contents, which no setting puts into a span."""
 
 
 def invoke_agent(model: str | None, turn: int) -> Attributes:
-    """Attributes of a turn."""
+    """Return the attributes of a turn's span."""
     attributes: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": PROVIDER,
@@ -41,7 +41,7 @@ def invoke_agent(model: str | None, turn: int) -> Attributes:
 
 
 def chat(model: str | None) -> Attributes:
-    """Attributes of a model request as it begins."""
+    """Return the attributes that a model request's span has from its start."""
     attributes: Attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDER}
     if model:
         attributes["gen_ai.request.model"] = model
@@ -49,10 +49,10 @@ def chat(model: str | None) -> Attributes:
 
 
 def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
-    """Attributes of a tool call as it begins; the size in bytes of JSON."""
+    """Return the attributes that a tool call's span has from its start; ``input_size`` is in bytes of JSON."""
     return {
         "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": brief(name),  # the model's own words, where it calls what there is not
+        "gen_ai.tool.name": brief(name),  # any text, if the model calls a tool that does not exist
         "gen_ai.tool.call.id": single_line(tool_id, _MAX_NAME),
         "gen_ai.tool.type": "extension" if name.startswith("mcp__") else "function",
         "tool.input_size": input_size,
@@ -60,13 +60,13 @@ def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
 
 
 def approval(approval_id: str, tool_id: str, name: str) -> Attributes:
-    """Attributes of a wait for a person. There is no standard for it."""
+    """Return the attributes of a span that waits for a person. The conventions have none for it."""
     ids = {"approval.id": approval_id, "gen_ai.tool.call.id": tool_id}
     return {**{key: single_line(value, _MAX_NAME) for key, value in ids.items()}, "gen_ai.tool.name": brief(name)}
 
 
 def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: float) -> None:
-    """Say how a wait ended. A denial is an answer, and the wait for it went well."""
+    """Set decision, decider and time on an approval span. A denial is an answer, not an error."""
     span.attributes["approval.decision"] = decision
     span.attributes["approval.wait_ms"] = round(wait_ms, 3)
     if decided_by:
@@ -76,7 +76,7 @@ def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: flo
 
 
 def retry(data: Mapping[str, Any], error_type: ErrorType) -> Attributes:
-    """Attributes of one retry of a model request."""
+    """Return the attributes of the span event for one retry of a model request."""
     attributes: Attributes = {"error.type": error_type}
     for key, name in (("attempt", "retry.attempt"), ("retry_delay_ms", "retry.delay_ms")):
         if isinstance(value := data.get(key), int | float):
@@ -87,7 +87,7 @@ def retry(data: Mapping[str, Any], error_type: ErrorType) -> Attributes:
 
 
 def set_response(span: Span, message: Mapping[str, Any]) -> None:
-    """Note the id, the model and the input tokens that ``message_start`` tells."""
+    """Set a chat span's response id, model and input tokens from the stream's ``message_start``."""
     if isinstance(model := message.get("model"), str):
         span.name = f"chat {model}"
         span.attributes["gen_ai.response.model"] = model
@@ -96,30 +96,30 @@ def set_response(span: Span, message: Mapping[str, Any]) -> None:
         span.attributes["gen_ai.response.id"] = response_id
     usage: dict[str, Any] = message.get("usage") or {}
     read, created = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
-    # Anthropic's input_tokens leave cached tokens out; the conventions count them in.
+    # Anthropic's input_tokens exclude cached tokens; the conventions include them.
     span.attributes["gen_ai.usage.input_tokens"] = _count(usage, "input_tokens") + read + created
     span.attributes["gen_ai.usage.cache_read.input_tokens"] = read
     span.attributes["gen_ai.usage.cache_creation.input_tokens"] = created
 
 
 def set_first_chunk(span: Span, now: int) -> None:
-    """Note the time to the first chunk, in seconds, once."""
+    """Set a chat span's time to the first chunk in seconds, unless it is set."""
     span.attributes.setdefault("gen_ai.response.time_to_first_chunk", round((now - span.start) / 1e9, 6))
 
 
 def set_usage(span: Span, usage: Mapping[str, Any]) -> None:
-    """Note the output tokens, which only the end of a response tells."""
+    """Set a chat span's output tokens, which are known at the end of the response."""
     span.attributes["gen_ai.usage.output_tokens"] = _count(usage, "output_tokens")
 
 
 def set_finish(span: Span, reason: object) -> None:
-    """Note why the response ended."""
+    """Set the stop reason of a chat span's response."""
     if isinstance(reason, str):
         span.attributes["gen_ai.response.finish_reasons"] = (reason,)
 
 
 def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms: float | None, wait_ms: float) -> None:
-    """Say how a tool call ended: execution alone, and the wait for a person alone."""
+    """Set output size, error flag, execution time and approval wait on the span of an ended tool call."""
     span.attributes["tool.output_size"] = output_size
     span.attributes["tool.is_error"] = is_error
     if execution_ms is not None:
@@ -128,7 +128,7 @@ def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms:
 
 
 def set_result(span: Span, message: Any, cost: float) -> None:
-    """Note what a turn came to: its cost in US dollars and its model requests."""
+    """Set cost in US dollars, number of model requests and stop reason on a turn's span, from a ``ResultMessage``."""
     span.attributes["agent.cost_usd"] = round(cost, 9)
     span.attributes["agent.num_turns"] = message.num_turns
     if message.stop_reason:
@@ -136,24 +136,24 @@ def set_result(span: Span, message: Any, cost: float) -> None:
 
 
 def set_input(span: Span, text: str, sanitize: Sanitizer | None) -> None:
-    """Put a prompt on the span, if anything of it may stand there."""
+    """Put the sanitized prompt on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
         span.attributes["gen_ai.input.messages"] = message("user", sanitize(text))
 
 
 def set_output(span: Span, text: str, sanitize: Sanitizer | None) -> None:
-    """Put an answer on the span, if anything of it may stand there."""
+    """Put the sanitized answer of the model on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
         span.attributes["gen_ai.output.messages"] = message("assistant", sanitize(text))
 
 
 def message(role: str, text: str) -> str:
-    """Return a message of one text in the conventions' JSON."""
+    """Return the JSON of one text message in the form of the GenAI conventions."""
     return to_json([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
 
 
 def read_message(value: str) -> tuple[str, str] | None:
-    """Return role and text of what `message` made; None for anything else."""
+    """Return role and text from JSON that `message` made, or None for other values."""
     try:
         match json.loads(value):
             case [{"role": str(role), "parts": [{"type": "text", "content": str(text)}]}]:
@@ -165,14 +165,14 @@ def read_message(value: str) -> tuple[str, str] | None:
 
 
 def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:
-    """Put a tool's arguments on the span if that was asked for; file contents never."""
+    """Put a tool's sanitized arguments without file contents on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
         shown = {key: "[left out]" if key in _BULKY else value for key, value in tool_input.items()}
         span.attributes["gen_ai.tool.call.arguments"] = sanitize(to_json(shown).decode())
 
 
 def set_tool_output(span: Span, name: str, result: object, sanitize: Sanitizer | None) -> None:
-    """Put the result of an MCP tool on the span if that was asked for; command output and files never."""
+    """Put an MCP tool's sanitized result on a span, unless ``sanitize`` is None; other results hold file contents."""
     if sanitize is not None and name.startswith("mcp__"):
         span.attributes["gen_ai.tool.call.result"] = sanitize(to_json(result).decode())
 

@@ -1,7 +1,6 @@
-"""Chunks of bytes to lines, bounded. Pure.
+"""Split a stream of bytes into lines of bounded length. Pure.
 
-A stream's chunks are not lines: several lines come in one, and one comes in several. A line ends
-at a line feed alone, as JSON text may hold any other line separator.
+A line ends at a line feed only: JSON text may contain every other line separator.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Oversized:
-    """A line that was longer than allowed and was thrown away; ``size`` in bytes."""
+    """Stands for a line that was discarded because it was too long; ``size`` is in bytes."""
 
     size: int
 
 
 class LineFramer:
-    """Reassembles lines, holding at most ``limit`` bytes of an unfinished one."""
+    """Reassembles lines from chunks; keeps at most ``limit`` bytes of an incomplete line."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -26,7 +25,7 @@ class LineFramer:
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes | Oversized]:
-        """Yield each line the chunk completes, without its newline."""
+        """Yield each line that a chunk completes, without its line feed."""
         *complete, rest = chunk.split(b"\n")
         if complete:
             self._push(complete[0])
@@ -36,7 +35,7 @@ class LineFramer:
         self._push(rest)
 
     def flush(self) -> bytes | Oversized | None:
-        """Take the unfinished last line, if there is any."""
+        """Return the incomplete last line and forget it; None if there is none."""
         return self._take() if self._size else None
 
     def _push(self, part: bytes) -> None:

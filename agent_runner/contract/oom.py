@@ -1,4 +1,4 @@
-"""Whether a process was killed because memory ran out. Linux; 0 elsewhere."""
+"""Detect that the kernel killed a process because memory ran out. Linux only."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 def oom_kills() -> int:
-    """Return how many processes this machine's kernel has killed for want of memory.
+    """Return the number of processes that this machine's kernel has killed for lack of memory; 0 if it is unknown.
 
-    The count is the whole machine's: it says why only together with a SIGKILL nobody sent.
+    The number covers the whole machine, so it explains a death only together with a SIGKILL that we did not send.
     """
     with contextlib.suppress(OSError, ValueError):
         for line in _VMSTAT.read_text().splitlines():

@@ -30,16 +30,16 @@ _PARENT_IS_LOCAL, _PARENT_IS_REMOTE = 0x100, 0x300
 
 
 class Resource(Protocol):
-    """The part of a resource that is encoded: OpenTelemetry's class has it, and `agent_runner._resource` too."""
+    """The fields of a resource that are encoded, as in OpenTelemetry's class and in `agent_runner._resource`."""
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """The attributes that describe the process."""
+        """Return the attributes that describe the process."""
         ...
 
     @property
     def schema_url(self) -> str:
-        """The URL of the schema that the attribute names follow, or an empty text."""
+        """Return the URL of the schema that the attribute names follow, or an empty text."""
         ...
 
 
@@ -85,7 +85,7 @@ def _attributes(field: int, of: Mapping[str, Value]) -> bytes:
 
 
 def _attribute(field: int, name: str, value: Value) -> bytes:
-    # Most attributes repeat on every span of a run: encoding each anew doubles what a call takes here
+    # Most attributes repeat on every span of a run. Without the cache the time per tool call doubles
     # (`benchmarks/per_call.py`).
     is_short = len(name) <= MAX_CACHED_LENGTH and (not isinstance(value, str) or len(value) <= MAX_CACHED_LENGTH)
     if is_short and isinstance(value, str | int):

@@ -1,6 +1,6 @@
-"""What model requests cost at list prices, from the usage that the Messages API reports. Pure.
+"""Compute the list price of model requests from the usage that the Messages API reports. Pure.
 
-The gateway counts with it. The table is the pinned CLI's own; a test holds the two together.
+The table is that of the pinned CLI; a test compares the two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 
 class Price(NamedTuple):
-    """US dollars per million tokens. ``long`` holds for prompts above 100,000 tokens, where it differs."""
+    """US dollars per million tokens; ``long`` is the price of prompts above 100,000 tokens, if it differs."""
 
     input: float
     output: float
@@ -18,7 +18,7 @@ class Price(NamedTuple):
     long: Price | None = None
 
 
-# By the beginning of the model's id; the longest that fits counts.
+# A key is the beginning of a model's id; the longest key that matches applies.
 PRICES = {
     "claude-3-5-haiku": Price(0.8, 4, 0.08),
     "claude-haiku-4-5": Price(1, 5, 0.1),
@@ -43,7 +43,7 @@ PRICES = {
     "claude-mythos-5-2": Price(8, 40, 0.2),
 }
 DEAREST = max(PRICES.values(), key=lambda price: price.output)
-"""What an unknown model is taken to cost: a budget is not passed by a name."""
+"""Price of an unknown model: the highest, so that a budget also holds for a model that the table lacks."""
 
 _LONG_PROMPT = 100_000
 _WRITE_5M, _WRITE_1H = 1.25, 2.0
@@ -54,18 +54,18 @@ _WEB_SEARCH = 0.01
 
 @lru_cache(256)
 def family(model: str) -> str | None:
-    """Return the name that a model has in the table; None for one that is not known."""
+    """Return the key of the price table that matches a model's id, or None for an unknown model."""
     return max((name for name in PRICES if model.startswith(name)), key=len, default=None)
 
 
 def price_of(model: str) -> Price:
-    """Return a model's list price; that of the dearest for one that is not known."""
+    """Return a model's list price; for an unknown model, that of the most expensive one."""
     known = family(model)
     return PRICES[known] if known is not None else DEAREST
 
 
 def cost(model: str, usage: dict[str, Any]) -> float:
-    """Return the US dollars of one answer, from the API's ``usage``."""
+    """Return the list price of one model request in US dollars, from the API's ``usage``."""
     fresh, read = _count(usage, "input_tokens"), _count(usage, "cache_read_input_tokens")
     written = _count(usage, "cache_creation_input_tokens")
     for_an_hour = min(_count(usage.get("cache_creation"), "ephemeral_1h_input_tokens"), written)
@@ -76,7 +76,11 @@ def cost(model: str, usage: dict[str, Any]) -> float:
 
 
 def of_tokens(model: str, fresh: int, output: int, read: int, written: int, for_an_hour: int = 0) -> float:
-    """Return the US dollars of tokens; ``fresh`` ones are neither ``read`` from the cache nor ``written`` to it."""
+    """Return the list price of tokens in US dollars.
+
+    ``fresh`` input tokens are neither ``read`` from the cache nor ``written`` to it; ``for_an_hour`` is the part of
+    ``written`` that is cached for an hour.
+    """
     price = price_of(model)
     if price.long is not None and fresh + read + written > _LONG_PROMPT:
         price = price.long

@@ -1,4 +1,4 @@
-"""The processes below this one, so that none is left behind. Linux."""
+"""Find and end the descendants of this process. Linux only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Descendants:
-    """Every process below this one, for the one run that has this process to itself.
+    """The descendants of this process, for a run that has the process to itself.
 
-    Orphaned descendants become children of this process, so that a dead CLI's tools can be found.
+    The kernel makes orphaned descendants children of this process, so that the tools of a dead CLI can be found.
     """
 
     def __init__(self) -> None:
@@ -25,27 +25,27 @@ class Descendants:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def started(self) -> None:
-        """Take the children there are now for ours: the SDK waits for those."""
+        """Remember the present children: the SDK reaps these, `reap` the others."""
         self._own = set(_children(os.getpid()))
 
     def reap(self) -> None:
-        """Reap the adopted ones that ended; nobody else does."""
+        """Reap the adopted orphans that have ended, so that they do not stay as zombies."""
         for pid in set(_children(os.getpid())) - self._own:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
     def end(self, grace: float = 1.0, limit: float = 3.0) -> None:
-        """Terminate all, and kill what still runs after ``grace`` seconds, for ``limit`` seconds at most."""
+        """Terminate all descendants; kill those left after ``grace`` seconds, for at most ``limit`` more seconds."""
         _signal_all(signal.SIGTERM)
-        self._until_gone(grace)
-        # Again and again, as what is to be killed may be starting others.
-        self._until_gone(limit, lambda: _signal_all(signal.SIGKILL))
+        self._wait_until_gone(grace)
+        # The signal is repeated, as processes may start others before they die.
+        self._wait_until_gone(limit, lambda: _signal_all(signal.SIGKILL))
 
-    def _until_gone(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def _wait_until_gone(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         until = time.monotonic() + seconds
         while _any_runs() and time.monotonic() < until:
             meanwhile()
-            time.sleep(0.005)  # nobody tells of the end of what others have started
+            time.sleep(0.005)  # the kernel reports only the end of children, not of their children
             self.reap()
         self.reap()
 
@@ -61,12 +61,12 @@ def _any_runs() -> bool:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process has not ended; one that only waits to be reaped has."""
+    """Return whether a process has not ended; a zombie has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    # The name in parentheses may hold anything, and the state follows it.
+    # The state follows the name, which is in parentheses and may contain parentheses.
     return stat[stat.rfind(")") + 2] not in "ZX"
 
 

@@ -1,9 +1,8 @@
-"""The contract between a runner and whoever reads it: events out, commands in, one JSON object a line.
+"""Events that a runner writes and commands that it reads, one JSON object a line.
 
-Pure, and imports nothing heavy: a reader of events needs this module alone. Version 1 only ever adds
-fields and types; a reader skips event types and fields it does not know. Times are seconds since the
-epoch, durations milliseconds, sizes bytes; ids of traces and spans are lower-case hex (W3C Trace
-Context).
+A reader of events needs this module alone, which imports nothing heavy. Version 1 only adds fields and types; a reader
+skips event types and fields that it does not know. Times are in seconds since the epoch, durations in milliseconds,
+sizes in bytes. Trace and span ids are lower-case hex, as in W3C Trace Context.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import msgspec
 PROTOCOL_VERSION = 1
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""No line on either stream is longer; a reader may drop one that is."""
+"""Maximum length of a line in both directions; a reader may drop a longer line."""
 
 ErrorType = Literal[
     "timeout",
@@ -60,15 +59,15 @@ EXIT_CODES: dict[int, str] = {
 TraceId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 SpanId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 Timestamp = Annotated[float, msgspec.Meta(ge=0, le=9e9)]
-"""Seconds since the epoch; nanoseconds of it fit the 64 bits that OTLP has for them."""
+"""Seconds since the epoch, at most so many that the nanoseconds fit into OTLP's 64 bits."""
 
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an event carries. Fields at their default are left out of the wire."""
+    """Base of the data of events. A field with its default value is omitted on the wire."""
 
 
 class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """The agent is up: Claude's session id, and what it may use."""
+    """The agent has started: Claude's session id, its model, tools, directory and permission mode."""
 
     session_id: str
     model: str
@@ -80,21 +79,21 @@ class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TurnStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A turn begins. ``prompt_size`` is in bytes, 0 where the CLI began the turn itself."""
+    """A turn begins. ``prompt_size`` is in bytes, and 0 for a turn that the CLI began by itself."""
 
     turn: int
     prompt_size: int
 
 
 class TextDeltaData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A piece of text as it is written. Live only: no seq, not in the journal."""
+    """A piece of the model's text while it is generated. It has no seq and is not in the journal."""
 
     text: str
     message_id: str | None = None
 
 
 class TextData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """One whole text block of the model's answer."""
+    """A complete text block of the model's answer."""
 
     text: str
     message_id: str | None = None
@@ -102,11 +101,11 @@ class TextData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ThinkingData(TextData, frozen=True, kw_only=True, omit_defaults=True):
-    """One whole thinking block."""
+    """A complete thinking block of the model's answer."""
 
 
 class ToolUseData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """The model calls a tool. ``parent_tool_use_id`` names the subagent's own call, if one calls."""
+    """The model calls a tool. If a subagent does, ``parent_tool_use_id`` is the id of the call that started it."""
 
     id: str
     name: str
@@ -115,7 +114,7 @@ class ToolUseData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A tool call ended. ``bytes`` is the size before ``content`` was cut."""
+    """A tool call ended. ``bytes`` is the size of the whole result, ``content`` may be cut (``truncated``)."""
 
     tool_use_id: str
     content: Any
@@ -127,7 +126,7 @@ class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A person is asked. ``input_sha256`` is over the input as canonical JSON (see `input_digest`)."""
+    """A tool call waits for a person's decision. ``input_sha256`` is the digest of the input (see `input_digest`)."""
 
     approval_id: str
     tool_use_id: str
@@ -140,7 +139,7 @@ class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApprovalResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """How the wait ended, who decided and how long it took."""
+    """An approval request was decided, or ended without a decision."""
 
     approval_id: str
     tool_use_id: str
@@ -150,7 +149,7 @@ class ApprovalResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class QuestionRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """The agent asks the person (AskUserQuestion); ``questions`` are the tool's own."""
+    """The agent asks a person (the tool AskUserQuestion); ``questions`` is from the tool's input."""
 
     question_id: str
     tool_use_id: str
@@ -159,7 +158,7 @@ class QuestionRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class QuestionResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """The answers by question, or None with ``decision`` telling why there are none."""
+    """A question was answered, or ended without an answer: then ``answers`` is None and ``decision`` says why."""
 
     question_id: str
     answers: dict[str, Any] | None
@@ -169,9 +168,10 @@ class QuestionResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A turn ended. ``cost_usd`` is this turn's, ``total_cost_usd`` the conversation's so far.
+    """A turn ended. ``cost_usd`` is the cost of this turn, ``total_cost_usd`` that of the conversation so far.
 
-    ``turn_model_usage`` is this turn's by model (tokens and ``costUSD``), ``model_usage`` the conversation's so far.
+    ``turn_model_usage`` has the tokens and the ``costUSD`` of this turn by model, ``model_usage`` those of the
+    conversation so far.
     """
 
     turn: int
@@ -191,7 +191,7 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ErrorData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """Something failed. ``retryable`` says whether the same again may succeed."""
+    """Something failed. ``retryable`` says whether a retry may succeed."""
 
     error_type: ErrorType
     message: str
@@ -199,30 +199,30 @@ class ErrorData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LogData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A line worth knowing: the CLI's stderr, or the runner's own remark."""
+    """A line of the CLI's stderr, or a remark of the runner or of its telemetry."""
 
     stream: Literal["stderr", "runner", "telemetry"]
     text: str
 
 
 class TelemetryData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """Finished spans: base64 of an OTLP ``ExportTraceServiceRequest``."""
+    """Finished spans, as the base64 of an OTLP ``ExportTraceServiceRequest``."""
 
     otlp: str
 
 
 class EndData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """Always the last event."""
+    """The runner ends. This is always the last event."""
 
     reason: EndReason
     exit_code: int
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """The envelope. ``seq`` starts at 1 without holes; only `TextDelta` has none.
+    """The envelope of an event. ``seq`` starts at 1 and has no gaps; only `TextDelta` has no ``seq``.
 
-    ``trace_id`` and ``span_id`` name the span the event belongs to. An event that opens a span also
-    has ``parent_span_id``, so that a reader can end what a dead runner left open.
+    ``trace_id`` and ``span_id`` name the span that the event belongs to. An event that opens a span also has
+    ``parent_span_id``, so that a reader can end spans that a dead runner left open.
     """
 
     v: Literal[1]
@@ -234,7 +234,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_de
 
     @property
     def type(self) -> str:
-        """The event's type as on the wire."""
+        """Return the event's type as it is on the wire."""
         return str(self.__struct_config__.tag)
 
 
@@ -299,7 +299,7 @@ class TelemetryEvent(Event, frozen=True, kw_only=True, tag="telemetry"):
 
 
 Telemetry = TelemetryEvent
-"""The name under which `host_client.events` publishes it."""
+"""The public name of the class, in `host_client.events`."""
 
 
 class End(Event, frozen=True, kw_only=True, tag="end"):
@@ -348,9 +348,10 @@ _EVENT_OF: dict[type[EventData], type[AnyEvent]] = {get_type_hints(kind)["data"]
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """What a host may write to the runner's stdin.
+    """The envelope of a command, which a host writes to the runner's stdin.
 
-    A second command with the same ``command_id`` is ignored: one whose delivery is unsure can be sent again.
+    The runner ignores a second command with the same ``command_id``, so a host may resend a command when it does not
+    know whether the first one arrived.
     """
 
     MAX_BYTES: ClassVar[int] = MAX_LINE_BYTES
@@ -359,7 +360,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
 
 
 class Prompt(Command, frozen=True, kw_only=True, tag="prompt"):
-    """The next turn. Its own ``traceparent`` puts that turn under another span."""
+    """Begin a turn. With ``traceparent`` the turn's span is a child of that span."""
 
     text: str
     traceparent: str | None = None
@@ -367,7 +368,7 @@ class Prompt(Command, frozen=True, kw_only=True, tag="prompt"):
 
 
 class Approval(Command, frozen=True, kw_only=True, tag="approval"):
-    """The answer to an `ApprovalRequest`, good once. A given ``input_sha256`` must be the request's."""
+    """Decide an `ApprovalRequest`, once. If ``input_sha256`` is given, it must be equal to the request's."""
 
     approval_id: str
     decision: Literal["allow", "deny"]
@@ -379,9 +380,9 @@ class Approval(Command, frozen=True, kw_only=True, tag="approval"):
 
 
 class Answer(Command, frozen=True, kw_only=True, tag="answer"):
-    """The answer to a `QuestionRequest`: by the question's whole text, the label chosen or free text.
+    """Answer a `QuestionRequest`: ``answers`` maps a question's whole text to the chosen label or to free text.
 
-    Under another key it is none: an `Error` of type ``protocol`` says so, and the question waits on.
+    For any other key the runner emits an `Error` of type ``protocol``, and the question remains open.
     """
 
     question_id: str
@@ -390,7 +391,7 @@ class Answer(Command, frozen=True, kw_only=True, tag="answer"):
 
 
 class Interrupt(Command, frozen=True, kw_only=True, tag="interrupt"):
-    """End the current turn; the conversation goes on."""
+    """End the current turn; the conversation continues."""
 
 
 class Stop(Command, frozen=True, kw_only=True, tag="stop"):
@@ -398,7 +399,7 @@ class Stop(Command, frozen=True, kw_only=True, tag="stop"):
 
 
 class Finish(Command, frozen=True, kw_only=True, tag="finish"):
-    """No more prompts will come: end when nothing is left to do. Approvals and answers still count."""
+    """End the runner when all turns have ended: no more prompts follow. Approvals and answers are still accepted."""
 
 
 AnyCommand = Prompt | Approval | Answer | Interrupt | Stop | Finish
@@ -411,11 +412,11 @@ _command_decoder = msgspec.json.Decoder(AnyCommand)
 
 
 class ProtocolError(ValueError):
-    """A line that breaks the contract; the message says how."""
+    """A line does not fit the contract; the message says why."""
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of a type this version does not know: its place in the stream, to be skipped."""
+    """Stands for an event whose type this version does not know, so that a reader can skip it."""
 
     type: str
     seq: int | None = None
@@ -430,7 +431,7 @@ def event_of(
     span_id: str,
     parent_span_id: str | None = None,
 ) -> AnyEvent:
-    """Put data into its envelope."""
+    """Return the event with this data and envelope."""
     kind: Any = _EVENT_OF[type(data)]
     return kind(
         v=PROTOCOL_VERSION,
@@ -444,12 +445,12 @@ def event_of(
 
 
 def encode(message: Event | Command) -> bytes:
-    """Return one line, newline included."""
+    """Return an event or a command as a line, with its line feed."""
     return to_json(message) + b"\n"
 
 
 def to_json(value: Any) -> bytes:
-    """Return a value as JSON. A lone surrogate, which UTF-8 has no form for, becomes U+FFFD."""
+    """Return a value as JSON. A lone surrogate, which UTF-8 cannot encode, becomes U+FFFD."""
     try:
         return _encoder.encode(value)
     except UnicodeEncodeError:
@@ -457,9 +458,9 @@ def to_json(value: Any) -> bytes:
 
 
 def decode_event(line: bytes) -> AnyEvent | UnknownEvent:
-    """Read one line of a runner's stdout; raise `ProtocolError` for what does not fit.
+    """Return the event in a line of a runner's stdout; raise `ProtocolError` if it is not one.
 
-    The line is untrusted: whatever can write to the runner's stdout may have written it.
+    The line is not trusted: any process that can write to the runner's stdout may have written it.
     """
     try:
         return _event_decoder.decode(line)
@@ -481,13 +482,13 @@ def _unknown_event(line: bytes) -> UnknownEvent | None:
 
 
 def decode_command(line: bytes) -> AnyCommand:
-    """Read one line of stdin; raise `ProtocolError` that says what is wrong with it."""
+    """Return the command in a line of stdin; raise `ProtocolError` if it is not one."""
     try:
         try:
             return _command_decoder.decode(line)
         except msgspec.DecodeError:
-            # Half of an escaped surrogate pair is JSON to the json module, not to msgspec; a person's
-            # prompt cut in the middle of an emoji must not be refused for that.
+            # msgspec refuses half of an escaped surrogate pair, which the json module reads. A prompt that was cut in
+            # the middle of an emoji must not be refused.
             return msgspec.convert(replace_surrogates(json.loads(line)), AnyCommand)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(_reason(error)) from None
@@ -498,7 +499,7 @@ def _reason(error: Exception) -> str:
 
 
 def replace_surrogates(value: Any) -> Any:
-    """Return the value with every lone surrogate in its strings replaced by U+FFFD."""
+    """Return a JSON value in which U+FFFD replaces each lone surrogate."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -510,7 +511,7 @@ def replace_surrogates(value: Any) -> Any:
 
 
 def input_digest(tool_input: dict[str, Any]) -> str:
-    """Return the SHA-256 of an input as JSON with sorted keys, no spaces, non-ASCII escaped."""
+    """Return the SHA-256 of a tool's input as JSON with sorted keys, without spaces, with non-ASCII escaped."""
     canonical = json.dumps(tool_input, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -526,8 +527,8 @@ def command_schema() -> dict[str, Any]:
 
 
 def _schema(kind: Any) -> dict[str, Any]:
-    """Return a type's JSON Schema; Python before 3.13 leaves docstrings, which are its descriptions, indented."""
     schema = msgspec.json.schema(kind)
+    # The descriptions are docstrings, which Python before 3.13 leaves indented.
     for definition in schema["$defs"].values():
         if "description" in definition:
             definition["description"] = inspect.cleandoc(definition["description"])

@@ -1,4 +1,4 @@
-"""Spans of ours as OpenTelemetry's SDK has them. Importing this module imports that SDK."""
+"""Convert spans to the classes of OpenTelemetry's SDK, which this module imports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _VARIABLES = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTA
 
 
 def resource(service_name: str) -> Resource:
-    """Return the resource of this process: ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win."""
+    """Return this process's resource; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override its attributes."""
     return _resource(service_name, tuple(os.environ.get(name) for name in _VARIABLES))
 
 
-@lru_cache(16)  # detecting starts a thread, and each resource that is another one is sent by itself
+@lru_cache(16)  # detection starts a thread, and exporters send spans of different resources separately
 def _resource(service_name: str, _environ: tuple[str | None, ...]) -> Resource:
-    # The environment's attributes are merged over the given ones by hand: `create` does it the other way.
+    # `Resource.create` lets its argument override the environment; here the environment overrides.
     given = Resource({"service.name": service_name, "service.version": __version__})
     detected = Resource.create()
     if str(detected.attributes.get("service.name", "")).startswith("unknown_service"):
@@ -36,7 +36,7 @@ def _resource(service_name: str, _environ: tuple[str | None, ...]) -> Resource:
 
 
 def readable(span: Span, of: Resource) -> ReadableSpan:
-    """Return an ended span in the form that OpenTelemetry's exporters take."""
+    """Return an ended span as the class that OpenTelemetry's exporters accept."""
     state = TraceState.from_header([span.tracestate]) if span.tracestate else None
     parent = None
     if span.parent_span_id:

@@ -1,4 +1,4 @@
-"""What of a text may stand in a span: secrets redacted, controls removed, cut. Pure."""
+"""Prepare text for spans: redact secrets, remove control characters, cut. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Sanitizer = Callable[[str], str]
 PREVIEW_LENGTH = 100
 BRIEF_LENGTH = 200
 FULL_LENGTH = 64 * 1024
-"""Even whole content is bounded: a backend refuses a span of many megabytes."""
+"""Maximum characters of ``full`` content: backends refuse a span of many megabytes."""
 
-# Each alternative is tried once a run of characters and not from each place in it, which would take seconds.
+# Each alternative is tried once per run of characters. To try it at every position of a long run takes seconds.
 _SECRETS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\bsk-[A-Za-z0-9_-]{8,}|\b(?:pk|rk)-(?:lf|live|test)[A-Za-z0-9_-]{8,}"
@@ -42,13 +42,13 @@ _CONTROLS = re.compile(
 
 
 def redact(text: str) -> str:
-    """Replace what looks like a key, a token, a password or an e-mail address by ``[redacted]``."""
+    """Return the text with ``[redacted]`` in place of keys, tokens, passwords and e-mail addresses."""
     return _SECRETS.sub("[redacted]", text) if _may_hold_a_secret(text) else text
 
 
 def _may_hold_a_secret(text: str) -> bool:
-    """Whether the expression can match. Most texts hold none, and this takes a twentieth of the search for one."""
-    if text.isidentifier() and text.isascii():  # one word, as ids are: a secret begins with it or there is none
+    """Return whether `_SECRETS` can match: mostly it cannot, and this test takes a twentieth of its time."""
+    if text.isidentifier() and text.isascii():  # a single word, such as an id, can only be a secret that begins it
         return text.startswith(_ONE_WORD)
     for mark in _MARKS:  # any() with a generator takes twice as long
         if mark in text:
@@ -61,32 +61,32 @@ def _may_hold_a_secret(text: str) -> bool:
 
 
 def single_line(text: str, limit: int) -> str:
-    """Return at most ``limit`` characters with runs of control characters as one space."""
-    if len(text) <= limit and text.isprintable():  # no controls are
+    """Return at most ``limit`` characters, with one space in place of each run of control characters."""
+    if len(text) <= limit and text.isprintable():  # control characters are not printable
         return text
-    # Cut before the expression runs: a span of a 10 MB text must not cost 10 MB of matching.
+    # The text is cut first, so that a text of 10 MB does not take the time to match 10 MB.
     cleaned = _CONTROLS.sub(" ", text[: limit * 4])
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
 def brief(text: str) -> str:
-    """Return a message in a span's status: redacted, one line, at most 200 characters."""
+    """Return the text redacted, in one line, with at most 200 characters, as for a span's status."""
     return single_line(redact(text[: BRIEF_LENGTH * 8]), BRIEF_LENGTH)
 
 
 def preview(text: str) -> str:
-    """The default: redacted, one line, at most 100 characters."""
-    # A secret that begins near the cut must be seen whole to be recognised.
+    """Return the text redacted, in one line, with at most 100 characters: the default for content."""
+    # A secret that begins before the cut is recognised only as a whole.
     return single_line(redact(text[: PREVIEW_LENGTH + 8192]), PREVIEW_LENGTH)
 
 
 def full(text: str) -> str:
-    """Redacted, bounded, its line breaks kept."""
+    """Return the text redacted, with at most `FULL_LENGTH` characters and its line breaks."""
     return replace_lone_surrogates(redact(text[:FULL_LENGTH]))
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """Return the text in a form that UTF-8 can encode."""
+    """Return the text with a question mark in place of each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

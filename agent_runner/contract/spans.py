@@ -1,12 +1,8 @@
-"""The spans of one run: which are open, whose child each is, how each ends. Pure.
+"""Spans of one run, open and ended. Pure.
 
-A `Span` is a value of our own and not the OpenTelemetry SDK's for three reasons: its ids stand in
-events before any OpenTelemetry module is imported (and without one, when telemetry is off); a parent
-is always passed, never taken from process-wide state; and a host can rebuild the same value from
-events when the runner died. `agent_runner.contract.otlp` turns ended spans into OpenTelemetry's.
-
-Names and attributes follow the GenAI semantic conventions (semantic-conventions-genai, in
-development, hence strings).
+`Span` is a class of our own, for three reasons: events carry its ids even if no OpenTelemetry module is imported; a
+parent is always passed explicitly, never taken from process-wide state; and a host can rebuild the same value from the
+events of a dead runner. `agent_runner.contract.otlp` encodes ended spans for OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -25,12 +21,12 @@ Value = str | bool | int | float | tuple[str, ...]
 Attributes = dict[str, Value]
 
 MAX_EVENTS = 128
-"""OpenTelemetry's own default limit of events on a span."""
+"""Maximum number of events on a span, as in OpenTelemetry's SDK."""
 
 
 @dataclass(slots=True)
 class SpanEvent:
-    """A moment within a span; ``time`` in nanoseconds since the epoch."""
+    """An event on a span; ``time`` is in nanoseconds since the epoch."""
 
     name: str
     time: int
@@ -39,7 +35,7 @@ class SpanEvent:
 
 @dataclass(slots=True)
 class Span:
-    """One span; times in nanoseconds since the epoch, ``end`` None while it is open."""
+    """A span; its times are in nanoseconds since the epoch, and ``end`` is None while it is open."""
 
     name: str
     trace_id: str
@@ -56,38 +52,37 @@ class Span:
     error_message: str = ""
 
     def fail(self, error_type: ErrorType, message: str = "") -> None:
-        """Mark the span as failed; the first reason given stays, its message redacted and in one line."""
+        """Mark the span as failed, unless it is already; the message is redacted and put into one line."""
         if self.error_type is None:
             self.error_type, self.error_message = error_type, brief(message)
             self.attributes["error.type"] = error_type
 
     def add_event(self, name: str, at: int, attributes: Attributes) -> None:
-        """Note a moment, up to the limit."""
+        """Add an event, unless the span has `MAX_EVENTS`."""
         if len(self.events) < MAX_EVENTS:
             self.events.append(SpanEvent(name, at, attributes))
 
 
-_CHANCE = random.SystemRandom()
-"""Of its own: what a program does with `random.seed` repeats no id."""
+_RANDOM = random.SystemRandom()
+"""Source of ids that a program's `random.seed` does not affect."""
 
 
 class Ids:
-    """Random trace and span ids, never zero; replaced by counted ones in tests."""
+    """Makes random trace and span ids, which are never zero; tests replace it."""
 
     def trace_id(self) -> str:
-        """32 lower-case hex digits."""
-        return f"{_CHANCE.getrandbits(128) or 1:032x}"
+        """Return a trace id of 32 lower-case hex digits."""
+        return f"{_RANDOM.getrandbits(128) or 1:032x}"
 
     def span_id(self) -> str:
-        """16 lower-case hex digits."""
-        return f"{_CHANCE.getrandbits(64) or 1:016x}"
+        """Return a span id of 16 lower-case hex digits."""
+        return f"{_RANDOM.getrandbits(64) or 1:016x}"
 
 
 class Spans:
-    """Opens and closes the spans of one run and keeps those that ended until they are taken.
+    """Opens and closes the spans of one run, and keeps ended spans until they are taken.
 
-    ``common`` goes on every span: backends count attributes on the span itself, and children do not
-    inherit.
+    The attributes in ``common`` go on every span, as backends do not inherit attributes from parents.
     """
 
     def __init__(
@@ -104,11 +99,11 @@ class Spans:
         self._ended: list[Span] = []
 
     def new_trace(self) -> TraceContext:
-        """Return a context for a run without a parent; its span id stands for no span."""
+        """Return the context of a new trace; its span id is empty, as there is no parent."""
         return TraceContext(self._ids.trace_id(), "")
 
     def new_span_id(self) -> str:
-        """Return a fresh span id."""
+        """Return a new span id."""
         return self._ids.span_id()
 
     def open_root(
@@ -120,9 +115,9 @@ class Spans:
         *,
         start: int | None = None,
     ) -> Span:
-        """Open a span under a context from outside, or as a root of its trace.
+        """Open a span whose parent is in another process, or which has none.
 
-        ``span_id`` is one drawn before (`new_span_id`), where it had to be told ahead of the span.
+        ``span_id`` is an id from `new_span_id` that was passed on before the span began.
         """
         span = self._new(name, parent.trace_id, parent.span_id or None, attributes, start=start, span_id=span_id)
         span.parent_is_remote = bool(parent.span_id)
@@ -130,7 +125,7 @@ class Spans:
         return span
 
     def open_child(self, name: str, parent: Span, attributes: Attributes, *, start: int | None = None) -> Span:
-        """Open a span under another one."""
+        """Open a span whose parent is another span of this run."""
         span = self._new(name, parent.trace_id, parent.span_id, attributes, start=start)
         span.tracestate = parent.tracestate
         return span
@@ -152,24 +147,24 @@ class Spans:
         return span
 
     def close(self, span: Span, *, end: int | None = None) -> None:
-        """End a span; one that has ended stays as it is."""
+        """End a span, unless it has ended."""
         if self._open.pop(span.span_id, None) is not None:
-            # A wall clock can be set back while a tool runs.
+            # The wall clock can be set back during the span.
             span.end = max(span.start, self.clock() if end is None else end)
             self._ended.append(span)
 
     def close_all(self, error_type: ErrorType, message: str) -> None:
-        """End every open span as failed, the youngest first."""
+        """End all open spans as failed, the last opened first."""
         for span in reversed(list(self._open.values())):
             span.fail(error_type, message)
             self.close(span)
 
     @property
     def ended(self) -> int:
-        """How many ended spans wait to be taken."""
+        """Return the number of ended spans that have not been taken."""
         return len(self._ended)
 
     def take_ended(self) -> list[Span]:
-        """Take the spans that ended since the last call."""
-        taken, self._ended = self._ended, []
-        return taken
+        """Return the spans that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended

@@ -1,4 +1,4 @@
-"""Permission modes and lists of tools, as the Claude Agent SDK names them. Pure."""
+"""Permission modes of the Claude Agent SDK, and the parser of tool lists. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ PERMISSION_MODES = ("default", "acceptEdits", "plan", "bypassPermissions", "dont
 
 
 def tool_names(value: str) -> tuple[str, ...]:
-    """Split a list of tools and rules at commas that stand outside parentheses: a rule is ``Bash(git log:*)``."""
+    """Split a list of tools and rules at the commas outside parentheses, as in ``Read,Bash(git log:*)``."""
     names, depth, current = list[str](), 0, ""
     for character in value:
         depth += (character == "(") - (character == ")")

@@ -1,1 +1,1 @@
-"""The service's streams: latency, CPU and memory, beside a bare Starlette app that streams the same lines."""
+"""Measure latency, CPU and memory of the service's streams, and of a bare Starlette app that streams the same lines."""

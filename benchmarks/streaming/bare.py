@@ -1,6 +1,6 @@
-"""What the service is compared with: a Starlette app that streams the same lines to as many readers, and does no more.
+"""The baseline of the service: a Starlette app that only streams the same lines to as many readers.
 
-It keeps nothing, checks nothing, and a reader that comes late misses what was. Each reader has a queue.
+It stores and checks nothing, and a late reader misses earlier lines. Each reader has a queue.
 ``python -m benchmarks.streaming.bare SOCKET EVENTS RATE``
 """
 

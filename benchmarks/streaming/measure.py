@@ -1,4 +1,4 @@
-"""Runs the service and the bare app in turn under the same load, and reads what the kernel says of them.
+"""Measure the service and the bare app in turn under the same load.
 
 Runners, server and readers are three processes; the server's CPU time and memory are those of its process alone. An
 event counts once for each reader that got it.
@@ -25,17 +25,17 @@ TIMES = 5
 GOAL_RATIO = 2.0
 
 LIVE_SESSIONS, LIVE_EVENTS, LIVE_RATE = 100, 30, 5.0
-"""A hundred sessions with a reader each, as agents at work are: a few events a second."""
+"""A load of a hundred sessions with one reader each, at the rate of working agents."""
 
 CROWDS = ((1, 20_000), (100, 2_000), (1_000, 200))
-"""Readers of one session, and the events that it writes as fast as they are taken."""
+"""Loads of one session with many readers, whose events are written as fast as they are read."""
 
 IDLE_SESSIONS = 200
 IDLE_READERS = (1, 100, 1_000)
 STORED_SESSIONS = 1_000
 
 SETTLE_SECONDS = 0.5
-"""From the last turn's sending until it is the runner's, which says nothing for a while then."""
+"""Seconds after the last turn was sent, in which its runner gets it and writes nothing."""
 
 
 class Load(NamedTuple):
@@ -46,7 +46,7 @@ class Load(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a server took for a load: CPU seconds for a turn's sending and for the events, what its readers saw."""
+    """A server's measurements: CPU seconds for sending turns and for events, and what its readers saw."""
 
     turn: float
     cpu: float
@@ -54,12 +54,12 @@ class Taken(NamedTuple):
 
     @property
     def per_event(self) -> float:
-        """In microseconds."""
+        """Return the CPU microseconds per event and reader."""
         return self.cpu / self.seen.events * 1e6
 
 
 def take(kind: str, load: Load) -> Taken:
-    """Put a load on a server and return what it took."""
+    """Put a load on a server and return its measurements."""
     with (
         tempfile.TemporaryDirectory(prefix="bench_") as folder,
         server(kind, Path(folder), events=load.events, rate=load.rate) as under_load,
@@ -155,7 +155,7 @@ def _memory() -> Iterator[Row]:
 
 
 def _restart() -> Iterator[Row]:
-    """Starts with nothing in the store, with closed sessions, and with open ones whose sandboxes are gone."""
+    """Measure starts with an empty store, with closed sessions, and with open ones whose sandboxes are gone."""
     none = [start(0, is_open=False) for _ in range(TIMES)]
     closed = [start(STORED_SESSIONS, is_open=False) for _ in range(TIMES)]
     left = [start(STORED_SESSIONS, is_open=True) for _ in range(TIMES)]

@@ -1,4 +1,4 @@
-"""The processes of a measurement: runners, a server, readers; and what the kernel says of one."""
+"""The processes of a measurement: runners, a server and readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Server:
-    """A server's process."""
+    """The process of a server."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -36,7 +36,7 @@ class Server:
 
     @property
     def cpu(self) -> float:
-        """The seconds that all its threads took, to the nanosecond; the ticks of `/proc` are 10 ms long."""
+        """Return the CPU seconds of all its threads, to the nanosecond; the ticks of `/proc` are 10 ms long."""
         return time.clock_gettime(_cpu_clock(self.process.pid))
 
     @property
@@ -45,7 +45,7 @@ class Server:
 
 
 def _cpu_clock(pid: int) -> int:
-    """Return the clock of a process's CPU time, as `clock_getcpuclockid` does, which Python has for threads alone."""
+    """Return the clock of a process's CPU time, as `clock_getcpuclockid` does; Python has it for threads only."""
     return (~pid << 3) | 2
 
 

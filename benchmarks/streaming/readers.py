@@ -1,4 +1,4 @@
-"""The browsers' side, in a process of its own: so many connections to each session, each read for so many events.
+"""Readers in place of browsers, in a process of their own: several connections per session, for a number of events.
 
 ``python -m benchmarks.streaming.readers PORT READERS EVENTS SESSION…`` prints ``ready`` once all are connected, and at
 the end what they saw, as JSON.
@@ -20,7 +20,7 @@ _TEXT = re.compile(rb'data: \{"type":"text",[^\n]*?"ts":([0-9.]+)')
 
 
 class Seen(NamedTuple):
-    """What all readers saw: events, the seconds that each took from its writing, the seconds from first to last."""
+    """The measurements of all readers: events, the seconds of each from its writing, the seconds from first to last."""
 
     events: int
     latencies: list[float]
@@ -43,7 +43,7 @@ class Reader:
         assert self._rest.startswith(b"retry: 1000\n\n"), self._rest
 
     async def _body(self) -> bytes:
-        """Return what came next of the answer's body, out of its chunks; nothing at its end.
+        """Return the next part of the answer's body without the chunk encoding; nothing at its end.
 
         By hand, as browsers read faster than a library written in Python, and a server has less to do for slow readers.
         """

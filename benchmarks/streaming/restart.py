@@ -1,4 +1,4 @@
-"""What it costs to start with sessions in the store: closed ones, and open ones that a dead process left."""
+"""Measure the start of a service with sessions in its store: closed ones, and open ones that a dead process left."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from host_client.telemetry import root_of
 from .processes import Server, server
 
 EVENTS = 50
-"""Of each session that is there."""
+"""Number of events of each stored session."""
 
 LIMIT_SECONDS = 120.0
 POLL_SECONDS = 0.005
 
 
 class Started(NamedTuple):
-    """Seconds from the process's start until it serves, and until it has told of every session that it found open."""
+    """Seconds from the process's start until it serves, and until it has reported every open session."""
 
     ready: float
     settled: float

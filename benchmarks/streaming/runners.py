@@ -1,6 +1,6 @@
-"""Stands for many runners, in a process of its own: each connection to its socket is one.
+"""Many simulated runners in a process of their own: each connection to its socket is one.
 
-It says `start` and then, once it has its prompts, so many events at its own pace, each with the time of its writing.
+A runner sends `start` and, when it has its prompts, a number of events at its own pace, each with the time of writing.
  ``python -m benchmarks.streaming.runners SOCKET``; the first line of a connection says what to do.
 """
 
@@ -16,11 +16,11 @@ import msgspec
 from agent_runner.contract.protocol import EventData, StartData, TextData, TurnStartData, encode, event_of
 
 DELAY_SECONDS = 2.5
-"""From a turn's start to its first event: what it takes to send turns is measured by itself."""
+"""Seconds from a turn's start to its first event, as sending turns is measured separately."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """What one runner does: so many events, so many a second (0: as fast as they are taken), each with so much text."""
+    """The load of one runner: number of events, events a second (0: as fast as they are read), and size of text."""
 
     events: int
     rate: float
@@ -31,7 +31,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runner:
-    """One connection."""
+    """A simulated runner on one connection."""
 
     def __init__(self, pace: Pace, writer: asyncio.StreamWriter) -> None:
         self._pace = pace

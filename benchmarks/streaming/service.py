@@ -1,4 +1,4 @@
-"""The service under measure, in a process of its own: all as in production, but that its runners are `runners`.
+"""The measured service in a process of its own, as in production but with the simulated runners of `runners`.
 
 ``python -m benchmarks.streaming.service SOCKET STORE EVENTS RATE``
 """
@@ -33,7 +33,7 @@ MANY = 1_000_000
 
 
 class SocketProcess:
-    """A runner at the other end of a socket."""
+    """The process of a simulated runner, reached through a socket."""
 
     def __init__(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.id = name
@@ -68,7 +68,7 @@ class SocketProcess:
 
 
 class SocketSandbox:
-    """A sandbox whose runner is a connection."""
+    """A sandbox whose runner is a connection to `runners`."""
 
     def __init__(self, stored: StoredSession, path: str, events: int, rate: float) -> None:
         self._name = stored.record.id

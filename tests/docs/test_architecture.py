@@ -1,4 +1,4 @@
-"""The places that docs/ARCHITECTURE.md names are in the code."""
+"""docs/ARCHITECTURE.md names only places that exist in the code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_named_place_is_in_the_code(place: str) -> None:
 
 
 def of_python(source: str) -> set[str]:
-    """Return a module's functions and classes, and the methods as ``Class.method``."""
+    """Return the names of a Python module's functions, classes and methods (``Class.method``)."""
     found: set[str] = set()
     for each in ast.parse(source).body:
         match each:
@@ -43,7 +43,7 @@ def of_python(source: str) -> set[str]:
 
 
 def of_javascript(source: str) -> set[str]:
-    """Return the same of a module of the page, as its own layout shows them."""
+    """Return the same names of a JavaScript module of the page, found by its indentation."""
     found: set[str] = set()
     holder = ""
     for line in source.split("\n"):

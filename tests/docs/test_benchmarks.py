@@ -1,4 +1,4 @@
-"""The figures in the benchmarks' README: each has its place, and recording one leaves the others alone."""
+"""The figures in the benchmarks' README: each has one place, and recording one does not change the others."""
 
 from __future__ import annotations
 

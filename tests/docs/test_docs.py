@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""Tables, schemas, links and examples of the documents agree with the code."""
 
 from __future__ import annotations
 

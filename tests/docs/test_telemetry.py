@@ -1,10 +1,13 @@
-"""docs/OPENTELEMETRY_INTEGRATION.md says what the code does."""
+"""docs/OPENTELEMETRY_INTEGRATION.md agrees with the code."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ SETTERS = (
 
 
 def reference() -> dict[str, set[str]]:
-    """Return the attributes of each span, by the first word of its name, as the document has them."""
+    """Return the document's attributes of each span, by the first word of the span's name."""
     section = DOCUMENT.partition("\n## Spans\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?:`([a-z_.]+)[^`]*`|(all)) \|(.*)\|$", section, re.MULTILINE)
     return {name or all_: set(re.findall(f"`({ATTRIBUTE})`", cell)) for name, all_, cell in rows}
@@ -49,7 +52,7 @@ def strings(path: Path) -> Iterator[str]:
 
 
 def attributes_of_the_code() -> set[str]:
-    """Return all that it puts on a span."""
+    """Return all attributes that the code puts on spans."""
     texts = {text for name in SETTERS for text in strings(ROOT / name)}
     return {text for text in texts if re.fullmatch(ATTRIBUTE, text)} - SPANS
 
@@ -108,6 +111,19 @@ def test_the_examples_in_code_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     exec(compile(long, "long", "exec"), names)
     assert set(names["telemetry"].counts()) == {"langfuse", "ConsoleSpanExporter"}
     assert names["telemetry"].shutdown()
+
+
+def test_the_recipe_without_a_key_gives_the_trace_that_it_promises(tmp_path: Path) -> None:
+    recipe = DOCUMENT.partition("\n### Without a model's key\n")[2].partition("\n## ")[0]
+    script = "set -e\n" + "".join(re.findall(r"```sh\n(.*?)```", recipe, re.DOTALL))
+    (promised,) = re.findall(r"```\n(└── .*?)```", recipe, re.DOTALL)
+    place = tmp_path / "empty"
+    place.mkdir()
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.defpath])
+    environ = {"PATH": commands, "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    done = subprocess.run(["sh", "-c", script], cwd=place, env=environ, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert promised in re.sub(r"(?m)(?<=\w) {2,}.*$", "", done.stdout)
 
 
 def test_every_command_it_names_is_one() -> None:

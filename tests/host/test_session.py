@@ -122,7 +122,7 @@ async def _decide(session: Session, event: p.AnyEvent) -> None:
         case p.ApprovalRequest():
             await session.deny(event.data.approval_id, "not this one", decided_by="grace")
         case p.QuestionRequest():
-            with pytest.raises(NotAskedError, match="nobody asked 'Which'"):
+            with pytest.raises(NotAskedError, match="there is no question 'Which'"):
                 await session.answer(event.data.question_id, {"Which": "A"})
             await session.answer(event.data.question_id, {"Which?": "B"})
             with pytest.raises(NotWaitingError):
@@ -169,7 +169,7 @@ async def test_an_approvers_decision_on_another_input_allows_nothing() -> None:
     assert [e.data.decision for e in seen if isinstance(e, p.ApprovalResolved)] == ["timeout"]
     (told,) = [e.data for e in seen if isinstance(e, p.Error)]
     assert told.error_type == "protocol"
-    assert "input_sha256 is not that of the input in question" in told.message
+    assert "input_sha256 is not the digest of the requested input" in told.message
 
 
 async def test_an_interrupt_ends_the_turn_and_the_conversation_goes_on() -> None:

@@ -1,4 +1,4 @@
-"""In-process MCP servers for the tests: what ``AGENT_MCP_SERVERS=lab=tests.runner.mcp_servers:lab`` names."""
+"""In-process MCP servers for the tests, used by ``AGENT_MCP_SERVERS=lab=tests.runner.mcp_servers:lab``."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ lab = create_sdk_mcp_server("lab", tools=[add, fail, large, odd, modules])
 
 
 def shout(text: str) -> str:
-    """A sanitizer: what ``AGENT_SANITIZER=tests.runner.mcp_servers:shout`` names."""
+    """Return the text in capitals; used by ``AGENT_SANITIZER=tests.runner.mcp_servers:shout``."""
     return text.upper()
 
 
 def break_down(text: str) -> str:
-    """A sanitizer that fails."""
+    """Fail as a sanitizer."""
     raise ValueError(text)

@@ -1,4 +1,4 @@
-"""A person in the loop, on the real CLI: each wait one span, each answer good once."""
+"""Approvals and questions on the real CLI: each wait is one span, each request accepts one reply."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_answers_that_answer_nothing_are_protocol_errors_and_the_run_goes_on(mak
     assert protocol_errors(done) == [
         "approval 'guessed' is unknown",
         "question 'guessed' is unknown",
-        f"approval {key!r}: input_sha256 is not that of the input in question",
+        f"approval {key!r}: input_sha256 is not the digest of the requested input",
         "a denial cannot carry an updated_input",
         f"approval {key!r} was resolved already",
     ]
@@ -225,7 +225,7 @@ def test_a_question_of_the_agent_is_answered_by_the_person(make_lab: MakeLab) ->
     assert done.exit_code == 0
     key = request.data.question_id
     assert protocol_errors(done) == [
-        f"question {key!r}: nobody asked 'colour': give answers by the whole text of a question, which is one of"
+        f"question {key!r}: there is no question 'colour': each key of answers must be the whole text of a question:"
         " 'Which colour?'",
         f"question {key!r} was resolved already",
     ]

@@ -1,4 +1,4 @@
-"""Model requests: true times and the numbers that a backend counts."""
+"""Spans of model requests have correct times, tokens and stop reasons."""
 
 from __future__ import annotations
 

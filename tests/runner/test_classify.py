@@ -1,4 +1,4 @@
-"""Why something failed: one table."""
+"""Failures are classified as error types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: each setting as a variable and as an option, each bad value one clear error."""
+"""Each setting can be a variable or an option, and each bad value gives one clear error."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_any_environment_is_a_configuration_or_a_clear_error(environ: dict[str, 
         ),
         (["--sanitizer", "no.such:thing"], {}, "AGENT_SANITIZER='no.such:thing': takes module:attribute"),
         (["--mcp-config", "/no/such/file"], {}, "AGENT_MCP_CONFIG='/no/such/file': cannot be read as MCP servers"),
-        (["--cwd", "/no/such/place"], {}, "AGENT_CWD='/no/such/place': is not a directory"),
+        (["--cwd", "/no/such/place"], {}, "AGENT_CWD='/no/such/place': not a directory"),
     ],
 )
 def test_a_bad_configuration_is_one_error_event_and_exit_code_2(

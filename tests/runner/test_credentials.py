@@ -1,4 +1,4 @@
-"""The model's key: what is said of one that was refused."""
+"""The message about a refused key names its variable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ API = "https://api.anthropic.com"
         ({"CLAUDE_CODE_OAUTH_TOKEN": "x"}, f"It is from CLAUDE_CODE_OAUTH_TOKEN: {CHECK} {API}"),
         (
             {"ANTHROPIC_API_KEY": "x", "ANTHROPIC_AUTH_TOKEN": "y"},
-            f"It is from ANTHROPIC_AUTH_TOKEN, which goes before ANTHROPIC_API_KEY: {CHECK} {API}",
+            f"It is from ANTHROPIC_AUTH_TOKEN, which takes precedence over ANTHROPIC_API_KEY: {CHECK} {API}",
         ),
         (
             {"ANTHROPIC_API_KEY": "x", "ANTHROPIC_BASE_URL": "https://me:secret@models.acme.com:8443/v?key=secret"},
@@ -25,11 +25,11 @@ API = "https://api.anthropic.com"
         ),
         (
             {"ANTHROPIC_API_KEY": PLACEHOLDER},
-            "E2B's proxy adds it: check the key that the secret in E2B holds (--secret-name)",
+            "E2B's proxy adds it: check the key in the E2B secret (--secret-name)",
         ),
         (
             {"ANTHROPIC_API_KEY": ""},
-            "It is that of a login in CLAUDE_CONFIG_DIR: log in again, or set ANTHROPIC_API_KEY",
+            "It belongs to a login in CLAUDE_CONFIG_DIR: log in again, or set ANTHROPIC_API_KEY",
         ),
     ],
 )

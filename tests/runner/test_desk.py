@@ -1,4 +1,4 @@
-"""The desk: each request answered at most once, and by nothing but an answer."""
+"""A waiting request is resolved at most once, and only by a reply that fits it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def desk() -> Desk[Approval]:
 
 
 def anything(_: Approval) -> None:
-    """Every reply is one to the request."""
+    """Accept every reply."""
 
 
 async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> None:
@@ -68,7 +68,7 @@ async def test_an_answer_to_another_input_is_refused_and_the_right_one_still_cou
     [
         (ALLOW, None),
         (replace(ALLOW, input_sha256="digest", updated_input={}), None),
-        (replace(DENY, input_sha256="another"), "input_sha256 is not that of the input in question"),
+        (replace(DENY, input_sha256="another"), "input_sha256 is not the digest of the requested input"),
         (replace(DENY, updated_input={}), "a denial cannot carry an updated_input"),
     ],
 )
@@ -96,9 +96,9 @@ def test_only_an_input_that_differs_is_an_edit(approval: Approval, outcome: Deci
     [
         ({"Which colour?": "Blue", "Which size?": ["S", "M"]}, None),
         ({"Which size?": "S"}, None),
-        ({"Which colour": "Blue"}, "nobody asked 'Which colour'"),
-        ({"Which size?": "S", "0": "Blue"}, "nobody asked '0'"),
-        ({}, "there is no answer"),
+        ({"Which colour": "Blue"}, "there is no question 'Which colour'"),
+        ({"Which size?": "S", "0": "Blue"}, "there is no question '0'"),
+        ({}, "no answer was given"),
     ],
 )
 def test_an_answer_is_to_what_was_asked(answers: dict[str, Any], fault: str | None) -> None:
@@ -107,8 +107,7 @@ def test_an_answer_is_to_what_was_asked(answers: dict[str, Any], fault: str | No
         assert told is None
     else:
         assert (
-            told
-            == f"{fault}: give answers by the whole text of a question, which is one of 'Which colour?', 'Which size?'"
+            told == f"{fault}: each key of answers must be the whole text of a question: 'Which colour?', 'Which size?'"
         )
 
 

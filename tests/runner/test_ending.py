@@ -1,4 +1,4 @@
-"""How a run can end before its time: interrupted, stopped, terminated, or with its CLI killed."""
+"""A run can be interrupted, stopped or terminated, or its CLI can be killed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ CANCELLED = ["agent.execute !cancelled", [CHAT], ["execute_tool Bash !cancelled"
 
 
 def in_a_tool(lab: Lab) -> tuple[RunnerProcess, int]:
-    """Start a run; return it and the pid of its tool's process, which is running."""
+    """Start a run; return it and the pid of its tool's running process."""
     up = lab.fifo()
     runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
     return runner, int(up.read())
 
 
 def assert_whole(done: Finished) -> None:
-    """The stream has no holes, every call has ended, and ``end`` is last."""
+    """Check that the stream has no gaps, every call has ended, and ``end`` is last."""
     seqs = [event.seq for event in done.events if event.seq is not None]
     assert seqs == list(range(1, len(seqs) + 1))
     assert isinstance(done.events[-1], protocol.End)

@@ -1,4 +1,4 @@
-"""Events on their way out: numbered without holes, whatever becomes of the journal and the reader."""
+"""Events are numbered without gaps, also if the journal or the reader fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_event_stands_in_the_journal_before_it_is_sent(tmp_path: Path) -> Non
     journal = Journal(str(tmp_path / "journal"))
 
     class Looks:
-        """An output that looks into the journal for what it is given."""
+        """An output that checks that its lines are in the journal."""
 
         seen = 0
 

@@ -1,4 +1,4 @@
-"""Where spans go: as events to the host, to an endpoint of the runner's own, or nowhere."""
+"""The runner sends spans to the host as events, to an endpoint, or nowhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPES = ["start", "turn_start", "tool_use", "tool_result", "text", "result"]
 
 
 class Collector:
-    """What an OTLP/HTTP endpoint received."""
+    """The requests that an OTLP/HTTP endpoint received."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -55,7 +55,7 @@ def collector(status: int = 200) -> Generator[Collector]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name for it
-            """The test's output is not the place."""
+            """Keep the server's log out of the test's output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     received.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,4 +1,4 @@
-"""The gateway: who has the token may ask the model, nobody sees the key, and an answer passes as it comes."""
+"""The gateway accepts its token, keeps the key, and streams answers as they arrive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MESSAGES = "/v1/messages?beta=true"
 
 @dataclass
 class Front:
-    """A gateway, the API behind it, and a client that has the token."""
+    """A gateway, the API behind it, and a client with the token."""
 
     gateway: g.Gateway
     api: Upstream
@@ -42,7 +42,7 @@ class Front:
         return url.host, url.port
 
     async def raw(self, data: bytes) -> bytes:
-        """Send bytes as they are; return all that comes back."""
+        """Send raw bytes; return the whole answer."""
         reader, writer = await asyncio.open_connection(*self.address)
         writer.write(data)
         async with asyncio.timeout(30):
@@ -112,7 +112,7 @@ async def test_a_refusal_is_told_once_and_the_token_never() -> None:
         for guess in ("one", "two"):
             await this.client.post(MESSAGES, headers={"x-api-key": guess}, content=b"{}")
         assert this.said == [
-            "the gateway refused POST /v1/messages: this gateway takes the run's own token only",
+            "the gateway refused POST /v1/messages: this gateway accepts the run's own token only",
         ]
 
 

@@ -1,4 +1,4 @@
-"""A hostile tool under the account that the CLI runs as: it sees nothing secret, and nothing it forges is believed."""
+"""A hostile tool with the CLI's account finds no secret, and nothing that it forges is accepted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALLOWED = ("--gateway", "on", "--allowed-tools", "Bash(python3:*)")
 
 @contextmanager
 def attacked(cli: Path, what: str, *then: dict[str, Any]) -> Generator[tuple[Lab, RunnerProcess]]:
-    """Start a run whose first tool is the hostile program, with the journal where the image has it."""
+    """Start a run whose first tool is the hostile program, with the journal at its path in the image."""
     command = f"python3 ../hostile.py {what} ../state/journal"
     replies = [{"tools": [{"name": "Bash", "input": {"command": command}}]}, *then]
     with account_lab(json.dumps({"conversations": {"main": {"replies": replies}}})) as lab:
@@ -40,7 +40,7 @@ def journal(lab: Lab) -> Path:
 
 
 def check_honest(lab: Lab, done: Finished) -> None:
-    """The stream and the journal are the runner's own and agree, and the key is in neither, nor with the model."""
+    """Check that stream and journal are the runner's and agree, and that the key is nowhere outside of it."""
     events = [event for event in done.events if event.seq is not None]
     assert seqs(events) == list(range(1, len(events) + 1))
     assert read_events(journal(lab).read_bytes()) == events
@@ -89,8 +89,8 @@ def test_a_hostile_tool_finds_no_key_and_no_way_in(cli_binary: Path) -> None:
         ]
         assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
         assert [log.data.text.rpartition(": ")[2] for log in done.of(protocol.Log)] == [
-            "this gateway takes the run's own token only",
-            "this gateway answers to its own address only",
+            "this gateway accepts the run's own token only",
+            "this gateway accepts its own address as Host only",
             "this gateway passes on the Messages API only",
         ]
 

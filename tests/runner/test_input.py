@@ -1,4 +1,4 @@
-"""What comes in on stdin, and what happens when nothing comes any more."""
+"""Commands on stdin, and the end of stdin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal as a file: appended, locked, followed."""
+"""The journal file is appended to, locked and followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers that stall, leave or come back: the agent never waits for them, and nothing is lost."""
+"""The agent does not wait for readers that stall, leave or return, and no event is lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CHATTY = json.dumps(
 
 
 class Pipe(NamedTuple):
-    """A pipe's ends, unbuffered. To close one twice does nothing, where a number might be another's by then."""
+    """The ends of a pipe, unbuffered; to close an end twice is harmless."""
 
     reader: FileIO
     writer: FileIO
@@ -55,7 +55,7 @@ class Pipe(NamedTuple):
 
 @pytest.fixture
 def stalled() -> Iterator[Pipe]:
-    """A pipe that nobody reads from yet."""
+    """Make a pipe that has no reader yet."""
     reader, writer = os.pipe()
     with FileIO(reader) as reading, FileIO(writer, "w") as writing:
         yield Pipe(reading, writing)
@@ -139,7 +139,7 @@ def test_attach_tells_when_the_runner_is_gone(make_lab: MakeLab, tmp_path: Path)
     runner.finish()
     attached = lab.attach(journal)
     assert attached.returncode == 3
-    assert attached.stderr == b"agent_runner attach: the journal ends without an end: the runner is gone\n"
+    assert attached.stderr == b"agent_runner attach: the journal has no end event, and its runner is gone\n"
     assert seqs(read_events(attached.stdout)) == [1]
     for pid in orphans:
         with contextlib.suppress(ProcessLookupError):
@@ -181,7 +181,7 @@ def test_a_journal_that_cannot_be_used_is_a_configuration_error(make_lab: MakeLa
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 KiB."""
+    """Mount a file system of 16 KiB."""
     place = tmp_path / "tiny"
     place.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)

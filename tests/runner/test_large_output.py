@@ -1,4 +1,4 @@
-"""Ten megabytes out of a tool: bounded on the wire, its size told."""
+"""A tool's output of ten megabytes is cut on the wire, and its size is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks are not lines."""
+"""Lines are reassembled from chunks of any size."""
 
 from __future__ import annotations
 

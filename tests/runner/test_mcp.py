@@ -1,4 +1,4 @@
-"""MCP servers inside the runner's own process."""
+"""MCP servers in the runner's process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way to the model: what is bound to fail is told from what may yet succeed."""
+"""The runner distinguishes model requests that cannot succeed from those that a retry may repair."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Clock:
 
 @pytest.fixture
 def closed() -> Iterator[int]:
-    """A port that is bound and that nobody listens on, so that no other process can take it."""
+    """Bind a port without listening, so that connections are refused and no other process can take it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -109,7 +109,7 @@ async def test_a_server_that_listens_is_no_problem() -> None:
 async def test_what_may_succeed_is_left_to_the_cli(status: int | None) -> None:
     access = ModelAccess(KEY)
     assert [access.verdict(status, attempt) for attempt in range(1, 11)] == [None] * 10
-    assert access.last_word(status, "API Error: no luck") is None
+    assert access.final_verdict(status, "API Error: no luck") is None
 
 
 async def test_a_refused_key_is_given_up_after_a_login_could_be_renewed() -> None:

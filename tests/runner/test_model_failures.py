@@ -1,4 +1,4 @@
-"""A model that fails: the CLI retries or gives up, and the run says why."""
+"""A model fails: the CLI retries or gives up, and the run reports why."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_a_model_that_is_back_in_time_is_asked_again(make_lab: MakeLab, gateway:
 
 @contextmanager
 def forwarding(bound: socket.socket, to: SplitResult) -> Generator[None]:
-    """Listen on a bound socket and pass on what comes."""
+    """Listen on a bound socket and forward its connections."""
     bound.listen()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Two runs in one process: context is passed, so they do not mix."""
+"""Two runs in one process do not mix their contexts."""
 
 from __future__ import annotations
 

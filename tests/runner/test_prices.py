@@ -1,4 +1,4 @@
-"""What the gateway counts is what the CLI counts."""
+"""The gateway computes the same costs as the CLI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account that the CLI runs as: it gets nothing of root's, and what cannot be is said at once."""
+"""The CLI's account gets nothing of root's, and an unusable account is reported at once."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_every_kind_of_tool_works_in_a_cli_that_cannot_be_read(cli_binary: Path)
 
 @pytest.fixture
 def setuid_id() -> Iterator[Path]:
-    """A setuid program of root's that tells who it is."""
+    """Make a setuid program of root that prints its ids."""
     need_root()
     with account_lab("conversations: {main: {replies: []}}") as lab:
         program = lab.root / "id"
@@ -154,13 +154,16 @@ def test_a_cli_that_the_account_can_read_is_remarked_on(cli_binary: Path) -> Non
     assert done.exit_code == 0
     assert done.one(protocol.Log).data.text == (
         f"{cli_binary} is readable by nobody: tools can read and write the CLI's memory and streams, "
-        "and so approve themselves; make it root's with mode 0711"
+        "and so approve their own calls; make root its owner and 0711 its mode"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("no-such-account", "there is no such account"), ("root", "is root itself, which separates nothing")],
+    [
+        ("no-such-account", "there is no such account"),
+        ("root", "is root itself: name an account without root's rights"),
+    ],
 )
 def test_an_account_that_separates_nothing_is_refused(make_lab: MakeLab, name: str, why: str) -> None:
     need_root()
@@ -185,7 +188,7 @@ def test_a_runner_that_is_not_root_cannot_start_as_somebody_else(tmp_path: Path)
     tried = subprocess.run(
         [sys.executable, "-c", "import agent_runner._privileges; " + drop + code], capture_output=True
     )
-    assert b"AGENT_USER='nobody': the runner must be root to start the CLI as somebody else" in tried.stderr
+    assert b"AGENT_USER='nobody': the runner must be root to start the CLI as another account" in tried.stderr
 
 
 def test_a_journal_that_somebody_else_made_is_refused(make_lab: MakeLab, tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_a_journal_that_somebody_else_made_is_refused(make_lab: MakeLab, tmp_pat
     os.chown(journal, 65534, 65534)
     done = make_lab("conversations: {main: {replies: []}}").run("--prompt", "go", "--journal", str(journal))
     assert done.exit_code == 2
-    assert "belongs to somebody else" in done.one(protocol.Error).data.message
+    assert "belongs to another account" in done.one(protocol.Error).data.message
 
 
 PERSONAL = "what a person keeps for themselves"

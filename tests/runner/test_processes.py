@@ -1,4 +1,4 @@
-"""The processes below a runner: none survives it."""
+"""No process below a runner survives it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ assert child.wait() != 0, "the child's own end is left for whoever started it"
 
 
 def end_of(script: str, lines: int) -> list[int]:
-    """Run a shell script that tells so many pids, end it, and return the pids."""
+    """Run a shell script that prints this number of pids, end it, and return the pids."""
     done = subprocess.run(
         [sys.executable, "-c", PARENT, script, str(lines)], capture_output=True, text=True, cwd=ROOT, timeout=60
     )

@@ -1,4 +1,4 @@
-"""The trace that a run goes on with: W3C Trace Context and Baggage from the environment."""
+"""A run continues the trace of W3C Trace Context and Baggage in its environment."""
 
 from __future__ import annotations
 

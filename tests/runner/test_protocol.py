@@ -1,4 +1,4 @@
-"""The contract: what is encoded is decoded, whatever else comes is refused or skipped, never a crash."""
+"""Encoded messages can be decoded; other lines are refused or skipped, without a crash."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Generate values of a type that stands in the contract."""
+    """Generate values of a type of the contract."""
     if kind in OF_TYPE:
         return OF_TYPE[kind]
     origin, args = getattr(kind, "__origin__", None), get_args(kind)

@@ -1,4 +1,4 @@
-"""What of a text may stand in a span."""
+"""Texts are redacted and cut for spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subagents on the real CLI: what they do nests under the call that started them."""
+"""Subagents on the real CLI: their spans are below the call that started them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab:
 
 
 def _by_subagent(done: Finished) -> tuple[list[str], list[str]]:
-    """The types of the main agent's events and of its subagents': which of the two come first depends on time."""
+    """Return the types of the main agent's events and those of its subagents', whose common order varies."""
     main: list[str] = []
     subagents: list[str] = []
     calls = {use.data.id for use in done.of(protocol.ToolUse) if use.data.parent_tool_use_id}

@@ -1,4 +1,4 @@
-"""Tool calls on the real CLI: one span each, however it ends."""
+"""Each tool call on the real CLI is one span, however it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context that headers and variables bring: which of it is followed, and what is told of the rest."""
+"""Trace context in headers and variables is followed if valid, otherwise ignored with a reason."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_a_malformed_tracestate_is_ignored_and_told_and_the_trace_goes_on(value:
 
 
 def of_length(key: str, length: int) -> str:
-    """Return a member of that many characters."""
+    """Return a tracestate member of this number of characters."""
     return f"{key}=" + "v" * (length - len(key) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Turns of one conversation: in one run, and across runs."""
+"""Turns of one conversation, in one run and across runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outlet: it never waits for its reader, and what it owes comes from the journal."""
+"""The stdout writer does not wait for its reader, and serves a slow reader from the journal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIPE = tuple[int, int]
 
 @pytest.fixture
 def pipe() -> Iterator[PIPE]:
-    """A reading and a writing end; the outlet closes the writing one."""
+    """Make a pipe's reading and writing end; the writer closes the latter."""
     reader, writer = os.pipe()
     yield reader, writer
     os.close(reader)
@@ -33,7 +33,7 @@ def journal() -> Iterator[Journal]:
 
 
 class Reader:
-    """Reads to the end of the stream in a thread, as soon as it is told to begin."""
+    """Reads to the end of the stream in a thread, from a moment that the test chooses."""
 
     def __init__(self, fd: int) -> None:
         self._chunks: list[bytes] = []
@@ -49,7 +49,7 @@ class Reader:
                 self._came.notify_all()
 
     def until(self, size: int) -> None:
-        """Wait until so many bytes have come."""
+        """Wait until this number of bytes has arrived."""
         with self._came:
             assert self._came.wait_for(lambda: sum(map(len, self._chunks)) >= size, timeout=30)
 

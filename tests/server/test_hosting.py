@@ -384,7 +384,7 @@ async def test_an_approval_of_another_input_reaches_no_runner_also_if_it_is_in_t
     scene.sandboxes[made.record.id].say(approval(time.time() + 100))
     await scene.until(made.record.id, "approval_request")
     other = msgspec.structs.replace(APPROVED, input_sha256="1" * 64)
-    with pytest.raises(MismatchError, match="is not that of the input in question"):
+    with pytest.raises(MismatchError, match="is not the digest of the requested input"):
         await service.decide(await service.get(made.record.id, "acme"), other)
     await service.store.push(made.record.id, c.encode(other))
     assert "is not that of the input" in (await scene.until(made.record.id, "error"))[-1]["data"]["message"]
@@ -434,7 +434,7 @@ async def test_a_question_that_is_no_longer_kept_is_not_taken_for_another(scene:
     now = await service.get(made.record.id, "acme")
     answer = Answer(decided_by="ada", question_id="q-1", answers={"First?": "yes"})
     assert (await service.decide(now, answer)).decision == "answered"
-    with pytest.raises(MismatchError, match="nobody asked 'First\\?'"):
+    with pytest.raises(MismatchError, match="there is no question 'First\\?'"):
         await service.decide(now, Answer(decided_by="ada", question_id="q-2", answers={"First?": "yes"}))
     await service.stop()
 

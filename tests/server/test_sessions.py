@@ -64,7 +64,7 @@ async def test_a_question_is_answered_by_the_one_who_answers_first(make_service:
             url = f"/api/sessions/{session['id']}/questions/{asked.data['question_id']}"
             wrong = await client.post(url, json={"answers": {"colour": "Green"}})
             assert (wrong.status_code, wrong.json()["type"]) == (422, "/problems/input-changed")
-            assert wrong.json()["detail"].startswith("nobody asked 'colour'")
+            assert wrong.json()["detail"].startswith("there is no question 'colour'")
             (waiting,) = (await client.get(f"/api/sessions/{session['id']}")).json()["waiting"]
             assert (waiting["id"], waiting["event_id"]) == (asked.data["question_id"], asked.id)
             first = await client.post(url, json={"answers": {"Which colour?": "Blue"}, "decided_by": "ada"})

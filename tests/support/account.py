@@ -1,4 +1,4 @@
-"""A run whose CLI is another account's: a reachable copy of the CLI, and directories that the account owns."""
+"""Runs whose CLI has another account: a copy of the CLI that it can reach, and directories that it owns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNT = "nobody"
 
 
 def need_root() -> None:
-    """Skip what only root can do; in CI that is a failure."""
+    """Skip a test that needs root; in CI, fail it."""
     if os.geteuid() != 0:
         why = "needs root, to run the CLI as somebody else"
         assert not os.environ.get("CI"), why
@@ -28,7 +28,7 @@ def need_root() -> None:
 
 @contextmanager
 def reachable_directory() -> Generator[Path]:
-    """A directory of root's that everybody may enter, which those that pytest makes are not."""
+    """Make a directory of root that all accounts may enter; they may not enter those that pytest makes."""
     root = Path(tempfile.mkdtemp(prefix="sandspan_"))
     root.chmod(0o711)
     try:
@@ -39,7 +39,7 @@ def reachable_directory() -> Generator[Path]:
 
 @pytest.fixture(scope="session")
 def cli_binary() -> Iterator[Path]:
-    """The CLI as it is in the image: root's, and for everybody to run but not to read."""
+    """Copy the CLI as in the image: root owns it, all accounts can run it, none can read it."""
     need_root()
     with reachable_directory() as root:
         copy = root / "claude"
@@ -50,7 +50,7 @@ def cli_binary() -> Iterator[Path]:
 
 @contextmanager
 def account_lab(script: str) -> Generator[Lab]:
-    """A lab whose home and working directory are the account's; everything else in it is root's."""
+    """Make a lab whose home and working directory the account owns; root owns everything else."""
     need_root()
     with reachable_directory() as root, lab(root, script) as this:
         entry = pwd.getpwnam(ACCOUNT)
@@ -60,5 +60,5 @@ def account_lab(script: str) -> Generator[Lab]:
 
 
 def account_environment(this: Lab, cli: Path) -> dict[str, str]:
-    """What the runner needs besides: the account has no home of its own."""
+    """Return further variables of the runner, as the account has no home."""
     return {"AGENT_USER": ACCOUNT, "AGENT_CLI_PATH": str(cli), "CLAUDE_CONFIG_DIR": str(this.home / ".claude")}

@@ -1,4 +1,4 @@
-"""A real Chromium, and windows in it in which nothing may go wrong unnoticed."""
+"""A real Chromium, whose windows fail a test on errors in their consoles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ARGS = [
 
 @contextmanager
 def chromium() -> Generator[Browser]:
-    """Start this machine's Chromium, without a window; it ends with the block."""
+    """Run this machine's Chromium without a window until the end of the block."""
     program = shutil.which("chromium")
     assert program is not None, "chromium is not installed (Debian: apt-get install chromium fonts-dejavu-core)"
     with sync_playwright() as playwright:
@@ -39,14 +39,14 @@ def chromium() -> Generator[Browser]:
 
 @dataclass
 class Windows:
-    """Opens windows, each a browser of its own, and collects what their consoles complain of."""
+    """Opens windows, each with a browser context of its own, and collects the errors of their consoles."""
 
     browser: Browser
     complaints: list[str] = field(default_factory=list[str])
     _contexts: list[BrowserContext] = field(default_factory=list[BrowserContext])
 
     def open(self, url: str, *, size: tuple[int, int] = DESKTOP, dark: bool = False, name: str | None = None) -> Page:
-        """Open a window at an address; ``name`` is whom its decisions are recorded under."""
+        """Open a window at an address; its decisions are recorded under ``name``."""
         scheme: Literal["dark", "light"] = "dark" if dark else "light"
         is_phone = size[0] < 600
         context = self.browser.new_context(
@@ -79,7 +79,7 @@ class Windows:
 
 
 def ready(page: Page, last: int | None = None) -> None:
-    """Wait until a session's page shows all that it has taken in, up to an event."""
+    """Wait until a session's page shows everything up to an event."""
     # Not by an expectation: while it fails, it describes all that is inside the element.
     if last is not None:
         page.wait_for_selector(f".session[data-last-id='{last}']")
@@ -87,6 +87,6 @@ def ready(page: Page, last: int | None = None) -> None:
 
 
 def last_id(page: Page) -> int:
-    """Return the number of the last event that a session's page has taken in."""
+    """Return the number of the last event that a session's page has processed."""
     value: Any = page.locator(".session").get_attribute("data-last-id")
     return int(value or 0)

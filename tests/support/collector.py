@@ -1,4 +1,4 @@
-"""A receiver of OTLP over HTTP that takes everything and remembers it to the byte."""
+"""A receiver of OTLP over HTTP that records every request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host in a process of its own that tells what it sees, and is killed in the middle of it.
+"""A host in a process of its own that reports its events and is killed meanwhile.
 
 Run as a module it is that process: it opens a session as its one argument says (JSON), and prints what another
 host would find in a store.
@@ -27,7 +27,7 @@ E = TypeVar("E")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the host does. ``commands`` are sent with their id, each after a result, the first one at once."""
+    """The host's actions. ``commands`` are sent with their id, each after a result, the first one at once."""
 
     kind: Literal["e2b", "local"]
     session_id: str
@@ -42,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What it prints; ``event`` is a line of the runner's."""
+    """A line of the host's output; ``event`` is a line of the runner's."""
 
     whereabouts: Whereabouts | None = None
     event: str | None = None
@@ -51,7 +51,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DyingHost:
-    """A context manager: the process, and what it has told."""
+    """The host's process and its output, as a context manager."""
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self.plan = plan

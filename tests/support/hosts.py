@@ -40,7 +40,7 @@ class HostLab:
 
 @dataclass
 class E2BLab(HostLab):
-    """With a stand-in of E2B, in whose sandboxes the real runner and CLI run on this machine."""
+    """A lab with a stand-in of E2B, in whose sandboxes the real runner and CLI run on this machine."""
 
     e2b: StandIn
     root: Path

@@ -1,4 +1,4 @@
-"""A stand-in of Langfuse's dashboards API, strict as its zod schemas are: what these refuse, it refuses.
+"""A stand-in of Langfuse's dashboards API that refuses what Langfuse's zod schemas refuse.
 
 Fields and rules are those of Langfuse v4: the views' dimensions and measures, no time series over what has too many
 values, placements only of widgets that are there, 100 a page, the last changed first.
@@ -99,7 +99,7 @@ class LangfuseStandIn:
 
     @property
     def writes(self) -> list[tuple[str, str]]:
-        """The requests that change something."""
+        """Return the requests that change something."""
         return [request for request in self.requests if request[0] != "GET"]
 
     def __enter__(self) -> Self:

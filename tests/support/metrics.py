@@ -1,4 +1,4 @@
-"""Metrics as values: what was recorded, by name and labels."""
+"""Recorded metrics as values, by name and labels."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Kept:
 
 
 def event(data: EventData, span_id: str = "a" * 16) -> AnyEvent:
-    """Put data into an envelope."""
+    """Return the event with this data."""
     return p.event_of(data, seq=1, ts=1_800_000_000.0, trace_id="1" * 32, span_id=span_id)
 
 
 def result(cost: float = 0.01, turn: int = 1, **more: Any) -> p.ResultData:
-    """Return what a turn came to, at a cost in US dollars."""
+    """Return the result of a turn with this cost in US dollars."""
     about: dict[str, Any] = {
         "turn": turn,
         "result": "Done.",

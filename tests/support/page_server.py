@@ -1,4 +1,4 @@
-"""Serves the page, and plays event logs to it over the service's routes: what a log holds, a test writes."""
+"""A server of the page with the service's routes, whose event logs the tests write."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ class Log:
     first_kept: int = 1
 
     def add(self, data: EventData, after: float = 0.0) -> int:
-        """Append one of the runner's events, so many seconds after the one before; return its number."""
+        """Append an event of the runner, this number of seconds after the one before; return its number."""
         self.clock += after
         event = event_of(data, seq=len(self.events) + 1, ts=self.clock, trace_id=TRACE_ID, span_id=SPAN_ID)
         return self.put(json.loads(to_json(event)))
 
     def say(self, kind: str, after: float = 0.0, /, **data: Any) -> int:
-        """Append one of the service's own events."""
+        """Append an event of the service."""
         self.clock += after
         return self.put(self._envelope(kind, data))
 
     def live(self, kind: str, /, **data: Any) -> None:
-        """Send an event that has no number to whoever reads now."""
+        """Send an event without a number to the present readers."""
         self._send(None, json.dumps(self._envelope(kind, data)).encode())
 
     def put(self, event: dict[str, Any]) -> int:
@@ -265,7 +265,7 @@ class PageServer:
         if key in log.decided:
             return _problem(409, "It was decided already.", **log.decided[key])
         if body["input_sha256"] != input_digest(log.waiting[key]["input"]):
-            return _problem(422, "input_sha256 is not that of the input in question.")
+            return _problem(422, "input_sha256 is not the digest of the requested input.")
         decision = "allow_edited" if body.get("updated_input") is not None else body["decision"]
         return self._resolve(log, key, "approval", decision, body, {})
 

@@ -33,19 +33,19 @@ def program(name: str) -> str:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """One that runs, and what it answers."""
+    """A running Prometheus that can be queried."""
 
     url: str
 
     def query(self, expression: str) -> list[tuple[Labels, float]]:
-        """Return what an expression is now: labels and value of each series, without those that are no number."""
+        """Return the labels and the value of each series of an expression, without NaN."""
         answer = self._ask("query", query=expression)
         assert answer["status"] == "success", answer
         found = [(dict(each["metric"]), float(each["value"][1])) for each in answer["data"]["result"]]
         return [(labels, value) for labels, value in found if not math.isnan(value)]
 
     def until(self, expression: str, holds: Callable[[list[tuple[Labels, float]]], bool]) -> None:
-        """Wait until the answer to an expression is as it should be."""
+        """Wait until an expression has the expected value."""
         limit = time.monotonic() + WAIT_SECONDS
         while not holds(found := self.query(expression)):
             assert time.monotonic() < limit, f"{expression} is still {found}"
@@ -61,7 +61,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(port: int, folder: Path) -> Generator[Prometheus]:
-    """Run one that scrapes a port of this machine, with its data in a folder."""
+    """Run a Prometheus that scrapes a port of this machine, with its data in a folder."""
     config = folder / "prometheus.yml"
     config.write_text(
         f"global: {{scrape_interval: {SCRAPE_INTERVAL}}}\n"

@@ -15,7 +15,7 @@ POLL_SECONDS = 0.01
 
 
 class RedisServer:
-    """One that may be started, stopped and started again at the same address; empty each time unless it ``keeps``."""
+    """A Redis that can be started and stopped at one address; each start is empty unless it ``keeps`` its data."""
 
     def __init__(self, folder: Path, *, keeps: bool = False) -> None:
         self._keeps = keeps
@@ -44,7 +44,7 @@ class RedisServer:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(WAIT_SECONDS)
@@ -66,7 +66,7 @@ class RedisServer:
 
 @contextmanager
 def redis_server(folder: Path, *, keeps: bool = False) -> Generator[RedisServer]:
-    """Run one; its folder holds no more than its log, and what it ``keeps``."""
+    """Run a Redis; its folder has its log and the data that it ``keeps``."""
     server = RedisServer(folder, keeps=keeps)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""Runs of the real host in a stand-in of E2B, led event by event, and what they left."""
+"""Runs of the real host in a stand-in of E2B, and their events, spans and results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Remote(Finished):
 
     @property
     def result(self) -> AgentResult:
-        """What `run_agent` would have returned."""
+        """Return the result that `run_agent` would return."""
         assert self.session is not None
         results = self.of(p.Result)
         return result_of(self.session, results[-1] if results else None)

@@ -1,4 +1,4 @@
-"""Runs the real runner, with the real SDK and CLI, against the scripted model, and reads what it did."""
+"""Runs of the real runner, with the real SDK and CLI, against the scripted model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ E = TypeVar("E")
 
 
 def clean_environment(home: Path, model_url: str | None = None, **more: str) -> dict[str, str]:
-    """Return all that a runner's process gets: nothing of this machine but the path to its tools."""
+    """Return the environment of a runner's process, which has only PATH from this machine."""
     env = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(home),
@@ -135,7 +135,7 @@ def tree(spans: Sequence[SpanView]) -> list[Any]:
 
 @dataclass
 class Finished:
-    """What a run left: its events in order, its spans, its exit code."""
+    """The outcome of a run: its events in order, its spans, its exit code."""
 
     events: list[AnyEvent]
     exit_code: int
@@ -166,7 +166,7 @@ class Finished:
 
     @property
     def types(self) -> list[str]:
-        """The types of the numbered events, without telemetry, whose place depends on time."""
+        """Return the types of the numbered events without telemetry, whose place varies."""
         return [e.type for e in self.events if e.seq is not None and e.type != "telemetry"]
 
 
@@ -236,7 +236,7 @@ HANG = """python3 -c 'import os, time; open("up", "w").write(str(os.getpid())); 
 
 
 class Fifo:
-    """A named pipe: waiting for what another process writes to it needs no polling."""
+    """A named pipe, through which a test waits for another process without polling."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -265,7 +265,7 @@ def children(pid: int) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether no such process is left, not even as a zombie."""
+    """Return whether no such process exists, not even as a zombie."""
     return not Path(f"/proc/{pid}").exists()
 
 
@@ -283,7 +283,7 @@ class Lab:
         return clean_environment(self.home, self.model.url, AGENT_CWD=str(self.cwd), AGENT_MODEL=MODEL, **more)
 
     def until_requests(self, count: int) -> None:
-        """Wait until the model has been asked so many times."""
+        """Wait until the model has had this number of requests."""
         assert self.model.wait_for_requests(count, WAIT_SECONDS), f"{len(self.model.requests)} of {count} requests"
 
     def fifo(self, name: str = "up") -> Fifo:
@@ -334,7 +334,7 @@ class Lab:
 
 @contextmanager
 def lab(root: Path, script: str) -> Generator[Lab]:
-    """Set up a lab for a script; everything started in it is ended with it, and every request was expected."""
+    """Make a lab for a script; at its end its processes are ended, and every model request must have been expected."""
     home, cwd = root / "home", root / "work"
     home.mkdir(parents=True)
     cwd.mkdir()

@@ -1,4 +1,4 @@
-"""The real service as a process, and callers of it: requests, streams of events, kills and restarts."""
+"""The real service as a process, with requests, event streams, kills and restarts."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Served:
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS, trust_env=False, **options)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as a crash would."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(WAIT_SECONDS)
 
     def pause(self) -> None:
-        """Let it do nothing, as on a machine that swaps or sleeps."""
+        """Stop its process, as on a machine that swaps or sleeps."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -68,14 +68,14 @@ class Served:
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
-        """End it as an operator would; return its exit code."""
+        """Stop it as an operator would; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(WAIT_SECONDS)
 
 
 @dataclass
 class ServiceLab:
-    """A place for services: a home, a store, variables; everything started here is ended with it."""
+    """A home, a store and variables for services, which end with it."""
 
     root: Path
     environ: Mapping[str, str]
@@ -120,7 +120,7 @@ class ServiceLab:
 
 @contextmanager
 def service_lab(root: Path, environ: Mapping[str, str]) -> Generator[ServiceLab]:
-    """Give a place for services; ``environ`` is what each gets beside a clean environment of its own."""
+    """Make a lab for services; ``environ`` is added to the clean environment of each."""
     home = root / "service-home"
     home.mkdir()
     this = ServiceLab(root, {**clean_environment(home), "TMPDIR": os.environ.get("TMPDIR", "/tmp"), **environ})

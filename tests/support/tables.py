@@ -1,4 +1,4 @@
-"""The tables and schemas of the docs, made from the code.
+"""Generate the tables and schemas of the documents from the code.
 
 ``python -m tests.support.tables`` writes them; a test fails where a document differs.
 """
@@ -61,7 +61,7 @@ def telemetry_environment() -> str:
 
 
 def _how_special(variable: str) -> bool:
-    """What holds for both signals stands first."""
+    """Sort the variables of both signals first."""
     return variable.startswith(("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_METRICS_"))
 
 
@@ -132,7 +132,7 @@ def packages() -> str:
 
 
 def layers() -> str:
-    """The order of imports that `make lint` holds, from the first package to the last."""
+    """Return the order of imports that `make lint` checks, from the first package to the last."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     lines: list[str] = []
     for contract in (each for each in contracts if each["type"] == "layers"):
@@ -180,7 +180,7 @@ def _cell(text: str) -> str:
 
 
 def filled(document: str) -> str:
-    """Return a document with every ``<!-- table: name -->`` block made anew."""
+    """Return a document with every ``<!-- table: name -->`` block generated again."""
 
     def fill(found: re.Match[str]) -> str:
         return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end -->"
@@ -194,7 +194,7 @@ def schema_text(name: str) -> str:
 
 
 def main() -> None:
-    """Write all of it."""
+    """Write all tables and schemas."""
     for name in MARKED:
         path = ROOT / name
         path.write_text(filled(path.read_text()))

@@ -1,4 +1,4 @@
-"""A sandbox whose runner says what a test tells it to: for moments that a real one cannot be made to have."""
+"""A sandbox whose runner emits what a test dictates, for situations that a real runner cannot be brought into."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ToldSandbox:
         self._processes: list[ToldProcess] = []
 
     def say(self, *data: EventData) -> None:
-        """Let the runner say something."""
+        """Make the runner emit a line."""
         for each in data:
             seq = len(self._journal) + 1
             event = event_of(each, seq=seq, ts=time.time(), trace_id=self._trace_id, span_id="1" * 16)

@@ -1,4 +1,4 @@
-"""A stand-in of the model's API that a test writes byte by byte: what it holds back nobody can have seen."""
+"""A stand-in of the model's API whose answers a test writes byte by byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answering = Callable[["Asked", "Wire"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came: headers as pairs, in order."""
+    """A received request; its headers are pairs in their order."""
 
     method: str
     target: str
@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass
 class Wire:
-    """The connection that a request came on."""
+    """The connection of a request."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -55,7 +55,7 @@ class Wire:
         await self.end()
 
     async def closed(self) -> bool:
-        """Wait until the other side has gone."""
+        """Wait until the client has disconnected."""
         async with asyncio.timeout(WAIT_SECONDS):
             try:
                 return await self.reader.read(1) == b""
@@ -65,7 +65,7 @@ class Wire:
 
 @dataclass
 class Upstream:
-    """What was asked, and where."""
+    """The received requests, and the address of the stand-in."""
 
     url: str
     asked: list[Asked] = field(default_factory=list[Asked])
@@ -74,7 +74,7 @@ class Upstream:
 
 @asynccontextmanager
 async def upstream(answering: Answering) -> AsyncGenerator[Upstream]:
-    """Serve one answer a connection; a fault of the answering fails the test."""
+    """Serve one answer per connection; an exception while answering fails the test."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

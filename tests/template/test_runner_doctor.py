@@ -31,7 +31,7 @@ def test_what_is_not_installed_is_named_with_what_installs_it(wheel: Wheel, tmp_
     missing = [line for line in done.stdout.splitlines() if line.startswith("✗ claude-agent-sdk: ")]
     assert missing == ["✗ claude-agent-sdk: No module named 'claude_agent_sdk'. pip install 'sandspan[runner]'"]
     assert "✓ msgspec: " in done.stdout
-    assert "✗ Claude CLI: comes with claude-agent-sdk, which is not installed\n" in done.stdout
+    assert "✗ Claude CLI: not there: claude-agent-sdk is not installed\n" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -45,7 +45,7 @@ def test_a_machine_that_is_no_image_fails_as_an_image(tmp_path: Path) -> None:
     if not STATE.exists():
         assert f"As root: install -d -o root -m 0700 {STATE}\n" in done.stdout
         assert "TMPDIR" not in done.stdout
-    assert "✗ Account: there is no no-such-account. useradd --create-home no-such-account" in done.stdout
+    assert "✗ Account: there is no account no-such-account. useradd --create-home no-such-account" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -57,7 +57,7 @@ def test_what_is_installed_below_everybodys_directory_is_told_to_move(tmp_path: 
     environ = {**clean(tmp_path, {}), "PYTHONPATH": str(shared)}
     done = agent_runner("doctor", "--image", "no-such-account", environ=environ, cwd=tmp_path)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("✗ Files: ")]
-    assert "Install into a directory that only root writes to, such as /opt" in line
+    assert "Install into a directory that only root can write to, such as /opt" in line
     assert "no write permission" not in line
 
 

@@ -135,12 +135,12 @@ class StandIn:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the address of the stand-in."""
         return f"http://127.0.0.1:{self._server.port}"
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes the SDK and the CLI talk to it."""
+        """Return the variables that lead the SDK and the CLI to the stand-in."""
         return {
             "E2B_API_KEY": self.keys.api_key,
             "E2B_ACCESS_TOKEN": self.keys.access_token,
@@ -152,29 +152,29 @@ class StandIn:
 
     @property
     def requests(self) -> list[Recorded]:
-        """Every request, the first one first."""
+        """Return all requests, the oldest first."""
         return list(self._recording.requests)
 
     @property
     def sandboxes(self) -> list[Sandbox]:
-        """Every sandbox there ever was, the first one first."""
+        """Return all sandboxes, also ended ones, the oldest first."""
         return list(self._sandboxes.by_id.values())
 
     def sandbox(self, sandbox_id: str) -> Sandbox:
-        """Return one of them."""
+        """Return a sandbox by its id."""
         return self._sandboxes.by_id[sandbox_id]
 
     @property
     def builds(self) -> list[Build]:
-        """Every build of a template, the first one first."""
+        """Return all builds of templates, the oldest first."""
         return list(self._builds.builds)
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Wait, within a limit, until something holds that its sandboxes bring about."""
+        """Wait, within a limit, until a condition holds that the sandboxes bring about."""
         self._run(_until(holds))
 
     def build_as(self, outcome: Outcome) -> None:
-        """Let the builds that are asked for from now on come to this."""
+        """Set the outcome of later builds."""
         self._builds.outcome = outcome
 
     def forbid_transform_rules(self) -> None:
@@ -196,7 +196,7 @@ class StandIn:
 
     @contextlib.contextmanager
     def unreachable(self) -> Generator[None]:
-        """Refuse connections; those that are open are reset."""
+        """Refuse new connections and reset open ones."""
         self._run(self._server.close())
         try:
             yield
@@ -204,7 +204,7 @@ class StandIn:
             self._run(self._server.listen())
 
     def cut_streams(self, ending: Ending = Ending.RESET) -> int:
-        """Cut every live stream now; return how many there were."""
+        """Cut all live streams; return their number."""
         return self._run(self._cut(ending))
 
     async def _cut(self, ending: Ending) -> int:
@@ -214,7 +214,7 @@ class StandIn:
         return len(streams)
 
     def silence_streams(self) -> int:
-        """Let every live stream stay open and bring nothing more, as an envd does that is stuck; return how many."""
+        """Silence all live streams but leave them open, as a stuck envd does; return their number."""
         return self._run(self._silence())
 
     async def _silence(self) -> int:
@@ -240,19 +240,19 @@ class StandIn:
         self._sandboxes.pause(sandbox)
 
     def close_port(self, sandbox_id: str) -> None:
-        """Make envd's port closed for new requests, while the sandbox runs on."""
+        """Close envd's port for new requests, while the sandbox continues."""
         self.sandbox(sandbox_id).port_open = False
 
     def open_port(self, sandbox_id: str) -> None:
-        """Open it again."""
+        """Open envd's port again."""
         self.sandbox(sandbox_id).port_open = True
 
     def rechunk(self, chunking: Chunking) -> None:
-        """Cut what processes write from now on into other chunks."""
+        """Change how the later output of processes is cut into chunks."""
         self._sandboxes.chunking = chunking
 
     def slow_down(self, seconds: float) -> None:
-        """Wait so long after each event of a stream, as one who reads slowly makes envd wait."""
+        """Wait this long after each event of a stream, as envd does for a slow reader."""
         self._envd.pace = seconds
 
     def _interrupt(self, sandbox: Sandbox) -> None:

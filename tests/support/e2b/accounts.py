@@ -1,4 +1,4 @@
-"""Who a command runs as: an account of this machine behind each account of the image."""
+"""Accounts of commands: each account of the image is mapped to one of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the API and envd word what they answer."""
+"""The forms of answers of the API and of envd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 
 class ApiError(Exception):
-    """What the API answers instead of a result."""
+    """An error answer of the API."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
 
 
 def proxy_response(sandbox_id: str, message: str, **more: Any) -> Response:
-    """Return the 502 of the proxy that stands before envd."""
+    """Return the 502 of the proxy in front of envd."""
     return JSONResponse({"sandboxId": sandbox_id, "message": message, **more, "code": 502}, 502)
 
 

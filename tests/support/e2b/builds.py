@@ -26,7 +26,7 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build comes to: its log, some lines a poll, and an error with the step it is of, or none."""
+    """The outcome of a build: its log, some lines per poll, and an error with its step, or none."""
 
     lines: tuple[str, ...] = ("[base] FROM", "[builder 1/2] RUN", "[builder 2/2] COPY", "Build finished")
     lines_a_poll: int = 2
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass
 class Build:
-    """One build: ``request`` is what asked for it, ``start`` what started it."""
+    """A build, with the bodies of its ``request`` and its ``start``."""
 
     template_id: str
     name: str
@@ -87,7 +87,7 @@ class Build:
 
     @property
     def status(self) -> Literal["waiting", "building", "ready", "error"]:
-        """Where it is."""
+        """Return the build's status."""
         if self.start is None:
             return "waiting"
         if self.told < len(self.outcome.lines):
@@ -113,7 +113,7 @@ class BuildsApi:
         self.outcome = Outcome()
 
     def routes(self) -> list[Route]:
-        """Return what it answers to."""
+        """Return the routes of builds."""
         build = "/templates/{id}/builds/{build}"
         return [
             Route("/v3/templates", self.request_v3, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""How the output of a process is cut into data events: anywhere, so also within a line or a character."""
+"""Cut the output of a process into data events, also within a line or a character."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .processes import Chunking
 
 
 def fixed_chunks(size: int) -> Chunking:
-    """Return chunks of so many bytes."""
+    """Return chunks of this number of bytes."""
 
     def cut(data: bytes) -> Iterable[bytes]:
         return [data[start : start + size] for start in range(0, len(data), size)]

@@ -32,7 +32,7 @@ _STATUS = {
 
 
 class RpcError(Exception):
-    """What a call answers instead of its result."""
+    """An error answer of a call."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -64,13 +64,13 @@ def _frame(flags: int, message: object) -> bytes:
 
 
 class FrameReader:
-    """Takes the bytes of a stream as they come and yields its messages."""
+    """Reads the messages of a stream from its chunks."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """Yield the messages that are whole by now."""
+        """Yield the messages that a chunk completes."""
         self._rest += data
         while len(self._rest) >= _HEAD.size:
             _, length = _HEAD.unpack_from(self._rest)

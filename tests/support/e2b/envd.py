@@ -28,7 +28,7 @@ _SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM}
 
 
 class Envd:
-    """Answers what the proxy lets through to a sandbox."""
+    """Answers the requests that the proxy passes to a sandbox."""
 
     def __init__(self, sandboxes: Sandboxes, image: Image) -> None:
         self._sandboxes = sandboxes
@@ -39,7 +39,7 @@ class Envd:
         """Seconds to wait after each event."""
 
     def routes(self) -> list[Route]:
-        """Return what it answers to."""
+        """Return the routes of envd."""
         return [
             Route("/health", self._through(self._health), methods=["GET"]),
             Route("/files", self._through(self._secured(self._files.read)), methods=["GET"]),
@@ -53,7 +53,7 @@ class Envd:
         return [stream for stream, owner in self._streams.items() if sandbox is None or owner is sandbox]
 
     def _through(self, answer: _Answer) -> Callable[[Request], Awaitable[Any]]:
-        """Answer as the proxy does where the sandbox cannot."""
+        """Answer for the proxy if the sandbox cannot be reached, else pass the request on."""
 
         async def proxied(request: Request) -> Any:
             sandbox_id = request.headers.get("e2b-sandbox-id", "")

@@ -1,4 +1,4 @@
-"""Faults on demand: what happens to a request instead of, or on top of, the right answer.
+"""Faults on demand, in place of or in addition to the right answer.
 
 e2b.fail("POST /v2/sandboxes", Answer(503), times=2)
 e2b.fail("POST /process.Process/*", CutAfterEvents(3, Ending.EOF))
@@ -28,7 +28,7 @@ class Fault(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """An error, worded as E2B does, and headers like ``Retry-After``."""
+    """Answer with an error in E2B's form, and headers such as ``Retry-After``."""
 
     status: int
     message: str = "as asked for by the test"
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Slow:
-    """The right answer, so many seconds late."""
+    """Give the right answer after a delay in seconds."""
 
     seconds: float
 
@@ -50,7 +50,7 @@ class Slow:
 
 
 class Hold:
-    """The right answer once the test lets it go; ``met`` is done when the request has come."""
+    """Give the right answer when the test releases it; ``met`` is done when the request has arrived."""
 
     def __init__(self) -> None:
         self.met: Future[None] = Future()
@@ -70,7 +70,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Reset:
-    """No answer: the connection is reset once the request is there."""
+    """Reset the connection when the request has arrived."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
@@ -80,7 +80,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class ResetAfter:
-    """The request is carried out, and the connection is reset in place of the answer."""
+    """Execute the request, and reset the connection in place of the answer."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         async def swallow(message: Message) -> None:
@@ -133,7 +133,7 @@ class CutAfterEvents:
 
 
 class CutAtRandom:
-    """Each stream is cut after a random number of bytes, in a random way; the seed decides."""
+    """Cut each stream after a random number of bytes in a random way, by a seed."""
 
     def __init__(
         self, seed: int, most_bytes: int, endings: tuple[Ending, ...] = (Ending.RESET, Ending.EOF, Ending.LOST)
@@ -198,14 +198,14 @@ class Rule:
 
 
 class Faults:
-    """Applies the first rule that takes a request."""
+    """Applies the first rule that matches a request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self.rules: list[Rule] = []
 
     def clear(self) -> None:
-        """Answer everything right again."""
+        """Remove all faults."""
         for rule in self.rules:
             if isinstance(rule.fault, Hold):
                 rule.fault.release()

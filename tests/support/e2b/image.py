@@ -1,4 +1,4 @@
-"""Where the paths and accounts of a template's image are on this machine."""
+"""Map the paths and accounts of a template's image to those of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask the REST API."""
+"""Authentication of the REST API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .answers import error_response
 
 
 class Keys(NamedTuple):
-    """What the SDK and the CLI authenticate with."""
+    """The keys of the SDK and the CLI."""
 
     api_key: str
     access_token: str
@@ -27,7 +27,7 @@ class Keys(NamedTuple):
 
 
 class RequireKey:
-    """Lets the requests with a key through."""
+    """Admits only requests with a key."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app, self._keys = app, keys

@@ -41,7 +41,7 @@ def whole(data: bytes) -> Iterable[bytes]:
 
 
 class Subscription:
-    """What one reader still has to get; ``None`` follows the end event."""
+    """The events that wait for one reader; ``None`` follows the end event."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUED_EVENTS)
@@ -59,14 +59,14 @@ class Subscription:
         return await self._events.get()
 
     def abandon(self) -> None:
-        """Free whoever waits for room."""
+        """Release writers that wait for room."""
         while not self._events.empty():
             self._events.get_nowait()
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is started; ``environment`` is all it gets, beside what `environment_of` adds."""
+    """A command to start; `environment_of` adds to its ``environment``."""
 
     cmd: str
     args: tuple[str, ...]
@@ -92,7 +92,7 @@ def environment_of(account: Account, *layers: Mapping[str, str]) -> dict[str, st
 
 
 class Process:
-    """One command, and those who are connected to it."""
+    """A running command and its connected readers."""
 
     def __init__(self, command: Command, child: asyncio.subprocess.Process, chunking: Chunking) -> None:
         self.command, self.pid = command, child.pid
@@ -137,7 +137,7 @@ class Process:
 
     @property
     def readers(self) -> int:
-        """How many are connected to it."""
+        """Return the number of connected readers."""
         return len(self._subscriptions)
 
     def subscribe(self) -> Subscription:
@@ -254,7 +254,7 @@ class ProcessTable:
 
     @property
     def living(self) -> list[Process]:
-        """Those that have not ended."""
+        """Return the processes that have not ended."""
         return list(self._living.values())
 
     async def start(self, command: Command) -> Process:

@@ -1,4 +1,4 @@
-"""What was asked, as it came."""
+"""A record of the requests in their order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Recorded:
 
     @property
     def line(self) -> str:
-        """Method and path."""
+        """Return method and path."""
         return f"{self.method} {self.path}"
 
     def json(self) -> Any:

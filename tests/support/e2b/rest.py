@@ -28,7 +28,7 @@ class RestApi:
         """Whether the team may have E2B's proxy add headers."""
 
     def routes(self) -> list[Route]:
-        """Return what it answers to."""
+        """Return the routes of sandboxes."""
         one = "/sandboxes/{id}"
         return [
             Route("/v2/sandboxes", self.create, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""The sandboxes: what was asked for, how long they live, and what runs in them."""
+"""The sandboxes with their requests, lifetimes and processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ State = Literal["running", "paused", "gone"]
 
 @dataclass(frozen=True)
 class Template:
-    """What a sandbox is made from."""
+    """The template of a sandbox."""
 
     id: str
     name: str
@@ -60,22 +60,22 @@ class Sandbox:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What it is found by."""
+        """Return the metadata by which the sandbox can be listed."""
         return dict(self.request.get("metadata") or {})
 
     @property
     def envs(self) -> dict[str, str]:
-        """The environment of every command in it."""
+        """Return the variables of all commands in the sandbox."""
         return dict(self.request.get("envVars") or {})
 
     @property
     def processes(self) -> list[Process]:
-        """Every process there ever was in it."""
+        """Return all processes of the sandbox, also ended ones."""
         return list(self.table.all)
 
     @property
     def lifecycle(self) -> dict[str, Any]:
-        """What happens at its end."""
+        """Return what happens at the end of the sandbox's time."""
         resume: dict[str, Any] = self.request.get("autoResume") or {}
         return {
             "onTimeout": "pause" if self.request.get("autoPause") else "kill",
@@ -83,25 +83,25 @@ class Sandbox:
         }
 
     def expire_in(self, seconds: int) -> None:
-        """Set the end to so many seconds from now."""
+        """Set the end to this number of seconds from now."""
         self.timeouts.append(seconds)
         self.end_at = datetime.now(UTC) + timedelta(seconds=seconds)
         self.stop_clock()
         self._expiry = asyncio.get_running_loop().call_later(seconds, self.on_expiry, self)
 
     def stop_clock(self) -> None:
-        """Let it live on."""
+        """Cancel the end of the sandbox's time."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
 
     def signal_all(self, number: int) -> set[int]:
-        """Send a signal to all that runs in it; return their pids."""
+        """Send a signal to all processes of the sandbox; return their pids."""
         return signal_sandbox(self.id, [process.pid for process in self.table.living], number)
 
 
 class Sandboxes:
-    """Every sandbox there ever was, by id."""
+    """All sandboxes, also ended ones, by id."""
 
     def __init__(self, root: Path, unprivileged: str, on_interrupt: Callable[[Sandbox], None]) -> None:
         self._root, self._unprivileged = root, unprivileged
@@ -140,7 +140,7 @@ class Sandboxes:
         return sandbox if sandbox is not None and sandbox.state == "running" else None
 
     def pause(self, sandbox: Sandbox) -> None:
-        """Stop everything in it and drop its streams."""
+        """Stop all processes and end the streams."""
         sandbox.state = "paused"
         sandbox.stop_clock()
         stopped = set[int]()
@@ -149,13 +149,13 @@ class Sandboxes:
         self._on_interrupt(sandbox)
 
     def resume(self, sandbox: Sandbox, timeout: int) -> None:
-        """Let everything in it go on."""
+        """Continue all processes."""
         sandbox.state = "running"
         sandbox.expire_in(timeout)
         sandbox.signal_all(signal.SIGCONT)
 
     async def kill(self, sandbox: Sandbox) -> None:
-        """Kill everything in it and remove its directory."""
+        """Kill all processes and remove the sandbox's directory."""
         sandbox.state = "gone"
         sandbox.stop_clock()
         self._on_interrupt(sandbox)

@@ -40,7 +40,7 @@ def loop_in_a_thread() -> Generator[asyncio.AbstractEventLoop]:
 
 
 def run_in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    """Do something in the loop's thread and wait for it."""
+    """Run a function in the loop's thread and wait for it."""
     return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, WAIT_SECONDS), loop).result()
 
 
@@ -54,7 +54,7 @@ class Server:
         self.port = port
 
     async def listen(self) -> None:
-        """Open the port: the same one each time."""
+        """Open the port, which is the same each time."""
         config = uvicorn.Config(
             self._with_abort,
             interface="asgi3",

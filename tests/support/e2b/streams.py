@@ -1,4 +1,4 @@
-"""The live streams of events, and the ways they end."""
+"""Live streams of events, and the ways in which they end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ABORT = "stand_in.abort"
 
 
 class Ending(Enum):
-    """How a stream is cut."""
+    """A way to cut a stream."""
 
     RESET = auto()
     """The connection is reset."""
@@ -30,7 +30,7 @@ class Ending(Enum):
 
 
 def lost() -> RpcError:
-    """Return what the proxy says when the sandbox goes away under a call."""
+    """Return the proxy's error for a sandbox that ends during a call."""
     return RpcError("unavailable", "the connection to sandbox ended before the stream completed")
 
 

@@ -1,4 +1,4 @@
-"""The templates there are, and what can be asked of them."""
+"""The templates and the requests about them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tag:
 
 
 class TemplateStore:
-    """The templates there are, by name and id."""
+    """All templates, by name and id."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._templates: dict[str, Template] = {}
@@ -38,7 +38,7 @@ class TemplateStore:
             self.add(Template(id=f"tpl-{name}", name=name), build_id=str(uuid.uuid4()), tags=tags)
 
     def add(self, template: Template, build_id: str, tags: tuple[str, ...] = ("default",)) -> None:
-        """Make a template known, or replace the one of its id, and tag it."""
+        """Add a template, or replace the one with its id, and tag it."""
         self._templates[template.id] = template
         self.tags.setdefault(template.id, {}).update({tag: Tag(build_id) for tag in tags})
 
@@ -47,7 +47,7 @@ class TemplateStore:
         del self._templates[template.id], self.tags[template.id]
 
     def all(self) -> list[Template]:
-        """Return every template, the first one first."""
+        """Return all templates, the oldest first."""
         return list(self._templates.values())
 
     def find(self, reference: str) -> Template | None:
@@ -67,7 +67,7 @@ class TemplatesApi:
         self._store, self._api_key = store, api_key
 
     def routes(self) -> list[Route]:
-        """Return what it answers to."""
+        """Return the routes of templates."""
         return [
             Route("/teams", self.teams, methods=["GET"]),
             Route("/templates", self.list_all, methods=["GET"]),
