@@ -3,9 +3,9 @@
 Each run is a session of the real host in a new process. With telemetry on, it sends to Langfuse, SigNoz and OTLP, which
 are receivers in another process, serves Prometheus, writes the ledger and spools. Wall time is from opening the session
 to its end, with the start of runner and CLI. CPU time is the host's from opening the session to the last delivered
-span, and that of the whole runner and CLI, with its tools. A host's single costs are measured separately: imports, first
-connections and files, for which a first trace with a turn is sent before, and the end with the last metrics. A run with
-a hanging exporter is compared with one whose exporters all answer.
+span, and that of the whole runner and CLI, with its tools. A host's single costs are measured separately: imports,
+first connections and files, for which a first trace with a turn is sent before, and the end with the last metrics. A
+run with a hanging exporter is compared with one whose exporters all answer.
 
 Runs of 15 s vary by 3 %: a goal within the 95 % confidence interval of the median difference is not decided.
 """
