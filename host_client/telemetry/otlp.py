@@ -68,7 +68,7 @@ def by_trace(request: ExportTraceServiceRequest) -> dict[str, ExportTraceService
 
 
 def halves(body: bytes) -> tuple[Batch, Batch]:
-    """Split a serialized request into two batches of half the spans; raise DecodeError for bytes that are none."""
+    """Split a serialized request into two batches of half the spans; raise DecodeError for other bytes."""
     request = ExportTraceServiceRequest.FromString(body)
     count = sum(1 for _ in spans_of(request))
     middle = count // 2

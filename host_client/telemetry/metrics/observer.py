@@ -73,7 +73,7 @@ class MetricsExport(Protocol):
 
 @dataclass(slots=True)
 class _Session:
-    """The labels of one session's metrics, and what its events have told so far."""
+    """The labels of one session's metrics, and what its events have named so far."""
 
     source: str
     customer: Mapping[str, str]
@@ -82,7 +82,7 @@ class _Session:
 
 
 class Metrics:
-    """Record the metrics of `METRICS` as an `Observer`. Called from one thread.
+    """Record all metrics that `METRICS` lists, from the events and spans of sessions. Called from one thread.
 
     ``tier`` is the tier of users whose session names none. With a ``user_label_limit`` of 0 no metric has a user.
     """
@@ -268,7 +268,7 @@ class Metrics:
         return known or self._new(Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier))
 
     def close(self, timeout: float) -> bool:
-        """Export the last values by all ways at once, within ``timeout`` seconds; return whether all succeeded."""
+        """Export the last values to all exporters at once, within ``timeout`` seconds; return whether all succeeded."""
         until = time.monotonic() + timeout
         closed: list[bool] = []
 

@@ -34,7 +34,7 @@ MAX_VALUES = 100_000
 """Maximum number of span events, attributes and list items in one event. Two bytes can be one; each takes 2 us here."""
 
 DAY_NS = 86_400 * 10**9
-"""Maximum time of a span, counted from now: a backend that refuses one time refuses the whole request."""
+"""Nanoseconds that a time may lie ahead of now: a backend that refuses one time refuses the whole request."""
 
 _MAX_COUNT = 2**32 - 1
 _NO_ID = bytes(8)

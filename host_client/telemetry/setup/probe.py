@@ -100,8 +100,7 @@ def check_spool(directory: Path | None) -> Finding:
     if directory is None:
         return Finding("Spool", None, "none: spans that cannot be delivered are lost with the process")
     advice = "Set SANDSPAN_SPOOL_DIRECTORY to a directory that you can write"
-    existing = next(each for each in (directory, *directory.parents) if each.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if (existing := _writable(directory)) is None:
         return Finding("Spool", False, f"{directory} cannot be written", advice)
     room = os.statvfs(existing)
     free = room.f_bavail * room.f_frsize
@@ -116,9 +115,8 @@ def check_ledger(path: Path | None) -> Finding:
         return Finding("Ledger", None, "none: no costs are stored")
     advice = "Set SANDSPAN_LEDGER to a file that you can write, or move the broken one away"
     if not path.exists():
-        existing = next(each for each in path.parents if each.exists())
-        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-        return Finding("Ledger", writable, f"{path}{'' if writable else ' cannot be written'}", advice)
+        is_writable = _writable(path) is not None
+        return Finding("Ledger", is_writable, f"{path}{'' if is_writable else ' cannot be written'}", advice)
     try:
         connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=1.0)
         try:
@@ -128,3 +126,9 @@ def check_ledger(path: Path | None) -> Finding:
     except sqlite3.Error as error:
         return Finding("Ledger", False, f"{path}: {error}", advice)
     return Finding("Ledger", verdict == "ok", f"{path}{'' if verdict == 'ok' else f': {verdict}'}", advice)
+
+
+def _writable(path: Path) -> Path | None:
+    """Return the path or its nearest existing parent, None if that is not a directory that can be written."""
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    return existing if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else None

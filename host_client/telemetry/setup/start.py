@@ -44,7 +44,7 @@ def start(config: TelemetryConfig, problems: Iterable[str]) -> Telemetry:
     if not config.enabled:
         return Telemetry(enabled=False)
     require_sdk()
-    from ._assembly import assemble  # imports OpenTelemetry, which is not wanted with telemetry off
+    from ._assembly import assemble  # imports OpenTelemetry, which is not loaded with telemetry off
 
     config, lacking = without_missing_exporters(config)
     telemetry, more = assemble(config)

@@ -341,7 +341,7 @@ class Telemetry:
     def _export(self, spans: Batch, replayed: bool) -> None:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-        from host_client.telemetry import otlp  # OpenTelemetry: not with telemetry off
+        from host_client.telemetry import otlp  # not loaded with telemetry off
 
         for trace_id, request in otlp.by_trace(ExportTraceServiceRequest.FromString(spans.body)).items():
             ended = otlp.ended_spans(request)

@@ -60,7 +60,7 @@ class SamplerLimits:
     """Maximum number of spans of one trace."""
     trace_bytes: int = 8 * 1024 * 1024
     total_bytes: int = 64 * 1024 * 1024
-    """Maximum of all traces together: beyond it the largest traces are kept."""
+    """Maximum number of bytes of all undecided traces; beyond it the largest traces are kept."""
     age_seconds: float = 2 * 3600.0
 
 

@@ -86,7 +86,7 @@ class SessionTrace:
         """Return the session's ended spans as `ReadableSpan`s, at most `MAX_KEPT`."""
         if not self._kept:
             return []
-        from host_client.telemetry.otlp import readable  # OpenTelemetry: not with telemetry off
+        from host_client.telemetry.otlp import readable  # not loaded with telemetry off
 
         return list(islice((span for batch in self._kept for span in readable(batch.body)), MAX_KEPT))
 
@@ -121,7 +121,7 @@ class SessionTrace:
         if not self._telemetry.enabled:
             yield
             return
-        from opentelemetry import context, trace  # not with telemetry off
+        from opentelemetry import context, trace  # not loaded with telemetry off
 
         parent = span or self.root
         span_context = trace.SpanContext(
@@ -180,7 +180,7 @@ class SessionTrace:
     def _relay(self, payload: str, replayed: bool) -> str | None:
         if len(self._seen) >= MAX_RELAYED:
             return f"the session has sent {MAX_RELAYED} spans; further ones are not accepted"
-        from host_client.telemetry.relay.decoding import decode  # OpenTelemetry: not with telemetry off
+        from host_client.telemetry.relay.decoding import decode  # not loaded with telemetry off
 
         try:
             request = decode(payload, trace_ids=self._trace_ids, common=self._common, given=self._given)
@@ -191,7 +191,7 @@ class SessionTrace:
 
     def _export_new(self, request: ExportTraceServiceRequest, replayed: bool) -> int:
         """Export the spans with new ids; return the number of the others."""
-        from host_client.telemetry.otlp import select, spans_of  # OpenTelemetry: not with telemetry off
+        from host_client.telemetry.otlp import select, spans_of  # not loaded with telemetry off
 
         span_ids = [span.span_id.hex() for span in spans_of(request)]
         are_new = [self._is_new(span_id) for span_id in span_ids]
@@ -241,7 +241,7 @@ class SessionTrace:
         """
         if not body or not self._telemetry.enabled:
             return
-        from google.protobuf.message import DecodeError  # OpenTelemetry: not with telemetry off
+        from google.protobuf.message import DecodeError  # not loaded with telemetry off
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
         try:
@@ -259,7 +259,7 @@ class SessionTrace:
         """Export spans of the host; return them as one serialized OTLP request."""
         if not spans or not self._telemetry.enabled:
             return b""
-        from agent_runner.contract import readable  # OpenTelemetry: not with telemetry off
+        from agent_runner.contract import readable  # not loaded with telemetry off
         from host_client.telemetry.otlp import trace_state
 
         for span in spans:

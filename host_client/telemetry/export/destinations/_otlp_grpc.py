@@ -39,7 +39,7 @@ _LATER = (
     "UNKNOWN",
 )
 _TOO_LARGE = "larger than max"
-"""Text by which a message beyond the server's limit is told from a busy server, which has the same code."""
+"""Text in the error of a message beyond the server's limit; a busy server answers with the same code."""
 
 
 class OtlpGrpc:
