@@ -238,9 +238,7 @@ class Service:
             root=root_below(caller),
             request=request,
         )
-        self._house.options(
-            StoredSession(record, SessionState())
-        )  # wrong options are refused before anything is stored
+        self._house.options(StoredSession(record, SessionState()))  # wrong options are refused before it is stored
         stored = StoredSession(record, SessionState(updated_at=now, model=request.get("model")))
         first = c.PromptCommand(turn_id=str(uuid.uuid4()), text=request["prompt"], by=by)
         await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)
@@ -368,10 +366,6 @@ class Service:
             if decided is not None
             else NotFoundError(f"no approval or question {key[:64]!r} waits")
         )
-
-    def hosted(self, session_id: str) -> Hosted | None:
-        """Return a session that this process owns."""
-        return self._hosted.get(session_id)
 
     # -- readers ------------------------------------------------------------------------------------------
 
