@@ -1,4 +1,4 @@
-"""``python -m host_client`` and the console script."""
+"""The entry point of ``python -m host_client`` and of the console script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .signals import exit_on_signals
 
 
 def main() -> None:
-    """Run the command line; exit with 2 and one line of advice if the packages of the client extra are missing."""
+    """Run the command line; exit with code 2 and one line of advice if packages of the client extra are missing."""
     exit_on_signals()
     try:
         with needs("client", "the command line"):
@@ -23,14 +23,15 @@ def main() -> None:
         app()
     except SystemExit as ended:
         if "e2b" in sys.modules:
-            _leave(ended)
+            _exit_at_once(ended)
         raise
 
 
-def _leave(ended: SystemExit) -> None:
-    """End at once: the E2B SDK's HTTP threads may abort the process while the interpreter winds down.
+def _exit_at_once(ended: SystemExit) -> None:
+    """End the process at once, without Python's own shutdown, with the exit code of ``ended``.
 
-    Seen with pyqwest 0.12 in one exit of eight, with the exit code lost. Everything has been said by now.
+    The E2B SDK's HTTP threads may abort the process during that shutdown, and the exit code is lost: seen with
+    pyqwest 0.12 in one exit of eight. All output has been written by now.
     """
     if isinstance(ended.code, str):
         sys.stderr.write(ended.code + "\n")

@@ -1,4 +1,4 @@
-"""Variables of the host's environment that several of its parts read. Pure."""
+"""Names of the host's environment variables for the model, and the directory for a user's state. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MODEL_VARIABLES = (
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
     "API_TIMEOUT_MS",
 )
-"""Of the host's own environment only these go into a sandbox."""
+"""Variables of the host's environment that are passed into a sandbox for the model."""
 
 
 def state_path(environ: Mapping[str, str], name: str) -> Path | None:
-    """Return where this user's state belongs, as the XDG base directory specification has it; None for nobody's."""
+    """Return the path of a file among this user's state, by the XDG specification; None without a home directory."""
     base, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
     if Path(base).is_absolute():
         return Path(base) / "sandspan" / name

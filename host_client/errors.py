@@ -1,21 +1,21 @@
-"""All that this package raises, in one hierarchy.
+"""The exceptions of this package, in one hierarchy.
 
 ::
 
     SandspanError
-    ├── ConfigurationError        a bad option or value, known before anything starts
+    ├── ConfigurationError        a bad option or value, found before anything starts
     ├── SandboxError              the sandbox failed
-    │   ├── SandboxStartError     it could not be created, or the runner could not be started in it
-    │   ├── SandboxGoneError      it ended under the session: its time was up, or somebody ended it
-    │   ├── StreamLostError       the connection to it was lost; a session attaches again by itself
-    │   ├── RunnerDiedError       the runner ended without saying so (killed, out of memory)
+    │   ├── SandboxStartError     the sandbox could not be created, or the runner could not be started in it
+    │   ├── SandboxGoneError      the sandbox ended during the session: its time was up, or it was removed
+    │   ├── StreamLostError       the connection to the sandbox was lost; a session connects again by itself
+    │   ├── RunnerDiedError       the runner ended without an ``end`` event (killed, out of memory)
     │   ├── TemplateBuildError    E2B could not build the template (`host_client.sandbox.e2b.template`)
-    │   └── FileRefusedError      a file that is not given out: it is none, or not in the working directory
-    │       ├── FileMissingError  there is none of that name
-    │       └── FileTooLargeError it is larger than was asked for
-    ├── SessionClosedError        the session takes no more commands
+    │   └── FileRefusedError      the path names no regular file in the working directory
+    │       ├── FileMissingError  there is no file of that name
+    │       └── FileTooLargeError the file is larger than the limit of the call
+    ├── SessionClosedError        the session accepts no more commands
     ├── NotWaitingError           the approval or question is unknown, or was resolved already
-    ├── NotAskedError             an answer to what the question did not ask; the question waits on
+    ├── NotAskedError             the reply does not fit its request, which still waits
     ├── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
     └── LangfuseError             Langfuse cannot be reached, or refuses (`host_client.dashboards.langfuse`)
 
@@ -28,19 +28,19 @@ from agent_runner.contract.protocol import ErrorType
 
 
 class SandspanError(Exception):
-    """The base of all of them."""
+    """The base class of this package's exceptions."""
 
     error_type: ErrorType = "internal"
 
 
 class ConfigurationError(SandspanError, ValueError):
-    """A bad option or value; the message says what it takes."""
+    """An option or value is wrong; the message says which values are right."""
 
     error_type: ErrorType = "invalid_request"
 
 
 class SandboxError(SandspanError):
-    """The sandbox failed; ``error_type`` says why, where that is known."""
+    """The sandbox failed; ``error_type`` is the cause, ``sandbox`` if it is unknown."""
 
     error_type: ErrorType = "sandbox"
 
@@ -54,11 +54,11 @@ class SandboxStartError(SandboxError):
 
 
 class SandboxGoneError(SandboxError):
-    """The sandbox ended under the session: its time was up, or somebody ended it."""
+    """The sandbox ended during the session: its time was up, or it was removed."""
 
 
 class StreamLostError(SandboxError):
-    """The connection to a process in the sandbox was lost while the process may live on."""
+    """The connection to a process in the sandbox was lost; the process may still run."""
 
     error_type: ErrorType = "network"
 
@@ -72,7 +72,7 @@ class RunnerDiedError(SandboxError):
 
 
 class FileRefusedError(SandboxError):
-    """A file that is not given out: it is no regular file, or not in the working directory."""
+    """The file cannot be read: it is not a regular file, or not in the working directory."""
 
     error_type: ErrorType = "invalid_request"
 
@@ -82,11 +82,11 @@ class FileMissingError(FileRefusedError):
 
 
 class FileTooLargeError(FileRefusedError):
-    """The file is larger than was asked for."""
+    """The file is larger than the limit of the call."""
 
 
 class SessionClosedError(SandspanError):
-    """The session takes no more commands."""
+    """The session accepts no more commands."""
 
     error_type: ErrorType = "cancelled"
 
@@ -98,9 +98,9 @@ class NotWaitingError(SandspanError):
 
 
 class NotAskedError(SandspanError, ValueError):
-    """A reply that does not fit its request: an answer to another question, an approval of another input.
+    """The reply does not fit its request: it answers another question, or approves another input.
 
-    The request waits on.
+    The request still waits.
     """
 
     error_type: ErrorType = "protocol"

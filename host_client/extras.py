@@ -1,4 +1,4 @@
-"""Advice on which extra of the distribution to install when a package is missing."""
+"""Names the extra of the distribution to install if a package is missing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OURS = ("agent_runner", "host_client")
 
 @contextmanager
 def needs(extra: str, feature: str) -> Generator[None]:
-    """Import the packages of an extra in this block; raise `ConfigurationError` that names the missing one.
+    """Turn a failed import in the block into a `ConfigurationError` that names the package and the extra to install.
 
-    ``feature`` is what the user asked for, such as ``the service``.
+    ``feature`` names the caller's feature in the message, such as ``the service``.
     """
     try:
         yield
@@ -26,12 +26,12 @@ def needs(extra: str, feature: str) -> Generator[None]:
 
 
 def missing(package: str, extra: str, feature: str) -> str:
-    """Return the sentence that says which package a feature lacks, and the command that installs it."""
+    """Return a sentence that names the missing package of a feature and the command that installs it."""
     return f"{feature} needs {package}, which is not installed: pip install 'sandspan[{extra}]'"
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a module can be found; a missing parent package counts as not found."""
+    """Return whether a module can be found; without its parent package it cannot."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:

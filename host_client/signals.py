@@ -1,4 +1,4 @@
-"""Signals that end a command: none of them may leave a process or a directory of ours behind."""
+"""Handles the signals that end a command, so that it leaves no process or temporary directory behind."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ T = TypeVar("T")
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask this process to end; without SIGHUP where ``nohup`` has it ignored."""
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return tuple(each for each in wanted if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
+    """Return the signals that ask this process to end; without SIGHUP if it is ignored, as under ``nohup``."""
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return tuple(each for each in ending if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
 
 
 def exit_on_signals() -> None:
-    """Let the first SIGTERM or SIGHUP end child processes and raise `SystemExit`, so that ``with`` blocks are left.
+    """Make the first SIGTERM or SIGHUP end child processes and raise `SystemExit`, so that ``with`` blocks clean up.
 
-    By default these signals end Python at once, and what such a block made stays. SIGINT raises `KeyboardInterrupt`
-    already. Commands that end sessions first set handlers of their own in place of these.
+    By default these signals end Python at once, without cleaning up. SIGINT raises `KeyboardInterrupt` already.
+    Commands that run sessions replace these handlers with their own.
     """
     caught = [each for each in ending_signals() if each != signal.SIGINT]
 
     def leave(number: int, _frame: FrameType | None) -> None:
         for each in caught:
-            signal.signal(each, _ignore)  # another signal must not break off the removal
-        Descendants().end()  # here, as an exception in the midst of starting a process would leave it running
+            signal.signal(each, _ignore)  # another signal must not interrupt the clean-up
+        Descendants().end()  # here, as the exception may interrupt the start of a process and leave it running
         raise SystemExit(128 + number)
 
     for each in caught:
@@ -39,10 +39,10 @@ def exit_on_signals() -> None:
 
 
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine as `asyncio.run` does; a signal that ends this process cancels it first.
+    """Run a coroutine as `asyncio.run` does; a signal that asks this process to end cancels the coroutine first.
 
     SIGTERM and SIGHUP then raise `SystemExit`, SIGINT raises `KeyboardInterrupt`. An exception that a signal handler
-    raises within an event loop may instead end in a callback that logs it, and the process goes on.
+    raises within an event loop may instead end in a callback that logs it, and the process continues.
     """
     received: list[signal.Signals] = []
 
@@ -68,7 +68,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def loop_signals(on_signal: Callable[[signal.Signals], None]) -> Generator[None]:
-    """Call a function in the running event loop for each signal that asks this process to end, within the block."""
+    """Within the block, call a function in the running event loop for each signal that asks this process to end."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in ending_signals()}
     for number in before:

@@ -1,1 +1,1 @@
-"""The command ``host_client``."""
+"""The command line ``host_client`` and what it prints."""

@@ -1,4 +1,4 @@
-"""What is looked at before anything is made: inputs that are missing, places that cannot be, no key."""
+"""Checks of a command's prompt, paths, hosts and keys, before anything is created."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from agent_runner.contract.credentials import CREDENTIALS
 from host_client.errors import ConfigurationError
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
-# The last part of a name is no number: 1.2.3 is a mistyped address.
+# The last label must not be a number: 1.2.3 is a mistyped address.
 _HOST = re.compile(rf"(\*\.)?({_LABEL}\.)*(?![0-9]+$){_LABEL}")
 
 
 def check_prompt(prompt: str) -> None:
-    """Raise `ConfigurationError` if nothing is asked."""
+    """Raise `ConfigurationError` if the prompt is empty."""
     if not prompt.strip():
-        raise ConfigurationError("the prompt is empty: say what the agent is to do")
+        raise ConfigurationError("the prompt is empty: say what the agent should do")
 
 
 def check_files(upload: Path | None, download: Path | None, trace_out: Path | None) -> None:
-    """Raise `ConfigurationError` for what cannot be read before a run, or written after it."""
+    """Raise `ConfigurationError` for a path that cannot be read before a run, or written after it."""
     if upload is not None and not upload.exists():
         raise ConfigurationError(f"--upload {upload}: there is no such file or folder")
     if download is not None and download.exists() and not download.is_dir():
@@ -39,11 +39,11 @@ def _check_trace_out(path: Path) -> None:
     if not folder.is_dir():
         raise ConfigurationError(f"--trace-out {path}: there is no directory {folder}")
     if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigurationError(f"--trace-out {path}: may not be written")
+        raise ConfigurationError(f"--trace-out {path}: you have no permission to write it")
 
 
 def check_destinations(allow_out: Iterable[str]) -> None:
-    """Raise `ConfigurationError` for what is neither a host nor an address nor a block of them."""
+    """Raise `ConfigurationError` for a text that is neither a host name, nor an IP address, nor a CIDR block."""
     for each in allow_out:
         if _HOST.fullmatch(each) is None and not _is_network(each):
             raise ConfigurationError(
@@ -59,8 +59,14 @@ def _is_network(text: str) -> bool:
     return True
 
 
+def check_e2b_key(environ: Mapping[str, str], alternative: str = "") -> None:
+    """Raise `ConfigurationError` if there is no key for E2B."""
+    if not environ.get("E2B_API_KEY"):
+        raise ConfigurationError(f"no key for E2B: set E2B_API_KEY (e2b.dev/dashboard){alternative}")
+
+
 def check_credential(environ: Mapping[str, str]) -> None:
-    """Raise `ConfigurationError` if there is nothing to show to the model's API: the CLI asks nothing without."""
+    """Raise `ConfigurationError` without a credential for the model, as Claude's CLI sends no request without one."""
     if any(environ.get(name) for name in CREDENTIALS):
         return
     message = (
@@ -68,5 +74,5 @@ def check_credential(environ: Mapping[str, str]) -> None:
         " or try `host_client demo` or `host_client serve --demo`"
     )
     if url := environ.get("ANTHROPIC_BASE_URL"):
-        message += f"; if {url} needs none, set ANTHROPIC_AUTH_TOKEN to any word, as the CLI wants one all the same"
+        message += f"; if {url} needs none, set ANTHROPIC_AUTH_TOKEN to any word, as Claude's CLI requires one"
     raise ConfigurationError(message)

@@ -1,4 +1,4 @@
-"""``host_client costs``: what was spent, by whom, on which model, when. From the ledger."""
+"""``host_client costs``: prints the sums of the ledger by user, tenant, model or day."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import typer
 if TYPE_CHECKING:
     from host_client.telemetry.costs.ledger import Ledger, Total
 
-By = Literal["user", "tenant", "model", "day"]  # the ledger's own, which is not imported for --help
+By = Literal["user", "tenant", "model", "day"]  # the same as the ledger's, which is not imported for --help
 
 
 def costs(
-    by: Annotated[By, typer.Option(help="Sum by one of these; days are UTC's.")] = "user",
-    since: Annotated[str | None, typer.Option(help="Only from this day or moment on: 2026-11-24, UTC.")] = None,
+    by: Annotated[By, typer.Option(help="Sum by one of these; days are in UTC.")] = "user",
+    since: Annotated[str | None, typer.Option(help="Only turns since this day or time (UTC): 2026-11-24.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Show what turns cost, as noted in the ledger: every run of this command and of the service, sampled or not.
+    """Show the costs of turns from the ledger, which has every run of this command and of the service, sampled or not.
 
-    Sessions of your own program are noted if it calls `initialize_telemetry`, or its environment names an exporter.
+    Sessions of your own program are in it if it calls `initialize_telemetry`, or if its environment names an exporter.
     """
     from host_client.telemetry.costs.ledger import LedgerError
 
@@ -34,8 +34,8 @@ def costs(
         typer.echo(f"host_client costs: {error}", err=True)
         raise typer.Exit(2) from None
     if as_json:
-        told = {"by": by, "since": since, "rows": [_json(by, row) for row in rows], "total": _json(None, total)}
-        typer.echo(json.dumps(told, indent=2))
+        output = {"by": by, "since": since, "rows": [_json(by, row) for row in rows], "total": _json(None, total)}
+        typer.echo(json.dumps(output, indent=2))
     else:
         _print(by, rows, total)
 
@@ -51,13 +51,13 @@ def _ledger() -> Ledger:
 
 
 def _moment(since: str | None) -> float | None:
-    """Return a day or moment in seconds since the epoch; without a zone it is in UTC."""
+    """Return a day or time as seconds since the epoch; without a time zone it is in UTC."""
     if since is None:
         return None
     try:
         moment = datetime.fromisoformat(since)
     except ValueError:
-        raise ValueError(f"--since {since!r}: takes a day, 2026-11-24, or a moment, 2026-11-24T12:00:00") from None
+        raise ValueError(f"--since {since!r}: takes a day or time, such as 2026-11-24 or 2026-11-24T12:00:00") from None
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -76,12 +76,6 @@ def _json(by: str | None, of: Total) -> dict[str, Any]:
     }
 
 
-def dollars(nano_usd: int) -> str:
-    """Return an amount exactly, with two decimals or as many as it takes: what is shown adds up."""
-    whole, _, decimals = f"{Decimal(nano_usd).scaleb(-9):.9f}".partition(".")
-    return f"${int(whole):,}.{decimals.rstrip('0').ljust(2, '0')}"
-
-
 def _print(by: str, rows: list[Total], total: Total) -> None:
     from rich.console import Console  # not needed for --help
     from rich.table import Table
@@ -89,7 +83,7 @@ def _print(by: str, rows: list[Total], total: Total) -> None:
     from ._render import visible
 
     if not rows:
-        typer.echo("no costs were noted (those of demos never are)")
+        typer.echo("the ledger has no such costs (demos are never recorded)")
         return
     table = Table(by, box=None, show_footer=True)
     table.columns[0].footer = "total"
@@ -100,21 +94,23 @@ def _print(by: str, rows: list[Total], total: Total) -> None:
         table.add_row(visible(row.key or "-"), *_cells(row, estimates).values())
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 120  # a file or a pipe has no width of its own
+        console.width = 120  # a file or pipe has no width
     console.print(table)
     if estimates:
         console.print(
-            f"turns that never told their cost: {total.estimated_turns:,}."
-            " It is estimated by their model requests, as far as those are known",
+            f"turns that ended without their cost: {total.estimated_turns:,}."
+            " It is estimated from their model requests, as far as these are known",
             style="yellow",
         )
 
 
 def _cells(of: Total, estimates: bool) -> dict[str, str]:
+    from ._render import dollars  # imports rich, which is not needed for --help
+
     return {
         "turns": f"{of.turns:,}",
-        "cost": dollars(of.nano_usd),
-        **({"estimated": dollars(of.estimated_nano_usd)} if estimates else {}),
+        "cost": dollars(Decimal(of.nano_usd).scaleb(-9)),
+        **({"estimated": dollars(Decimal(of.estimated_nano_usd).scaleb(-9))} if estimates else {}),
         "input": f"{of.input_tokens:,}",
         "output": f"{of.output_tokens:,}",
         "cache read": f"{of.cache_read_tokens:,}",

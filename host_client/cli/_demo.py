@@ -1,4 +1,4 @@
-"""The demo: a real agent mends a small broken program, driven by a scripted model, with no key."""
+"""``host_client demo``: a real agent repairs a small program, with a scripted model and without a key."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def run_demo(
     json_events: bool = False,
     trace_out: Path | None = None,
 ) -> int:
-    """Run the demo, or a script of the caller's; return the exit code."""
+    """Run the demo, or the caller's own script and prompt; return the exit code."""
     out = sys.stderr if json_events else sys.stdout
     if script is not None and prompt is None:
-        raise ConfigurationError("--script needs --prompt: what the scripted model is asked")
+        raise ConfigurationError("--script needs --prompt, the prompt that your script replies to")
     if prompt is not None and script is None:
-        raise ConfigurationError("--prompt needs --script: the demo's own script answers its own prompt alone")
+        raise ConfigurationError("--prompt needs --script, as the demo's own script replies to the demo's prompt only")
     if approvals is None and not sys.stdin.isatty():
-        print("stdin is no terminal: the demo approves by itself what the agent asks for", file=out, flush=True)
+        print("stdin is not a terminal, so the demo approves all tool calls itself", file=out, flush=True)
         approvals = "auto"
     with ScriptedModel(load_script(script or _HERE / "mend.yaml")) as model:
         print(f"a scripted model answers at {model.url}: no account, no key, no network", file=out, flush=True)
@@ -65,6 +65,6 @@ def run_demo(
 
 
 def _command() -> str:
-    """Return how this program was called."""
+    """Return the command that this program was started with."""
     called = Path(sys.argv[0])
     return str(called) if called.name == "host_client" else f"{sys.executable} -m host_client"

@@ -1,7 +1,7 @@
-"""``host_client doctor``: can agents run from here, one line a check, with what to do about what is broken.
+"""The checks of ``host_client doctor``: whether agents can run from here, and what to do if not.
 
-A check is a function of the `Circumstances` that yields findings; `CHECKS` is all of them, in order. What the
-circumstances do not ask for is found to be neither good nor bad.
+A check is a function of the `Circumstances` that yields findings; `CHECKS` lists all, in order. A part that the
+circumstances do not need gets a finding that is neither good nor bad.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
 Kind = Literal["e2b", "local"]
 
 CLI_TIMEOUT = 30.0
-"""Seconds for ``e2b --version``."""
+"""Seconds to wait for ``e2b --version``."""
 
 RUNNER_TIMEOUT = 120.0
-"""Seconds for ``agent_runner doctor``, which waits up to 60 s for the CLI's first start."""
+"""Seconds to wait for ``agent_runner doctor``, which itself waits up to 60 s for the CLI's first start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """What is to work: the kind of sandbox, and on E2B the template."""
+    """The environment, the kind of sandbox and the E2B template that the checks are for."""
 
     environ: Mapping[str, str]
     kind: Kind
@@ -44,7 +44,7 @@ class Circumstances:
 
 
 class Check(Protocol):
-    """Looks at one thing."""
+    """A function that checks one part and yields its findings."""
 
     __name__: str
 
@@ -52,28 +52,28 @@ class Check(Protocol):
 
 
 def diagnose(circumstances: Circumstances) -> Iterator[Finding]:
-    """Yield what every check finds, as it is found; one that breaks is a finding too, and the others get their turn."""
+    """Run all checks and yield their findings; an exception in a check becomes a finding too."""
     for check in CHECKS:
         try:
             yield from check(circumstances)
-        except Exception as error:  # whatever a check breaks on
+        except Exception as error:  # a check may fail in any way
             yield Finding(check.__name__, False, f"{type(error).__name__}: {error}")
 
 
 def check_host(circumstances: Circumstances) -> Iterator[Finding]:
-    """Python, and the version of this package."""
+    """Check the version of Python."""
     yield check_python()
 
 
 def check_model(circumstances: Circumstances) -> Iterator[Finding]:
-    """There is a credential for the model; which one is said, and never what it is."""
-    found = [name for name in CREDENTIALS if circumstances.environ.get(name)]
-    mend = "Set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN; `host_client demo` needs neither"
-    yield Finding("Model credential", bool(found), f"{found[0]} is set" if found else "none is set", mend)
+    """Check that there is a credential for the model; its name is shown, never its value."""
+    names = [name for name in CREDENTIALS if circumstances.environ.get(name)]
+    advice = "Set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN; `host_client demo` needs neither"
+    yield Finding("Model credential", bool(names), f"{names[0]} is set" if names else "none is set", advice)
 
 
 def check_e2b(circumstances: Circumstances) -> Iterator[Finding]:
-    """E2B answers, takes the key and has the template."""
+    """Check that E2B answers, accepts the key and has the template."""
     if circumstances.kind != "e2b":
         yield Finding("E2B", None, "not asked for (--sandbox e2b, or set E2B_API_KEY)")
         return
@@ -81,7 +81,7 @@ def check_e2b(circumstances: Circumstances) -> Iterator[Finding]:
         yield Finding("E2B", False, "its SDK is not installed", "pip install 'sandspan[client]'")
         return
     if not circumstances.environ.get("E2B_API_KEY"):
-        yield Finding("E2B key", False, "E2B_API_KEY is not set", "Make one at https://e2b.dev/dashboard?tab=keys")
+        yield Finding("E2B key", False, "E2B_API_KEY is not set", "Create one at https://e2b.dev/dashboard?tab=keys")
         return
     from host_client.sandbox.e2b import probe  # imports the SDK, which takes 0.5 s
 
@@ -99,34 +99,34 @@ def _e2b_failure(error: ConfigurationError | SandboxError, url: str) -> Finding:
     if error.error_type == "authentication":
         return Finding("E2B key", False, f"{url} does not accept it", "Set E2B_API_KEY to a key of this E2B")
     if error.error_type in ("network", "timeout"):
-        mend = "Look at E2B_API_URL, E2B_DOMAIN, the proxy variables and the network"
-        return Finding("E2B API", False, f"{url} does not answer: {error}", mend)
+        advice = "Check E2B_API_URL, E2B_DOMAIN, the proxy variables and the network"
+        return Finding("E2B API", False, f"{url} does not answer: {error}", advice)
     return Finding("E2B API", False, f"{url}: {error}", "Try again later")
 
 
 def _template(circumstances: Circumstances) -> Finding:
-    from host_client.sandbox.e2b import probe  # with the check above
+    from host_client.sandbox.e2b import probe  # imported by the check above already
 
     name = circumstances.template
     try:
-        found = asyncio.run(probe.template_exists(name, circumstances.environ))
+        exists = asyncio.run(probe.template_exists(name, circumstances.environ))
     except (ConfigurationError, SandboxError) as error:
         return Finding("E2B template", False, f"{name}: {error}")
-    mend = f"Build it: host_client template build --name {name.partition(':')[0]}"
-    return Finding("E2B template", found, f"{name} {'exists' if found else 'does not exist'}", mend)
+    advice = f"Build it: host_client template build --name {name.partition(':')[0]}"
+    return Finding("E2B template", exists, f"{name} {'exists' if exists else 'does not exist'}", advice)
 
 
 def check_e2b_cli(circumstances: Circumstances) -> Iterator[Finding]:
-    """Which E2B CLI there is decides how it builds a template; none is needed."""
+    """Report the version of the E2B CLI, as that decides how it builds a template; no CLI is needed."""
     path = shutil.which("e2b", path=circumstances.environ.get("PATH"))
     if path is None:
-        yield Finding("E2B CLI", None, "not on PATH, nor needed: `host_client template build` does without")
+        yield Finding("E2B CLI", None, "not on PATH, and not needed: `host_client template build` works without it")
         return
     version = _e2b_cli_version(path, circumstances.environ)
     if version is None:
-        yield Finding("E2B CLI", None, f"{path} does not say its version; `host_client template build` does without")
+        yield Finding("E2B CLI", None, f"{path} reports no version; `host_client template build` works without it")
     elif version.startswith(("0.", "1.")):
-        yield Finding("E2B CLI", True, f"{version}: builds with `e2b template build`, of e2b.toml, and needs Docker")
+        yield Finding("E2B CLI", True, f"{version}: builds from e2b.toml with `e2b template build`, and needs Docker")
     else:
         instead = f"`e2b template create {circumstances.template} -d template/e2b.Dockerfile` in a checkout"
         detail = f"{version}: refuses `e2b template build`; use `host_client template build`, or {instead}"
@@ -147,14 +147,14 @@ def _e2b_cli_version(path: str, environ: Mapping[str, str]) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"\d+\.\d+\.\d+", done.stdout)
-    return found.group() if found is not None else None
+    version = re.search(r"\d+\.\d+\.\d+", done.stdout)
+    return version.group() if version is not None else None
 
 
 def check_local(circumstances: Circumstances) -> Iterator[Finding]:
-    """The runner and the CLI work on this machine."""
+    """Check that the runner and Claude's CLI work on this machine."""
     if circumstances.kind == "local":
-        yield from (finding for finding in _runner_findings() if finding.name != "Python")  # stands above
+        yield from (finding for finding in _runner_findings() if finding.name != "Python")  # check_host has reported it
         return
     installed = is_installed("claude_agent_sdk")
     detail = "possible" if installed else "claude-agent-sdk is not installed: pip install 'sandspan[local]'"
@@ -162,28 +162,29 @@ def check_local(circumstances: Circumstances) -> Iterator[Finding]:
 
 
 def _runner_findings() -> list[Finding]:
-    """Return what `agent_runner doctor` finds on this machine; raise `OSError` or `ValueError`."""
+    """Return the findings of `agent_runner doctor` on this machine; raise `OSError` or `ValueError`."""
     command = [sys.executable, "-m", "agent_runner", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, timeout=RUNNER_TIMEOUT, check=False)
     try:
         return msgspec.json.decode(done.stdout, type=list[Finding])
     except msgspec.DecodeError:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise ValueError(f"agent_runner doctor ended with exit code {done.returncode}: {said}") from None
+        stderr = done.stderr.decode(errors="replace").strip()[-500:]
+        raise ValueError(f"agent_runner doctor ended with exit code {done.returncode}: {stderr}") from None
 
 
 def check_telemetry(circumstances: Circumstances) -> Iterator[Finding]:
-    """Each exporter takes a span, and what else telemetry needs is there."""
+    """Check the telemetry settings, and that each exporter accepts a span."""
     config, problems = telemetry_config(circumstances.environ)
     if not config.enabled:
         yield Finding("Telemetry", None, "off (OTEL_ENABLED, OTEL_SDK_DISABLED)")
         return
     for problem in problems:
-        yield Finding("Telemetry setting", False, problem, "All of them: docs/OPENTELEMETRY_INTEGRATION.md")
-    share = f"{config.sampling.rate * 100:.4g} % of the traces to {', '.join(config.exporters) or 'nowhere'}"
+        yield Finding("Telemetry setting", False, problem, "All settings: docs/OPENTELEMETRY_INTEGRATION.md")
+    percent = f"{config.sampling.rate * 100:.6f}".rstrip("0").rstrip(".")  # never 1e-05
+    share = f"{percent} % of the traces to {', '.join(config.exporters) or 'nowhere'}"
     yield Finding("Telemetry", True, f"{config.environment}, {share}")
     if circumstances.environ.get("LANGFUSE_SECRET_KEY") and "langfuse" not in config.exporters and not problems:
-        yield Finding("Exporter langfuse", None, "its keys are set, but not OTEL_EXPORTERS=langfuse")
+        yield Finding("Exporter langfuse", None, "its keys are set, but OTEL_EXPORTERS does not name langfuse")
     if not is_installed("opentelemetry.sdk"):
         yield Finding("OpenTelemetry", False, "its SDK is not installed", "pip install 'sandspan[client]'")
         return

@@ -1,12 +1,13 @@
-"""``host_client doctor``."""
+"""``host_client doctor``: prints the findings of all checks."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from . import _parameters as o
 from ._place import KINDS
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ STYLES = {True: "green", False: "bold red", None: "dim"}
 
 
 def doctor(
-    sandbox: Annotated[str, typer.Option(help="auto (E2B if E2B_API_KEY is set), e2b or local.")] = "auto",
-    template: Annotated[str | None, typer.Option(help="The template on E2B. Default: sandspan.")] = None,
+    sandbox: o.SandboxKind = "auto",
+    template: o.Template = None,
 ) -> None:
-    """Check that agents can run from here; the exit code is 1 if not."""
+    """Check whether agents can run from here; exit with code 1 if not."""
     from rich.console import Console  # not needed for --help
     from rich.text import Text
 
@@ -39,7 +40,7 @@ def doctor(
 
 
 def _kind(sandbox: str) -> Kind:
-    """Return what a run would take."""
+    """Return the kind of sandbox that a run with this option would use."""
     if sandbox == "e2b" or (sandbox == "auto" and os.environ.get("E2B_API_KEY")):
         return "e2b"
     return "local"

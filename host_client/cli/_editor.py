@@ -1,4 +1,4 @@
-"""A text in the person's editor. Unlike `click.edit` in a thread it can be cancelled, which ends the editor."""
+"""Lets a person edit a text in their editor. It can be cancelled, which ends the editor; `click.edit` cannot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 LEAVE_SECONDS = 1.0
-"""How long an editor may take to restore the terminal before it is killed."""
+"""Seconds that an editor has to restore the terminal before it is killed."""
 
 
 class EditorError(Exception):
@@ -19,7 +19,7 @@ class EditorError(Exception):
 
 
 async def edit(text: str, suffix: str) -> bytes | None:
-    """Return the text as it was saved, in UTF-8; None if it was not. Raise `EditorError`."""
+    """Open a text in the editor; return the saved bytes, or None if nothing was saved. Raise `EditorError`."""
     with tempfile.TemporaryDirectory(prefix="sandspan-edit-") as folder:
         path = _written(Path(folder, f"input{suffix}"), text)
         await _run(path)
@@ -28,7 +28,7 @@ async def edit(text: str, suffix: str) -> bytes | None:
 
 def _written(path: Path, text: str) -> Path:
     path.write_text(text + "\n", encoding="utf-8")
-    os.utime(path, (0, 0))  # so that the time of a save differs, however coarse the file system's clock is
+    os.utime(path, (0, 0))  # any save changes this time, however coarse the file system's clock is
     return path
 
 

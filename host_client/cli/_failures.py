@@ -1,4 +1,4 @@
-"""Errors as one line on stderr and an exit code."""
+"""Reports an error as one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ _FIELD = re.compile(r"[a-z_]+(?= takes )")
 
 
 @contextmanager
-def told(command: str) -> Generator[None]:
-    """Tell of an error in the block and exit: with 2 for a bad option or value, else with 3."""
+def reported_errors(command: str, code: int = 3) -> Generator[None]:
+    """Print an error of the block and exit: with exit code 2 for a bad option or value, else with ``code``."""
     try:
         yield
     except ConfigurationError as error:
         typer.echo(f"{command}: {as_typed(str(error))}", err=True)
         raise typer.Exit(2) from None
     except SandspanError as error:
-        typer.echo(f"{command}: {error.error_type}: {error}", err=True)
-        raise typer.Exit(3) from None
+        kind = "" if error.error_type == "internal" else f"{error.error_type}: "
+        typer.echo(f"{command}: {kind}{error}", err=True)
+        raise typer.Exit(code) from None
 
 
 def as_typed(message: str) -> str:
-    """Return a message about a setting with its option in the setting's place: they differ by dashes alone."""
-    found = _FIELD.match(message)
-    return f"--{found.group().replace('_', '-')}{message[found.end() :]}" if found else message
+    """Return a message with the name of a setting replaced by its option: ``max_turns`` by ``--max-turns``."""
+    field = _FIELD.match(message)
+    return f"--{field.group().replace('_', '-')}{message[field.end() :]}" if field else message

@@ -1,4 +1,4 @@
-"""Commands and groups whose help shows no type beside a flag, where typer would show ``<bool>``."""
+"""Typer commands and groups whose help shows no type beside a flag; typer would show ``<bool>``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
-"""Context settings of every command."""
+"""Click's context settings for every command: ``-h`` shows the help too."""
 
 
 class PlainCommand(TyperCommand):
-    """A command whose flags are shown without a type."""
+    """A command whose help shows flags without a type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, flags without a metavar."""
+        """Return the parameters of the command; flags have no type to show."""
         return [_without_type(param) for param in super().get_params(ctx)]
 
 
 class PlainGroup(TyperGroup):
-    """A group whose flags are shown without a type."""
+    """A group of commands whose help shows flags without a type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, flags without a metavar."""
+        """Return the parameters of the command; flags have no type to show."""
         return [_without_type(param) for param in super().get_params(ctx)]
 
 

@@ -1,4 +1,4 @@
-"""The options that several subcommands share."""
+"""Definitions of the options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import typer
 
 from agent_runner.contract.tools import PERMISSION_MODES
 
+SandboxKind = Annotated[str, typer.Option(help="e2b, local, or auto: e2b if E2B_API_KEY is set.")]
+Template = Annotated[str | None, typer.Option(help="Template in E2B. Default: sandspan.")]
 Model = Annotated[str | None, typer.Option(help="Model id or alias.")]
-AllowedTools = Annotated[str, typer.Option(help="Tools and rules that need no approval, with commas.")]
-DisallowedTools = Annotated[str, typer.Option(help="Tools and rules that are refused, with commas.")]
+AllowedTools = Annotated[str, typer.Option(help="Tools and rules that need no approval, separated by commas.")]
+DisallowedTools = Annotated[str, typer.Option(help="Tools and rules that are refused, separated by commas.")]
 PermissionMode = Annotated[str, typer.Option(help=f"One of {', '.join(PERMISSION_MODES)}.")]
-Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox first.")]
-Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to, after.")]
-Attribute = Annotated[list[str] | None, typer.Option(help="name=value for every span; repeatable.")]
-MaxBudgetUsd = Annotated[float | None, typer.Option(help="Most it may cost, in US dollars.")]
-MaxTurns = Annotated[int | None, typer.Option(help="Most model requests that may follow tool calls.")]
-MaxRetries = Annotated[int | None, typer.Option(help="Most times a failed model request is sent again. Default: 10.")]
+Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox before the run.")]
+Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
+Attribute = Annotated[list[str] | None, typer.Option(help="name=value to set on every span; repeatable.")]
+MaxBudgetUsd = Annotated[float | None, typer.Option(help="Maximum cost in US dollars.")]
+MaxTurns = Annotated[int | None, typer.Option(help="Maximum number of model requests that follow tool calls.")]
+MaxRetries = Annotated[int | None, typer.Option(help="Maximum retries of a failed model request. Default: 10.")]
 Approvals = Annotated[str, typer.Option(help="ask, auto or deny.")]
-ApprovalTimeout = Annotated[float, typer.Option(help="Seconds a person has to answer.")]
+ApprovalTimeout = Annotated[float, typer.Option(help="Seconds that a person has to answer.")]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]
 TraceOut = Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")]
 
-Timeout = Annotated[int | None, typer.Option(help="Seconds it lives in E2B when its host is gone. Default: 300.")]
-Keys = Annotated[
-    str | None, typer.Option(help="Where the model's key is, in E2B: gateway (default), e2b-secrets, env.")
+Timeout = Annotated[
+    int | None, typer.Option(help="Seconds that the sandbox survives in E2B after the host disconnects. Default: 300.")
 ]
-KeysAgain = Annotated[
+Keys = Annotated[
+    str | None, typer.Option(help="Where the model's key is kept in E2B: gateway (default), e2b-secrets or env.")
+]
+KeysOfResume = Annotated[
     str | None,
     typer.Option(
-        help="Where the model's key is: gateway, env; e2b-secrets if the session began so. Default: as it began."
+        help="Where the model's key is kept: gateway, env, or e2b-secrets if the session began so. Default: as before."
     ),
 ]
 SecretName = Annotated[
     str | None,
-    typer.Option(help="The E2B secret with the model's key, for --keys e2b-secrets. Default: anthropic."),
+    typer.Option(help="Name of the E2B secret with the model's key, for --keys e2b-secrets. Default: anthropic."),
 ]

@@ -1,4 +1,4 @@
-"""The person at the terminal: asks for approvals and answers while events go on."""
+"""Asks the person at the terminal for approvals and answers, while further events are read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections import deque
+from collections.abc import Generator
 from typing import Any
 
 import msgspec
@@ -31,7 +32,7 @@ KEYS = "[y]es  [a]llow and remember  [e]dit  [n]o, or n and the reason"
 
 
 class Person:
-    """Puts one question after another, and takes back one that was resolved elsewhere."""
+    """Asks one question after the other; a question that is resolved otherwise is withdrawn."""
 
     def __init__(self, session: Session, console: Console) -> None:
         self._session = session
@@ -41,29 +42,29 @@ class Person:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     def observe(self, event: AnyEvent) -> None:
-        """Ask what the event asks, or stop asking what it resolves."""
+        """Ask the question of a request, or withdraw it when the event resolves the request."""
         match event:
             case ApprovalRequest():
                 self._ask(event.data.approval_id, self._approve(event))
             case QuestionRequest():
                 self._ask(event.data.question_id, self._answer(event))
             case ApprovalResolved():
-                self._done(event.data.approval_id)
+                self._withdraw(event.data.approval_id)
             case QuestionResolved():
-                self._done(event.data.question_id)
+                self._withdraw(event.data.question_id)
             case _:
                 pass
 
     def close(self) -> None:
-        """Ask nothing more."""
+        """Withdraw all questions and stop reading stdin."""
         for key in list(self._asking):
-            self._done(key)
+            self._withdraw(key)
         self._lines.close()
 
     def _ask(self, key: str, question: Any) -> None:
         self._asking[key] = asyncio.ensure_future(question)
 
-    def _done(self, key: str) -> None:
+    def _withdraw(self, key: str) -> None:
         if task := self._asking.pop(key, None):
             task.cancel()
 
@@ -103,7 +104,7 @@ class Person:
         try:
             return msgspec.json.decode(edited, type=dict[str, Any]) if edited is not None else None
         except msgspec.DecodeError as error:
-            self._console.print(f"that is no JSON object: {error}", style="red")
+            self._console.print(f"the edited text is not a JSON object: {error}", style="red")
             return None
 
     async def _answer(self, event: QuestionRequest) -> None:
@@ -123,7 +124,7 @@ class Person:
         self._console.print(Text(f"{keys} > ", style="bold yellow"), end="")
         line = await self._lines.next()
         if not line:
-            with contextlib.suppress(OSError):  # a terminal that was closed
+            with contextlib.suppress(OSError):  # the terminal was closed
                 self._console.print("(end of input: no)")
         return line
 
@@ -136,7 +137,7 @@ def _chosen(answer: str, options: list[str]) -> str:
 
 
 class TerminalLines:
-    """Lines of stdin, read only while somebody waits for one, so that a wait can be taken back."""
+    """Reads lines of stdin in the event loop, so that a wait for a line can be cancelled."""
 
     def __init__(self) -> None:
         self._fd = sys.stdin.fileno()
@@ -149,7 +150,7 @@ class TerminalLines:
     def _read(self) -> None:
         try:
             chunk = os.read(self._fd, 4096)
-        except OSError:  # a terminal that was closed
+        except OSError:  # the terminal was closed
             chunk = b""
         if not chunk:
             self._ended = True
@@ -160,16 +161,16 @@ class TerminalLines:
         self._arrived.set()
 
     async def next(self) -> str:
-        """Return the next line typed from now on; empty at the end of input."""
-        self._lines.clear()  # what was typed before the question is no answer to it
+        """Return the next line that is typed from now on; empty at the end of input."""
+        self._lines.clear()  # a line typed before the question must not answer it
         while not self._lines and not self._ended:
             self._arrived.clear()
             await self._arrived.wait()
         return self._lines.popleft() if self._lines else ""
 
     @contextlib.contextmanager
-    def paused(self):
-        """Leave stdin to somebody else for a while."""
+    def paused(self) -> Generator[None]:
+        """Stop reading stdin within the block, so that the editor can read it."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._fd)
         try:
@@ -178,5 +179,5 @@ class TerminalLines:
             loop.add_reader(self._fd, self._read)
 
     def close(self) -> None:
-        """Leave stdin alone."""
+        """Stop reading stdin."""
         asyncio.get_running_loop().remove_reader(self._fd)

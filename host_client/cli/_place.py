@@ -1,4 +1,4 @@
-"""Where a run takes place: the sandbox that the options and the environment ask for, and what to say of it."""
+"""Chooses the sandbox of a run from the options and the environment, and the remarks to print about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from host_client.errors import ConfigurationError
 from host_client.extras import is_installed, missing, needs
 from host_client.sandbox import LocalSandbox, Sandbox
 
-from ._checks import check_credential, check_destinations
+from ._checks import check_credential, check_destinations, check_e2b_key
 
 if TYPE_CHECKING:
     from host_client.sandbox.e2b.keys import KeyMode
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 KINDS = ("auto", "e2b", "local")
 PAUSE = "pause"
 _LOGIN = Path("home/.claude/.credentials.json")
-"""Where somebody may have logged in, in a directory that is kept."""
-LOCAL_WARNING = "local sandbox: the agent runs on this machine as you, isolated from nothing"
+"""File in a kept directory that holds a credential if Claude's CLI was logged in there."""
+LOCAL_WARNING = "local sandbox: the agent runs on this machine as you, without isolation"
 
 
 class Place(NamedTuple):
-    """A sandbox, and the remarks a person should read before the run."""
+    """A sandbox, and remarks that a person should read before the run."""
 
     sandbox: Sandbox
     remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What the options say of the sandbox; None is not said."""
+class SandboxChoice:
+    """The options that concern the sandbox; None for an option that was not given."""
 
     kind: str = "auto"
     cwd: Path | None = None
@@ -46,19 +46,19 @@ class Wish:
     keys: str | None = None
     secret_name: str | None = None
     resume: str | None = None
-    """The id of a paused sandbox."""
+    """Id of a paused sandbox to resume."""
     outlives_host: bool = False
-    """Another process may take the session over."""
+    """True if another process may take the session over."""
 
 
-def place_of(wish: Wish, environ: Mapping[str, str]) -> Place:
-    """Return where to run; raise `ConfigurationError` for options that do not fit together, then for a missing key."""
-    if wish.kind not in KINDS:
+def place_of(choice: SandboxChoice, environ: Mapping[str, str]) -> Place:
+    """Return the sandbox for a run; raise `ConfigurationError` for conflicting options, then for a missing key."""
+    if choice.kind not in KINDS:
         raise ConfigurationError(f"--sandbox takes one of {', '.join(KINDS)}")
-    if wish.kind == "e2b" or (wish.kind == "auto" and environ.get("E2B_API_KEY")):
-        chosen = " (E2B_API_KEY is set; --sandbox local runs it here)" if wish.kind == "auto" else ""
-        return _e2b(wish, environ, chosen)
-    return _local(wish, environ)
+    if choice.kind == "e2b" or (choice.kind == "auto" and environ.get("E2B_API_KEY")):
+        why = " (E2B_API_KEY is set; --sandbox local runs it here)" if choice.kind == "auto" else ""
+        return _e2b(choice, environ, why)
+    return _local(choice, environ)
 
 
 def require_local_runner(feature: str, alternative: str = "") -> None:
@@ -67,62 +67,61 @@ def require_local_runner(feature: str, alternative: str = "") -> None:
         raise ConfigurationError(missing("claude-agent-sdk", "local", feature) + alternative)
 
 
-def _local(wish: Wish, environ: Mapping[str, str]) -> Place:
+def _local(choice: SandboxChoice, environ: Mapping[str, str]) -> Place:
     given = {
-        "--keep pause": wish.keep == PAUSE,
-        "--template": wish.template,
-        "--timeout": wish.timeout,
-        "--allow-out": wish.allow_out,
-        "--metadata": wish.metadata,
-        "--env": wish.envs,
-        "--keys": wish.keys,
-        "--secret-name": wish.secret_name,
+        "--keep pause": choice.keep == PAUSE,
+        "--template": choice.template,
+        "--timeout": choice.timeout,
+        "--allow-out": choice.allow_out,
+        "--metadata": choice.metadata,
+        "--env": choice.envs,
+        "--keys": choice.keys,
+        "--secret-name": choice.secret_name,
     }
     for option, value in given.items():
         if value not in (None, False, (), {}):
             raise ConfigurationError(f"{option} is for a sandbox in E2B: set E2B_API_KEY, or give --sandbox e2b")
     require_local_runner("the local sandbox", ", or set E2B_API_KEY")
-    if wish.cwd is not None and wish.upload is not None:
+    if choice.cwd is not None and choice.upload is not None:
         raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
-    keep = Path(wish.keep) if wish.keep is not None else None
-    sandbox = LocalSandbox(work=wish.cwd, keep=keep)
+    keep = Path(choice.keep) if choice.keep is not None else None
+    sandbox = LocalSandbox(work=choice.cwd, keep=keep)
     if keep is None or not (keep / _LOGIN).is_file():
         check_credential(environ)
     return Place(sandbox, (LOCAL_WARNING,))
 
 
-def _e2b(wish: Wish, environ: Mapping[str, str], chosen: str) -> Place:
-    if wish.cwd is not None:
+def _e2b(choice: SandboxChoice, environ: Mapping[str, str], why: str) -> Place:
+    if choice.cwd is not None:
         raise ConfigurationError("--cwd is for the local sandbox: --upload copies a folder into one in E2B")
-    if wish.keep not in (None, PAUSE):
+    if choice.keep not in (None, PAUSE):
         raise ConfigurationError("--keep takes `pause` for a sandbox in E2B; a directory is for the local one")
     with needs("client", "the sandbox in E2B"):
         from host_client.sandbox.e2b import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, E2BOptions, E2BSandbox  # takes 0.3 s
         from host_client.sandbox.e2b.keys import ENV_WARNING, KEY_MODES
 
-    keys = "gateway" if wish.keys is None else wish.keys
+    keys = "gateway" if choice.keys is None else choice.keys
     if keys not in KEY_MODES:
         raise ConfigurationError(f"--keys takes one of {', '.join(KEY_MODES)}")
-    if wish.secret_name is not None and keys != "e2b-secrets":
-        raise ConfigurationError("--secret-name goes with --keys e2b-secrets: other modes take the key from here")
-    if wish.secret_name == "":
+    if choice.secret_name is not None and keys != "e2b-secrets":
+        raise ConfigurationError("--secret-name requires --keys e2b-secrets: other modes use the key of this host")
+    if choice.secret_name == "":
         raise ConfigurationError("--secret-name takes the name of a secret in E2B")
-    check_destinations(wish.allow_out)
+    check_destinations(choice.allow_out)
     options = E2BOptions(
-        template=wish.template or DEFAULT_TEMPLATE,
-        timeout=DEFAULT_TIMEOUT if wish.timeout is None else wish.timeout,
-        allow_out=wish.allow_out,
-        metadata=wish.metadata,
-        envs=wish.envs,
+        template=choice.template or DEFAULT_TEMPLATE,
+        timeout=DEFAULT_TIMEOUT if choice.timeout is None else choice.timeout,
+        allow_out=choice.allow_out,
+        metadata=choice.metadata,
+        envs=choice.envs,
         keys=cast("KeyMode", keys),
-        secret_name=wish.secret_name or "anthropic",
-        pause=wish.keep == PAUSE,
-        outlives_host=wish.outlives_host,
+        secret_name=choice.secret_name or "anthropic",
+        pause=choice.keep == PAUSE,
+        outlives_host=choice.outlives_host,
     )
-    if not environ.get("E2B_API_KEY"):
-        raise ConfigurationError("no key for E2B: set E2B_API_KEY (e2b.dev/dashboard), or give --sandbox local")
+    check_e2b_key(environ, ", or give --sandbox local")
     if keys != "e2b-secrets":
-        check_credential({**wish.envs, **environ} if keys == "env" else environ)
-    remark = f"E2B sandbox, template {options.template}{chosen}"
-    sandbox = E2BSandbox(options, environ=environ, resume=wish.resume)
+        check_credential({**choice.envs, **environ} if keys == "env" else environ)
+    remark = f"E2B sandbox, template {options.template}{why}"
+    sandbox = E2BSandbox(options, environ=environ, resume=choice.resume)
     return Place(sandbox, (remark, ENV_WARNING) if keys == "env" else (remark,))

@@ -1,7 +1,7 @@
-"""Events as lines in a terminal.
+"""Renders events, approval requests and summaries for a terminal.
 
-Whatever comes from the sandbox is shown with its control characters visible: an escape sequence or a
-bidirectional mark could make a person approve something other than what is shown.
+Control characters in text from the sandbox are made visible: an escape sequence or a bidirectional mark could make a
+person approve something other than the text that they see.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, cast
 
 from rich.console import Console, Group, RenderableType
@@ -20,7 +21,7 @@ from agent_runner.contract import protocol as p
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.trace.summary import Summary
 
-_UNSEEN = re.compile(
+_INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _RESULT_LINES = 6
@@ -28,18 +29,20 @@ _LINE = 200
 
 
 def visible(text: str) -> str:
-    r"""Return the text with every character that would not be seen, or would move others, as ``\xNN``."""
-    return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text.replace("\r\n", "\n"))
+    r"""Return the text with every invisible or text-moving character replaced by ``\xNN``."""
+    return _INVISIBLE.sub(lambda found: ascii(found.group())[1:-1], text.replace("\r\n", "\n"))
 
 
 class Renderer:
-    """Prints a session's events, the model's text as it comes."""
+    """Prints the events of a session; the model's text is printed while it arrives."""
 
     def __init__(self, console: Console, calls: ToolCalls) -> None:
         self._console = console
         self._live = ""
         self._mid_line = False
         self._calls = calls
+        self.last_error: str | None = None
+        """Message of the last error that was printed."""
 
     def show(self, event: p.AnyEvent) -> None:
         """Print one event."""
@@ -61,7 +64,7 @@ class Renderer:
         self._mid_line = True
 
     def _whole(self, text: str) -> None:
-        # What was shown live need not be the whole: live text may be dropped on the way.
+        # Live text may have been dropped on the way, so the rest of the whole text is printed.
         rest = text[len(self._live) :] if self._live and text.startswith(self._live) else f"\n{text}"
         self._console.print(Text(visible(rest)), soft_wrap=True)
         self._live, self._mid_line = "", False
@@ -87,6 +90,7 @@ class Renderer:
             case p.QuestionResolved():
                 return Text(f"  ⏸ {event.data.decision}: {visible(str(event.data.answers or ''))}", style="green")
             case p.Error():
+                self.last_error = event.data.message
                 retry = " (may succeed if tried again)" if event.data.retryable else ""
                 return Text(f"✗ {event.data.error_type}: {visible(event.data.message)}{retry}", style="bold red")
             case p.Log():
@@ -128,7 +132,7 @@ def _shifted(text: Text, depth: int) -> Text:
 
 
 def headline(tool_input: Mapping[str, Any]) -> str:
-    """Return the one argument that says most of a call, in one line."""
+    """Return the most informative argument of a tool call's input, such as its command, in one line."""
     for key in ("command", "file_path", "pattern", "description", "url", "query", "prompt"):
         if isinstance(value := tool_input.get(key), str):
             return visible(value).replace("\n", " ⏎ ")
@@ -136,7 +140,7 @@ def headline(tool_input: Mapping[str, Any]) -> str:
 
 
 def content_text(content: object) -> str:
-    """Return the text of a tool result's content."""
+    """Return the text of a tool result's content; other blocks as their type in brackets."""
     match content:
         case str():
             return content
@@ -151,14 +155,14 @@ def content_text(content: object) -> str:
 
 
 def approval_card(data: p.ApprovalRequestData) -> Panel:
-    """Return what a person is asked to approve: the exact input, or the diff it makes."""
+    """Return a panel for an approval request, with the exact input of the tool, or the diff of an edit."""
     parts: list[RenderableType] = []
     if data.reason:
         parts.append(Text(visible(data.reason), style="italic"))
     parts.append(_exact_input(data))
     rules = [visible(rule) for rule in remembered_rules(data)]
     if rules:
-        parts.append(Text(f"remembering it would allow: {', '.join(rules)}", style="dim"))
+        parts.append(Text(f"remembering it would also allow: {', '.join(rules)}", style="dim"))
     return Panel(Group(*parts), title=f"[bold]Allow {visible(data.tool_name)}?[/]", border_style="yellow")
 
 
@@ -186,7 +190,7 @@ def _diff(path: str, old: str, new: str) -> Text:
 
 
 def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
-    """Return, readable, what ``remember`` would allow for the rest of the session."""
+    """Return, as readable texts, the rules that ``remember`` would allow for the rest of the session."""
     rules: list[str] = []
     for suggestion in data.suggestions:
         for rule in suggestion.get("rules") or ():
@@ -199,16 +203,22 @@ def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
     return rules
 
 
+def dollars(amount: float | Decimal) -> str:
+    """Return an amount of US dollars as a text such as ``$1.25``, with two to nine decimals."""
+    whole, _, decimals = f"{amount:,.9f}".partition(".")
+    return f"${whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
 def summary_line(
     summary: Summary, cost_usd: float, input_tokens: int | None = None, output_tokens: int | None = None
 ) -> Text:
-    """Return where the time went, the tokens (by default the spans') and the cost."""
+    """Return a summary of a run's time, tokens (by default those in its spans), cost and tool calls."""
     total = summary.total or 1.0
     shares = (
         ("model", summary.model, "blue"),
         ("tools", summary.tools, "green"),
         ("waiting for a person", summary.waiting, "yellow"),
-        # Under no request and no call: the sandbox, the runner and the CLI as they start, and as they end.
+        # Time outside of requests and calls: sandbox, runner and CLI start and end.
         ("start-up and other", summary.other, "dim"),
     )
     line = Text(f"{summary.total:.1f} s: ")
@@ -223,7 +233,7 @@ def summary_line(
 
 
 def delivery_line(exporter: str, counts: Mapping[str, int]) -> Text:
-    """Return what became of an exporter's spans, in yellow where some have not arrived."""
+    """Return a line with the delivery counts of an exporter, in yellow if spans were not delivered."""
     arrived = {name: counts.get(name, 0) for name in ("exported", "retried", "spooled")}
     rest = {name: count for name, count in counts.items() if count and name not in arrived}
     parts = [f"{count} {name}" for name, count in arrived.items() if count or name == "exported"]

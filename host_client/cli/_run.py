@@ -1,4 +1,4 @@
-"""One run in a terminal: progress, events, approvals, Ctrl-C, a summary."""
+"""Runs one job in a terminal: shows its events, asks for approvals, handles Ctrl-C and prints a summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent_runner.contract.credentials import CREDENTIALS, KEY_REFUSED, key_advice
-from agent_runner.contract.protocol import AnyEvent, Error, Result, encode
+from agent_runner.contract.protocol import AnyEvent, encode
 from agent_runner.contract.trace_context import from_environment
 from host_client.client.agent import AgentResult, denial_of, result_of
 from host_client.client.options import AgentOptions, ApprovalPolicy
@@ -30,12 +30,12 @@ from host_client.telemetry.setup.start import start
 
 from ._person import Person
 from ._place import Place
-from ._render import Renderer, delivery_line, summary_line, visible
+from ._render import Renderer, delivery_line, dollars, summary_line, visible
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that one run in a terminal needs."""
+    """The prompt, options, sandbox and output settings of one run."""
 
     prompt: str
     options: AgentOptions
@@ -48,31 +48,35 @@ class Job:
     trace_out: Path | None = None
     show_trace: bool = True
     session_id: str | None = None
-    """That of a session to go on with."""
-    go_on: Callable[[Session], str | None] | None = None
-    """Makes of a session that was kept the command that goes on with it."""
+    """Id of the session to continue; None for a new one."""
+    continuation: Callable[[Session], str | None] | None = None
+    """Returns the command that continues a session that was kept."""
 
 
 class JobOutcome(NamedTuple):
-    """What a run came to: whether a signal ended it, what its last error said as it was shown, how to go on."""
+    """The outcome of a run.
+
+    ``stopped``: a signal ended it. ``shown``: the message of the last error that was printed. ``next_command``: the
+    command that continues the session.
+    """
 
     result: AgentResult
     stopped: bool
     shown: str | None
-    go_on: str | None
+    next_command: str | None
 
 
 def run_job(job: Job) -> tuple[int, AgentResult | None]:
-    """Run it; return the exit code, and the result if the agent got to run."""
+    """Run a job; return the exit code, and the result if there was a session."""
     console = Console(stderr=job.json_events, highlight=False)
     if not console.is_terminal:
-        console.width = 120  # a log file has no width of its own
+        console.width = 120  # a log file has no width
     try:
         return asyncio.run(_run(job, console))
     except ConfigurationError as error:
         sys.stderr.write(f"host_client: {error}\n")
         return 2, None
-    except OSError as error:  # a full disk below stdout, or nobody reads it any more
+    except OSError as error:  # stdout is on a full disk, or a closed pipe
         with contextlib.suppress(OSError):
             sys.stderr.write(f"host_client: cannot write: {error.strerror}\n")
         return 1, None
@@ -88,16 +92,16 @@ async def _run(job: Job, console: Console) -> tuple[int, AgentResult | None]:
         try:
             outcome = await _converse(job, console, interrupts, telemetry)
             _finish(job, console, outcome)
-        except asyncio.CancelledError:  # stopped before there was a session
+        except asyncio.CancelledError:  # stopped before the session began
             return 128 + (interrupts.stopped_by or signal.SIGINT), None
         finally:
-            with contextlib.suppress(asyncio.CancelledError):  # stopped once more: what is left waits in the spool
+            with contextlib.suppress(asyncio.CancelledError):  # stopped again: undelivered spans stay in the spool
                 await _deliver(telemetry, console)
     return _exit_code(outcome.result, interrupts.stopped_by), outcome.result
 
 
 def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
-    """Return the runner's own exit code where it had its say; a signal counts as a shell counts it."""
+    """Return the exit code: 128 + n for signal n, else the runner's own, or 3 if the runner did not end by itself."""
     if stopped_by is not None:
         return 128 + stopped_by
     if result.exit_code is None:
@@ -112,71 +116,52 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
     for remark in job.place.remarks:
         console.print(Text(remark, style="dim"))
     console.print(Text("starting the sandbox …", style="dim"))
-    seen = Seen()
+    renderer: Renderer | None = None
     session: Session | None = None
     try:
         async with _session(job, policy, console, telemetry) as session:
             interrupts.session = session
             where = session.info.id if session.info else ""
             console.print(Text(f"sandbox {where}, trace {session.trace_id}", style="dim"))
-            await _follow(job, session, console, seen, asking=policy == "ask")
+            renderer = Renderer(console, session.trace.calls)
+            show = _write_json if job.json_events else renderer.show
+            await _follow(session, show, Person(session, console) if policy == "ask" else None)
             if job.download is not None:
                 await _download(session, job.download, console)
     except asyncio.CancelledError:
         if session is None:
             raise
     return JobOutcome(
-        result_of(session, seen.result),
+        result_of(session),
         interrupts.stopped_by is not None,
-        seen.error if not job.json_events else None,
-        job.go_on(session) if job.go_on is not None and session.left_behind is None else None,
+        renderer.last_error if renderer is not None else None,
+        job.continuation(session) if job.continuation is not None and session.left_behind is None else None,
     )
 
 
 async def _download(session: Session, target: Path, console: Console) -> None:
     try:
         await session.download(target)
-    except SandspanError as error:  # the run is over and its result is worth more than the copy
+    except SandspanError as error:  # not raised, as the run has ended and its result must be shown
         console.print(Text(f"nothing was downloaded: {error}", style="bold red"))
 
 
 def _effective_policy(job: Job, console: Console) -> ApprovalPolicy:
-    """A person can be asked only at a terminal."""
+    """Return the job's approval policy; ``deny`` in place of ``ask`` if stdin is not a terminal."""
     if job.approvals == "ask" and not sys.stdin.isatty():
-        console.print("stdin is no terminal, so nobody can be asked: what needs approval is denied", style="yellow")
+        console.print("stdin is not a terminal, so calls that need approval are denied", style="yellow")
         return "deny"
     return job.approvals
 
 
-@dataclass
-class Seen:
-    """The last result, and the words of the last error, among the events so far."""
-
-    result: Result | None = None
-    error: str | None = None
-
-    def note(self, event: AnyEvent) -> None:
-        """Take an event into account."""
-        match event:
-            case Result():
-                self.result = event
-            case Error():
-                self.error = event.data.message
-            case _:
-                pass
-
-
-async def _follow(job: Job, session: Session, console: Console, seen: Seen, *, asking: bool) -> None:
-    """Show every event, and ask the person where asked."""
-    person = Person(session, console) if asking else None
-    show = _writer(job, session, console)
+async def _follow(session: Session, show: Callable[[AnyEvent], None], person: Person | None) -> None:
+    """Show every event, and ask the person, if there is one, to decide requests."""
     await session.finish()
     try:
         async for event in session:
             show(event)
             if person is not None:
                 person.observe(event)
-            seen.note(event)
     finally:
         if person is not None:
             person.close()
@@ -184,13 +169,13 @@ async def _follow(job: Job, session: Session, console: Console, seen: Seen, *, a
 
 def _telemetry(job: Job) -> Telemetry:
     config, problems = telemetry_config(job.environ)
-    if job.show_trace:  # which is what the console's exporter would show
+    if job.show_trace:  # the console exporter would print the trace a second time
         config = replace(config, exporters=tuple(name for name in config.exporters if name != "console"))
     return start(config, problems)
 
 
 async def _deliver(telemetry: Telemetry, console: Console) -> None:
-    """End telemetry, and say for each exporter what became of its spans."""
+    """End telemetry, and print for each exporter how many spans were delivered."""
     await asyncio.to_thread(telemetry.shutdown)
     for name, counts in telemetry.counts().items():
         console.print(delivery_line(name, counts), soft_wrap=True)
@@ -213,19 +198,13 @@ def _session(
     )
 
 
-def _writer(job: Job, session: Session, console: Console) -> Callable[[AnyEvent], None]:
-    if not job.json_events:
-        return Renderer(console, session.trace.calls).show
-
-    def write(event: AnyEvent) -> None:
-        sys.stdout.buffer.write(encode(event))
-        sys.stdout.buffer.flush()
-
-    return write
+def _write_json(event: AnyEvent) -> None:
+    sys.stdout.buffer.write(encode(event))
+    sys.stdout.buffer.flush()
 
 
 class Interrupts:
-    """Ctrl-C once interrupts the turn, twice stops; SIGTERM and a closed terminal stop; more of them hurry."""
+    """Handles signals: the first Ctrl-C interrupts the turn; a second, SIGTERM or SIGHUP stops; the next hurries."""
 
     def __init__(self, console: Console) -> None:
         self.session: Session | None = None
@@ -236,7 +215,7 @@ class Interrupts:
         self._sent: set[asyncio.Task[None]] = set()
 
     def signalled(self, number: signal.Signals) -> None:
-        """React to a signal; called in the event loop."""
+        """Handle a signal; called in the event loop."""
         if self.stopped_by is not None:
             if self.session is not None:
                 self.session.hurry()
@@ -251,7 +230,7 @@ class Interrupts:
             try:
                 self._console.print("stopping …", style="yellow")
             except OSError:
-                self._console.quiet = True  # a terminal that was closed takes no last words
+                self._console.quiet = True  # the terminal was closed
             if self._main is not None:
                 self._main.cancel()
 
@@ -259,7 +238,7 @@ class Interrupts:
         try:
             await session.interrupt()
         except SessionClosedError:
-            return  # it has just ended by itself
+            return  # the session has just ended
         except SandboxError as error:
             self._console.print(Text(f"the turn was not interrupted: {error}; Ctrl-C again stops", style="yellow"))
 
@@ -267,7 +246,7 @@ class Interrupts:
 def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     result = outcome.result
     if result.spans:
-        from host_client.telemetry.export.console import TraceTree, otlp_json  # OpenTelemetry: not when it is off
+        from host_client.telemetry.export.console import TraceTree, otlp_json  # not with telemetry off
         from host_client.telemetry.trace.summary import summarize
 
         if job.trace_out is not None:
@@ -285,23 +264,23 @@ def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     console.print(Text(f"{state}  trace {result.trace_id}", style="bold red" if result.is_error else "bold green"))
     if result.error_type == "authentication" and KEY_REFUSED not in (result.error_message or ""):
         console.print(Text(_about_key(job.environ), style="yellow"), soft_wrap=True)
-    if outcome.go_on is not None:
-        console.print(Text(f"go on with: {visible(outcome.go_on)}", style="dim"), soft_wrap=True)
+    if outcome.next_command is not None:
+        console.print(Text(f"continue with: {visible(outcome.next_command)}", style="dim"), soft_wrap=True)
 
 
 def _about_key(environ: Mapping[str, str]) -> str:
-    """Return what to do about the model's key where the runner has not said it: there is none, or the runner is old."""
+    """Return advice about the model's key, for a run without a key or with a runner too old to give the advice."""
     if any(environ.get(name) for name in CREDENTIALS):
         return f"the key was refused. {key_advice(environ)}"
     return "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or try `host_client demo`"
 
 
 def _why(options: AgentOptions, outcome: JobOutcome) -> str:
-    """Return why a run failed: what an option brought about in its words, what was just shown without repeating it."""
+    """Return why a run failed, with the option that set a limit; an error that was just printed is not repeated."""
     result = outcome.result
     match result.error_type:
         case "budget_exceeded" if options.max_budget_usd is not None:
-            return f"budget_exceeded: the budget of {_dollars(options.max_budget_usd)} is spent (--max-budget-usd)"
+            return f"budget_exceeded: the budget of {dollars(options.max_budget_usd)} is spent (--max-budget-usd)"
         case "max_turns" if options.max_turns is not None:
             return f"max_turns: the limit of {options.max_turns} is reached (--max-turns)"
         case "cancelled":
@@ -312,14 +291,11 @@ def _why(options: AgentOptions, outcome: JobOutcome) -> str:
             return f"{error_type}: {visible(result.error_message or '')}"
 
 
-def _dollars(amount: float) -> str:
-    return f"${amount:.2f}" if round(amount, 2) == amount else f"${amount:g}"
-
-
 def _tokens(job: Job, result: AgentResult) -> tuple[int, int] | tuple[()]:
-    """Return what the CLI billed, its own requests and subagents included; nothing where the spans must tell.
+    """Return the input and output tokens that the CLI counted; nothing for a resumed session.
 
-    The CLI goes on counting over a resume, while all else that is summed up is of this run.
+    The CLI's count includes its own requests and subagents, which the spans lack. Over a resume it continues, while the
+    summary is about this run only.
     """
     if job.options.resume is not None or job.session_id is not None or not result.model_usage:
         return ()

@@ -1,4 +1,4 @@
-"""``host_client run`` and ``host_client resume``: options to a job."""
+"""``host_client run`` and ``host_client resume``: turn their options into a `Job` and run it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,65 +17,66 @@ from host_client.client.options import APPROVAL_POLICIES, AgentOptions, Approval
 from host_client.errors import ConfigurationError
 
 from . import _parameters as o
-from ._checks import check_files, check_prompt
-from ._failures import told
-from ._place import PAUSE, Wish, place_of
+from ._checks import check_e2b_key, check_files, check_prompt
+from ._failures import reported_errors
+from ._place import PAUSE, SandboxChoice, place_of
 
 if TYPE_CHECKING:
     from host_client.client.session import Session
     from host_client.sandbox.e2b.inventory import Listed
 
 WHOLE_ID = 36
-"""Characters of a session's id, a UUID."""
+"""Length of a session's id, a UUID."""
 SHORTEST_PREFIX = 8
+"""Minimum number of characters that `resume` takes for a session's id."""
 _NEXT = '"what to do next"'
 
 
 def run(
-    prompt: Annotated[str, typer.Argument(help="What the agent is to do.")],
-    sandbox: Annotated[str, typer.Option(help="e2b, local, or auto: e2b if E2B_API_KEY is set.")] = "auto",
+    prompt: Annotated[str, typer.Argument(help="What the agent should do.")],
+    sandbox: o.SandboxKind = "auto",
     model: o.Model = None,
     allowed_tools: o.AllowedTools = "",
     disallowed_tools: o.DisallowedTools = "",
     permission_mode: o.PermissionMode = "default",
-    cwd: Annotated[Path | None, typer.Option(help="Directory to work in, in place (local sandbox only).")] = None,
+    cwd: Annotated[Path | None, typer.Option(help="Existing directory to work in (local sandbox only).")] = None,
     upload: o.Upload = None,
     download: o.Download = None,
-    user_id: Annotated[str | None, typer.Option(help="Who it is for: `user.id` on every span.")] = None,
-    tenant_id: Annotated[str | None, typer.Option(help="`tenant.id` on every span.")] = None,
+    user_id: Annotated[str | None, typer.Option(help="User of the session: `user.id` on every span.")] = None,
+    tenant_id: Annotated[str | None, typer.Option(help="Tenant of the session: `tenant.id` on every span.")] = None,
     attribute: o.Attribute = None,
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
-    keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory that stays (local).")] = None,
-    resume: Annotated[str | None, typer.Option(help="Claude session id to go on with; needs --keep DIRECTORY.")] = None,
-    template: Annotated[str | None, typer.Option(help="Template in E2B. Default: sandspan.")] = None,
+    keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory to keep (local).")] = None,
+    resume: Annotated[str | None, typer.Option(help="Claude session id to continue; needs --keep DIRECTORY.")] = None,
+    template: o.Template = None,
     timeout: o.Timeout = None,
     allow_out: Annotated[
         list[str] | None,
-        typer.Option(help="Only host, address or CIDR block it may reach, in E2B; repeatable."),
+        typer.Option(help="The only host, address or CIDR block that it may reach, in E2B; repeatable."),
     ] = None,
-    metadata: Annotated[list[str] | None, typer.Option(help="name=value, listed with the sandbox; repeatable.")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="NAME=value for all in the sandbox; repeatable.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="name=value to list with the sandbox; repeatable.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="Variable NAME=value in the sandbox; repeatable.")] = None,
     keys: o.Keys = None,
     secret_name: o.SecretName = None,
     json_events: o.JsonEvents = False,
     trace_out: o.TraceOut = None,
 ) -> None:
-    """Run one prompt to its end and show what happens."""
+    """Run one prompt to its end and show its events."""
     from ._run import Job, run_job  # the session, the sandbox and rich are not needed for --help
 
-    with told("host_client run"):
+    with reported_errors("host_client run"):
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
         if resume is not None and keep in (None, PAUSE):
             raise ConfigurationError(
-                "--resume needs --keep DIRECTORY; `host_client resume` goes on with a paused session in E2B"
+                "--resume needs --keep DIRECTORY; `host_client resume` continues a paused session in E2B"
             )
-        wish = Wish(
+        choice = SandboxChoice(
             kind=sandbox,
             cwd=cwd,
             upload=upload,
@@ -105,14 +106,14 @@ def run(
         job = Job(
             prompt=prompt,
             options=options,
-            place=place_of(wish, os.environ),
+            place=place_of(choice, os.environ),
             approvals=answers,
             environ=os.environ,
             upload=upload,
             download=download,
             json_events=json_events,
             trace_out=trace_out,
-            go_on=_go_on(wish),
+            continuation=_continuation(choice),
         )
     raise typer.Exit(run_job(job)[0])
 
@@ -120,11 +121,9 @@ def run(
 def resume(
     session: Annotated[
         str,
-        typer.Argument(
-            help="The session that was paused: its id, or eight characters or more that only its id begins with."
-        ),
+        typer.Argument(help="Id of the paused session; its first 8 characters are enough if they are unique."),
     ],
-    prompt: Annotated[str, typer.Argument(help="What the agent is to do next.")],
+    prompt: Annotated[str, typer.Argument(help="What the agent should do next.")],
     model: o.Model = None,
     allowed_tools: o.AllowedTools = "",
     disallowed_tools: o.DisallowedTools = "",
@@ -137,16 +136,16 @@ def resume(
     max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
-    end: Annotated[bool, typer.Option("--end", help="Remove the sandbox afterwards; default: pause it.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="Remove the sandbox after the run. Default: pause it.")] = False,
     timeout: o.Timeout = None,
-    keys: o.KeysAgain = None,
+    keys: o.KeysOfResume = None,
     json_events: o.JsonEvents = False,
     trace_out: o.TraceOut = None,
 ) -> None:
-    """Go on with a session that was paused in E2B: its conversation, its files, its trace."""
+    """Continue a session that was paused in E2B, with its conversation, files and trace."""
     from ._run import Job, run_job  # the session, the sandbox and rich are not needed for --help
 
-    with told("host_client resume"):
+    with reported_errors("host_client resume"):
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
@@ -163,11 +162,13 @@ def resume(
         )
         paused = _paused(session)
         keep = None if end else PAUSE
-        wish = Wish(kind="e2b", keep=keep, timeout=timeout, keys=_keys(keys, paused), resume=paused.sandbox_id)
+        choice = SandboxChoice(
+            kind="e2b", keep=keep, timeout=timeout, keys=_keys(keys, paused), resume=paused.sandbox_id
+        )
         job = Job(
             prompt=prompt,
             options=replace(options, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
-            place=place_of(wish, os.environ),
+            place=place_of(choice, os.environ),
             approvals=answers,
             environ={**os.environ, "TRACEPARENT": paused.traceparent, "TRACESTATE": ""},
             upload=upload,
@@ -175,52 +176,52 @@ def resume(
             json_events=json_events,
             trace_out=trace_out,
             session_id=paused.session_id,
-            go_on=_go_on(wish),
+            continuation=_continuation(choice),
         )
     raise typer.Exit(run_job(job)[0])
 
 
 def _paused(session: str) -> Listed:
+    """Return the sandbox of a session; raise `ConfigurationError` for an id that is too short and for a missing key."""
     if len(session) < SHORTEST_PREFIX:
         raise ConfigurationError(
-            f"session {session!r}: takes its id, or the first {SHORTEST_PREFIX} characters of it or more"
+            f"session {session!r}: give its id, or at least the first {SHORTEST_PREFIX} characters of it"
         )
-    if not os.environ.get("E2B_API_KEY"):
-        raise ConfigurationError("no key for E2B: set E2B_API_KEY (e2b.dev/dashboard)")
+    check_e2b_key(os.environ)
     return asyncio.run(_find(session))
 
 
 async def _find(session: str) -> Listed:
-    """Return the sandbox of the session whose id is this, or the only one whose id begins so."""
+    """Return the sandbox of the session with this id, or of the only session whose id begins with it."""
     from host_client.sandbox.e2b.inventory import find_session, sandboxes  # imports e2b, 0.3 s
 
     if len(session) < WHOLE_ID:
         known = {each.session_id for each in await sandboxes(os.environ, {}) if each.session_id.startswith(session)}
         if len(known) > 1 and session not in known:
-            raise ConfigurationError(f"the ids of {len(known)} sessions begin with {session}: give more of it")
+            raise ConfigurationError(f"the ids of {len(known)} sessions begin with {session}: give more characters")
         session = known.pop() if len(known) == 1 else session
     return await find_session(os.environ, session)
 
 
-def _keys(wanted: str | None, paused: Listed) -> str | None:
-    """Return where the key is to be: where it was, unless told otherwise."""
-    if wanted == "e2b-secrets" and paused.keys not in ("", "e2b-secrets"):
+def _keys(option: str | None, paused: Listed) -> str | None:
+    """Return the way to keep the model's key: the option, or by default the way in which the session began."""
+    if option == "e2b-secrets" and paused.keys not in ("", "e2b-secrets"):
         raise ConfigurationError(
-            f"--keys e2b-secrets: this session began with --keys {paused.keys}, so E2B's proxy adds no key for it"
+            f"--keys e2b-secrets: this session began with --keys {paused.keys}, so E2B's proxy has no key to add"
         )
-    return wanted or paused.keys or None
+    return option or paused.keys or None
 
 
-def _go_on(wish: Wish) -> Callable[[Session], str | None] | None:
-    """Return what makes of a session the command that goes on with it; None where nothing of it is kept."""
-    if wish.keep == PAUSE:
+def _continuation(choice: SandboxChoice) -> Callable[[Session], str | None] | None:
+    """Return a function that returns the command to continue a session; None if the session is not kept."""
+    if choice.keep == PAUSE:
         return lambda session: f"host_client resume {session.id} {_NEXT}"
-    if wish.keep is None:
+    if choice.keep is None:
         return None
-    where = ("--sandbox", "local") if wish.kind == "local" else ()
-    # Claude looks for a conversation by the directory that it was held in.
-    place = ("--cwd", str(wish.cwd)) if wish.cwd is not None else ()
-    kept = shlex.join((*where, *place, "--keep", wish.keep))
+    where = ("--sandbox", "local") if choice.kind == "local" else ()
+    # Claude finds a conversation only in the directory in which it began.
+    place = ("--cwd", str(choice.cwd)) if choice.cwd is not None else ()
+    kept = shlex.join((*where, *place, "--keep", choice.keep))
 
     def command(session: Session) -> str | None:
         claude = session.claude_session_id
@@ -231,10 +232,9 @@ def _go_on(wish: Wish) -> Callable[[Session], str | None] | None:
 
 def policy(text: str) -> ApprovalPolicy:
     """Return the approval policy of that name; raise `ConfigurationError`."""
-    for known in ("ask", "auto", "deny"):
-        if text == known:
-            return known
-    raise ConfigurationError(f"--approvals takes one of {', '.join(APPROVAL_POLICIES)}")
+    if text not in APPROVAL_POLICIES:
+        raise ConfigurationError(f"--approvals takes one of {', '.join(APPROVAL_POLICIES)}")
+    return cast("ApprovalPolicy", text)
 
 
 def _attributes(texts: list[str] | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``host_client template build``: the sandbox's image, built by E2B, with what it says meanwhile."""
+"""``host_client template build``: builds the sandbox's image with E2B and shows the build's log."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ STYLES = {"error": "bold red", "warn": "yellow", "debug": "dim"}
 
 @app.callback()
 def template() -> None:
-    """The template that E2B sandboxes start from."""
+    """Build the template that E2B sandboxes start from."""
 
 
 @app.command(cls=PlainCommand)
 def build(
-    name: Annotated[str | None, typer.Option(help="What to call it. Default: sandspan.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag for this build; repeatable.")] = None,
-    cpu_count: Annotated[int | None, typer.Option(min=1, help="CPUs of a sandbox. Default: 2.")] = None,
-    memory_mb: Annotated[int | None, typer.Option(min=128, help="Megabytes of a sandbox, even. Default: 2048.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step anew.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the template. Default: sandspan.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Tag for this build; repeatable.")] = None,
+    cpu_count: Annotated[int | None, typer.Option(min=1, help="Number of CPUs of a sandbox. Default: 2.")] = None,
+    memory_mb: Annotated[int | None, typer.Option(min=128, help="Memory of a sandbox, in MB. Default: 2048.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Repeat every step of an earlier build.")] = False,
 ) -> None:
-    """Build this version's image with E2B; needs E2B_API_KEY, and neither Node nor Docker."""
+    """Build the image of this version with E2B; needs E2B_API_KEY, but neither Node nor Docker."""
     from host_client.sandbox.e2b import DEFAULT_TEMPLATE  # the SDK is not needed for --help
     from host_client.sandbox.e2b.template import CPU_COUNT, MEMORY_MB, TemplateOptions, build_template
 
@@ -53,7 +53,7 @@ def build(
     except SandspanError as error:
         _fail(as_typed(str(error)), 2 if error.error_type == "invalid_request" else 1)
     except KeyboardInterrupt:
-        _fail("interrupted; what E2B has begun it may finish", 130)
+        _fail("interrupted; E2B may still finish the build", 130)
     else:
         tags = f" {', '.join(built.tags)}" if built.tags else ""
         typer.echo(f"{built.name}{tags}: template {built.template_id}, build {built.build_id}")
@@ -65,7 +65,7 @@ def _fail(message: str, code: int) -> None:
 
 
 class BuildProgress:
-    """Prints the build's log to stderr; at a terminal also what is being done, and for how long."""
+    """Prints a build's log to stderr, at a terminal with a status line."""
 
     def __init__(self, name: str) -> None:
         from rich.console import Console  # not needed for --help
@@ -84,8 +84,8 @@ class BuildProgress:
         self._status.stop()
 
     def show(self, line: LogLine) -> None:
-        """Print a line of the log."""
-        from rich.text import Text  # with the console
+        """Print a line of the log, with the seconds since the start."""
+        from rich.text import Text  # rich is imported by now
 
         from ._render import visible
 

@@ -1,12 +1,11 @@
-"""``host_client tokens``: who may use the service. It may run meanwhile, and heeds what is changed here."""
+"""``host_client tokens``: creates, lists and revokes the tokens of a service, also while it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,15 +14,16 @@ import typer
 
 from host_client.errors import ConfigurationError
 
-from ._failures import told
+from ._failures import reported_errors
 from ._help import PlainCommand, PlainGroup
+from ._table import print_table
 
 if TYPE_CHECKING:
     from host_client.store.base import Token, TokenStore
 
-app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Make, list and revoke the service's tokens.")
+app = typer.Typer(cls=PlainGroup, no_args_is_help=True, help="Create, list and revoke the tokens of the service.")
 
-RoleName = Literal["viewer", "approver", "operator"]  # the store's own, which is not imported for --help
+RoleName = Literal["viewer", "approver", "operator"]  # the same as the store's, which is not imported for --help
 MAX_NAME = 100
 MAX_DAYS = 3650
 COLUMNS = ("id", "name", "tenant", "role", "created", "expires")
@@ -33,14 +33,14 @@ StoreUrl = Annotated[str | None, typer.Option("--store", help="The service's sto
 
 @app.command(cls=PlainCommand)
 def create(
-    tenant: Annotated[str, typer.Option(help="Whose sessions it is for.")],
-    name: Annotated[str, typer.Option(help="Who or what has it; stands beside every decision.")],
-    role: Annotated[RoleName, typer.Option(help="viewer reads, approver decides too, operator does all.")] = "viewer",
-    expires_days: Annotated[int | None, typer.Option(help="Days after which it ends. Default: never.")] = None,
+    tenant: Annotated[str, typer.Option(help="Tenant whose sessions the token is for.")],
+    name: Annotated[str, typer.Option(help="Name of the token's holder, shown with every decision.")],
+    role: Annotated[RoleName, typer.Option(help="viewer reads, approver also decides, operator does all.")] = "viewer",
+    expires_days: Annotated[int | None, typer.Option(help="Days until it expires. Default: never.")] = None,
     store: StoreUrl = None,
 ) -> None:
-    """Make a token and print it, this once: only its digest is kept."""
-    with _told():
+    """Create a token and print it. It is never shown again, as only its digest is stored."""
+    with _reported_errors():
         for option, value in (("--tenant", tenant), ("--name", name)):
             _check_name(option, value)
         if expires_days is not None and not 1 <= expires_days <= MAX_DAYS:
@@ -57,11 +57,11 @@ def create(
 
 @app.command(name="list", cls=PlainCommand)
 def list_tokens(
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     store: StoreUrl = None,
 ) -> None:
-    """Show who has tokens, expired ones too; never the tokens themselves."""
-    with _told():
+    """List the names and roles of all tokens, also expired ones; the tokens themselves are not stored."""
+    with _reported_errors():
         found = asyncio.run(_all(store))
     if as_json:
         for each in found:
@@ -69,18 +69,18 @@ def list_tokens(
     elif not found:
         typer.echo("no tokens", err=True)
     else:
-        _print([COLUMNS, *(_row(each) for each in found)])
+        print_table(COLUMNS, (_row(each) for each in found))
 
 
 @app.command(cls=PlainCommand)
 def revoke(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="As `tokens list` shows it: tok_….")],
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token (tok_…), as `tokens list` shows it.")],
     store: StoreUrl = None,
 ) -> None:
-    """End a token; a service that has just seen it takes it for 5 seconds more."""
-    with _told():
+    """Revoke a token; a running service may still accept it for 5 seconds."""
+    with _reported_errors():
         if token_id.startswith("sst_"):
-            raise ConfigurationError("takes the token's id (tok_…), not the token: see host_client tokens list")
+            raise ConfigurationError("revoke takes the token's id (tok_…), not the token: see host_client tokens list")
         was_there = asyncio.run(_remove(store, token_id))
     if not was_there:
         typer.echo(f"host_client tokens: there is no token {token_id[:100]!r}: see host_client tokens list", err=True)
@@ -89,11 +89,11 @@ def revoke(
 
 
 @contextmanager
-def _told() -> Generator[None]:
-    """Tell of an error in the block and exit: with 2 for a bad option or value, with 3 if the store cannot be used."""
+def _reported_errors() -> Generator[None]:
+    """Print an error of the block and exit: with code 2 for a bad option or value, with 3 if the store fails."""
     from host_client.store.base import StoreError
 
-    with told("host_client tokens"):
+    with reported_errors("host_client tokens"):
         try:
             yield
         except StoreError as error:
@@ -123,26 +123,26 @@ async def _add(url: str | None, token: Token) -> None:
         await store.add_token(token)
 
 
-def _looks(url: str | None) -> bool:
-    """Whether there is a store to look into, as looking makes none; raise `StoreError` where one is named."""
+def _store_exists(url: str | None) -> bool:
+    """Return whether the store exists; raise `StoreError` if a named one does not. Listing must not create one."""
     from host_client.store import is_to_be_made
     from host_client.store.base import StoreError
 
     missing = is_to_be_made(url)
     if missing is not None and url:
-        raise StoreError(f"there is no store at {missing}: --store takes the one that the service has")
+        raise StoreError(f"there is no store at {missing}: --store takes the service's store")
     return missing is None
 
 
 async def _all(url: str | None) -> list[Token]:
-    if not _looks(url):
+    if not _store_exists(url):
         return []
     async with _opened(url) as store:
         return await store.tokens()
 
 
 async def _remove(url: str | None, token_id: str) -> bool:
-    if not _looks(url):
+    if not _store_exists(url):
         return False
     async with _opened(url) as store:
         return await store.remove_token(token_id)
@@ -160,26 +160,10 @@ def _fields(token: Token) -> dict[str, str | None]:
 
 
 def _row(token: Token) -> tuple[str, ...]:
-    from ._render import visible  # imports rich, which is not needed for --help
-
     until = "never"
     if token.expires_at is not None:
         until = _day(token.expires_at) if token.expires_at > time.time() else "expired"
-    words = (token.id, token.name, token.tenant_id, token.role, _day(token.created_at), until)
-    return tuple(" ".join(visible(word).split()) for word in words)
-
-
-def _print(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows lined up at a terminal, else with tabs between the cells."""
-    from rich.cells import cell_len, set_cell_size  # not needed for --help
-
-    if not sys.stdout.isatty():
-        for row in rows:
-            typer.echo("\t".join(row))
-        return
-    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    for row in rows:
-        typer.echo("  ".join(set_cell_size(word, widths[n]) for n, word in enumerate(row)).rstrip())
+    return token.id, token.name, token.tenant_id, token.role, _day(token.created_at), until
 
 
 def _moment(seconds: float) -> datetime:

@@ -1,4 +1,4 @@
-"""The subcommands and their options."""
+"""The commands of ``host_client``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from host_client.extras import needs
 from . import _costs as costs
 from . import _dashboards as dashboards
 from . import _doctor as doctor
+from . import _parameters as o
 from . import _sandboxes as sandboxes
 from . import _serve as serve
 from . import _start as start
 from . import _template as template
 from . import _tokens as tokens
 from ._checks import check_files, check_prompt
-from ._failures import told
+from ._failures import reported_errors
 from ._help import CONTEXT, PlainCommand, PlainGroup
 from ._place import require_local_runner
 
@@ -36,8 +37,8 @@ app.add_typer(template.app, name="template")
 app.add_typer(tokens.app, name="tokens")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"host_client {__version__}")
         raise typer.Exit
 
@@ -48,19 +49,19 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Run Claude agents in sandboxes, approve what they do, see it all in one trace."""
+    """Run Claude agents in sandboxes, approve their tool calls, and see everything in one trace."""
 
 
 @app.command(cls=PlainCommand)
 def demo(
-    script: Annotated[Path | None, typer.Option(help="A script for the model, in place of the demo's own.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The prompt; with a script of your own only.")] = None,
+    script: Annotated[Path | None, typer.Option(help="Script for the model, in place of the demo's own.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt; only with --script.")] = None,
     approvals: Annotated[str | None, typer.Option(help="ask, auto or deny. Default: ask at a terminal.")] = None,
-    json_events: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
-    trace_out: Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")] = None,
+    json_events: o.JsonEvents = False,
+    trace_out: o.TraceOut = None,
 ) -> None:
     """Run a real agent against a scripted model: no account, no key, no network."""
-    with told("host_client demo"):
+    with reported_errors("host_client demo"):
         with needs("local", "the demo"):
             from host_client.scripted_model import ScriptError
 

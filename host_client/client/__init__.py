@@ -2,14 +2,14 @@
 
 ::
 
-    open_session, take_over ─► Session       what a caller uses: facts, commands, files, closing
-                                ├ SandboxedRunner   the sandbox and the runner in it: started or adopted, ended or left
-                                ├ SessionStream     reads a RunnerStream in the background, first what was seen before
-                                │                   (Replay); feeds all the others, and the caller's mailbox or outlet
-                                ├ Commander         writes commands; holds the requests that wait and the policy
-                                ├ SessionOutcome    costs, errors and the end, as the events told them
+    open_session, take_over ─► Session       owns the sandbox and its runner; the object that a caller uses
+                                ├ SessionStream     reads a RunnerStream in the background and passes each event to
+                                │                   the other parts and to the caller's mailbox or outlet
+                                ├ Commander         writes commands; keeps the waiting requests; applies the policy
+                                ├ RunnerStopper     ends the runner in steps
+                                ├ SessionOutcome    costs, tool calls, errors and the end, according to the events
                                 └ SessionTrace      the session's spans (host_client.telemetry)
 
-A session that is taken over has the same parts; its stream begins with a replay of what the dead host has seen. Each
-part changes its own attributes only.
+A session that is taken over has the same parts; its stream begins with a `Replay` of the events that the dead host has
+processed. Each part changes its own attributes only.
 """

@@ -1,4 +1,4 @@
-"""What `run_agent`, `open_session` and `take_over` take; `check_arguments` refuses anything else before it is used."""
+"""Checks the types of the arguments of `run_agent`, `open_session` and `take_over` before they are used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .options import APPROVAL_POLICIES, AgentOptions
 
 
 def check_arguments(**given: object) -> None:
-    """Raise `ConfigurationError` for the first argument that is of a wrong type; it shows the right form."""
+    """Raise `ConfigurationError` for the first argument of a wrong type; the message shows the right form."""
     for name, value in given.items():
         checked(name, value, ARGUMENT_FORMS[name])
 
@@ -31,12 +31,12 @@ def _where(is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:
     return accepts
 
 
-def _decides(value: object) -> bool:
+def _is_approvals(value: object) -> bool:
     return callable(value) if not isinstance(value, str) else value in APPROVAL_POLICIES
 
 
 def _is_sandbox(value: object) -> bool:
-    """Whether a value is None or has a sandbox's methods; the class of one has them too."""
+    """Return whether a value is None or an object with a sandbox's methods; the class of a sandbox is refused."""
     return value is None or (not isinstance(value, type) and all(hasattr(value, name) for name in ("create", "run")))
 
 
@@ -52,7 +52,8 @@ ARGUMENT_FORMS: dict[str, Form] = {
     "options": Form(_instance_of(AgentOptions | None), 'AgentOptions, such as AgentOptions(user_id="ada")'),
     "sandbox": Form(_where(_is_sandbox), "a sandbox, such as LocalSandbox() or E2BSandbox(environ=os.environ)"),
     "approvals": Form(
-        _where(_decides), f"one of {', '.join(APPROVAL_POLICIES)}, or an async function of the request that decides it"
+        _where(_is_approvals),
+        f"one of {', '.join(APPROVAL_POLICIES)}, or an async function of the request that decides it",
     ),
     "telemetry": Form(_instance_of(Telemetry | None), "what initialize_telemetry() returns"),
     "traceparent": _TEXT,
@@ -64,6 +65,7 @@ ARGUMENT_FORMS: dict[str, Form] = {
     "seen_seq": Form(typed(int), "the number of an event, 0 for none"),
     "whereabouts": Form(_where(lambda value: hasattr(value, "run_id")), "what Session.whereabouts was"),
     "root": Form(_instance_of(Root | None), "what root_of() returns"),
+    "outlet": Form(_where(lambda value: value is None or hasattr(value, "offer")), "an object with Outlet's methods"),
     "on_event": _FUNCTION,
     "on_result": _FUNCTION,
     "on_own_spans": _FUNCTION,

@@ -1,4 +1,4 @@
-"""What an option or argument takes: a value of a wrong type is refused where it is given, with the right form."""
+"""Checks of options and arguments: a value of a wrong type is refused, and the message shows the right form."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from host_client.errors import ConfigurationError
 
 
 class Form(NamedTuple):
-    """``accepts`` returns the value as it is kept, and raises `ValueError` for any other; ``takes`` says the form."""
+    """A check of one option: ``accepts`` returns the converted value or raises `ValueError`; messages say ``takes``."""
 
     accepts: Callable[[Any], Any]
     takes: str
 
 
 def checked(name: str, value: object, form: Form) -> Any:
-    """Return a value as its form keeps it; raise `ConfigurationError` with the form where it is another."""
+    """Return the value as converted by its form; raise `ConfigurationError` that shows the form if it does not fit."""
     try:
         return form.accepts(value)
-    except ValueError:  # msgspec's errors are of this kind, too
+    except ValueError:  # also the base of msgspec's errors
         raise ConfigurationError(f"{name} takes {form.takes}, not {_shown(value)}") from None
 
 
 def typed(kind: Any) -> Callable[[Any], Any]:
-    """Accept what msgspec takes for a type: also a list for a tuple, and an int for a float."""
+    """Return a check that a value has a type, by msgspec's rules: a list fits a tuple, and an int fits a float."""
     return lambda value: msgspec.convert(value, kind)
 
 
 def number(kind: Any, *, zero: bool = False) -> Callable[[Any], Any]:
-    """Accept finite numbers above 0, or 0 too; and None, where it is of the type."""
+    """Return a check for finite numbers above 0; ``zero`` allows 0 too, and a ``kind`` with None allows None."""
 
     def accepts(value: object) -> Any:
-        found = msgspec.convert(value, kind)
-        if found is not None and not (0 < found < math.inf or (zero and found == 0)):
+        converted = msgspec.convert(value, kind)
+        if converted is not None and not (0 < converted < math.inf or (zero and converted == 0)):
             raise ValueError
-        return found
+        return converted
 
     return accepts
 
 
 def one_of(*allowed: str) -> Callable[[Any], Any]:
-    """Accept some texts only."""
+    """Return a check that a value is one of these texts."""
 
     def accepts(value: object) -> Any:
         if value not in allowed:
@@ -56,7 +56,7 @@ def one_of(*allowed: str) -> Callable[[Any], Any]:
 
 
 def _shown(value: object) -> str:
-    """Return what was given; of a container, which may hold secrets, only the type of what is no text in it."""
+    """Return a value for an error message. Containers may hold secrets, so only the type of a wrong item is shown."""
     match value:
         case None | str() | int() | float():
             return reprlib.repr(value)

@@ -13,7 +13,7 @@ MAX_DENIED_TOOLS = 20
 
 _MAX_NAME = 100
 _DENIED: tuple[ErrorType, ...] = ("permission_denied", "approval_timeout")
-_SILENT_FAILURE = ErrorData(error_type="internal", message="the runner failed and did not say why")
+_SILENT_FAILURE = ErrorData(error_type="internal", message="the runner failed without an error event")
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class SessionFailure:
 
 @dataclass(slots=True)
 class SessionOutcome:
-    """The facts so far; ``cost_usd`` is the sum of all turns in US dollars.
+    """The facts from a session's events so far; ``cost_usd`` is the sum of all turns in US dollars.
 
-    A denied call was refused by a person or a policy, or nobody decided on it in time. ``denied_tools`` are the names
-    of their tools, each once.
+    A call counts as denied if a person or a policy denied it, or if no decision came in time. ``denied_tools`` are the
+    names of the tools of these calls.
     """
 
     claude_session_id: str | None = None
@@ -44,7 +44,7 @@ class SessionOutcome:
     _calls: ToolCalls = field(default_factory=ToolCalls)
 
     def observe(self, event: AnyEvent) -> None:
-        """Take in an event of the runner."""
+        """Update the facts with an event of the runner."""
         self._calls.observe(event)
         match event:
             case Start():
@@ -76,11 +76,11 @@ class SessionOutcome:
             self.denied_tools.append(name)
 
     def note_exit_code(self, exit_code: int) -> None:
-        """Note how a runner ended that told no end."""
+        """Note the exit code of a runner that sent no ``end`` event."""
         self.exit_code = exit_code
 
     def fail(self, error_type: ErrorType, message: str) -> None:
-        """Note why the session failed; the first reason counts."""
+        """Note why the session failed; only the first reason is kept."""
         self.failure = self.failure or SessionFailure(error_type, message[:1000])
 
     @property

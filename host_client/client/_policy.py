@@ -1,4 +1,4 @@
-"""Replies that a session gives to requests without its caller: by a policy, or by the caller's function. Pure."""
+"""Replies to approval and question requests by a policy or by the caller's function. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Approver = Callable[[ApprovalRequest], Awaitable[bool | Approval]]
 
 
 def reply_by_policy(policy: ApprovalPolicy, request: ApprovalRequest | QuestionRequest) -> Approval | Answer | None:
-    """Return the reply that a policy gives to a request; None with ``ask``, which leaves it to the caller."""
+    """Return a policy's reply to a request; None for ``ask``, which leaves the reply to the caller."""
     if policy == "ask":
         return None
     by = f"policy:{policy}"
@@ -25,7 +25,7 @@ def reply_by_policy(policy: ApprovalPolicy, request: ApprovalRequest | QuestionR
 
 
 async def reply_by_approver(approver: Approver, request: ApprovalRequest) -> Approval:
-    """Return the decision of the caller's function; raise what the function raises."""
+    """Return the decision of the caller's function; its exceptions pass through."""
     verdict = await approver(request)
     return verdict if isinstance(verdict, Approval) else verdict_on(request, verdict, "approver")
 

@@ -1,7 +1,7 @@
-"""Turns the bytes of a runner's stdout into events in order. Pure.
+"""Decodes the bytes of a runner's stdout into events, in order. Pure.
 
 The bytes are untrusted: a program in the sandbox may have written them. A line that breaks the contract becomes a
-`Fault`, and the next line is read.
+`Fault`, and reading continues with the next line.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from agent_runner.contract.protocol import MAX_LINE_BYTES, AnyEvent, End, Protoc
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that was ignored because it is no event, or events that were lost."""
+    """A report of a line that was ignored because it is not an event, or of events that were lost."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Events before ``seq`` are missing from this stream; the runner's journal has them."""
+    """A hole in this stream: events before ``seq`` are missing, and the runner's journal has them."""
 
     seq: int
 
@@ -30,27 +30,27 @@ class Gap:
 class EventReader:
     """Splits bytes into lines, decodes them and yields each event once, in the order of ``seq``.
 
-    An event that was yielded before is dropped, so a stream may be read again from any place. After a `Gap` the stream
-    is of no more use; `begin_stream` prepares for another one.
+    An event that was yielded before is dropped, so a stream may be read again from any position. After a `Gap` the
+    stream is given up; `begin_stream` prepares for another one.
     """
 
     def __init__(self) -> None:
         self.last_seq = 0
         self.ended = False
         self.size = 0
-        """The length in bytes of the line that the last item was read from."""
+        """Length in bytes of the line that the last item was read from."""
         self._framer = LineFramer(MAX_LINE_BYTES)
 
     def begin_stream(self) -> None:
-        """Forget the incomplete line at the end of the stream that was lost."""
+        """Prepare for a new stream: drop the incomplete line at the end of the previous one."""
         self._framer = LineFramer(MAX_LINE_BYTES)
 
     def skip_to(self, seq: int) -> None:
-        """Give up the missing events before ``seq``."""
+        """Give up waiting for the events before ``seq``."""
         self.last_seq = max(self.last_seq, seq - 1)
 
     def feed(self, chunk: bytes) -> Iterator[AnyEvent | Fault | Gap]:
-        """Yield the items whose lines a chunk completes, up to a gap or the end."""
+        """Yield the items of the lines that a chunk completes, up to a gap or the ``end`` event."""
         for line in self._framer.feed(chunk):
             if self.ended:
                 return
@@ -63,7 +63,7 @@ class EventReader:
 
     def _item(self, line: bytes | Oversized) -> AnyEvent | Fault | Gap | None:
         if isinstance(line, Oversized):
-            return self._fault(f"a line of {line.size} bytes")
+            return Fault(f"ignored a line of {line.size} bytes, which is more than {MAX_LINE_BYTES}")
         if not line.strip():
             return None
         try:
@@ -77,7 +77,7 @@ class EventReader:
         if seq is None:
             if isinstance(event, UnknownEvent):
                 return None
-            return event if event.type == "text_delta" else self._fault(f"an event of type {event.type} has no seq")
+            return event if event.type == "text_delta" else self._fault(f"its type {event.type} requires a seq")
         if seq <= self.last_seq:
             return None
         if seq > self.last_seq + 1:
@@ -88,4 +88,4 @@ class EventReader:
 
     @staticmethod
     def _fault(message: str) -> Fault:
-        return Fault(f"ignored what is no event: {message}")
+        return Fault(f"ignored a line that is not an event: {message}")

@@ -1,57 +1,109 @@
-"""The session as its caller has it."""
+"""The session as its caller uses it: facts, commands, closing, files."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent_runner.contract import protocol as p
-from host_client.errors import SessionClosedError
-from host_client.sandbox import SandboxInfo
-from host_client.telemetry import SessionTrace, caller_of
+from agent_runner.contract.trace_context import TraceContext
+from host_client.errors import SandboxError, SessionClosedError
+from host_client.sandbox import Process, Sandbox, SandboxInfo
+from host_client.telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, caller_of
 
 from ._commander import Commander
 from ._outcome import SessionFailure, SessionOutcome
-from ._sandboxed_runner import SandboxedRunner, Whereabouts
-from ._session_stream import Replay
-from .mailbox import Mailbox
-from .options import AgentOptions, runner_environment, sandbox_metadata
+from ._policy import Approver
+from ._session_stream import Replay, SessionStream
+from ._shared import SharedParts
+from ._stopping import RunnerStopper
+from ._stream import RunnerStream
+from .mailbox import Mailbox, Outlet
+from .options import (
+    AgentOptions,
+    ApprovalPolicy,
+    common_attributes,
+    runner_environment,
+    sandbox_metadata,
+    who_of,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that another process needs to take a session over (`take_over`); it can be stored as JSON.
+
+    ``own_spans`` are the spans that the host itself has ended, as an OTLP request, in case it dies before delivery.
+    """
+
+    run_id: str
+    info: SandboxInfo
+    process_id: str
+    trace_ids: tuple[str, ...]
+    own_spans: bytes = b""
 
 
 class Session:
-    """A running conversation. Iterate over it for events, up to ``end``; see `open_session`.
+    """A running conversation with an agent. Iterate over it for events, up to ``end``; see `open_session`.
 
-    Most commands take a ``command_id``. The runner takes each id once, so a command can be sent again with the same
-    id where its delivery is unsure, also by another process after this one died.
+    Most commands take a ``command_id``. The runner runs each id once, so a command whose delivery is unsure can be
+    sent again with the same id, also by another process after this one died.
     """
 
     def __init__(
         self,
-        session_id: str,
         options: AgentOptions,
-        trace: SessionTrace,
-        outcome: SessionOutcome,
-        commander: Commander,
-        runner: SandboxedRunner,
-        mailbox: Mailbox[p.AnyEvent],
-        ended: asyncio.Event,
+        sandbox: Sandbox,
+        *,
+        session_id: str,
+        root: Root,
+        approvals: ApprovalPolicy | Approver,
+        telemetry: Telemetry,
+        stop_timeout: float,
+        on_own_spans: OnOwnSpans | None,
+        outlet: Outlet[p.AnyEvent] | None,
     ) -> None:
         self.id = session_id
         self.options = options
-        self.trace = trace
-        self.ended = ended
-        """Set when the runner's last event has been read; the caller may not have taken it yet."""
-        self.outcome = outcome
-        self._commander = commander
-        self._runner = runner
-        self._mailbox = mailbox
+        self.outcome = SessionOutcome()
+        """Facts from the session's events so far."""
+        self.ended = asyncio.Event()
+        """Set when the runner's last event has been read; it may still wait for the caller."""
+        self.trace = SessionTrace(
+            telemetry, common_attributes(options, session_id), root, who_of(options, session_id), on_own_spans
+        )
+        self._mailbox = Mailbox[p.AnyEvent]()
+        if outlet is None:
+            outlet = self._mailbox
+        else:
+            self._mailbox.finish()  # no event comes there: iterating ends at once
+        self.run_id = str(uuid.uuid4())
+        """Id of this sandbox's part of the session; each resumption has a new one."""
+        self.info: SandboxInfo | None = None
+        """Facts of the sandbox; None until it is created."""
+        self.left_behind: str | None = None
+        """Why the sandbox may still exist after the session was closed; None if it was removed."""
+        self._shared = SharedParts(self.trace, self.outcome, outlet, self.ended)
+        self._commander = Commander(self._shared, approvals, options.user_id)
+        self._stream = SessionStream(self._shared, self._commander)
+        self._stopper = RunnerStopper(self.ended, stop_timeout)
+        self._stop_timeout = stop_timeout
+        self._sandbox = sandbox
+        self._process: Process | None = None
+        self._source: RunnerStream | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[p.AnyEvent]:
-        """Yield events as they come, each once and in order, up to the runner's end."""
+        """Yield each event once, in order, up to the runner's ``end``."""
         while (event := await self._mailbox.get()) is not None:
             yield event
 
@@ -59,57 +111,53 @@ class Session:
 
     @property
     def trace_id(self) -> str:
-        """The id of the trace that the session's span is in."""
+        """Return the id of the trace that holds the session's span."""
         return self.trace.root.trace_id
 
     @property
-    def run_id(self) -> str:
-        """The id of one sandbox's part of the session: a session that is resumed has several."""
-        return self._runner.run_id
-
-    @property
-    def info(self) -> SandboxInfo | None:
-        """The sandbox; None until it is created."""
-        return self._runner.info
-
-    @property
     def whereabouts(self) -> Whereabouts | None:
-        """What another process needs to take over; None before the runner runs. `send` may add a trace to it."""
-        return self._runner.whereabouts
+        """Return the data that `take_over` needs in another process; None before the runner runs.
 
-    @property
-    def left_behind(self) -> str | None:
-        """Why the sandbox may still exist although the session is closed."""
-        return self._runner.left_behind
+        `send` may add a trace to it.
+        """
+        if self.info is None or self._process is None:
+            return None
+        return Whereabouts(
+            run_id=self.run_id,
+            info=self.info,
+            process_id=self._process.id,
+            trace_ids=self.trace.trace_ids,
+            own_spans=self.trace.own,
+        )
 
     @property
     def waiting(self) -> Mapping[str, p.ApprovalRequest | p.QuestionRequest]:
-        """The approval and question requests that wait for a reply, by id."""
+        """Return the approval and question requests that wait for a reply, by id."""
         return self._commander.waiting
 
     @property
     def claude_session_id(self) -> str | None:
-        """Claude's session id: `AgentOptions.resume` goes on from there."""
+        """Return Claude's session id, which `AgentOptions.resume` takes to continue the conversation."""
         return self.outcome.claude_session_id
 
     @property
     def cost_usd(self) -> float:
-        """The cost of this session's turns so far, in US dollars."""
+        """Return the cost of this session's turns so far, in US dollars."""
         return self.outcome.cost_usd
 
     @property
     def failure(self) -> SessionFailure | None:
-        """Why the session failed, if it did."""
+        """Return the reason why the session failed; None if it has not."""
         return self.outcome.failure
 
     @property
     def last_error(self) -> p.ErrorData | None:
-        """The last error that the runner told."""
+        """Return the data of the runner's last ``error`` event."""
         return self.outcome.last_error
 
     @property
     def exit_code(self) -> int | None:
-        """The runner's exit code, negative for a signal; None while it runs."""
+        """Return the runner's exit code, negative for a signal; None while it runs."""
         return self.outcome.exit_code
 
     # -- commands ---------------------------------------------------------------------------------
@@ -117,7 +165,7 @@ class Session:
     async def send(
         self, text: str, *, traceparent: str | None = None, tracestate: str = "", command_id: str | None = None
     ) -> None:
-        """Begin the next turn, after the current one. Raise `SessionClosedError`."""
+        """Send a prompt, which begins the next turn after the current one. Raise `SessionClosedError`."""
         caller = caller_of(traceparent, tracestate)
         if caller is not None:
             self.trace.admit(caller)
@@ -138,7 +186,7 @@ class Session:
         decided_by: str | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Allow the call, with another input if one is given. Raise `NotWaitingError`."""
+        """Allow a tool call, with ``updated_input`` in place of its input if that is given. Raise `NotWaitingError`."""
         await self.decide(
             p.Approval(
                 approval_id=approval_id,
@@ -158,7 +206,7 @@ class Session:
         decided_by: str | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Refuse the call; the agent is told the message. Raise `NotWaitingError`."""
+        """Deny a tool call; the agent receives the message. Raise `NotWaitingError`."""
         await self.decide(
             p.Approval(
                 approval_id=approval_id,
@@ -177,29 +225,32 @@ class Session:
         decided_by: str | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Answer a question, by its whole text. Raise `NotWaitingError`, and `NotAskedError` for any other key."""
+        """Answer a question request. The keys of ``answers`` are the whole texts of its questions.
+
+        Raise `NotWaitingError`, and `NotAskedError` for any other key.
+        """
         await self.decide(
             p.Answer(question_id=question_id, answers=dict(answers), decided_by=decided_by, command_id=command_id)
         )
 
     async def decide(self, reply: p.Approval | p.Answer) -> None:
-        """Send a whole reply to a request; without ``decided_by`` it is the session's user's.
+        """Send a complete reply to a request; without ``decided_by``, the session's user is named as the decider.
 
-        Raise `NotWaitingError`, and `NotAskedError` where the reply does not fit its request, which waits on.
+        Raise `NotWaitingError`, and `NotAskedError` if the reply does not fit its request, which then still waits.
         """
         await self._commander.decide(reply)
 
     async def interrupt(self, *, command_id: str | None = None) -> None:
-        """End the current turn; the conversation goes on."""
+        """End the current turn; the conversation can continue."""
         await self._commander.write(p.Interrupt(command_id=command_id))
 
     async def stop(self) -> None:
-        """End the current turn, then the runner; its last events still come."""
+        """End the current turn, then the runner; its last events can still be read."""
         await self._commander.write(p.Stop())
 
     async def finish(self) -> None:
-        """Send no more prompts: the runner ends when nothing is left to do. Replies are still taken."""
-        with contextlib.suppress(SessionClosedError):  # it has ended: nothing is left to do
+        """Announce that no more prompts follow: the runner ends after its last turn. Replies are still accepted."""
+        with contextlib.suppress(SessionClosedError):  # the runner has ended already
             await self._commander.write(p.Finish())
 
     # -- life -------------------------------------------------------------------------------------
@@ -207,50 +258,125 @@ class Session:
     async def start(
         self, prompt: str | None, upload: Path | None, environ: Mapping[str, str], preview: Callable[[str], str]
     ) -> None:
-        """Create the sandbox, start the runner and send the prompt (called by `open_session`)."""
+        """Create the sandbox, start the runner in it and send the prompt (called by `open_session`)."""
         context, shown = self.trace.context, preview(prompt) if prompt else None
-        metadata = sandbox_metadata(self.options, self.id, context, shown)
-        environment = partial(runner_environment, self.options, self.id, environ, context)
-        await self._runner.start(metadata, environment, upload)
+        metadata = {**sandbox_metadata(self.options, self.id, context, shown), "sandspan.run_id": self.run_id}
+        with self.trace.span("sandbox.create") as span:
+            began = time.monotonic()
+            info = self.info = await self._sandbox.create(metadata)
+            milliseconds = round((time.monotonic() - began) * 1000, 3)
+            about = {"sandbox.id": info.id, "sandbox.kind": info.kind, "sandbox.creation_duration_ms": milliseconds}
+            span.attributes.update(about | dict(info.attributes))
+        with self.trace.current():
+            if upload is not None:
+                await self._sandbox.upload(upload)
+            env = runner_environment(self.options, self.id, environ, context, info)
+            self._follow(await self._sandbox.run(("run",), env), info, Replay())
         if prompt is not None:
-            with contextlib.suppress(SessionClosedError):  # a runner that died at once: its stream tells why
+            with contextlib.suppress(SessionClosedError):  # the runner died at once; its stream reports why
                 await self.send(prompt)
 
     async def adopt(self, whereabouts: Whereabouts, replay: Replay, patience: float) -> None:
-        """Take over the runner of a dead host (called by `take_over`); see `SessionStream.caught_up`."""
-        await self._runner.adopt(whereabouts, replay, patience)
+        """Take over the sandbox and runner of a dead host, and wait for the replay; see `SessionStream.caught_up`."""
+        self.run_id = whereabouts.run_id
+        for trace_id in whereabouts.trace_ids:
+            self.trace.admit(TraceContext(trace_id, ""))
+        self.trace.replay_own(whereabouts.own_spans)
+        with self.trace.current():
+            process = await self._sandbox.adopt(whereabouts.info, whereabouts.process_id)
+            self.info = whereabouts.info
+            self._follow(process, whereabouts.info, replay)
+            await self._stream.caught_up(patience)
+
+    def _follow(self, process: Process, info: SandboxInfo, replay: Replay) -> None:
+        self._process = process
+        self._source = RunnerStream(self._sandbox, process, info.journal, self._stop_timeout)
+        self._commander.connect(process, self._source.expect)
+        self._stream.follow(self._source, replay)
 
     def failed(self, error: BaseException) -> None:
-        """Note why the session ends early (called by `until_closed`)."""
-        self._runner.failed(error)
+        """Note the exception that ends the session early as the reason of its failure."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
+            self.outcome.fail("cancelled", "the session was cancelled")
+            return
+        error_type: p.ErrorType = getattr(error, "error_type", "internal")
+        if self.outcome.failure is None and isinstance(error, SandboxError):  # the stream has not reported it
+            self._shared.host_error(error_type, str(error))
+        self.outcome.fail(error_type, str(error))
 
     def hurry(self) -> None:
-        """Kill the runner without waiting for it to stop. The sandbox is still removed."""
-        self._runner.hurry()
+        """Skip the waits for the runner to stop, and kill it; the sandbox is still removed."""
+        self._stopper.hurry()
 
     async def close(self) -> None:
-        """Stop the runner, take its last events, remove the sandbox, end the trace. A second call does nothing.
+        """Stop the runner, read its last events, remove the sandbox and end the trace. A second call does nothing.
 
-        If the caller is cancelled, the closing is hurried and still done to its end: nothing may be left behind.
+        If the caller is cancelled, the closing is hurried but still completed, so that nothing is left behind.
         """
-        await self._runner.close()
+        closing, cancelled = self._begin_closing(self._close), False
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                cancelled = True
+                self.hurry()
+        closing.result()
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def abandon(self) -> None:
-        """Leave the sandbox and its runner to another process that has taken them over: read and end nothing more.
+        """Stop reading, and leave the sandbox and its runner to another process, which takes the session over.
 
         That process ends the session's span. Iterating ends; a later `close` does nothing.
         """
-        await self._runner.abandon()
+        await asyncio.shield(self._begin_closing(self._abandon))
+
+    def _begin_closing(self, how: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Return the task that closes the session; only the first call starts one."""
+        if self._closing is None:
+            self._commander.close()
+            self._shared.outlet.close()
+            self._closing = asyncio.ensure_future(how())
+        return self._closing
+
+    async def _close(self) -> None:
+        try:
+            with self.trace.span("sandbox.cleanup"):
+                if self._process is not None and self._source is not None:
+                    ended = await self._stopper.stop(self._process, self._source.expect)
+                    if not ended:
+                        await self._stream.cancel()
+                await self._sandbox.close()
+        except SandboxError as error:  # not raised, as the run has ended and its result must reach the caller
+            self.left_behind = str(error)
+            _logger.warning("sandbox %s may be left behind: %s", self.info.id if self.info else "", error)
+        finally:
+            self._commander.cancel()
+            why = self.outcome.failure or SessionFailure("sandbox", "the runner never sent this span")
+            self.trace.end_orphans(why.error_type, why.message)
+            error = self.outcome.error_of_trace
+            self.trace.close(error.error_type if error else None, error.message if error else "")
+
+    async def _abandon(self) -> None:
+        self._commander.cancel()
+        await self._stream.cancel()
+        await self._sandbox.leave()
+        self.trace.leave()
+        self._shared.outlet.forget()
 
     # -- files ------------------------------------------------------------------------------------
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
-        """Return a file of the agent's working directory; ``path`` is relative to that.
+        """Return the content of a file of the agent's working directory; ``path`` is relative to that directory.
 
-        Raise `FileRefusedError` or one of its kind, another `SandboxError`, and `SessionClosedError`.
+        Raise `FileRefusedError` or a subclass of it, another `SandboxError`, and `SessionClosedError`.
         """
-        return await self._runner.read_file(path, max_bytes)
+        if self.info is None or self._closing is not None:
+            raise SessionClosedError("the session has ended, so its files can no longer be read")
+        with self.trace.current():
+            return await self._sandbox.read_file(path, max_bytes)
 
     async def download(self, target: Path) -> None:
-        """Copy the agent's working directory to a folder."""
-        await self._runner.download(target)
+        """Copy the contents of the agent's working directory into a folder."""
+        with self.trace.current():
+            await self._sandbox.download(target)

@@ -1,8 +1,8 @@
-"""Follows one runner to its end, over as many streams as that takes.
+"""Reads all events of one runner, over as many streams as needed.
 
-The live stream, the runner's stdout, is the fast path. When it is lost, has a gap, or is silent and behind the runner's
-journal, the journal is read from the last event on, and again when that stream is lost. Every event is yielded once and
-in order.
+The live stream, the runner's stdout, is the fast path. If it is lost, has a gap, or is silent although the runner's
+journal grows, the journal is read from the last event on; that stream is replaced in the same way. Every event is
+yielded once and in order.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from ._reader import EventReader, Fault, Gap
 
 MAX_ATTACHES = 30
 MAX_PAUSE_SECONDS = 5.0
-"""Most attempts to attach in a row that bring no event, and the longest pause between two: 2 minutes in all."""
+"""Limits of attempts to attach that bring no event: how many in a row, and the pause between two; 2 minutes in all."""
 
 GRACE_SECONDS = 1.0
-"""Seconds in which an event that is in the journal must arrive by the stream, before the stream is given up."""
+"""Seconds in which an event of the journal must arrive by the stream, before the stream is given up."""
 
-_PASSING: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
-"""Errors of the sandbox that may pass while the runner lives."""
+_TEMPORARY: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
+"""Error types of the sandbox that may be temporary."""
 
 _NOT_STARTED = (126, 127)
-"""A shell's exit codes for a program that cannot be run or does not exist."""
+"""Exit codes of a shell for a program that cannot be run or does not exist."""
 
 _NO_JOURNAL = 2
-"""The exit code of `agent_runner attach` without a journal: a runner that has just been started has none yet."""
+"""Exit code of `agent_runner attach` if there is no journal; a runner that has just been started has none yet."""
 
 _START_SECONDS = 0.5
-"""How long a runner without a journal is watched before it counts as starting."""
+"""Seconds that a runner without a journal is watched before it counts as starting."""
 
 _FAILED = 3
-"""The runner's own exit code for a CLI or SDK that failed."""
+"""Exit code of a runner whose CLI or SDK failed."""
 
 
 class RunnerStream:
-    """The events of one runner. ``patience`` is how many seconds a runner without an ``end`` event has to exit."""
+    """Yields the events of one runner. A runner without an ``end`` event has ``patience`` seconds to exit."""
 
     def __init__(self, sandbox: Sandbox, process: Process, journal: str, patience: float) -> None:
         self._sandbox = sandbox
@@ -53,15 +53,15 @@ class RunnerStream:
         self._listener: OutputReader | None = None
 
     def expect(self) -> None:
-        """Compare a silent stream with the journal soon, because the runner was sent a command."""
+        """Compare a silent stream with the journal soon, as a command was sent that the runner should answer."""
         if self._listener is not None:
             self._listener.expect()
 
     async def items(self) -> AsyncIterator[tuple[AnyEvent | Fault, int]]:
         """Yield events and faults, each with the length of its line in bytes, up to ``end``.
 
-        Raise `RunnerDiedError` where the runner ended without an ``end`` event, `StreamLostError` where it cannot be
-        reached any more.
+        Raise `RunnerDiedError` if the runner ended without an ``end`` event, `StreamLostError` if it can no longer be
+        reached.
         """
         source, barren = self._process, 0
         while True:
@@ -88,15 +88,15 @@ class RunnerStream:
                     raise await self._died()
                 barren = 0 if self._reader.last_seq > before else barren + 1
             else:
-                await source.disconnect()  # E2B's envd can hold up all readers of a process for one that is stuck
+                await source.disconnect()  # E2B's envd blocks all readers of a process if one of them is stuck
             source = await self._attach(barren)
         if source is not self._process:
             await source.kill()
 
     async def _chunks(self, source: Process) -> AsyncIterator[bytes]:
-        """Yield a stream's chunks; raise `StreamLostError` for a silent stream that is behind the journal.
+        """Yield a stream's chunks; raise `StreamLostError` if it is silent although the journal has more events.
 
-        A silent stream that is not behind is kept: the runner writes nothing while a tool runs.
+        Silence alone is no fault, as the runner writes nothing while a tool runs.
         """
         self._listener, behind = OutputReader(source), False
         while True:
@@ -105,7 +105,7 @@ class RunnerStream:
             except TimeoutError:
                 was_behind, behind = behind, await self._is_behind()
                 if behind and was_behind:
-                    raise StreamLostError("the stream is silent, and behind the runner's journal") from None
+                    raise StreamLostError("the stream is silent, but the runner's journal has more events") from None
                 if behind:
                     self._listener.wait_at_most(GRACE_SECONDS)
                 else:
@@ -117,9 +117,9 @@ class RunnerStream:
                 yield chunk
 
     async def _is_behind(self) -> bool:
-        """Return whether the journal has events that did not come, or the runner has ended.
+        """Return whether the journal has events that the stream has not delivered, or the runner has ended.
 
-        Raise `SandboxGoneError`, and `StreamLostError` where the sandbox does not answer.
+        Raise `SandboxGoneError`, and `StreamLostError` if the sandbox does not answer.
         """
         try:
             progress = await self._sandbox.progress(self._journal, self._process.id)
@@ -130,9 +130,9 @@ class RunnerStream:
         return progress.last_seq > self._reader.last_seq or not progress.is_running
 
     async def _attach(self, barren: int) -> Process:
-        """Begin to read the journal after the last event; try again while the sandbox cannot be reached.
+        """Start a process that reads the journal after the last event; try again while the sandbox cannot be reached.
 
-        ``barren`` is how many attempts in a row have brought no event.
+        ``barren`` is the number of attempts in a row that have brought no event.
         """
         args = ("attach", "--after", str(self._reader.last_seq), "--journal", self._journal)
         while True:
@@ -140,7 +140,7 @@ class RunnerStream:
             try:
                 process = await self._sandbox.run(args, {})
             except SandboxError as error:
-                if isinstance(error, SandboxGoneError) or error.error_type not in _PASSING:
+                if isinstance(error, SandboxGoneError) or error.error_type not in _TEMPORARY:
                     raise
                 barren += 1
             else:
@@ -148,13 +148,13 @@ class RunnerStream:
                 return process
 
     def _hole(self, gap: Gap) -> Fault:
-        """Give up the events that the journal does not have either."""
+        """Give up the events that are missing from the journal too, and return a fault that reports them."""
         lost = f"events {self._reader.last_seq + 1} to {gap.seq - 1} were lost"
         self._reader.skip_to(gap.seq)
         return Fault(lost)
 
     async def _starts(self) -> bool:
-        """Return whether the runner, which has no journal yet, is still alive."""
+        """Return whether a runner without a journal is still alive."""
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await self._process.wait()
@@ -173,10 +173,10 @@ class RunnerStream:
 
 
 def died(ended: Exit) -> RunnerDiedError:
-    """Return the error of a runner that ended without an ``end`` event."""
+    """Return the error for a runner that ended without an ``end`` event."""
     if ended.code in _NOT_STARTED:
-        said = ended.stderr.strip()[-500:]
-        message = f"there is no runner in this sandbox: is its template one of Sandspan's (docs/TEMPLATE.md)? {said}"
+        stderr = ended.stderr.strip()[-500:]
+        message = f"the sandbox has no runner; its template must be one of Sandspan's (docs/TEMPLATE.md). {stderr}"
         return RunnerDiedError(message.strip(), "sandbox", _FAILED)
     failure = classify(oom_killed=ended.out_of_memory or None, process="runner")
     how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with exit code {ended.code}"
@@ -186,8 +186,8 @@ def died(ended: Exit) -> RunnerDiedError:
 
 
 async def _pause(barren: int) -> None:
-    """Wait longer after each attempt that brought no event; raise `StreamLostError` after `MAX_ATTACHES` of them."""
+    """Pause before the next attempt, longer after each that brought none; raise `StreamLostError` after too many."""
     if barren > MAX_ATTACHES:
-        raise StreamLostError(f"{barren} attempts to read the runner's events brought nothing")
+        raise StreamLostError(f"{barren} attempts in a row to read the runner's events brought none")
     if barren:
         await asyncio.sleep(min(MAX_PAUSE_SECONDS, 0.02 * 2**barren))

@@ -1,4 +1,4 @@
-"""The approval and question requests that wait for a reply: each is answered once, their number is bounded. Pure."""
+"""Keeps the approval and question requests that wait for a reply. Their number is bounded. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from host_client.errors import NotAskedError, NotWaitingError
 
 MAX_WAITING = 1000
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Most requests that may wait at once, and the most bytes they may hold: a sandbox could send any number."""
+"""Limits of waiting requests, in number and in bytes, as a sandbox could send any number."""
 
 
 class OpenRequests:
-    """The requests that wait, by their ids."""
+    """The requests of one session that wait for a reply; each takes one reply."""
 
     def __init__(self) -> None:
         self._requests: dict[str, tuple[ApprovalRequest | QuestionRequest, int]] = {}
@@ -25,16 +25,16 @@ class OpenRequests:
 
     @property
     def requests(self) -> Mapping[str, ApprovalRequest | QuestionRequest]:
-        """Return the requests that wait, the oldest first."""
+        """Return the waiting requests by id, the oldest first."""
         return {key: request for key, (request, _) in self._requests.items()}
 
     def add(self, request: ApprovalRequest | QuestionRequest, size: int) -> bool:
-        """Add a request of ``size`` bytes; return False where there are too many, or one with its id waits already."""
+        """Add a request of ``size`` bytes; return False if there are too many, or one with its id waits already."""
         held = sum(size for _, size in self._requests.values())
         if len(self._requests) >= MAX_WAITING or held + size > MAX_WAITING_BYTES:
             return False
         key = request.data.approval_id if isinstance(request, ApprovalRequest) else request.data.question_id
-        if key in self._requests:  # people have been shown the first one
+        if key in self._requests:  # a repeated id must not replace the request that a person has been shown
             return False
         self._requests[key] = (request, size)
         return True
@@ -45,10 +45,10 @@ class OpenRequests:
 
     @contextlib.contextmanager
     def answering(self, reply: Approval | Answer) -> Generator[Approval | Answer]:
-        """Yield the reply, an approval bound to the input that was shown; the request is removed after the block.
+        """Check a reply, yield it with the digest of the input that was shown, and remove its request after the block.
 
-        If the block raises, the request waits on. Raise `NotWaitingError` where no request has the reply's id or
-        another reply to it is on its way, `NotAskedError` where the reply does not fit its request.
+        If the block raises, the request still waits. Raise `NotWaitingError` if no request has the reply's id or
+        another reply to it is being sent, `NotAskedError` if the reply does not fit its request.
         """
         key = request_id_of(reply)
         request, _ = self._requests.get(key, (None, 0))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent_runner.contract.protocol import AnyEvent, ErrorType, Result
+from agent_runner.contract.protocol import AnyEvent, ErrorType
 from host_client.errors import AgentError
 from host_client.sandbox import Sandbox
 from host_client.telemetry import Telemetry
 
 from ._arguments import check_arguments
+from ._outcome import SessionOutcome
 from .options import AgentOptions, ApprovalPolicy
 from .session import Approver, Session, open_session
 
@@ -39,7 +40,7 @@ class AgentResult:
     error_message: str | None
     trace_id: str
     session_id: str | None
-    """Claude's session id: `AgentOptions.resume` goes on from there."""
+    """Claude's session id, which `AgentOptions.resume` takes to continue the conversation."""
     cost_usd: float = 0.0
     duration_ms: float = 0.0
     num_turns: int = 0
@@ -50,8 +51,9 @@ class AgentResult:
     """All spans of the trace, the host's and the sandbox's; empty with telemetry off."""
     tool_calls: int = 0
     denied_calls: int = 0
-    """Number of tool calls that a person or a policy denied, or that nobody decided on in time."""
+    """Number of tool calls that a person or a policy denied, or for which no decision came in time."""
     denied_tools: tuple[str, ...] = ()
+    """Names of the tools of the denied calls, each once."""
 
     @property
     def remark(self) -> str | None:
@@ -85,7 +87,6 @@ async def run_agent(
     `SandboxError`; an error of the agent itself is in the result.
     """
     check_arguments(on_event=on_event, on_result=on_result)
-    last: Result | None = None
     async with open_session(
         prompt,
         options,
@@ -98,20 +99,19 @@ async def run_agent(
     ) as session:
         await session.finish()
         async for event in session:
-            last = event if isinstance(event, Result) else last
             if on_event is not None and inspect.isawaitable(waiting := on_event(event)):
                 await waiting
-    result = result_of(session, last)
+    result = result_of(session)
     if on_result is not None and inspect.isawaitable(waiting := on_result(result)):
         await waiting
     return result
 
 
-def result_of(session: Session, last: Result | None) -> AgentResult:
-    """Return the result of a closed session, given the last result event."""
-    data = last.data if last is not None else None
-    error_type, message = _error_of(session, last)
+def result_of(session: Session) -> AgentResult:
+    """Return the result of a closed session."""
     outcome = session.outcome
+    data = outcome.last_result.data if outcome.last_result is not None else None
+    error_type, message = _error_of(outcome)
     return AgentResult(
         text=data.result if data else None,
         is_error=error_type is not None,
@@ -133,18 +133,18 @@ def result_of(session: Session, last: Result | None) -> AgentResult:
 
 
 def denial_of(result: AgentResult, advice: str) -> str | None:
-    """Return a sentence that every tool call was denied, with the advice; None if one was allowed or none was made."""
+    """Return a remark that every tool call was denied, with the advice; None if one was allowed or none was made."""
     if not result.tool_calls or result.denied_calls < result.tool_calls:
         return None
     tools = f" ({', '.join(result.denied_tools)})" if result.denied_tools else ""
     return f"every tool call was denied{tools}: {advice}"
 
 
-def _error_of(session: Session, last: Result | None) -> tuple[ErrorType | None, str | None]:
-    if session.failure is not None:
-        return session.failure.error_type, session.failure.message
+def _error_of(outcome: SessionOutcome) -> tuple[ErrorType | None, str | None]:
+    if outcome.failure is not None:
+        return outcome.failure.error_type, outcome.failure.message
+    last, error = outcome.last_result, outcome.last_error
     if last is None:
-        error = session.last_error
         return (error.error_type, error.message) if error else ("internal", "the run ended without a result")
     if last.data.is_error:
         return last.data.error_type or "internal", last.data.result or last.data.subtype

@@ -1,4 +1,4 @@
-"""The place that a session's events go to: a bounded queue for the caller's loop, or the caller's own."""
+"""The destination of a session's events: a bounded queue for the caller's loop, or an object of the caller."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
-Taken = TypeVar("Taken", contravariant=True)
+Accepted = TypeVar("Accepted", contravariant=True)
 
 MAX_ITEMS = 1024
 MAX_BYTES = 32 * 1024 * 1024
 
 
-class Outlet(Protocol[Taken]):
-    """Takes items up to a number and a size. A full outlet makes its writer wait; a closed one drops all items."""
+class Outlet(Protocol[Accepted]):
+    """Accepts a session's events, up to a number and a size.
 
-    def offer(self, item: Taken, size: int) -> bool:
-        """Try to take an item of ``size`` bytes without waiting; return False if the outlet is full."""
+    A full outlet makes its writer wait; a closed one drops all items.
+    """
+
+    def offer(self, item: Accepted, size: int) -> bool:
+        """Try to add an item of ``size`` bytes without waiting; return False if the outlet is full."""
         ...
 
-    async def put(self, item: Taken, size: int) -> None:
-        """Take an item, waiting for room."""
+    async def put(self, item: Accepted, size: int) -> None:
+        """Add an item of ``size`` bytes, waiting for room."""
         ...
 
     def finish(self) -> None:
-        """Note that no more items will come."""
+        """End the items: no more will be added."""
         ...
 
     def forget(self) -> None:
-        """Drop the items that nobody has taken out yet."""
+        """Drop the items that have not been taken out yet."""
         ...
 
     def close(self) -> None:
@@ -38,7 +41,7 @@ class Outlet(Protocol[Taken]):
 
 
 class Mailbox(Generic[Item]):
-    """A queue as an `Outlet`: `get` takes the items out."""
+    """A bounded queue as an `Outlet`; `get` takes the items out."""
 
     def __init__(self) -> None:
         self._items: deque[tuple[Item, int]] = deque()
@@ -76,7 +79,7 @@ class Mailbox(Generic[Item]):
         return item
 
     def finish(self) -> None:
-        """Note that no more items will come."""
+        """End the items: no more will be added."""
         self._finished = True
         self._changed()
 

@@ -1,4 +1,4 @@
-"""The options of a session, and all that is derived from them for the runner, the sandbox and the trace. Pure."""
+"""The options of a session, and the environment, metadata and span attributes that follow from them. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from host_client.telemetry import Who
 from ._forms import Form, checked, number, one_of, typed
 
 PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
-"""Variables of the host that go into a sandbox beside the model's."""
+"""Variables of the host's environment that are passed to the runner, besides `MODEL_VARIABLES`."""
 
 ApprovalPolicy = Literal["ask", "auto", "deny"]
 APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
@@ -27,10 +27,10 @@ APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
 
 @dataclass(frozen=True, kw_only=True)
 class AgentOptions:
-    """What an agent may do and on whose behalf; every field is optional.
+    """The options of a session: the agent's model, permissions and limits, and its user; every field is optional.
 
-    ``attributes`` go on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
-    ``max_retries`` is how often a model request that failed is sent again; the CLI's own default is 10.
+    ``attributes`` are set on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
+    ``max_retries`` is the maximum number of times that a failed model request is sent again; the CLI's default is 10.
     """
 
     model: str | None = None
@@ -47,13 +47,13 @@ class AgentOptions:
     user_id: str | None = None
     tenant_id: str | None = None
     user_tier: str | None = None
-    """Decides, with the sampling configuration, which share of this user's traces is kept."""
+    """Customer class of the user; the sampling configuration can keep a different share of traces for each."""
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     approval_timeout: float = 300.0
     content: Content = "preview"
     tool_content: Content = "none"
     env: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Further variables of the runner's environment; they win over all others."""
+    """Additional variables of the runner's environment; they override all others."""
 
     def __post_init__(self) -> None:
         for name, form in OPTION_FORMS.items():
@@ -95,11 +95,11 @@ OPTION_FORMS: dict[str, Form] = {
     "tool_content": _CONTENT,
     "env": Form(typed(Mapping[str, str]), 'names and texts of variables, such as {"LANG": "C.UTF-8"}'),
 }
-"""Every field of `AgentOptions`."""
+"""The check of each field of `AgentOptions`, by name."""
 
 
 def common_attributes(options: AgentOptions, session_id: str) -> dict[str, Value]:
-    """Return the attributes of every span of a session."""
+    """Return the attributes that every span of a session has."""
     ids = {
         "session.id": session_id,
         "user.id": options.user_id,
@@ -110,7 +110,7 @@ def common_attributes(options: AgentOptions, session_id: str) -> dict[str, Value
 
 
 def who_of(options: AgentOptions, session_id: str) -> Who:
-    """Return whom a session is for, as telemetry needs it."""
+    """Return the user and tenant of a session in the form that telemetry takes."""
     return Who(
         session_id=session_id,
         user_id=options.user_id,
@@ -124,7 +124,7 @@ def who_of(options: AgentOptions, session_id: str) -> Who:
 def sandbox_metadata(
     options: AgentOptions, session_id: str, context: TraceContext, prompt: str | None
 ) -> dict[str, str]:
-    """Return the metadata of a session's sandbox: whom it is for, and how to find and resume it."""
+    """Return the metadata of a session's sandbox: its user and tenant, and what is needed to find and resume it."""
     metadata = {
         "sandspan": "1",
         "session.id": session_id,
@@ -140,7 +140,7 @@ def sandbox_metadata(
 def runner_environment(
     options: AgentOptions, session_id: str, environ: Mapping[str, str], context: TraceContext, info: SandboxInfo
 ) -> dict[str, str]:
-    """Return the environment of the runner in a sandbox, whose spans belong under ``context``."""
+    """Return the environment variables of a runner whose spans are children of ``context``."""
     env = _configured(options, session_id, environ)
     env.update(TRACEPARENT=context.traceparent, BAGGAGE=_baggage(options, session_id))
     if context.tracestate:
@@ -152,10 +152,10 @@ def runner_environment(
 
 
 def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the model's variables out of ``environ``, and every option as ``AGENT_*``."""
+    """Return the variables that are passed on from ``environ``, and every option as an ``AGENT_*`` variable."""
     env = {name: environ[name] for name in MODEL_VARIABLES if environ.get(name)}
     env.update({name: environ[name] for name in PASSED_ON if environ.get(name)})
-    if options.max_retries is not None:  # the CLI's own variable, which runners of every version hand on
+    if options.max_retries is not None:  # a variable of the CLI, which runners of every version pass on
         env["CLAUDE_CODE_MAX_RETRIES"] = str(options.max_retries)
     settings: dict[str, object | None] = {
         "MODEL": options.model,
@@ -181,7 +181,7 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
 
 
 def _baggage(options: AgentOptions, session_id: str) -> str:
-    """Return the W3C baggage of a session: whom it is for."""
+    """Return the W3C baggage of a session: its user, its tenant and its id."""
     entries = {"user.id": options.user_id, "tenant.id": options.tenant_id, "session.id": session_id}
     return ",".join(f"{name}={quote(value, safe='')}" for name, value in entries.items() if value)
 

@@ -1,4 +1,4 @@
-"""Continues a session whose host died: in its sandbox, with its runner, under the same span of the same trace.
+"""Continues a session whose host died: in its sandbox, with its runner, as part of the same trace.
 
 ::
 
@@ -23,10 +23,10 @@ from ._arguments import check_arguments
 from ._session_stream import Replay
 from .mailbox import Outlet
 from .options import AgentOptions, ApprovalPolicy
-from .session import Approver, Session, Whereabouts, session_of, until_closed
+from .session import Approver, Session, Whereabouts, until_closed
 
 CATCH_UP_SECONDS = 30.0
-"""How long the journal may bring no event before the replay of what the dead host has seen is given up."""
+"""Seconds to wait for the next event of the journal, before the replay of earlier events is given up."""
 
 
 @asynccontextmanager
@@ -45,29 +45,17 @@ async def take_over(
     on_own_spans: OnOwnSpans | None = None,
     outlet: Outlet[AnyEvent] | None = None,
 ) -> AsyncGenerator[Session]:
-    """Find the sandbox of a session whose host died, and go on as that host would have: see `open_session`.
+    """Connect to the sandbox of a session whose host died, and continue the session; see `open_session`.
 
-    ``options``, ``session_id`` and ``root`` are the session's own. ``sandbox`` is a new object of the same kind, which
-    has created nothing yet. Events up to ``seen_seq`` only restore what the session knows; iterating gives the events
-    after it. Requests that wait for a reply wait again. An agent that ran locally has ended with its host: its session
-    fails once the journal has been read.
-    Raise `SandboxGoneError` where the sandbox no longer exists: the session is over, and its span ended. Any other
-    exception at the start has ended nothing, and the takeover can be tried again.
+    ``options``, ``session_id`` and ``root`` are those that the session began with. ``sandbox`` is a new object of the
+    same kind, which has not created a sandbox. Events up to ``seen_seq`` only restore the session's state; iterating
+    yields the events after it. Requests without a reply wait again. An agent in a local sandbox ended with its host, so
+    its session fails once the journal has been read.
+    Raise `SandboxGoneError` if the sandbox no longer exists; the session has then ended, and its span too. After any
+    other exception at the start nothing has ended, and the takeover can be tried again.
     """
-    check_arguments(
-        whereabouts=whereabouts,
-        seen_seq=seen_seq,
-        options=options,
-        session_id=session_id,
-        root=root,
-        sandbox=sandbox,
-        approvals=approvals,
-        telemetry=telemetry,
-        environ=environ,
-        stop_timeout=stop_timeout,
-        on_own_spans=on_own_spans,
-    )
-    session = session_of(
+    check_arguments(**locals())
+    session = Session(
         options,
         sandbox,
         session_id=session_id,

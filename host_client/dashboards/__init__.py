@@ -1,1 +1,1 @@
-"""The dashboards that come with Sandspan: where their files are, and how they get into a backend."""
+"""The dashboards that come with Sandspan: finds and copies their files, and provisions them in Langfuse."""

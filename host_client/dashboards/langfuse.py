@@ -1,8 +1,8 @@
-"""Langfuse's dashboards over its API: what a file describes is made there, or brought up to date.
+"""Creates and updates dashboards in Langfuse over its API, from dashboard files.
 
-Files are in the format of Langfuse's own import (``$langfuseDashboard``, version 1). The API
-(``/api/public/unstable/dashboard-widgets`` and ``/dashboards``) is called unstable by Langfuse itself. A name is
-what a widget or dashboard is found by; nothing is ever deleted.
+Files have the format of Langfuse's own import (``$langfuseDashboard``, version 1). Langfuse itself calls the API
+(``/api/public/unstable/dashboard-widgets`` and ``/dashboards``) unstable. Widgets and dashboards are found by their
+names; nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = 30.0
 TOO_MANY_REQUESTS = 429
 MAX_WAITS = 5
 MAX_WAIT_SECONDS = 60.0
-"""How often a request that came too early is sent again, and the longest wait before it."""
+"""Limits of retries after HTTP 429: their number, and the longest wait before each."""
 
 Json = dict[str, Any]
 Action = Literal["created", "updated", "unchanged"]
@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 
 class LangfuseError(SandspanError):
-    """Langfuse cannot be reached, or refuses; the message says what to do."""
+    """Langfuse cannot be reached, or refuses a request; the message says what to do."""
 
 
 class Widget(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A widget as the file has it and the API takes it."""
+    """A widget, in the format of dashboard files and of the API."""
 
     name: str
     view: str
@@ -55,7 +55,7 @@ class Widget(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """A widget's place on the grid of 12 columns."""
+    """A widget with its position and size on the grid of 12 columns."""
 
     type: Literal["widget"]
     x: int
@@ -66,7 +66,7 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class DashboardFile(msgspec.Struct, frozen=True):
-    """What a dashboard file describes."""
+    """The content of a dashboard file."""
 
     version: int
     name: str
@@ -90,7 +90,7 @@ class _Page(msgspec.Struct):
 
 
 class Change(NamedTuple):
-    """One thing in Langfuse, and what became of it."""
+    """A widget or dashboard in Langfuse, and whether it was created, updated or left unchanged."""
 
     kind: Literal["widget", "dashboard"]
     name: str
@@ -98,14 +98,14 @@ class Change(NamedTuple):
 
 
 class LangfuseAccount(NamedTuple):
-    """A Langfuse: its base URL, and the header that says who asks."""
+    """The base URL of a Langfuse, and the ``authorization`` header of its keys."""
 
     url: str
     authorization: str
 
 
-def place_of(environ: Mapping[str, str]) -> LangfuseAccount:
-    """Return the Langfuse that spans go to; raise `ConfigurationError` where the environment names none."""
+def account_of(environ: Mapping[str, str]) -> LangfuseAccount:
+    """Return the Langfuse account in the environment variables; raise `ConfigurationError` if keys are missing."""
     public, secret = environ.get("LANGFUSE_PUBLIC_KEY", ""), environ.get("LANGFUSE_SECRET_KEY", "")
     if not public or not secret:
         raise ConfigurationError("set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY (in Langfuse: Settings, API Keys)")
@@ -120,21 +120,21 @@ def place_of(environ: Mapping[str, str]) -> LangfuseAccount:
 
 
 def read(path: Path) -> DashboardFile:
-    """Return a dashboard file; raise `ConfigurationError` for what is none."""
+    """Return the content of a dashboard file; raise `ConfigurationError` if it is not valid."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=DashboardFile)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(f"{path} is no Langfuse dashboard file: {error}") from None
+        raise ConfigurationError(f"{path} is not a Langfuse dashboard file: {error}") from None
     if not found.marked or found.version != FORMAT_VERSION:
-        raise ConfigurationError(f"{path} is no Langfuse dashboard file of version {FORMAT_VERSION}")
+        raise ConfigurationError(f"{path} is not a Langfuse dashboard file of version {FORMAT_VERSION}")
     names = [placed.widget.name for placed in found.widgets]
     if len(set(names)) < len(names):
-        raise ConfigurationError(f"{path}: two widgets have one name, and a name is what a widget is found by")
+        raise ConfigurationError(f"{path}: two widgets have the same name, by which widgets are found; rename one")
     return found
 
 
 def provision(api: LangfuseApi, dashboards: Iterable[DashboardFile]) -> Iterator[Change]:
-    """Make the dashboards and their widgets, or update what differs; what is alike is left alone."""
+    """Create the dashboards and their widgets, or update those that differ; yield what was done with each."""
     widgets = _by_name(api.everything("dashboard-widgets"))
     existing = _by_name(api.everything("dashboards"))
     for dashboard in dashboards:
@@ -154,7 +154,7 @@ def provision(api: LangfuseApi, dashboards: Iterable[DashboardFile]) -> Iterator
 
 
 def _by_name(found: Iterable[Json]) -> dict[str, Json]:
-    """Return the last changed of each name."""
+    """Return the widgets or dashboards by name; of several with the same name, the one that was changed last."""
     named: dict[str, Json] = {}
     for each in found:
         named.setdefault(each["name"], each)
@@ -162,7 +162,7 @@ def _by_name(found: Iterable[Json]) -> dict[str, Json]:
 
 
 def _put(api: LangfuseApi, path: str, existing: dict[str, Json], body: Json) -> tuple[str, Action]:
-    """Create or update the one of the body's name, if need be; return its id."""
+    """Create or update the widget or dashboard with the body's name, if needed; return its id and what was done."""
     there = existing.get(body["name"])
     if there is None:
         there = existing[body["name"]] = api.create(path, body)
@@ -174,7 +174,7 @@ def _put(api: LangfuseApi, path: str, existing: dict[str, Json], body: Json) -> 
 
 
 def _holds(theirs: object, ours: object) -> bool:
-    """Whether ``theirs`` says all that ``ours`` says; Langfuse may add fields."""
+    """Return whether ``theirs`` contains all values of ``ours``; Langfuse may add fields."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         there = cast("Json", theirs)
         return all(key in there and _holds(there[key], value) for key, value in cast("Json", ours).items())
@@ -185,7 +185,7 @@ def _holds(theirs: object, ours: object) -> bool:
 
 
 def _tiles(there: Json | None, dashboard: DashboardFile, ids: Mapping[str, str]) -> list[Json]:
-    """Return the grid: the file's tiles, then those that somebody else has put there."""
+    """Return the tiles of a dashboard: those of the file, then those that were added to it in Langfuse."""
     current = cast("list[Json]", (there or {}).get("definition", {}).get("widgets", []))
     known = {tile.get("widgetId"): tile["id"] for tile in reversed(current)}
     tiles: list[Json] = []
@@ -211,19 +211,19 @@ def _slug(name: str) -> str:
 
 
 class LangfuseApi:
-    """The part of Langfuse's API that dashboards need. ``waiting`` is told the seconds before each wait."""
+    """A client of Langfuse's API for dashboards. ``waiting`` is called with the seconds before each wait."""
 
     def __init__(
         self,
-        place: LangfuseAccount,
+        account: LangfuseAccount,
         *,
         waiting: Callable[[float], None] = lambda _seconds: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._place = place
+        self._account = account
         self._waiting = waiting
         self._sleep = sleep
-        self._client = httpx.Client(headers={"authorization": place.authorization}, timeout=TIMEOUT_SECONDS)
+        self._client = httpx.Client(headers={"authorization": account.authorization}, timeout=TIMEOUT_SECONDS)
 
     def __enter__(self) -> LangfuseApi:
         return self
@@ -234,7 +234,7 @@ class LangfuseApi:
         self._client.close()
 
     def everything(self, path: str) -> list[Json]:
-        """Return all of a kind, page by page, the last changed first."""
+        """Return all widgets or all dashboards, those that were changed last first."""
         found: list[Json] = []
         for page in itertools.count(1):
             answer = self._read(self._ask("GET", path, params={"page": page, "limit": PAGE_SIZE}), _Page)
@@ -244,15 +244,15 @@ class LangfuseApi:
         return found
 
     def create(self, path: str, body: Json) -> Json:
-        """Make one; return it as it is there."""
+        """Create a widget or dashboard; return it as Langfuse stored it."""
         return self._existing(self._ask("POST", path, json=body))
 
     def update(self, path: str, id_: str, body: Json) -> Json:
-        """Change one; return it as it is there."""
+        """Update a widget or dashboard; return it as Langfuse stored it."""
         return self._existing(self._ask("PATCH", f"{path}/{quote(id_, safe='')}", json=body))
 
     def _existing(self, found: Json) -> Json:
-        """Return a widget or dashboard of Langfuse's, which has an id and a name."""
+        """Return a widget or dashboard from Langfuse, after a check that it has an id and a name."""
         self._read(found, _Existing)
         return found
 
@@ -263,11 +263,11 @@ class LangfuseApi:
             raise LangfuseError(self._strange()) from None
 
     def _strange(self) -> str:
-        return f"{self._place.url} answers, but not as Langfuse does: {URL_HELP}"
+        return f"{self._account.url} answers, but not as Langfuse does: {URL_HELP}"
 
     def _ask(self, method: str, path: str, **content: Any) -> Json:
-        """Send a request and return the object it is answered with; raise `LangfuseError` for all else."""
-        url = f"{self._place.url}{API}/{path}"
+        """Send a request, again after HTTP 429; return the JSON object of the answer. Raise `LangfuseError`."""
+        url = f"{self._account.url}{API}/{path}"
         for waits in itertools.count():
             try:
                 response = self._client.request(method, url, **content)
@@ -290,14 +290,14 @@ class LangfuseApi:
 
     def _unreachable(self, error: httpx.HTTPError) -> str:
         what = str(error) or type(error).__name__
-        return f"Langfuse at {self._place.url} cannot be reached ({what}): {URL_HELP}"
+        return f"Langfuse at {self._account.url} cannot be reached ({what}): {URL_HELP}"
 
     def _refusal(self, response: httpx.Response) -> str:
-        """Say why Langfuse refuses, and what to do."""
+        """Return a message why Langfuse refused a request, and what to do."""
         match response.status_code:
             case 401:
                 return (
-                    f"Langfuse at {self._place.url} does not know the keys (401): check LANGFUSE_PUBLIC_KEY and "
+                    f"Langfuse at {self._account.url} does not accept the keys (401): check LANGFUSE_PUBLIC_KEY and "
                     f"LANGFUSE_SECRET_KEY, and that they are of this host (each region has its own)"
                 )
             case 403:
@@ -306,12 +306,12 @@ class LangfuseApi:
                 )
             case 404 | 405 if response.request.method == "GET":
                 return (
-                    f"Langfuse at {self._place.url} has no {API}/dashboards ({response.status_code}): it is too old. "
+                    f"Langfuse at {self._account.url} has no {API}/dashboards ({response.status_code}): it is too old. "
                     f"Update it, or drag the files of `host_client dashboards write` onto a dashboard's page"
                 )
             case code if response.is_redirect:
                 there = endpoints.shown(response.headers.get("location", ""))
-                return f"Langfuse at {self._place.url} redirects to {there} ({code}): {URL_HELP}"
+                return f"Langfuse at {self._account.url} redirects to {there} ({code}): {URL_HELP}"
             case code:
                 return f"Langfuse refuses {response.request.method} {response.url.path} ({code}): {_message(response)}"
 
@@ -328,7 +328,7 @@ def _wait_seconds(response: httpx.Response) -> float:
 
 
 def _message(response: httpx.Response) -> str:
-    """Return what an error's body says, in one line."""
+    """Return the message in the body of an error, in one line."""
     try:
         text = msgspec.json.decode(response.content, type=dict[str, Any]).get("message")
     except msgspec.MsgspecError:

@@ -1,1 +1,1 @@
-"""The scripts and the broken program of both demos."""
+"""The files of both demos: the scripts of the model, and the program that the agent repairs."""

@@ -1,4 +1,4 @@
-"""Where a runner runs. One protocol; each kind of sandbox is a module of its own."""
+"""The sandboxes that runners run in: one protocol, and a module for each kind."""
 
 from .base import Exit, Process, Progress, Sandbox, SandboxInfo
 from .local import LocalSandbox

@@ -1,4 +1,4 @@
-"""What a session needs of a sandbox, and no more."""
+"""The protocol of sandboxes and of the processes in them, as far as a session needs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from host_client.errors import FileRefusedError
 
 
 class Exit(NamedTuple):
-    """How a process ended: its exit code, negative for a signal; whether memory ran out; its last words."""
+    """How a process ended: its exit code, negative for a signal; whether memory ran out; the end of its stderr."""
 
     code: int
     out_of_memory: bool = False
@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """What is known of a sandbox, as JSON too. ``attributes`` go on the span ``sandbox.create``."""
+    """Facts of a sandbox; can be stored as JSON. ``attributes`` are set on the span ``sandbox.create``."""
 
     id: str
     kind: str
@@ -36,30 +36,30 @@ class SandboxInfo:
     """The agent's working directory in the sandbox."""
     journal: str
     conversation: str | None = None
-    """Claude's session id of the conversation that was left in it, in a sandbox that was resumed."""
+    """Claude's session id of the conversation in a sandbox that was resumed."""
     attributes: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
     root: str | None = None
-    """The directory on this machine that goes with it, in a local sandbox."""
+    """Directory on this machine that is removed together with a local sandbox."""
 
 
 def inner_path(path: str) -> PurePosixPath:
-    """Return a path below the working directory; raise `FileRefusedError` for one that leads elsewhere."""
+    """Return a path relative to the working directory; raise `FileRefusedError` for one that leads out of it."""
     inner = PurePosixPath(path)
     if not inner.parts or inner.is_absolute() or ".." in inner.parts or "\0" in path:
         raise FileRefusedError(
-            f"{path[:200]!r} is no path within the working directory: name it from there, without .."
+            f"{path[:200]!r} is not within the working directory: use a path relative to it, without .."
         )
     return inner
 
 
 LINE_HEAD_BYTES = 512
-"""The part of a journal's line that `seq_in` needs: an event's ``seq`` comes before its data."""
+"""Number of leading bytes of a journal's line that `seq_in` needs, as an event's ``seq`` comes before its data."""
 
 _SEQ = re.compile(rb'"seq":([0-9]{1,15})[,}]')
 
 
 def seq_in(line: bytes) -> int:
-    """Return the ``seq`` in the beginning of a journal's line; 0 if there is none."""
+    """Return the ``seq`` of an event, given the beginning of its journal line; 0 if there is none."""
     found = _SEQ.search(line[:LINE_HEAD_BYTES])
     return int(found[1]) if found else 0
 
@@ -69,26 +69,26 @@ class Process(Protocol):
 
     @property
     def id(self) -> str:
-        """Its number, as its sandbox has it."""
+        """Return the process's id within its sandbox."""
         ...
 
     def output(self) -> AsyncIterator[bytes]:
         """Yield stdout in chunks of any size until it ends; raise `StreamLostError` on a lost connection.
 
-        A reader that was cancelled can call it again and has lost nothing.
+        A reader that was cancelled can call this again without losing output.
         """
         ...
 
     async def disconnect(self) -> None:
-        """Stop reading stdout; the process goes on, and can still be written to and waited for."""
+        """Stop reading stdout; the process continues, and can still be written to and waited for."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Write to stdin; raise `StreamLostError` when nothing takes it."""
+        """Write to stdin; raise `StreamLostError` if the data cannot be delivered."""
         ...
 
     async def close_input(self) -> None:
-        """Close stdin; again is no error."""
+        """Close stdin; a second call is no error."""
         ...
 
     async def wait(self) -> Exit:
@@ -96,19 +96,19 @@ class Process(Protocol):
         ...
 
     async def terminate(self) -> None:
-        """Ask the process to end (SIGTERM, where the sandbox has it); no error if it has ended."""
+        """Ask the process to end, by SIGTERM if the sandbox has signals; no error if it has ended."""
         ...
 
     async def kill(self) -> None:
-        """End the process and what it started; no error if it has ended."""
+        """Kill the process and its children; no error if it has ended."""
         ...
 
 
 class Sandbox(Protocol):
-    """A place to run a runner in, made by one call and gone by another."""
+    """A place to run a runner in; `create` makes it and `close` removes it."""
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
-        """Make it, and note ``metadata`` on it where it can be listed; raise `SandboxStartError`."""
+        """Create the sandbox, with ``metadata`` if sandboxes of this kind can be listed; raise `SandboxStartError`."""
         ...
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> Process:
@@ -116,29 +116,29 @@ class Sandbox(Protocol):
         ...
 
     async def progress(self, journal: str, process_id: str) -> Progress:
-        """Return how far a runner has come.
+        """Return the last event in a runner's journal and whether the runner still runs.
 
-        It is called every 20 seconds while a runner is silent, so it must be cheap.
-        Raise `SandboxGoneError`, or another `SandboxError` where the sandbox does not answer.
+        This is called every 20 seconds while a runner is silent, so it must be cheap.
+        Raise `SandboxGoneError`, or another `SandboxError` if the sandbox does not answer.
         """
         ...
 
     async def adopt(self, info: SandboxInfo, process_id: str) -> Process:
-        """Take over, in place of `create`, what a host that died has made; return its runner, without its output.
+        """Connect, in place of `create`, to the sandbox of a host that died; return its runner, without its output.
 
-        Raise `SandboxGoneError` where nothing is left of it. A runner that could not outlive its host is ended, and
-        waiting for it raises that too.
+        Raise `SandboxGoneError` if the sandbox no longer exists. A runner that could not outlive its host is ended, and
+        waiting for it raises the same error.
         """
         ...
 
     async def leave(self) -> None:
-        """Let go of it, in place of `close`: it and its processes go on, as another host's."""
+        """Disconnect, in place of `close`: the sandbox and its processes continue, for another host."""
         ...
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
-        """Return a file of the working directory; ``path`` is relative to that.
+        """Return the content of a file; ``path`` is relative to the working directory.
 
-        Raise `FileRefusedError` for what is no regular file within it, `FileMissingError` and `FileTooLargeError`.
+        Raise `FileRefusedError` if it is not a regular file in there, `FileMissingError` and `FileTooLargeError`.
         """
         ...
 
@@ -151,8 +151,8 @@ class Sandbox(Protocol):
         ...
 
     async def close(self) -> None:
-        """End everything in it and remove it, or set it aside if it is to be kept; again is no error.
+        """End all processes and remove the sandbox, or pause it if it is to be kept; a second call is no error.
 
-        Raise `SandboxError` where it may have been left behind.
+        Raise `SandboxError` if the sandbox may have been left behind.
         """
         ...

@@ -1,7 +1,7 @@
-"""A sandbox that is none: the runner as a child process, in a directory of its own.
+"""A local sandbox: the runner as a child process, in a directory of its own.
 
-It isolates nothing. The agent runs as the user who started it and can read and write what that user
-can; only the environment is a fresh one.
+It isolates nothing. The agent runs as the user who started it, and can read and write all that this user can; only the
+environment variables are not inherited.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .base import LINE_HEAD_BYTES, Exit, Progress, SandboxInfo, inner_path, seq_
 _CHUNK = 256 * 1024
 _STDERR_LINES = 50
 _MARK = "SANDSPAN_SANDBOX"
-"""In the environment of everything that runs in a sandbox: whose it is."""
+"""Environment variable that every process of a sandbox has; its value is the sandbox's name."""
 
-AGENT_LOST = "the service that this session's agent ran in has ended, and the agent, which ran locally, with it"
+AGENT_LOST = "the agent ran locally, in a service that has ended, and the agent ended with it"
 
 _PREFIX = "sandspan-"
-"""What the name of a directory begins with that is removed."""
+"""Prefix of the directories that this module creates; only those are ever removed."""
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "HTTPS_PROXY")
 
@@ -47,9 +47,9 @@ _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CE
 class LocalSandbox:
     """Runs the runner on this machine.
 
-    ``work`` is the agent's working directory and is used in place. ``keep`` is a directory for all else
-    (the agent's home, its conversation, and its work where ``work`` is not given), which stays; a
-    conversation can be resumed in it. Without it a new one is made, and removed by `close`.
+    ``work`` is an existing directory for the agent to work in. ``keep`` is a directory for everything else (the agent's
+    home and conversation, and its work if ``work`` is not given), which is not removed, so that the conversation can be
+    resumed. Without ``keep``, a temporary directory is made, and removed by `close`.
     """
 
     def __init__(self, *, work: Path | None = None, keep: Path | None = None) -> None:
@@ -63,7 +63,7 @@ class LocalSandbox:
         self._processes: list[LocalProcess] = []
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
-        """Make the directories; nobody lists them, so ``metadata`` is not kept."""
+        """Create the directories. Local sandboxes cannot be listed, so ``metadata`` is not kept."""
         try:
             if self._keep is None:
                 self._temporary = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -79,19 +79,19 @@ class LocalSandbox:
         return SandboxInfo(id=name, kind="local", work=str(self.work), journal=journal, root=temporary)
 
     async def adopt(self, info: SandboxInfo, process_id: str) -> Remnant:
-        """End what is left of it: without its host the runner has lost its input. Its journal can be read."""
+        """End the processes that are left, as the runner lost its input with its host; its journal can be read."""
         root = Path(info.root) if info.root is not None else None
         if not info.id.startswith("local-") or (root is not None and not root.name.startswith(_PREFIX)):
-            raise ConfigurationError(f"sandbox {info.id} in {root} is no local one")
+            raise ConfigurationError(f"sandbox {info.id} in {root} is not a local sandbox")
         self.name, self.work = info.id, Path(info.work)
         self._root, self._temporary = Path(info.journal).parent, root
         await asyncio.to_thread(_kill_marked, self.name)
-        if not await asyncio.to_thread(_is_left, Path(info.journal), self.work):
-            raise SandboxGoneError(f"{AGENT_LOST}; its files are gone")
+        if not await asyncio.to_thread(_has_files, Path(info.journal), self.work):
+            raise SandboxGoneError(f"{AGENT_LOST}; its files no longer exist")
         return Remnant(process_id)
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
-        """Start the runner of this Python's environment."""
+        """Start ``agent_runner`` with this Python interpreter."""
         assert self._root is not None, "create() comes first"
         home = {"HOME": str(self._root / "home"), "CLAUDE_CONFIG_DIR": str(self._root / "home" / ".claude")}
         own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -107,7 +107,7 @@ class LocalSandbox:
                 stderr=asyncio.subprocess.PIPE,
                 env={**own, **home, **env, _MARK: self.name},
                 cwd=self.work,
-                # Ctrl-C in the terminal is the host's to handle.
+                # Ctrl-C in the terminal must reach the host only.
                 start_new_session=True,
             )
         except OSError as error:
@@ -117,32 +117,32 @@ class LocalSandbox:
         return started
 
     async def progress(self, journal: str, process_id: str) -> Progress:
-        """Read the end of the journal, and look for the process."""
+        """Return the last event in a runner's journal and whether the runner still runs."""
         line = await asyncio.to_thread(_last_line, Path(journal))
         return Progress(seq_in(line), any(each.id == process_id and each.is_running for each in self._processes))
 
     async def upload(self, source: Path) -> None:
-        """Copy into the working directory; symbolic links stay links."""
+        """Copy a file, or a folder's contents, into the working directory; symbolic links stay links."""
         if self._given is not None:
             raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
         await asyncio.to_thread(_copy, source, self.work)
 
     async def download(self, target: Path) -> None:
-        """Copy out of the working directory."""
+        """Copy the working directory's contents into a folder; symbolic links stay links."""
         await asyncio.to_thread(_copy, self.work, target)
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
-        """Read from the working directory."""
+        """Return the content of a file; ``path`` is relative to the working directory."""
         return await asyncio.to_thread(_read, self.work, path, max_bytes)
 
     async def leave(self) -> None:
-        """Let go of it."""
+        """Stop reading the processes, which continue, and keep the directories."""
         for process in self._processes:
             process.leave()
         self._root = self._temporary = None
 
     async def close(self) -> None:
-        """Kill what still runs and remove the directories."""
+        """Kill the processes that still run, and remove the temporary directory."""
         for process in self._processes:
             await process.kill()
         await asyncio.to_thread(_kill_marked, self.name)
@@ -152,7 +152,7 @@ class LocalSandbox:
 
 
 def _kill_marked(name: str) -> None:
-    """Kill what a killed runner left: its CLI gives every tool a session of its own, but all have our mark."""
+    """Kill every process of a sandbox, by its variable `_MARK`: the CLI gives each tool a process group of its own."""
     mark = f"{_MARK}={name}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -160,12 +160,12 @@ def _kill_marked(name: str) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def _is_left(journal: Path, work: Path) -> bool:
+def _has_files(journal: Path, work: Path) -> bool:
     return journal.is_file() and work.is_dir()
 
 
 def _last_line(journal: Path) -> bytes:
-    """Return the beginning of a file's last line; nothing if the file is empty or missing."""
+    """Return the beginning of a journal's last line; empty if the file is empty or missing."""
     size, lines = _CHUNK, [b""]
     with contextlib.suppress(OSError), journal.open("rb") as file:
         length = file.seek(0, os.SEEK_END)
@@ -187,14 +187,17 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _read(work: Path, path: str, max_bytes: int) -> bytes:
-    """Read a file; nothing is isolated here, so a link that changes meanwhile gives nobody anything new."""
+    """Return the content of a file in the working directory.
+
+    A link that is changed between check and read is no risk: the agent can read all that this user can.
+    """
     try:
-        found = (work / inner_path(path)).resolve(strict=True)
-        if not found.is_relative_to(work.resolve()):
+        file_path = (work / inner_path(path)).resolve(strict=True)
+        if not file_path.is_relative_to(work.resolve()):
             raise FileRefusedError(f"{path!r} leads out of the working directory")
-        if not found.is_file():
-            raise FileRefusedError(f"{path!r} is no regular file")
-        with found.open("rb") as file:
+        if not file_path.is_file():
+            raise FileRefusedError(f"{path!r} is not a regular file")
+        with file_path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileMissingError(f"the working directory has no file {path!r}") from error
@@ -206,7 +209,7 @@ def _read(work: Path, path: str, max_bytes: int) -> bytes:
 
 
 class LocalProcess:
-    """A child process."""
+    """A process of a local sandbox: a child process of the host."""
 
     def __init__(self, process: asyncio.subprocess.Process, oom_before: int) -> None:
         self._process = process
@@ -217,7 +220,7 @@ class LocalProcess:
 
     @property
     def id(self) -> str:
-        """The process's number."""
+        """Return the process id."""
         return str(self.pid)
 
     async def _drain_stderr(self) -> None:
@@ -226,27 +229,27 @@ class LocalProcess:
             self._stderr.append(chunk)
 
     async def output(self) -> AsyncIterator[bytes]:
-        """Yield stdout; a pipe of a living process is never lost."""
+        """Yield stdout in chunks until it ends; the pipe of a child process cannot be lost."""
         assert self._process.stdout is not None
         while chunk := await self._process.stdout.read(_CHUNK):
             yield chunk
 
     async def disconnect(self) -> None:
-        """Do nothing: the runner needs no reader of its stdout."""
+        """Do nothing: a runner whose stdout is not read continues."""
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the process has not ended."""
         return self._process.returncode is None
 
     async def write(self, data: bytes) -> None:
-        """Write to stdin."""
+        """Write to stdin; raise `StreamLostError` if the process has closed it."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(data)
             await self._process.stdin.drain()
         except (OSError, RuntimeError) as error:  # RuntimeError: the transport is closed
-            raise StreamLostError("the runner takes no more commands") from error
+            raise StreamLostError("the runner accepts no more commands") from error
 
     async def close_input(self) -> None:
         """Close stdin."""
@@ -254,7 +257,7 @@ class LocalProcess:
         self._process.stdin.close()
 
     async def wait(self) -> Exit:
-        """Wait for the end."""
+        """Wait for the process to end; return how it ended."""
         code = await self._process.wait()
         await self._draining
         stderr = b"".join(self._stderr).decode("utf-8", "replace")
@@ -262,7 +265,7 @@ class LocalProcess:
         return Exit(code, killed and oom_kills() > self._oom_before, stderr)
 
     async def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM; no error if the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
 
@@ -276,37 +279,37 @@ class LocalProcess:
         self._draining.cancel()
 
     def leave(self) -> None:
-        """Hear no more of it."""
+        """Stop reading stderr; the process continues."""
         self._draining.cancel()
 
 
 class Remnant:
-    """A runner that has been ended, as its host had."""
+    """Stands for a runner that ended with its host; only its journal is left."""
 
     def __init__(self, process_id: str) -> None:
         self.id = process_id
 
     async def output(self) -> AsyncIterator[bytes]:
-        """Yield nothing: the journal has it all."""
+        """Yield nothing, as the events are in the journal."""
         return
         yield b""
 
     async def disconnect(self) -> None:
-        """Do nothing."""
+        """Do nothing, as no output is read."""
 
     async def write(self, data: bytes) -> None:
-        """Raise `StreamLostError`."""
+        """Raise `StreamLostError`, as the runner has ended."""
         raise StreamLostError(AGENT_LOST)
 
     async def close_input(self) -> None:
-        """Nothing to do."""
+        """Do nothing, as the runner has ended."""
 
     async def wait(self) -> Exit:
-        """Raise `SandboxGoneError`: how it ended nobody knows."""
+        """Raise `SandboxGoneError`, as the exit code is unknown."""
         raise SandboxGoneError(AGENT_LOST)
 
     async def terminate(self) -> None:
-        """Nothing to do."""
+        """Do nothing, as the runner has ended."""
 
     async def kill(self) -> None:
-        """Nothing to do."""
+        """Do nothing, as the runner has ended."""

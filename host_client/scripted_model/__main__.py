@@ -1,4 +1,4 @@
-"""``python -m host_client.scripted_model SCRIPT COMMAND …``: run a command whose model is a script."""
+"""``python -m host_client.scripted_model SCRIPT COMMAND …``: runs a command with a scripted model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ._server import ScriptedModel
 
 
 def main() -> int:
-    """Return the command's exit code, or 1 if the script had no reply for a request; 2 for a bad script."""
+    """Run the command; return its exit code, 1 if the script had no reply for a request, 2 for a bad script."""
     parser = argparse.ArgumentParser(
         prog="python -m host_client.scripted_model",
-        description="Run a command with ANTHROPIC_BASE_URL and ANTHROPIC_API_KEY set to a model that says a script.",
+        description="Run a command with ANTHROPIC_BASE_URL and ANTHROPIC_API_KEY set to a scripted model.",
     )
     parser.add_argument("script", metavar="SCRIPT", help="YAML or JSON: docs/SCRIPTED_MODEL.md")
     parser.add_argument("command", metavar="COMMAND", help="such as: host_client run 'Mend it'")
-    parser.add_argument("arguments", metavar="…", nargs=argparse.REMAINDER, help="its arguments")
+    parser.add_argument("arguments", metavar="…", nargs=argparse.REMAINDER, help="arguments of the command")
     given = parser.parse_args()
     try:
         script = load_script(given.script)
@@ -35,10 +35,10 @@ def main() -> int:
 
 
 def _environment(url: str) -> dict[str, str]:
-    """Return this process's environment with the scripted model as the only one, and without a key for another."""
-    mine = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "any", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+    """Return this process's environment with the scripted model's address and key, and no other model's credential."""
+    scripted = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "any", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
     kept = {name: value for name, value in os.environ.items() if name not in CREDENTIALS}
-    return {**kept, **mine}
+    return {**kept, **scripted}
 
 
 if __name__ == "__main__":

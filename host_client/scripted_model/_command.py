@@ -1,4 +1,4 @@
-"""Runs a command as a child process that a signal to this process ends too, with all that it started."""
+"""Runs a command as a child process; a signal to this process also ends the command and its children."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from agent_runner.contract.processes import Descendants
 from host_client.signals import ending_signals
 
 NOT_FOUND = 127
-"""The exit code of a shell that finds no such command."""
+"""Exit code of a shell for a command that does not exist."""
 
 GRACE_SECONDS = 30.0
-"""How long a command that was told to end may take before it is killed."""
+"""Seconds that a command has to end after a signal, before it is killed."""
 
 
 def run_command(command: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a command to its end; return its exit code, or 128 + n if signal n ended it.
 
-    SIGTERM and SIGHUP are passed on to the command, and SIGINT where no terminal sends it to both. When the command has
-    ended after such a signal, the processes that it left are ended.
+    SIGTERM and SIGHUP are passed on to the command, and SIGINT unless a terminal sends it to both. When the command has
+    ended after such a signal, processes that it left are ended.
     """
     descendants = Descendants()
     with _Forwarder() as forwarder:
@@ -43,14 +43,14 @@ def run_command(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 class _Forwarder:
-    """Passes signals of this process on to its command."""
+    """Passes signals that this process receives on to its command."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        """The first signal that was for the command to be told."""
+        """The first signal that was to be passed on."""
         self._process: subprocess.Popen[bytes] | None = None
         self._killing: threading.Timer | None = None
-        self._terminal_tells = _has_terminal()
+        self._terminal_sends = _has_terminal()
 
     def __enter__(self) -> _Forwarder:
         self._previous = {number: signal.signal(number, self._pass_on) for number in ending_signals()}
@@ -62,21 +62,21 @@ class _Forwarder:
 
     @contextlib.contextmanager
     def to(self, process: subprocess.Popen[bytes]) -> Generator[None]:
-        """Send signals to this process, those included that came before it was started."""
+        """Within the block, pass signals on to this process; also a signal received before the process was started."""
         self._process = process
         if self.received is not None:
-            self._tell(self.received)
+            self._send(self.received)
         yield
         if self._killing is not None:
             self._killing.cancel()
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._terminal_tells:
-            return  # a terminal sends Ctrl-C to the command as well; a second one means something else to it
+        if number == signal.SIGINT and self._terminal_sends:
+            return  # a terminal sends Ctrl-C to the command itself; to pass it on would send it twice
         self.received = self.received or number
-        self._tell(number)
+        self._send(number)
 
-    def _tell(self, number: int) -> None:
+    def _send(self, number: int) -> None:
         if self._process is None:
             return
         self._process.send_signal(number)
@@ -87,7 +87,7 @@ class _Forwarder:
 
 
 def _has_terminal() -> bool:
-    """Whether this process and its command are in the foreground of a terminal, which sends Ctrl-C to all of them."""
+    """Return whether this process is in the foreground of a terminal, which sends Ctrl-C to its command too."""
     try:
         with open("/dev/tty", "rb") as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()

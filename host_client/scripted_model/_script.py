@@ -1,9 +1,8 @@
-"""What the scripted model says, as values: the script's shape, and which reply answers which request.
+"""The script of a scripted model: its structure, and the choice of the reply to a request.
 
-A script is YAML or JSON. It holds conversations; a request belongs to the first conversation whose
-``when`` its first user message contains, else to ``main``. Within a conversation the reply is chosen
-by the number of assistant messages the request already carries, so that a retried, interrupted or
-resumed request gets the same answer as the first time::
+A script is YAML or JSON. It holds conversations; a request belongs to the first conversation whose ``when`` text is in
+the request's first user message, else to ``main``. Within a conversation the reply is chosen by the number of assistant
+messages in the request, so that a retried, interrupted or resumed request gets the same reply again::
 
     model: claude-sonnet-4-5
     conversations:
@@ -19,7 +18,7 @@ resumed request gets the same answer as the first time::
         replies:
           - text: There are 3.
 
-A request that no reply fits raises `UnexpectedRequestError`: a script never guesses.
+A request without a matching reply raises `UnexpectedRequestError`.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ScriptError(ValueError):
-    """The script cannot be read; the message says where and why."""
+    """The script cannot be read; the message says why and at which place."""
 
 
 class UnexpectedRequestError(LookupError):
-    """A request came that the script has no reply for."""
+    """The script has no reply for a request."""
 
 
 class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Token counts as the Messages API reports them: ``input_tokens`` excludes cached tokens."""
+    """Token counts of a reply, as in the Messages API: ``input_tokens`` excludes cached tokens."""
 
     input_tokens: Count = 20
     output_tokens: Count = 10
@@ -56,7 +55,7 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScriptedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ``tool_use`` block. Without an id one is derived from its place in the script."""
+    """One ``tool_use`` block of a reply. Without an id, one is derived from its place in the script."""
 
     name: str
     input: dict[str, Any] = {}
@@ -64,7 +63,7 @@ class ScriptedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScriptedFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An answer that fails: an HTTP ``status``, a stream ``cut`` halfway, or an ``error`` event in it."""
+    """A failure in place of a reply: an HTTP ``status``, a stream ``cut`` halfway, or an ``error`` event in it."""
 
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
     message: str = "scripted failure"
@@ -79,7 +78,7 @@ class ScriptedFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One assistant message: thinking, then text, then tool calls. Times are in seconds."""
+    """One assistant message of a script: thinking, then text, then tool calls. Times are in seconds."""
 
     text: str | None = None
     thinking: str | None = None
@@ -88,35 +87,35 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_reason: str | None = None
     model: str | None = None
     delay: Seconds = 0.0
-    """Before the response begins."""
+    """Seconds before the response begins."""
     first_token_after: Seconds = 0.0
-    """Between ``message_start`` and the first delta."""
+    """Seconds between ``message_start`` and the first delta."""
     pace: Seconds = 0.0
-    """Between deltas."""
+    """Seconds between deltas."""
     chunk: Annotated[int, msgspec.Meta(ge=1)] = 20
-    """Characters in one text delta."""
+    """Number of characters in one text delta."""
     pings: int = 1
     fail: tuple[ScriptedFailure, ...] = ()
-    """Failures answered before this reply, in order."""
+    """Failures that are sent before this reply, in order."""
     expect: str | None = None
-    """Text the request's last message of the user must contain; anything else is an unexpected request."""
+    """Text that the last user message must contain; without it the request is unexpected."""
     otherwise: Reply | None = None
-    """The reply given instead where ``expect`` is not met."""
+    """The reply if the last user message does not contain ``expect``."""
 
     def attempts(self) -> list[ScriptedFailure]:
-        """Return the failures one by one, each as often as it is to happen."""
+        """Return the failures in order, each as often as its ``times`` says."""
         return [failure for failure in self.fail for _ in range(failure.times)]
 
 
 class ScriptedConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The replies to one agent, in order."""
+    """The replies to one agent, in order; ``when`` selects the conversation."""
 
     replies: tuple[Reply, ...]
     when: str | None = None
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a scripted model will say."""
+    """The conversations of a scripted model, by name."""
 
     conversations: dict[str, ScriptedConversation]
     model: str | None = None
@@ -129,16 +128,16 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         replies = self.conversations[name].replies
         if index >= len(replies):
             raise UnexpectedRequestError(
-                f"conversation {name!r} has {len(replies)} replies, and request {index + 1} came:"
+                f"conversation {name!r} has {len(replies)} replies, but this is request {index + 1}:"
                 f" {text_of(messages[-1])[-300:]!r}"
             )
-        reply, said = replies[index], _said(messages)
-        while reply.expect is not None and reply.expect not in said and reply.otherwise is not None:
+        reply, last_text = replies[index], _last_user_text(messages)
+        while reply.expect is not None and reply.expect not in last_text and reply.otherwise is not None:
             reply = reply.otherwise
-        if reply.expect is not None and reply.expect not in said:
+        if reply.expect is not None and reply.expect not in last_text:
             raise UnexpectedRequestError(
-                f"reply {index + 1} of conversation {name!r} expects {reply.expect!r}, and the request"
-                f" ends with {said[-300:]!r}"
+                f"reply {index + 1} of conversation {name!r} expects {reply.expect!r}, but the request"
+                f" ends with {last_text[-300:]!r}"
             )
         return name, index, reply
 
@@ -150,17 +149,17 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if conversation.when is not None and conversation.when in first:
                 return name
         if MAIN not in self.conversations:
-            raise UnexpectedRequestError(f"no conversation fits {first[-300:]!r}")
+            raise UnexpectedRequestError(f"no conversation matches {first[-300:]!r}")
         return MAIN
 
 
-def _said(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of the user's last message, which holds what tools said; the CLI may put its own after it."""
+def _last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of the last user message, with tool results; the CLI may add system messages after it."""
     return next((text_of(message) for message in reversed(messages) if message.get("role") == "user"), "")
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """Return all text of a Messages API message, that of tool results included."""
+    """Return all text of a Messages API message, including the text of tool results."""
     return "\n".join(_texts(message.get("content")))
 
 
@@ -176,10 +175,10 @@ def _texts(content: object) -> list[str]:
 
 
 def parse_script(source: str | bytes) -> Script:
-    """Parse YAML or JSON text into a script; raise `ScriptError` with the place of the first fault."""
+    """Parse YAML or JSON text into a script; raise `ScriptError` with the place of the first error."""
     try:
         with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-            # YAML knows no surrogate pairs, so JSON has to be read as JSON.
+            # YAML has no surrogate pairs, so JSON must be parsed as JSON.
             return msgspec.convert(json.loads(source), Script)
         return msgspec.yaml.decode(source, type=Script)
     except (msgspec.DecodeError, ValueError) as error:
@@ -187,7 +186,7 @@ def parse_script(source: str | bytes) -> Script:
 
 
 def load_script(path: str | Path) -> Script:
-    """Read a script file; raise `ScriptError` naming the file."""
+    """Read and parse a script file; raise `ScriptError` that names the file."""
     try:
         return parse_script(Path(path).read_bytes())
     except OSError as error:

@@ -1,7 +1,6 @@
-"""The scripted model's HTTP side: ``POST /v1/messages`` on loopback, streaming as the real API does.
+"""The HTTP server of the scripted model: ``POST /v1/messages`` on loopback, streaming as the real API does.
 
-Runs in a thread with an event loop of its own, so that it serves a synchronous test, a terminal demo
-and an asyncio program alike.
+It runs in a thread with its own event loop, so synchronous tests, the demo and asyncio programs can all use it.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ _logger = logging.getLogger(__name__)
 
 
 class StreamCutError(ConnectionError):
-    """Raised inside a response to drop its connection halfway, as a script's ``cut`` asks."""
+    """A script's ``cut``: raised within a response to drop its connection halfway."""
 
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """One request the model answered: where in the script, its headers and its body."""
+    """One request that the model received: its conversation and the index of its reply, its headers and body."""
 
     conversation: str | None
     index: int
@@ -58,15 +57,15 @@ class SeenRequest:
 class ScriptedModel:
     """An Anthropic Messages API on 127.0.0.1 that answers from a script.
 
-    Use as a context manager; `url` is what ``ANTHROPIC_BASE_URL`` takes. After the run `unexpected`
-    lists what the script had no answer for, and `requests` all that came.
+    Use it as a context manager; `url` is the value for ``ANTHROPIC_BASE_URL``. After the run, `unexpected` lists the
+    requests without a reply in the script, and `requests` all requests.
     """
 
     def __init__(self, script: Script, *, port: int = 0) -> None:
         self.script = script
         self.requests: list[SeenRequest] = []
         self.unexpected: list[str] = []
-        self._came = threading.Condition()
+        self._received = threading.Condition()
         self._failed: Counter[tuple[str, int]] = Counter()
         self._port = port
         self._thread: threading.Thread | None = None
@@ -90,8 +89,8 @@ class ScriptedModel:
         async def serve() -> None:
             await server.serve(sockets=[listening])
 
-        # A stream that the script cuts is no error of the server's.
-        logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+        # A stream that the script cuts is not an error of the server.
+        logging.getLogger("uvicorn.error").addFilter(_is_not_a_cut)
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="scripted-model", daemon=True)
         self._thread.start()
         return self
@@ -106,7 +105,7 @@ class ScriptedModel:
     def _app(self) -> Starlette:
         return Starlette(
             routes=[
-                # The CLI looks whether the base URL answers at all before it uses it.
+                # The CLI checks whether the base URL answers before it uses it.
                 Route("/", _alive, methods=["GET", "HEAD"]),
                 Route("/v1/messages", self._messages, methods=["POST"]),
                 Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
@@ -127,7 +126,7 @@ class ScriptedModel:
             return self._refuse(request, body, str(error))
         self._note(SeenRequest(name, index, dict(request.headers), body))
         failure = self._next_failure(name, index, reply)
-        # Here and not in the stream: the client waits for the response's head, too.
+        # Not in the stream, so that the response's head is delayed too.
         await _while_connected(request, reply.delay)
         if failure is not None and failure.status is not None:
             return _failed(failure)
@@ -142,14 +141,14 @@ class ScriptedModel:
         )
 
     def _note(self, seen: SeenRequest) -> None:
-        with self._came:
+        with self._received:
             self.requests.append(seen)
-            self._came.notify_all()
+            self._received.notify_all()
 
     def wait_for_requests(self, count: int, timeout: float) -> bool:
-        """Wait until so many requests have come; return whether they have."""
-        with self._came:
-            return self._came.wait_for(lambda: len(self.requests) >= count, timeout)
+        """Wait until ``count`` requests have been received; return False if ``timeout`` seconds pass before."""
+        with self._received:
+            return self._received.wait_for(lambda: len(self.requests) >= count, timeout)
 
     def _next_failure(self, name: str, index: int, reply: Reply) -> ScriptedFailure | None:
         failures = reply.attempts()
@@ -166,7 +165,7 @@ class ScriptedModel:
         return _error(400, f"scripted model: {why}")
 
 
-def _is_no_cut(record: logging.LogRecord) -> bool:
+def _is_not_a_cut(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], StreamCutError))
 
 
@@ -175,7 +174,7 @@ async def _alive(_request: Request) -> Response:
 
 
 async def _while_connected(request: Request, seconds: float) -> None:
-    """Wait for some seconds, or until the client gives up."""
+    """Wait for some seconds, or until the client disconnects."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while (await request.receive())["type"] != "http.disconnect":

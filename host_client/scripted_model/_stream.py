@@ -1,8 +1,7 @@
-"""A reply as the server-sent events of the Anthropic Messages API, in the order the real one sends them.
+"""Turns a reply into the server-sent events of the Anthropic Messages API, in the order of the real API. Pure.
 
-Pure: yields ``(seconds to wait before it, event)``. Source of the order: the API's streaming
-documentation (message_start, content_block_start / _delta / _stop, message_delta, message_stop; pings
-anywhere).
+The order is from the API's streaming documentation: message_start, content_block_start / _delta / _stop, message_delta,
+message_stop; pings anywhere.
 """
 
 from __future__ import annotations
@@ -11,13 +10,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from ._script import Reply, ScriptedTool
 
 Timed = tuple[float, dict[str, Any]]
+"""An event, after the seconds to wait before it."""
 
 
 def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Timed]:
-    """Yield the whole stream of one reply, from its first byte on: the reply's ``delay`` is before it."""
+    """Yield all events of one reply with the seconds to wait before each; the reply's ``delay`` is not included."""
     usage = reply.usage
     yield (
         0.0,
@@ -31,13 +33,8 @@ def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Tim
                 "content": [],
                 "stop_reason": None,
                 "stop_sequence": None,
-                "usage": {
-                    "input_tokens": usage.input_tokens,
-                    "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-                    "cache_read_input_tokens": usage.cache_read_input_tokens,
-                    # The real API reports a small count here and the true one in message_delta.
-                    "output_tokens": 1,
-                },
+                # The real API reports a small number of output tokens here and the final one in message_delta.
+                "usage": {**msgspec.to_builtins(usage), "output_tokens": 1},
             },
         },
     )
@@ -76,7 +73,7 @@ def _blocks(reply: Reply, message_id: str) -> Iterator[Timed]:
 
 def _tool_block(tool: ScriptedTool, message_id: str, n: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     tool_id = tool.id or f"toolu_{message_id.removeprefix('msg_')}_{n}"
-    # A pretty-printed string is cut anywhere by the real API, so an odd size is the honest test.
+    # The real API cuts JSON at any place, so the size is odd on purpose.
     parts = _cut(json.dumps(tool.input), 4093)
     deltas: list[dict[str, Any]] = [{"type": "input_json_delta", "partial_json": ""}]
     deltas += [{"type": "input_json_delta", "partial_json": part} for part in parts]
@@ -88,5 +85,5 @@ def _cut(text: str, size: int) -> list[str]:
 
 
 def encode_event(event: dict[str, Any]) -> bytes:
-    """Return one event in the wire form of server-sent events."""
+    """Return one event in the text format of server-sent events."""
     return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()

@@ -78,7 +78,10 @@ def set_spool_clock(clock: Callable[[], float]) -> None:
     defaults["now"] = clock
 
 
-def outcome_of(session: Session, last: events.Result | None) -> dict[str, Any]:
-    """Return what `run_agent` would have returned of a closed session, given its last result, but for its spans."""
-    result = result_of(session, last)
-    return {each.name: getattr(result, each.name) for each in fields(result) if each.name != "spans"}
+NOT_RECORDED = ("spans", "tool_calls", "denied_calls", "denied_tools")
+
+
+def outcome_of(session: Session) -> dict[str, Any]:
+    """Return the fields of a closed session's result that the recorded results have."""
+    result = result_of(session)
+    return {each.name: getattr(result, each.name) for each in fields(result) if each.name not in NOT_RECORDED}

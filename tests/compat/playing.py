@@ -125,18 +125,16 @@ async def play(
     ``seen`` is the number of the last event that an earlier host has seen.
     """
     events: list[Json] = []
-    last: p.Result | None = None
     # The first is the prompt, which a session is opened with.
     left = [(seq, command) for seq, command in recording.commands_after[1:] if seq >= seen]
     async with asyncio.timeout(WAIT_SECONDS), opening as session:
         await _command(session, left, seen)
         async for event in session:
             events.append(json.loads(p.encode(event)))
-            last = event if isinstance(event, p.Result) else last
             if event.seq is not None:
                 await _command(session, left, event.seq)
     return {
-        "outcome": outcome_of(session, last),
+        "outcome": outcome_of(session),
         "events": [event for event in events if not is_own(event)],
         "own_events": [{"type": event["type"], "data": event["data"]} for event in events if is_own(event)],
         "commands": sandbox.commands,

@@ -116,13 +116,13 @@ def test_a_run_that_comes_too_early_waits_as_long_as_langfuse_says(langfuse: Lan
 
     langfuse.answering = answering
     run = provision(langfuse)
-    assert (run.returncode, run.stderr) == (0, "Langfuse asks to wait 0 s\n" * 2)
+    assert (run.returncode, run.stderr) == (0, "Langfuse asks for a pause of 0 s\n" * 2)
 
 
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
-        (401, b'{"message": "no", "code": "authentication_failed"}', "does not know the keys (401): check LANGFUSE_"),
+        (401, b'{"message": "no", "code": "authentication_failed"}', "does not accept the keys (401): check LANGFUSE_"),
         (
             403,
             b'{"message": "org key", "code": "access_denied"}',
@@ -152,7 +152,7 @@ def test_a_refusal_is_one_message_that_says_what_to_do(
 def test_wrong_keys_are_told(langfuse: LangfuseStandIn) -> None:
     run = provision(langfuse, LANGFUSE_SECRET_KEY="sk-lf-wrong")
     assert (run.returncode, langfuse.dashboards) == (1, [])
-    assert "does not know the keys (401)" in run.stderr
+    assert "does not accept the keys (401)" in run.stderr
     assert "sk-lf-wrong" not in run.stderr
 
 
@@ -177,8 +177,8 @@ def test_without_keys_it_says_where_to_get_them(langfuse: LangfuseStandIn) -> No
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "is no Langfuse dashboard file: "),
-        ('{"name": "x", "version": 1, "widgets": []}', "is no Langfuse dashboard file: "),
+        ("{", "is not a Langfuse dashboard file: "),
+        ('{"name": "x", "version": 1, "widgets": []}', "is not a Langfuse dashboard file: "),
         ('{"$langfuseDashboard": true, "name": "x", "version": 2, "widgets": []}', "dashboard file of version 1"),
     ],
 )

@@ -31,7 +31,7 @@ SETTERS = (
     "agent_runner/contract/spans.py",
     "agent_runner/_translate.py",
     "agent_runner/_run.py",
-    "host_client/client/_sandboxed_runner.py",
+    "host_client/client/_session.py",
     "host_client/client/options.py",
     "host_client/sandbox/e2b/_sandbox.py",
 )

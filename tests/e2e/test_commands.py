@@ -160,7 +160,7 @@ def test_without_a_terminal_the_demo_says_that_it_approves_by_itself(tmp_path: P
     done = piped(tmp_path, "demo")
     text = done.stdout.decode()
     assert done.returncode == 0, done.stderr
-    assert "approves by itself" in text
+    assert "the demo approves all tool calls itself" in text
     assert "allow by policy:auto" in text
     assert "3 checks passed" in text
 
@@ -177,7 +177,7 @@ def test_json_puts_events_alone_on_stdout_and_the_trace_in_a_file(tmp_path: Path
     events = [decode_event(line) for line in done.stdout.splitlines()]
     assert [event.seq for event in events if event.seq] == list(range(1, 1 + sum(bool(e.seq) for e in events)))
     assert events[-1].type == "end"
-    assert b"isolated from nothing" in done.stderr
+    assert b"without isolation" in done.stderr
     request = json.loads((tmp_path / "trace.json").read_text())
     spans = [
         span for resource in request["resourceSpans"] for scope in resource["scopeSpans"] for span in scope["spans"]
@@ -200,7 +200,7 @@ def test_without_a_terminal_nobody_can_be_asked_so_it_is_denied(tmp_path: Path) 
     with ScriptedModel(parse_script(ONE_TOOL)) as model:
         done = piped(tmp_path, "run", "go", model=model)
     assert done.returncode == 0, done.stderr
-    assert "stdin is no terminal" in done.stdout.decode()
+    assert "stdin is not a terminal" in done.stdout.decode()
     assert "deny by policy:deny" in done.stdout.decode()
     advice = "every tool call was denied (Bash): --approvals auto allows every call, --allowed-tools allows some tools"
     assert advice in done.stdout.decode()
@@ -341,8 +341,8 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
         (("run", " "), "host_client run: the prompt is empty"),
         (("resume", "0123456789", ""), "host_client resume: the prompt is empty"),
         (("resume", "0123456789", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
-        (("resume", "", "go"), "host_client resume: session '': takes its id, or the first 8 characters"),
-        (("resume", "0123456", "go"), "session '0123456': takes its id, or the first 8 characters"),
+        (("resume", "", "go"), "host_client resume: session '': give its id, or at least the first 8 characters"),
+        (("resume", "0123456", "go"), "session '0123456': give its id, or at least the first 8 characters"),
         (("demo", "--prompt", "x"), "host_client demo: --prompt needs --script"),
         (("demo", "--script", "/nowhere.yaml", "--prompt", "x"), "cannot read the script /nowhere.yaml"),
     ],
@@ -492,7 +492,7 @@ def test_a_kept_directory_ends_with_the_command_that_goes_on_and_counts_each_run
     """
     with ScriptedModel(parse_script(script)) as model:
         first = piped(tmp_path, "run", "one", "--keep", str(tmp_path / "kept"), model=model)
-        (line,) = re.findall(r"go on with: host_client (.*)", first.stdout.decode())
+        (line,) = re.findall(r"continue with: host_client (.*)", first.stdout.decode())
         second = piped(tmp_path, *shlex.split(line), model=model)
         third = piped(tmp_path, "run", "one", model=model)
     for done in (first, second):
@@ -500,7 +500,7 @@ def test_a_kept_directory_ends_with_the_command_that_goes_on_and_counts_each_run
     assert "1000 tokens in, 100 out" in first.stdout.decode()
     assert "Second." in second.stdout.decode()
     assert "30 tokens in, 7 out" in second.stdout.decode()
-    assert "go on with" not in third.stdout.decode()
+    assert "continue with" not in third.stdout.decode()
 
 
 def test_at_80_columns_each_request_shows_when_its_first_token_came(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ async def test_a_turn_whose_runner_is_killed_is_estimated_and_told_as_such(tmp_p
     assert (row["turns"], row["estimated_turns"], row["cache_read_tokens"]) == (1, 1, 5003)
     table = piped(tmp_path, "costs").stdout.decode()
     assert "estimated" in table.splitlines()[0]
-    assert "turns that never told their cost: 1. It is estimated" in table
+    assert "turns that ended without their cost: 1. It is estimated" in table
 
 
 def test_a_run_that_is_killed_leaves_what_its_turn_had_spent(tmp_path: Path) -> None:
@@ -255,4 +255,4 @@ def test_without_a_ledger_or_with_a_bad_moment_it_says_what_to_do(tmp_path: Path
     assert bad.returncode == 2
     assert b"takes a day" in bad.stderr
     none = piped(tmp_path, "costs")
-    assert (none.returncode, none.stdout) == (0, b"no costs were noted (those of demos never are)\n")
+    assert (none.returncode, none.stdout) == (0, b"the ledger has no such costs (demos are never recorded)\n")

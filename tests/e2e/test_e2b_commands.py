@@ -62,7 +62,7 @@ def test_auto_takes_e2b_when_its_key_is_set_and_says_so(tmp_path: Path) -> None:
         done = host_client(lab, tmp_path, "run", "go", "--approvals", "auto", "--download", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "E2B sandbox, template sandspan (E2B_API_KEY is set; --sandbox local runs it here)" in done.stdout
-    assert "isolated from nothing" not in done.stdout
+    assert "without isolation" not in done.stdout
     assert "sandbox.create" in done.stdout
     assert (tmp_path / "out" / "made").exists()
 
@@ -74,7 +74,7 @@ def test_local_is_taken_without_a_key_or_when_asked_for(tmp_path: Path) -> None:
         assert lab.e2b.sandboxes == []
     for done in (asked, auto):
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "isolated from nothing" in done.stdout
+        assert "without isolation" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_options_that_do_not_fit_are_told_before_anything_starts(
         (("--cwd", "."), "--cwd is for the local sandbox"),
         (("--keep", "somewhere"), "--keep takes `pause` for a sandbox in E2B"),
         (("--keys", "nowhere"), "--keys takes one of gateway, e2b-secrets, env"),
-        (("--secret-name", "mine"), "--secret-name goes with --keys e2b-secrets"),
-        (("--keys", "env", "--secret-name", "mine"), "--secret-name goes with --keys e2b-secrets"),
+        (("--secret-name", "mine"), "--secret-name requires --keys e2b-secrets"),
+        (("--keys", "env", "--secret-name", "mine"), "--secret-name requires --keys e2b-secrets"),
         (("--keys", "e2b-secrets", "--secret-name", ""), "--secret-name takes the name of a secret"),
         (
             ("--allow-out", "http://x/y"),
@@ -197,7 +197,7 @@ def test_a_prefix_that_several_sessions_share_is_not_enough(tmp_path: Path) -> N
         for sandbox in made:
             Sandbox.kill(sandbox, **api_params(lab.e2b.environ))
     assert done.returncode == 2
-    assert "host_client resume: the ids of 2 sessions begin with 0123abcd: give more of it" in done.stderr
+    assert "host_client resume: the ids of 2 sessions begin with 0123abcd: give more characters" in done.stderr
 
 
 @pytest.mark.parametrize("keys", ["gateway", "env"])
@@ -217,7 +217,7 @@ def test_a_session_is_resumed_with_its_key_where_it_was(tmp_path: Path) -> None:
         refused = host_client(lab, tmp_path, "resume", session, "two", "--keys", "e2b-secrets")
         second = host_client(lab, tmp_path, "resume", session, "two", "--end")
     assert refused.returncode == 2
-    assert "this session began with --keys env, so E2B's proxy adds no key for it" in refused.stderr
+    assert "this session began with --keys env, so E2B's proxy has no key to add" in refused.stderr
     assert second.returncode == 0, second.stdout + second.stderr
     for done in (first, second):
         assert "the model's key is in the agent's environment" in done.stdout

@@ -26,7 +26,7 @@ __main__.main()
 """
 """``host_client`` that looks after a moment of silence."""
 
-GONE = "the sandbox is gone: its time was up (--timeout), or somebody ended it"
+GONE = "the sandbox no longer exists: its time was up (--timeout), or it was removed"
 
 
 class Command:

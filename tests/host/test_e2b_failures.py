@@ -115,14 +115,14 @@ def test_an_api_that_cannot_be_reached_is_the_networks_failure(capfd: pytest.Cap
     with e2b_lab(REPLY) as lab, lab.e2b.unreachable():
         told = run(lab, capfd)
     assert (told.code, told.error_type) == (3, "network")
-    assert "E2B cannot be reached: look at E2B_API_URL" in told.text
+    assert "E2B cannot be reached: check E2B_API_URL" in told.text
 
 
 def test_a_template_without_the_runner_is_told_by_what_its_shell_said(capfd: pytest.CaptureFixture[str]) -> None:
     with e2b_lab(REPLY) as lab:
         told = run(lab, capfd, layout=Layout(python="/no/such/python"))
     assert (told.code, told.error_type) == (3, "sandbox")
-    assert "there is no runner in this sandbox: is its template one of Sandspan's" in told.text
+    assert "the sandbox has no runner; its template must be one of Sandspan's" in told.text
     assert "/no/such/python" in told.text
 
 
@@ -133,7 +133,7 @@ def test_a_template_without_the_agents_account_is_told_as_such(
     with e2b_lab(REPLY) as lab:
         told = run(lab, capfd, layout=Layout(user="no-such-user"), upload=tmp_path)
     assert (told.code, told.error_type) == (3, "sandbox")
-    assert "is the template one of Sandspan's? /usr/bin/id: " in told.text
+    assert "its template must be one of Sandspan's: /usr/bin/id: " in told.text
     assert "no-such-user" in told.text
 
 
@@ -165,7 +165,7 @@ def test_a_sandbox_that_ends_under_the_run_is_told_as_gone() -> None:
     with e2b_lab(LONG_TOOL) as lab:
         code, error_type, message = while_a_tool_runs(lab, lab.e2b.lose)
     assert (code, error_type) == (None, "sandbox")
-    assert message.startswith("the sandbox is gone: its time was up (--timeout), or somebody ended it")
+    assert message.startswith("the sandbox no longer exists: its time was up (--timeout), or it was removed")
 
 
 def test_a_killed_runner_is_told_by_its_signal() -> None:
@@ -185,7 +185,7 @@ def test_a_sandbox_that_cannot_be_reached_for_too_long_is_the_networks_failure(m
     with e2b_lab(LONG_TOOL) as lab:
         _, error_type, message = while_a_tool_runs(lab, cut_off)
     assert error_type == "network"
-    assert "attempts to read the runner's events brought nothing" in message
+    assert "attempts in a row to read the runner's events brought none" in message
 
 
 def test_a_sandbox_that_can_be_reached_again_goes_on_as_if_nothing_was() -> None:
@@ -218,7 +218,7 @@ async def test_a_sandbox_that_is_not_there_cannot_be_resumed() -> None:
     with e2b_lab(REPLY) as lab, pytest.raises(SandboxError) as caught:
         await run_agent("go", sandbox=lab.sandbox(resume="no-such-sandbox"), environ=lab.environ)
     assert caught.value.error_type == "sandbox"
-    assert "the sandbox is gone" in str(caught.value)
+    assert "the sandbox no longer exists" in str(caught.value)
 
 
 def test_what_is_no_e2b_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +229,7 @@ def test_what_is_no_e2b_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> No
         lab.e2b.fail(CREATE, page, times=None)
         told = run(lab, capfd)
     assert (told.code, told.error_type) == (3, "network")
-    assert "what answers is no E2B: look at E2B_API_URL" in told.text
+    assert "the server that answered is not E2B: check E2B_API_URL" in told.text
 
 
 @pytest.mark.anyio

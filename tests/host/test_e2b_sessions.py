@@ -136,7 +136,7 @@ async def test_a_sandbox_that_is_gone_ends_the_session_with_the_reason_and_whole
                     lab.e2b.lose(lab.e2b.sandboxes[0].id)
         assert session.failure is not None
     assert session.failure.error_type == SandboxGoneError.error_type
-    assert "the sandbox is gone" in session.failure.message
+    assert "the sandbox no longer exists" in session.failure.message
     # What had ended and was on its way is lost with the sandbox; what had begun is not.
     spans = [span for span in views(session.trace.kept) if span.name != "chat scripted"]
     turn = ["agent.execute !sandbox", ["execute_tool Bash !sandbox"]]

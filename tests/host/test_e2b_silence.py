@@ -27,7 +27,7 @@ BASH = AgentOptions(allowed_tools=("Bash",))
 WAIT_FOR_GO = bash("echo $$ > up; cat go")
 """A tool that says that it runs, and ends when the test lets it go."""
 
-GONE = "the sandbox is gone: its time was up (--timeout), or somebody ended it"
+GONE = "the sandbox no longer exists: its time was up (--timeout), or it was removed"
 
 
 @pytest.fixture

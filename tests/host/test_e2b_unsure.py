@@ -106,7 +106,7 @@ async def test_a_sandbox_that_may_be_there_is_told(caplog: pytest.LogCaptureFixt
         lab.e2b.fail("GET /v2/sandboxes", Answer(500), times=None)
         with caplog.at_level(logging.WARNING, "host_client"), pytest.raises(StreamLostError):
             await run_agent("go", sandbox=lab.sandbox(), environ=lab.environ)
-        assert "a sandbox may have been made; `host_client sandboxes list` shows it" in caplog.text
+        assert "a sandbox may have been left behind; `host_client sandboxes list` shows it" in caplog.text
         await asyncio.to_thread(lab.e2b.lose, lab.e2b.sandboxes[0].id)
 
 

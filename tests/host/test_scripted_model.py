@@ -137,7 +137,7 @@ def test_an_unexpected_request_is_refused_and_kept(model: ScriptedModel) -> None
     turns = [USER, {"role": "assistant", "content": "x"}] * 2
     response = ask(model, *turns, USER)
     assert response.status_code == 400
-    assert "has 2 replies, and request 3 came" in response.json()["error"]["message"]
+    assert "has 2 replies, but this is request 3" in response.json()["error"]["message"]
     assert len(model.unexpected) == 1
 
 

@@ -203,7 +203,7 @@ def test_a_running_turn_has_no_cost_yet_and_an_ended_one_keeps_it(
 def test_a_session_lost_with_its_service_says_so_once(server: PageServer, windows: Windows) -> None:
     log = server.log("lost")
     begin(log)
-    why = "the service that this session's agent ran in has ended, and the agent, which ran locally, with it"
+    why = "the agent ran locally, in a service that has ended, and the agent ended with it"
     log.say("adopted", reason="the service was restarted")
     log.add(p.ErrorData(error_type="sandbox", message=why))
     log.say("closed", reason="lost", error_type="sandbox", message=why, cost_usd=0.0)

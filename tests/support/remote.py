@@ -39,8 +39,7 @@ class Remote(Finished):
     def result(self) -> AgentResult:
         """Return the result that `run_agent` would return."""
         assert self.session is not None
-        results = self.of(p.Result)
-        return result_of(self.session, results[-1] if results else None)
+        return result_of(self.session)
 
 
 def trace_of(*turns: Any, session: str = "agent.session") -> list[Any]:

@@ -79,7 +79,8 @@ def test_a_bad_setting_is_a_finding(doctor: Doctor) -> None:
 
 
 def test_keys_that_nobody_asks_for_are_told(doctor: Doctor) -> None:
-    assert finding(doctor(**KEYS), "Exporter langfuse") == f"{NEITHER}its keys are set, but not OTEL_EXPORTERS=langfuse"
+    told = finding(doctor(**KEYS), "Exporter langfuse")
+    assert told == f"{NEITHER}its keys are set, but OTEL_EXPORTERS does not name langfuse"
 
 
 def test_telemetry_that_is_off_is_neither_good_nor_bad(doctor: Doctor) -> None:

@@ -75,7 +75,7 @@ def test_an_e2b_that_does_not_answer_is_found(doctor: Doctor, e2b: StandIn) -> N
         done = doctor(**e2b.environ, **KEYED)
     assert done.returncode == 1
     assert finding(done, "E2B API").startswith(f"✗{e2b.url} does not answer")
-    assert "Look at E2B_API_URL" in done.stdout
+    assert "Check E2B_API_URL" in done.stdout
 
 
 def test_an_e2b_that_fails_is_found_and_asked_once(doctor: Doctor, e2b: StandIn) -> None:
@@ -104,7 +104,7 @@ def test_a_proxys_page_in_place_of_an_answer_is_found(doctor: Doctor, e2b: Stand
 def test_e2b_that_is_asked_for_without_a_key_is_a_failure(doctor: Doctor) -> None:
     done = doctor("--sandbox", "e2b", **KEYED)
     assert done.returncode == 1
-    assert finding(done, "E2B key") == "✗E2B_API_KEY is not set. Make one at https://e2b.dev/dashboard?tab=keys"
+    assert finding(done, "E2B key") == "✗E2B_API_KEY is not set. Create one at https://e2b.dev/dashboard?tab=keys"
 
 
 def test_without_an_e2b_key_the_local_sandbox_is_what_counts(doctor: Doctor) -> None:
@@ -123,7 +123,10 @@ def test_without_a_credential_for_the_model_no_agent_runs(doctor: Doctor) -> Non
 
 @pytest.mark.parametrize(
     ("major", "says"),
-    [(1, "builds with `e2b template build`"), (2, "refuses `e2b template build`; use `host_client template build`")],
+    [
+        (1, "builds from e2b.toml with `e2b template build`"),
+        (2, "refuses `e2b template build`; use `host_client template build`"),
+    ],
 )
 def test_the_version_of_the_e2b_cli_decides_which_command_it_names(doctor: Doctor, major: int, says: str) -> None:
     path = os.pathsep.join([str(cli_folder(major)), str(NODE), SYSTEM_PATH])

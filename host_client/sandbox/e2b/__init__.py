@@ -1,4 +1,4 @@
-"""E2B: the only package that imports ``e2b``, which takes 0.3 s; so it is imported where it is used."""
+"""The sandboxes in E2B. Only this package imports ``e2b``, which takes 0.3 s, so import it only where it is used."""
 
 from host_client.extras import needs
 

@@ -1,4 +1,4 @@
-"""Which E2B to talk to, and as whom, from an environment. Pure."""
+"""Reads the E2B SDK's connection parameters, such as address and key, from the environment. Pure."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ _PARAMETERS = {
 
 
 def api_params(environ: Mapping[str, str]) -> ApiParams:
-    """Return the SDK's connection parameters; what is absent the SDK takes from the process's environment."""
+    """Return the SDK's connection parameters; the SDK reads absent ones from the process's own environment."""
     return cast("ApiParams", {name: environ[key] for key, name in _PARAMETERS.items() if environ.get(key)})

@@ -1,7 +1,7 @@
-"""What the E2B SDK raises, as errors of ours: one table, most telling first.
+"""Translates the E2B SDK's exceptions to `SandboxError` and its subclasses, by tables.
 
-The SDK's hierarchy misleads in places: a sandbox that is gone is a ``TimeoutException``, a wrong key and
-a busy service are no ``SandboxException``, and a lost connection is whatever the HTTP library raised.
+The SDK's class hierarchy misleads in places: a sandbox that no longer exists is a ``TimeoutException``, the errors of a
+wrong key and a busy service are not ``SandboxException``, and a lost connection is any exception of the HTTP library.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from host_client.errors import SandboxError, SandboxGoneError, SandboxStartError
 
 
 class Cause(NamedTuple):
-    """What an exception of the SDK means to a user: our error's class, its type, and what to do."""
+    """The translation of one exception of the SDK: our error class, its ``error_type``, and the cause or advice."""
 
     raises: type[SandboxError]
     error_type: ErrorType
     advice: str
 
 
-_WHERE = "look at E2B_API_URL, E2B_DOMAIN, the proxy variables and the network"
-_GONE = "the sandbox is gone: its time was up (--timeout), or somebody ended it"
+_WHERE = "check E2B_API_URL, E2B_DOMAIN, the proxy variables and the network"
+_GONE = "the sandbox no longer exists: its time was up (--timeout), or it was removed"
 
 _BY_CLASS: tuple[tuple[type[Exception], Cause], ...] = (
     (SandboxNotRunningException, Cause(SandboxGoneError, "sandbox", _GONE)),
@@ -56,7 +56,7 @@ _BY_CLASS: tuple[tuple[type[Exception], Cause], ...] = (
     ),
     (ServiceBusyException, Cause(SandboxStartError, "overloaded", "E2B is busy: try again later")),
     (NotEnoughSpaceException, Cause(SandboxError, "sandbox", "the sandbox's disk is full")),
-    (NotFoundException, Cause(StreamLostError, "sandbox", "the process in the sandbox is gone")),
+    (NotFoundException, Cause(StreamLostError, "sandbox", "the process in the sandbox no longer exists")),
     (InvalidArgumentException, Cause(SandboxStartError, "invalid_request", "E2B refused the request")),
 )
 
@@ -66,7 +66,7 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
         Cause(
             SandboxStartError,
             "permission_denied",
-            "this E2B team may not have E2B's proxy add the key (--keys e2b-secrets): use --keys gateway,"
+            "E2B does not let this team use its proxy for the key (--keys e2b-secrets): use --keys gateway,"
             " or ask E2B for network transform rules",
         ),
     ),
@@ -80,34 +80,34 @@ _BY_WORDS: tuple[tuple[str, Cause], ...] = (
         ),
     ),
 )
-"""In lower case, what E2B says where the status alone tells too little."""
+"""Causes by parts of E2B's message, in lower case, where the HTTP status is ambiguous."""
 
 _BY_STATUS: dict[int, Cause] = {
     400: Cause(SandboxStartError, "invalid_request", "E2B refused the request"),
     403: Cause(SandboxStartError, "permission_denied", "the E2B key may not do this"),
-    404: Cause(SandboxStartError, "invalid_request", f"E2B does not know this, or it is no E2B: {_WHERE}"),
+    404: Cause(SandboxStartError, "invalid_request", f"E2B does not know this, or another server answered: {_WHERE}"),
     500: Cause(SandboxStartError, "sandbox", "E2B failed: try again later"),
 }
 
 NO_TEMPLATE = "E2B has no such template: build it with `host_client template build`, or name another with --template"
 _LOST = Cause(StreamLostError, "network", f"E2B cannot be reached: {_WHERE}")
-_NO_E2B = Cause(StreamLostError, "network", f"what answers is no E2B: {_WHERE}")
+_NO_E2B = Cause(StreamLostError, "network", f"the server that answered is not E2B: {_WHERE}")
 
 
-# A URL's query says nothing to a person, and may hold ids.
+# The query of a URL is of no use in a message, and may hold ids.
 _QUERY = re.compile(r"\?[^\s)]+")
 
 _THEIRS = (
     *(SandboxException, AuthenticationException, ServiceBusyException, ConnectError, httpx.HTTPError, OSError),
-    json.JSONDecodeError,  # a proxy's page
+    json.JSONDecodeError,  # the page of a proxy, in place of E2B's JSON
 )
 
 
 def failure_of(error: Exception) -> SandboxError:
-    """Return our error for one of the SDK's; the SDK's own words follow what to do."""
+    """Return the `SandboxError` for an exception of the SDK; its message ends with the SDK's own, in brackets."""
     cause = _cause_of(error)
-    said = _QUERY.sub("", " ".join(str(error).split()))[:500]
-    return cause.raises(f"{cause.advice} ({said})" if said else cause.advice, cause.error_type)
+    text = _QUERY.sub("", " ".join(str(error).split()))[:500]
+    return cause.raises(f"{cause.advice} ({text})" if text else cause.advice, cause.error_type)
 
 
 def _cause_of(error: Exception) -> Cause:
@@ -115,23 +115,23 @@ def _cause_of(error: Exception) -> Cause:
         if isinstance(error, kind):
             return cause
     if isinstance(error, SandboxException):
-        said = str(error).lower()
+        text = str(error).lower()
         for words, cause in _BY_WORDS:
-            if words in said:
+            if words in text:
                 return cause
         unknown = Cause(SandboxError, "sandbox", "E2B failed")
         return _BY_STATUS.get(error.status_code or 0, unknown)
-    # A body that cannot be read, or none where there should be one, is a bare Exception; the rest is HTTP's.
+    # For an unreadable or missing body the SDK raises a bare Exception; all others are the HTTP library's.
     return _NO_E2B if isinstance(error, json.JSONDecodeError) or type(error) is Exception else _LOST
 
 
 class Translated:
-    """Raises our errors for the SDK's, in a ``with`` block."""
+    """A ``with`` block that raises our errors in place of the SDK's."""
 
     def __enter__(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Raise ours for theirs; let everything else pass."""
+        """Raise our error for an exception of the SDK; other exceptions pass through."""
         if isinstance(error, _THEIRS) or type(error) is Exception:
             raise failure_of(error) from error

@@ -1,7 +1,7 @@
-"""Files into and out of an E2B sandbox, each way as one tar archive.
+"""Copies files into and out of an E2B sandbox, each way as one tar archive.
 
-What comes out was made by the agent, so nothing in it is believed: sizes are counted while they come,
-and what would leave the target folder, or is no plain file, folder or inner link, is refused.
+The archive that comes out was made by the agent and is not trusted: sizes are counted while it is read, and entries
+that lead out of the target folder, or are no plain file, folder or link within it, are refused.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 Write = Callable[..., Awaitable[object]]
 
 MAX_BYTES = 1024 * 1024 * 1024
-"""Most that is copied either way, in bytes; a download counts what it unpacks to."""
+"""Maximum number of bytes that are copied either way; of a download, the unpacked bytes count."""
 
 MAX_FILES = 100_000
-"""Most files and folders that a download makes."""
+"""Maximum number of files and folders in one copy."""
 
 _SPOOL_BYTES = 16 * 1024 * 1024
 _PACK_SECONDS = 600
@@ -50,14 +50,14 @@ async def upload(sandbox: AsyncSandbox, source: Path, layout: Layout) -> None:
         with Translated():
             await write(archive, packed, user="root", request_timeout=_PACK_SECONDS)
     command = f"{_as_agent(layout)} /bin/tar -xf - -C {shlex.quote(layout.work)} --no-same-owner < {archive}"
-    failed = f"cannot unpack {source} there: is the template one of Sandspan's?"
+    failed = f"cannot unpack {source} in the sandbox; its template must be one of Sandspan's:"
     await _run(sandbox, f"{command}; code=$?; /bin/rm -f {archive}; exit $code", failed)
 
 
 def _as_agent(layout: Layout) -> str:
-    """Return the start of a command line that runs as the agent's account, with nothing of the agent's making.
+    """Return the start of a command line that runs the rest as the agent's account, without a login shell.
 
-    A login shell of that account would run its own files first, and outside of what the runner ends.
+    A login shell would first run that account's own files, which the agent may have changed.
     """
     user = f"u={shlex.quote(layout.user)}"
     ids = '--reuid "$u" --regid "$(/usr/bin/id -g "$u")" --init-groups'
@@ -67,21 +67,21 @@ def _as_agent(layout: Layout) -> str:
 def _pack(source: Path, into: IO[bytes]) -> None:
     limits = _Limits(ConfigurationError(f"{source} has more than {MAX_FILES} files or {MAX_BYTES} bytes: upload less"))
 
-    def within(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    def counted(member: tarfile.TarInfo) -> tarfile.TarInfo:
         limits.count(member)
         return member
 
     try:
         with tarfile.open(fileobj=into, mode="w") as tar:
             for path in sorted(source.iterdir()) if source.is_dir() else (source,):
-                tar.add(path, arcname=path.name, filter=within)
+                tar.add(path, arcname=path.name, filter=counted)
     except OSError as error:
         raise ConfigurationError(f"cannot read {source}: {error}") from error
     into.seek(0)
 
 
 class _Limits:
-    """Counts what an archive has, and raises for too much of it."""
+    """Counts the files and bytes of an archive, and raises the given error when there are too many."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -95,22 +95,22 @@ class _Limits:
 
 
 async def download(sandbox: AsyncSandbox, layout: Layout, target: Path) -> None:
-    """Copy the contents of the working directory into a folder here; raise `SandboxError` where it is too much.
+    """Copy the contents of the working directory into a folder on this host; raise `SandboxError` if they are too big.
 
-    What is refused is logged, and the rest is copied.
+    Refused entries are logged, and the others are copied.
     """
     archive = f"{layout.state}/download.tar"
-    # Packed as the agent's account: a link to what it cannot read gives it nothing.
+    # Packed as the agent's account, so that a link cannot reach a file that the agent cannot read.
     pack = f"{_as_agent(layout)} /bin/tar -cf - -C {shlex.quote(layout.work)} --ignore-failed-read . > {archive}"
-    # Exit code 1 is a file that changed meanwhile.
-    await _run(sandbox, f"{pack}; code=$?; [ $code -le 1 ]", "cannot pack the sandbox's files")
+    # Exit code 1: a file changed while it was read.
+    await _run(sandbox, f"{pack}; code=$?; [ $code -le 1 ]", "cannot pack the sandbox's files:")
     try:
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as packed:
             too_large = SandboxError(f"the sandbox's files are larger than {MAX_BYTES} bytes")
             await _fetch(sandbox, archive, packed, MAX_BYTES, too_large)
             refused = await asyncio.to_thread(unpack, packed, target)
     finally:
-        await _run(sandbox, f"/bin/rm -f {archive}", "cannot tidy up in the sandbox")
+        await _run(sandbox, f"/bin/rm -f {archive}", "cannot remove a temporary file in the sandbox:")
     if refused:
         _logger.warning("%d entries from the sandbox were refused: %s", len(refused), "; ".join(refused[:5]))
 
@@ -133,18 +133,18 @@ case "$path" in "$(/usr/bin/realpath .)"/*) ;; *) exit {_OUTSIDE};; esac
 [ -f "$path" ] || exit {_NO_FILE}
 exec /usr/bin/head -c "$3" -- "$path"
 """
-"""Writes the beginning of a file to stdout: $1 is the working directory, $2 the file and $3 how many bytes."""
+"""Shell script that writes the first $3 bytes of file $2 in the working directory $1 to stdout."""
 
 
 async def read_file(sandbox: AsyncSandbox, layout: Layout, path: str, max_bytes: int) -> bytes:
-    """Return a file of the working directory; raise `FileRefusedError` and `SandboxError`.
+    """Return the content of a file of the working directory; raise `FileRefusedError` and `SandboxError`.
 
-    It is read as the agent's account, so that a link gives out nothing that the agent cannot read.
+    It is read as the agent's account, so that a link cannot reach a file that the agent cannot read.
     """
     refused = {
         _MISSING: FileMissingError(f"the working directory has no file {path!r}"),
         _OUTSIDE: FileRefusedError(f"{path!r} leads out of the working directory"),
-        _NO_FILE: FileRefusedError(f"{path!r} is no regular file"),
+        _NO_FILE: FileRefusedError(f"{path!r} is not a regular file"),
     }
     arguments = shlex.join((layout.work, str(inner_path(path)), str(max_bytes + 1)))
     copy = f"{layout.state}/{secrets.token_hex(8)}.file"
@@ -160,16 +160,16 @@ async def read_file(sandbox: AsyncSandbox, layout: Layout, path: str, max_bytes:
         too_large = FileTooLargeError(f"{path!r} is larger than {max_bytes} bytes")
         await _fetch(sandbox, copy, into, max_bytes, too_large)
     finally:
-        await _run(sandbox, f"/bin/rm -f {copy}", "cannot tidy up in the sandbox")
+        await _run(sandbox, f"/bin/rm -f {copy}", "cannot remove a temporary file in the sandbox:")
     return into.getvalue()
 
 
 def unpack(packed: IO[bytes], target: Path) -> list[str]:
-    """Unpack an archive nobody vouches for; return what was refused and why. Raise `SandboxError`."""
+    """Unpack an untrusted archive into a folder; return the reasons of refused entries. Raise `SandboxError`."""
     if not hasattr(tarfile, "data_filter"):
-        raise ConfigurationError("a download needs Python 3.11.4 or later, whose tarfile refuses what leads out")
+        raise ConfigurationError("a download needs Python 3.11.4 or later, whose tarfile refuses unsafe entries")
     refused: list[str] = []
-    limits = _Limits(SandboxError(f"the sandbox's files are more than {MAX_FILES} or larger than {MAX_BYTES} bytes"))
+    limits = _Limits(SandboxError(f"the sandbox has more than {MAX_FILES} files or {MAX_BYTES} bytes in them"))
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=packed, mode="r:") as tar:
@@ -180,15 +180,15 @@ def unpack(packed: IO[bytes], target: Path) -> list[str]:
                     tar.extract(member, target, filter="data")
                 except tarfile.FilterError as error:
                     refused.append(str(error)[:200])
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two for numbers that are none
-        raise SandboxError(f"what the sandbox sent is no archive: {error}") from error
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: malformed numbers
+        raise SandboxError(f"the sandbox sent no valid archive: {error}") from error
     except OSError as error:
         raise ConfigurationError(f"cannot write to {target}: {error}") from error
     return refused
 
 
 async def _run(sandbox: AsyncSandbox, command: str, failed: str) -> None:
-    """Run a command line as root."""
+    """Run a command line as root in the sandbox; raise `SandboxError` with the text ``failed`` if it fails."""
     with Translated():
         try:
             await sandbox.commands.run(command, user="root", timeout=_PACK_SECONDS)

@@ -1,4 +1,4 @@
-"""Where things are in the template (template/e2b.Dockerfile)."""
+"""Paths and account of Sandspan's template (template/e2b.Dockerfile)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The paths and the account that host and image agree on."""
+    """The paths and the account that the host expects in a sandbox's image."""
 
     python: str = "/opt/sandspan/bin/python"
     state: str = "/var/lib/sandspan"

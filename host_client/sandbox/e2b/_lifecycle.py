@@ -1,4 +1,4 @@
-"""A sandbox's beginning and end, made sure of: E2B may do what is asked and its answer be lost."""
+"""Creates, connects to, pauses and removes sandboxes, with retries: E2B's answer may be lost although it acted."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSES = (0.2, 1.0, 4.0)
-"""Seconds between tries; one more try than pauses."""
+"""Seconds between attempts; there is one attempt more than pauses."""
 
-_UNSURE: tuple[ErrorType, ...] = ("network", "timeout")
-"""The answer was lost; it may have been done."""
+_ANSWER_LOST: tuple[ErrorType, ...] = ("network", "timeout")
+"""Error types after which the request may have been carried out, as only the answer was lost."""
 
-_PASSING: tuple[ErrorType, ...] = (*_UNSURE, "sandbox", "overloaded", "rate_limit")
+_TEMPORARY: tuple[ErrorType, ...] = (*_ANSWER_LOST, "sandbox", "overloaded", "rate_limit")
 
 _REQUEST_SECONDS = 10.0
 _LEAVE_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
 
 
-async def make(request: Mapping[str, Any], run_id: str, environ: Mapping[str, str]) -> AsyncSandbox:
-    """Create a sandbox, one however often it is asked for; ``request`` is for the SDK. Raise `SandboxError`."""
+async def create(request: Mapping[str, Any], run_id: str, environ: Mapping[str, str]) -> AsyncSandbox:
+    """Create one sandbox, even if the request is repeated; ``request`` is passed to the SDK. Raise `SandboxError`."""
     try:
-        return await _surely(lambda: _create(request, run_id), _UNSURE)
+        return await _with_retries(lambda: _create(request, run_id), _ANSWER_LOST)
     except StreamLostError as error:
-        if not isinstance(error.__cause__, httpx.ConnectError):  # then nothing was sent
+        if not isinstance(error.__cause__, httpx.ConnectError):  # in that case nothing was sent
             await _remove_unknown(run_id, environ)
         raise
 
@@ -47,7 +47,7 @@ async def make(request: Mapping[str, Any], run_id: str, environ: Mapping[str, st
 async def _create(request: Mapping[str, Any], run_id: str) -> AsyncSandbox:
     with Translated():
         try:
-            # The same key is the same sandbox.
+            # E2B creates one sandbox for requests with the same key.
             return await AsyncSandbox.create(**request, idempotency_key=run_id)
         except SandboxException as error:
             if error.status_code != 404:
@@ -55,59 +55,59 @@ async def _create(request: Mapping[str, Any], run_id: str) -> AsyncSandbox:
             raise SandboxStartError(f"{NO_TEMPLATE} ({error})", "invalid_request") from error
 
 
-async def reach(sandbox_id: str, timeout: int, connection: ApiParams) -> AsyncSandbox:
-    """Connect to a sandbox, and wake it if it is paused; raise `SandboxGoneError` or another `SandboxError`."""
+async def connect_to(sandbox_id: str, timeout: int, connection: ApiParams) -> AsyncSandbox:
+    """Connect to a sandbox, which resumes it if it is paused; raise `SandboxGoneError` or another `SandboxError`."""
 
     async def connect() -> AsyncSandbox:
         with Translated():
             return await AsyncSandbox.connect(sandbox_id, timeout=timeout, **connection)
 
-    return await _surely(connect, _PASSING)
+    return await _with_retries(connect, _TEMPORARY)
 
 
 async def _remove_unknown(run_id: str, environ: Mapping[str, str]) -> None:
-    """Remove what may have been made although nobody said so."""
+    """Remove the sandboxes of a run whose creation may have succeeded although no answer came."""
     try:
         found = [each.sandbox_id for each in await sandboxes(environ, {"sandspan.run_id": run_id})]
         failed = await remove(environ, found)
     except SandboxError as error:
         failed = {"": str(error)}
     if failed:
-        _logger.warning("a sandbox may have been made; `host_client sandboxes list` shows it: %s", failed)
+        _logger.warning("a sandbox may have been left behind; `host_client sandboxes list` shows it: %s", failed)
 
 
-async def end(sandbox: AsyncSandbox) -> None:
-    """Remove a sandbox; one that is gone is no error. Raise `SandboxError` where it may live on."""
+async def remove_one(sandbox: AsyncSandbox) -> None:
+    """Remove a sandbox; if it no longer exists, that is no error. Raise `SandboxError` if it may still exist."""
 
     async def kill() -> None:
         with Translated():
             await sandbox.kill(request_timeout=_REQUEST_SECONDS)
 
-    await _surely(kill, _PASSING)
+    await _with_retries(kill, _TEMPORARY)
 
 
-async def set_aside(sandbox: AsyncSandbox) -> None:
-    """Pause a sandbox; raise `SandboxError` where it may run on, `SandboxGoneError` where there is none."""
+async def pause(sandbox: AsyncSandbox) -> None:
+    """Pause a sandbox; raise `SandboxGoneError` if it no longer exists, `SandboxError` if it may still run."""
 
-    async def pause() -> None:
+    async def ask() -> None:
         with Translated():
             try:
                 await sandbox.pause()
             except SandboxNotFoundException as error:
-                gone = f"sandbox {sandbox.sandbox_id} was gone before it could be paused"
-                raise SandboxGoneError(gone) from error
+                message = f"sandbox {sandbox.sandbox_id} ended before it could be paused"
+                raise SandboxGoneError(message) from error
 
-    await _surely(pause, _PASSING)
+    await _with_retries(ask, _TEMPORARY)
 
 
-async def end_earlier(sandbox: AsyncSandbox) -> None:
-    """End the processes that an earlier host left in a sandbox that was woken: its runner may have been asleep."""
+async def end_processes(sandbox: AsyncSandbox) -> None:
+    """End all processes in a resumed sandbox, such as a runner that was paused with it."""
     with Translated():
         for process in await sandbox.commands.list():
             try:
                 await sandbox.commands.run(f"kill -TERM {process.pid}", user="root")
             except CommandExitException:
-                continue  # it has ended
+                continue  # the process has ended
         until = asyncio.get_running_loop().time() + _LEAVE_SECONDS
         while left := await sandbox.commands.list():
             if asyncio.get_running_loop().time() > until:
@@ -116,14 +116,14 @@ async def end_earlier(sandbox: AsyncSandbox) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _surely(ask: Callable[[], Awaitable[T]], again: tuple[ErrorType, ...]) -> T:
-    """Ask, and ``again`` for errors of these types."""
+async def _with_retries(ask: Callable[[], Awaitable[T]], again: tuple[ErrorType, ...]) -> T:
+    """Await a request; repeat it after errors of the types in ``again``."""
     for pause in PAUSES:
         try:
             return await ask()
         except SandboxError as error:
             if isinstance(error, SandboxGoneError) or error.error_type not in again:
                 raise
-            _logger.info("E2B is asked again in %s s: %s", pause, error)
+            _logger.info("a request to E2B is repeated in %s s: %s", pause, error)
         await asyncio.sleep(pause)
     return await ask()

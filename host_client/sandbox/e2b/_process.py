@@ -1,4 +1,4 @@
-"""A process in an E2B sandbox: its output as a stream, its input, its end."""
+"""Controls one process in an E2B sandbox: its output, its input and its end."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from e2b import AsyncCommandHandle, AsyncSandbox
 
 MAX_CHUNKS = 256
-"""Chunks that wait for a slow reader; more stay in the sandbox, whose runner keeps them in its journal."""
+"""Maximum number of chunks that wait for a slow reader; the runner's journal holds what follows."""
 
 _STDERR_CHUNKS = 50
 LOOK_SECONDS = 10.0
-"""How long the command of `progress` may take, whose own stream can be silent, too."""
+"""Seconds that the command of `progress` may take, as its own stream can be silent too."""
 
 _COUNT_OOM_KILLS = "/bin/grep '^oom_kill ' /proc/vmstat"
-"""How often the sandbox, a machine of its own, has killed for want of memory. What root runs is named by its path."""
+"""Shell command that prints how many processes the sandbox's kernel has killed because memory ran out."""
 
-# /proc/PID of a process that has ended stays until envd asks for its exit code, but without `exe`.
+# /proc/PID of an ended process stays until envd reads its exit code, but its `exe` does not. Paths, not names, as root
+# must not run a program that the agent has put on the PATH.
 _PROGRESS = f"""[ -e /proc/%s/exe ] && echo running || echo ended
 /usr/bin/tail -n 1 -- %s 2>/dev/null | /usr/bin/head -c {LINE_HEAD_BYTES}
 """
@@ -41,24 +42,24 @@ _logger = logging.getLogger(__name__)
 
 
 async def progress(sandbox: AsyncSandbox, journal: str, process_id: str) -> Progress:
-    """Return how far a runner has come, by a command of its own: streams of other processes go on when one is stuck."""
+    """Return the progress of a runner, read by a separate command, which works also if the runner's stream is stuck."""
     command = _PROGRESS % (shlex.quote(process_id), shlex.quote(journal))
     with Translated():
-        # The SDK leaves it to envd to end a stream whose time is up.
+        # The timeout of the SDK relies on envd, which may be stuck.
         async with asyncio.timeout(LOOK_SECONDS):
-            said = await sandbox.commands.run(command, user="root", timeout=LOOK_SECONDS)
-    lines = said.stdout.rstrip("\n").split("\n")[-2:]
+            done = await sandbox.commands.run(command, user="root", timeout=LOOK_SECONDS)
+    lines = done.stdout.rstrip("\n").split("\n")[-2:]
     return Progress(seq_in(lines[-1].encode()), "running" in lines)
 
 
 class E2BProcess:
-    """One process; made by `start`, or by `adopt` for one that runs."""
+    """One process in an E2B sandbox; `start` starts one, `adopt` takes one that runs."""
 
     def __init__(self, sandbox: AsyncSandbox) -> None:
         self._sandbox = sandbox
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue(MAX_CHUNKS)
         self._stderr: deque[str] = deque(maxlen=_STDERR_CHUNKS)
-        self._counted = ""
+        self._kills_before = ""
         self._following: asyncio.Task[None] | None = None
         self._exit: int | None = None
         self._lost: SandboxError | None = None
@@ -66,18 +67,18 @@ class E2BProcess:
 
     @classmethod
     async def start(cls, sandbox: AsyncSandbox, command: str, env: dict[str, str]) -> E2BProcess:
-        """Start a command line as root, in a shell that it takes the place of; raise `SandboxError`."""
+        """Start a command line as root; raise `SandboxError`."""
         this = cls(sandbox)
         with Translated():
             handle = await sandbox.commands.run(
-                # The count before, which costs no request of its own.
+                # Counts the kills before the start, without a further request; `_take_stderr` reads that line.
                 f"{_COUNT_OOM_KILLS} >&2; exec {command}",
                 background=True,
                 envs=env,
                 user="root",
                 cwd="/",
                 on_stdout=this._chunks.put,
-                on_stderr=this._hear,
+                on_stderr=this._take_stderr,
                 stdin=True,
                 timeout=0,
                 retain_output=False,
@@ -88,109 +89,109 @@ class E2BProcess:
 
     @classmethod
     async def adopt(cls, sandbox: AsyncSandbox, process_id: str) -> E2BProcess:
-        """Return a running process, whose output is not followed; raise `SandboxError`."""
+        """Return a running process, whose output is not read; raise `SandboxError`."""
         this = cls(sandbox)
         this.pid = int(process_id)
         this._chunks.put_nowait(None)
         with Translated():
-            # From now on: what was killed before may have been a tool of a runner that lives.
-            this._counted = (await sandbox.commands.run(_COUNT_OOM_KILLS, user="root")).stdout
+            # Only later kills count: an earlier one may have been a tool, and the runner lived on.
+            this._kills_before = (await sandbox.commands.run(_COUNT_OOM_KILLS, user="root")).stdout
         return this
 
     @property
     def id(self) -> str:
-        """Its number in the sandbox."""
+        """Return the process id in the sandbox."""
         return str(self.pid)
 
     async def _follow(self, handle: AsyncCommandHandle[None]) -> None:
-        """Take the stream to its end, whatever that is."""
+        """Read the stream to its end, and note the exit code or the error that ended it."""
         try:
             with contextlib.suppress(asyncio.CancelledError):  # by `lose` or `disconnect`
                 try:
                     self._exit = await _exit_code(handle)
-                except Exception as error:  # the SDK's, the HTTP libraries', or a bare one: there is no end event
+                except Exception as error:  # of the SDK, the HTTP libraries or a bare one: the stream broke
                     self._lost = _lost(error)
             await self._chunks.put(None)
         finally:
             await handle.disconnect()
 
-    def _hear(self, chunk: str) -> None:
-        """Take stderr; its first line is ours."""
-        if "\n" not in self._counted:
-            self._counted += chunk
-            _, _, chunk = self._counted.partition("\n")
+    def _take_stderr(self, chunk: str) -> None:
+        """Keep a chunk of stderr, except its first line, which is the output of `_COUNT_OOM_KILLS`."""
+        if "\n" not in self._kills_before:
+            self._kills_before += chunk
+            _, _, chunk = self._kills_before.partition("\n")
         if chunk:
             self._stderr.append(chunk)
 
     @property
-    def followed(self) -> bool:
-        """Whether its stream is still being read."""
+    def is_followed(self) -> bool:
+        """Return whether the stream is still being read."""
         return self._following is not None and not self._following.done()
 
     async def output(self) -> AsyncIterator[bytes]:
-        """Yield stdout; raise `StreamLostError` for a stream that was cut, `SandboxGoneError` if the sandbox ended."""
+        """Yield stdout in chunks; raise `StreamLostError` if the stream broke, `SandboxGoneError` without a sandbox."""
         while (chunk := await self._chunks.get()) is not None:
             yield chunk.encode()
-        self._chunks.put_nowait(None)  # whoever asks again is told again
+        self._chunks.put_nowait(None)  # so that a further reader ends too
         if self._lost is not None:
             raise self._lost
 
     def lose(self, error: SandboxError) -> None:
-        """End the output with this error, after the chunks that have come."""
+        """End the output with this error, after the chunks that have been received."""
         if self._following is not None and not self._following.done():
             self._lost = error
             self._following.cancel()
 
     async def write(self, data: bytes) -> None:
-        """Write to stdin; raise `StreamLostError` when nothing takes it."""
-        with _unheard():
+        """Write to stdin; raise `StreamLostError` if the data cannot be delivered."""
+        with _undelivered():
             await self._sandbox.commands.send_stdin(self.pid, data)
 
     async def close_input(self) -> None:
         """Close stdin."""
-        with _unheard():
+        with _undelivered():
             await self._sandbox.commands.close_stdin(self.pid)
 
     async def wait(self) -> Exit:
-        """Wait for the end, over a new connection where the first was lost; raise `SandboxGoneError`."""
+        """Wait for the process to end, over a new connection if the first was lost; raise `SandboxGoneError`."""
         if self._following is not None:
             await asyncio.wait((self._following,))
         if self._exit is None:
-            self._exit = await self._exit_from_afar()
+            self._exit = await self._exit_code_again()
         killed = self._exit == -signal.SIGKILL
         return Exit(self._exit, killed and await self._ran_out_of_memory(), "".join(self._stderr))
 
-    async def _exit_from_afar(self) -> int:
-        """Ask for the exit code again: envd keeps it for 30 seconds."""
+    async def _exit_code_again(self) -> int:
+        """Return the exit code over a new connection; envd keeps it for 30 seconds."""
         with Translated():
             try:
                 handle = await self._sandbox.commands.connect(self.pid, timeout=0, retain_output=False)
                 return await _exit_code(handle)
             except NotFoundException:
-                return -signal.SIGKILL  # long gone, and its runner left no `end`: nothing else is known of it
+                return -signal.SIGKILL  # ended long ago without an `end` event, so most likely killed
 
     async def _ran_out_of_memory(self) -> bool:
-        """Whether the sandbox killed something for want of memory while the process ran."""
+        """Return whether the sandbox's kernel killed a process because memory ran out, while this one ran."""
         try:
             counted = await self._sandbox.commands.run(_COUNT_OOM_KILLS, user="root")
-        except Exception as error:  # a detail of a failure that is told anyway
+        except Exception as error:  # only a detail of a failure that is reported anyway
             _logger.warning("cannot tell whether sandbox %s ran out of memory: %s", self._sandbox.sandbox_id, error)
             return False
-        return _count_in(counted.stdout) > _count_in(self._counted)
+        return _count_in(counted.stdout) > _count_in(self._kills_before)
 
     async def terminate(self) -> None:
-        """Send SIGTERM; the SDK itself only has SIGKILL."""
-        with _unheard(), contextlib.suppress(CommandExitException):  # it has ended
+        """Send SIGTERM by a command, as the SDK can only send SIGKILL."""
+        with _undelivered(), contextlib.suppress(CommandExitException):  # the process has ended
             await self._sandbox.commands.run(f"kill -TERM {self.pid}", user="root")
 
     async def kill(self) -> None:
-        """Send SIGKILL and let go of the stream. What the process started ends with the sandbox."""
-        with contextlib.suppress(StreamLostError, SandboxGoneError), _unheard():
+        """Send SIGKILL and stop reading. Children of the process end with the sandbox."""
+        with contextlib.suppress(StreamLostError, SandboxGoneError), _undelivered():
             await self._sandbox.commands.kill(self.pid)
         await self.disconnect()
 
     async def disconnect(self) -> None:
-        """Let go of the stream and of the chunks that have come; the process goes on."""
+        """Stop reading, and drop the chunks that have been received; the process continues."""
         if self._following is not None and not self._following.done():
             self._following.cancel()
             self._drop_chunks()
@@ -204,7 +205,7 @@ class E2BProcess:
 
 
 def _lost(error: Exception) -> SandboxError:
-    """Return why a stream ended: whatever it was, the process may live on, unless its sandbox is gone."""
+    """Return the error of a broken stream: `SandboxGoneError` if the sandbox ended, else `StreamLostError`."""
     failure = failure_of(error)
     return failure if isinstance(failure, SandboxGoneError) else StreamLostError(str(failure), failure.error_type)
 
@@ -215,8 +216,8 @@ def _count_in(line: str) -> int:
 
 
 @contextlib.contextmanager
-def _unheard() -> Generator[None]:
-    """Raise `StreamLostError` for whatever keeps a command from the process."""
+def _undelivered() -> Generator[None]:
+    """Raise `StreamLostError` for any error of the SDK in the block."""
     try:
         with Translated():
             yield
@@ -235,12 +236,12 @@ async def _exit_code(handle: AsyncCommandHandle[None]) -> int:
 
 
 def _signal_in(error: str | None) -> int | None:
-    """Return minus the signal that envd names: ``signal: killed`` with exit code -1."""
+    """Return the signal in envd's error text, such as ``signal: killed``, as a negative exit code; None without one."""
     named = (error or "").removeprefix("signal: ")
     return _SIGNALS.get(named)
 
 
-# As Go's syscall package, which envd uses, calls them.
+# Names of Go's syscall package, which envd uses.
 _SIGNALS = {
     "hangup": -signal.SIGHUP,
     "interrupt": -signal.SIGINT,

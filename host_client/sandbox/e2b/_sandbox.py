@@ -1,4 +1,4 @@
-"""A sandbox in E2B's cloud: the runner as root, the agent as an account of its own."""
+"""The sandbox in E2B's cloud: the runner runs as root, the agent under a separate account."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class E2BOptions:
-    """How a sandbox is made; every field is optional.
+    """Options of a sandbox in E2B; every field is optional.
 
-    ``timeout`` is how many seconds it lives when nobody renews it; a session does. ``allow_out`` are the
-    only destinations it may reach (hosts, addresses, CIDR blocks), with the model's host; all, if empty.
-    ``metadata`` is listed with the sandbox; ``envs`` is the environment of everything in it.
-    ``pause``: a session's end sets it aside instead of removing it. ``secret_name`` is that of the E2B secret
-    that holds the model's key, for ``keys="e2b-secrets"``. ``outlives_host``: another process takes its session over
-    when this one dies, so that only a lack of renewals says that it was left.
+    ``timeout``: seconds after which E2B ends the sandbox, unless its session renews it. ``allow_out``: the only
+    destinations (hosts, addresses, CIDR blocks) that it may reach, besides the model's host; without any, all are
+    allowed. ``metadata`` is listed with the sandbox; ``envs`` are variables of every process in it. ``pause``: pause
+    the sandbox at the end of the session instead of removing it. ``secret_name``: name of the E2B secret that holds the
+    model's key, for ``keys="e2b-secrets"``. ``outlives_host``: another process may take the session over, so
+    the sandbox does not count as abandoned when the process that created it has ended.
     """
 
     template: str = DEFAULT_TEMPLATE
@@ -62,10 +62,10 @@ class E2BOptions:
 
 
 class E2BSandbox:
-    """Runs the runner in E2B.
+    """Runs the runner in a sandbox of E2B.
 
-    ``environ`` says which E2B, with which key, and where the model is. ``resume`` is the id of a paused
-    sandbox: `create` wakes that one.
+    ``environ`` holds the address and key of E2B and the address of the model. ``resume`` is the id of a paused sandbox,
+    which `create` resumes in place of creating one.
     """
 
     def __init__(
@@ -86,14 +86,12 @@ class E2BSandbox:
     # -- life -------------------------------------------------------------------------------------
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
-        """Create or wake it; raise `SandboxStartError` or another `SandboxError`."""
-        began = time.monotonic()
-        making = self._wake(self._resume) if self._resume else self._make(metadata)
+        """Create the sandbox, or resume the paused one; raise `SandboxStartError` or another `SandboxError`."""
+        making = self._resume_paused(self._resume) if self._resume else self._create_new(metadata)
         self._creating = asyncio.ensure_future(making)
-        # Not cancelled with its caller: a request under way may make a sandbox all the same.
+        # Not cancelled with its caller: the request may create a sandbox all the same, which `close` then removes.
         sandbox = await asyncio.shield(self._creating)
         self._sandbox = sandbox
-        took = round((time.monotonic() - began) * 1000, 3)
         self._renewing = asyncio.create_task(self._renew(sandbox))
         layout = self._options.layout
         return SandboxInfo(
@@ -102,17 +100,17 @@ class E2BSandbox:
             work=layout.work,
             journal=f"{layout.state}/{time.time_ns()}.jsonl",
             conversation=await self._conversation() if self._resume else None,
-            attributes={"sandbox.creation_duration_ms": took, **await self._reported()},
+            attributes=await self._e2b_attributes(),
         )
 
     async def adopt(self, info: SandboxInfo, process_id: str) -> E2BProcess:
-        """Connect to it; its runner may have gone on meanwhile, or ended."""
-        self._sandbox = sandbox = await lifecycle.reach(info.id, self._options.timeout, self._connection)
+        """Connect to a sandbox that another host created; return its runner, which may have ended."""
+        self._sandbox = sandbox = await lifecycle.connect_to(info.id, self._options.timeout, self._connection)
         self._ran = True
         self._renewing = asyncio.create_task(self._renew(sandbox))
         return await E2BProcess.adopt(sandbox, process_id)
 
-    async def _make(self, metadata: Mapping[str, str]) -> AsyncSandbox:
+    async def _create_new(self, metadata: Mapping[str, str]) -> AsyncSandbox:
         options = self._options
         noted = {"sandspan.timeout": str(options.timeout), "sandspan.keys": options.keys}
         if options.pause:
@@ -124,52 +122,52 @@ class E2BSandbox:
             "metadata": {**options.metadata, **metadata, **owned, **noted},
             "envs": dict(options.envs),
             "network": self._network,
-            # A killed host leaves a session that is to be kept to be paused, not ended.
+            # If the host is killed, E2B pauses a sandbox that is to be kept.
             "lifecycle": {"on_timeout": "pause" if options.pause else "kill", "auto_resume": False},
             **self._connection,
         }
-        return await lifecycle.make(request, metadata["sandspan.run_id"], self._environ)
+        return await lifecycle.create(request, metadata["sandspan.run_id"], self._environ)
 
-    async def _wake(self, sandbox_id: str) -> AsyncSandbox:
+    async def _resume_paused(self, sandbox_id: str) -> AsyncSandbox:
         with Translated():
             sandbox = await AsyncSandbox.connect(sandbox_id, timeout=self._options.timeout, **self._connection)
         self._sandbox = sandbox
-        await lifecycle.end_earlier(sandbox)
+        await lifecycle.end_processes(sandbox)
         return sandbox
 
-    async def _reported(self) -> dict[str, str | int | float]:
-        """Return what E2B says of the sandbox, as attributes."""
+    async def _e2b_attributes(self) -> dict[str, str | int | float]:
+        """Return E2B's facts of the sandbox, as span attributes."""
         try:
-            said = await self._made.get_info()
-        except Exception as error:  # a detail: the sandbox is there
-            _logger.warning("E2B does not say what sandbox %s is: %s", self._made.sandbox_id, failure_of(error))
+            info = await self._created.get_info()
+        except Exception as error:  # a detail, as the sandbox exists
+            _logger.warning("the facts of sandbox %s cannot be read: %s", self._created.sandbox_id, failure_of(error))
             return {"sandbox.template_id": self._options.template}
         return {
-            "sandbox.template_id": said.template_id,
-            "sandbox.cpu_cores": said.cpu_count,
-            "sandbox.memory_mb": said.memory_mb,
+            "sandbox.template_id": info.template_id,
+            "sandbox.cpu_cores": info.cpu_count,
+            "sandbox.memory_mb": info.memory_mb,
         }
 
     async def _conversation(self) -> str:
-        """Return Claude's session id, from the newest journal that has one."""
+        """Return Claude's session id from the newest journal in the sandbox that has one."""
         state = self._options.layout.state
         search = (
             f'for j in $(/bin/ls -t {state}/*.jsonl); do /bin/grep -m1 -F \'"type":"start"\' $j && break; done; exit 0'
         )
         with Translated():
-            found = await self._made.commands.run(search, user="root")
+            found = await self._created.commands.run(search, user="root")
         try:
             event = decode_event(found.stdout.encode())
         except ProtocolError:
             event = None
         if not isinstance(event, Start):
             raise SandboxError(
-                f"sandbox {self._made.sandbox_id} holds no conversation to go on with", "invalid_request"
+                f"sandbox {self._created.sandbox_id} holds no conversation to continue", "invalid_request"
             )
         return event.data.session_id
 
     async def _renew(self, sandbox: AsyncSandbox) -> None:
-        """Put the sandbox's end off for as long as there is a session; E2B ends it when nobody does."""
+        """Renew the sandbox's timeout until cancelled; without renewals E2B ends it."""
         timeout = self._options.timeout
         pause = timeout / 3
         while True:
@@ -178,43 +176,43 @@ class E2BSandbox:
                 await sandbox.set_timeout(timeout)
                 pause = timeout / 3
             except SandboxNotFoundException as error:
-                # The streams of a sandbox that is gone can stay open and silent, so their readers are told here.
+                # The streams of a sandbox that has ended can stay open and silent, so they are ended here.
                 for process in self._processes:
                     process.lose(failure_of(error))
                 return
-            except Exception as error:  # it is tried eight times before the sandbox ends
+            except Exception as error:  # there are eight attempts before the sandbox ends
                 pause = timeout / 12
                 _logger.warning("sandbox %s was not renewed: %s", sandbox.sandbox_id, failure_of(error))
 
     async def leave(self) -> None:
-        """Let go of it: put its end off no more, read no more."""
-        await self._let_go()
+        """Stop renewing and reading; the sandbox continues."""
+        await self._disconnect()
         self._sandbox = self._creating = None
 
-    async def _let_go(self) -> None:
+    async def _disconnect(self) -> None:
         if self._renewing is not None:
             self._renewing.cancel()
         for process in self._processes:
             await process.disconnect()
 
     async def close(self) -> None:
-        """Remove the sandbox, or pause it; raise `SandboxError` where it may have been left."""
-        await self._let_go()
-        sandbox = self._sandbox or await self._late()
+        """Remove the sandbox, or pause it; raise `SandboxError` if it may have been left behind."""
+        await self._disconnect()
+        sandbox = self._sandbox or await self._late_creation()
         if sandbox is None:
             return
-        # One that was woken and did not get to run goes back to sleep: it is somebody's conversation.
+        # A sandbox that was resumed but ran nothing is paused again, as it holds a conversation.
         if self._options.pause if self._ran else self._resume:
-            await lifecycle.set_aside(sandbox)
+            await lifecycle.pause(sandbox)
         else:
-            await lifecycle.end(sandbox)
+            await lifecycle.remove_one(sandbox)
         self._sandbox = self._creating = None
 
-    async def _late(self) -> AsyncSandbox | None:
-        """Return a sandbox whose creation was under way when its caller was cancelled."""
+    async def _late_creation(self) -> AsyncSandbox | None:
+        """Return a sandbox whose creation was not finished when its caller was cancelled; None if there is none."""
         if self._creating is None:
             return None
-        with contextlib.suppress(Exception):  # its caller was told, or has left
+        with contextlib.suppress(Exception):  # the caller of `create` has received the error, or was cancelled
             async with asyncio.timeout(_CLEAN_UP_SECONDS):
                 return await self._creating
         return None
@@ -222,34 +220,34 @@ class E2BSandbox:
     # -- the protocol -----------------------------------------------------------------------------
 
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> E2BProcess:
-        """Start the runner as root; its agent runs as the template's account."""
+        """Start ``agent_runner`` as root; it runs the agent under the template's account."""
         layout = self._options.layout
         if args[0] == "run":
             self._ran = True
             env = {**key_environment(self._options.keys, env), "AGENT_USER": layout.user}
-        # -P: a module of the agent's making must never be imported by root.
+        # -P: root must never import a module that the agent wrote.
         command = shlex.join((layout.python, "-P", "-m", "agent_runner", *args))
-        process = await E2BProcess.start(self._made, command, dict(env))
-        self._processes = [each for each in (*self._processes, process) if each.followed]
+        process = await E2BProcess.start(self._created, command, dict(env))
+        self._processes = [each for each in (*self._processes, process) if each.is_followed]
         return process
 
     async def progress(self, journal: str, process_id: str) -> Progress:
-        """Read the end of the journal, and look for the process, by one short command."""
-        return await progress(self._made, journal, process_id)
+        """Return the last event in a runner's journal and whether the runner still runs, by one short command."""
+        return await progress(self._created, journal, process_id)
 
     async def upload(self, source: Path) -> None:
-        """Copy into the working directory."""
-        await files.upload(self._made, source, self._options.layout)
+        """Copy a file, or a folder's contents, into the working directory."""
+        await files.upload(self._created, source, self._options.layout)
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
-        """Read from the working directory, as the agent's account."""
-        return await files.read_file(self._made, self._options.layout, path, max_bytes)
+        """Return the content of a file of the working directory, read as the agent's account."""
+        return await files.read_file(self._created, self._options.layout, path, max_bytes)
 
     async def download(self, target: Path) -> None:
-        """Copy out of the working directory."""
-        await files.download(self._made, self._options.layout, target)
+        """Copy the working directory's contents into a folder on this host."""
+        await files.download(self._created, self._options.layout, target)
 
     @property
-    def _made(self) -> AsyncSandbox:
+    def _created(self) -> AsyncSandbox:
         assert self._sandbox is not None, "create() comes first"
         return self._sandbox

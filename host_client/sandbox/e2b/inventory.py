@@ -1,4 +1,4 @@
-"""The sandboxes of ours that E2B has: to list them, to find a session's, to remove what a killed host left."""
+"""Lists, finds and removes the sandboxes in E2B that Sandspan created."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MARK = {"sandspan": "1"}
 
 
 def owner() -> dict[str, str]:
-    """Return this process, as it is noted on a sandbox: a later `Listed.is_abandoned` asks whether it lives."""
+    """Return metadata that identifies this process; `Listed.is_abandoned` uses it to check whether it still runs."""
     return {"sandspan.host": _host(), "sandspan.pid": str(os.getpid())}
 
 
 def _host() -> str:
-    """Return this machine, and on Linux which boot and which container of it: where a pid means something."""
+    """Return a text that identifies this machine, and on Linux its boot and container, within which pids are unique."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
@@ -35,7 +35,7 @@ def _host() -> str:
     return "/".join(parts)
 
 
-def _lives(pid: str) -> bool:
+def _is_running(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except PermissionError:
@@ -47,7 +47,7 @@ def _lives(pid: str) -> bool:
 
 @dataclass(frozen=True)
 class Listed:
-    """One sandbox; ``session_id``, ``user_id``, ``traceparent`` and ``prompt`` are what its host noted on it."""
+    """A listed sandbox; the fields from ``session_id`` on are metadata that its host stored when it created it."""
 
     sandbox_id: str
     state: str
@@ -63,18 +63,19 @@ class Listed:
     host: str
     pid: str
     keep: str
-    """``pause`` where a killed host leaves a session that can be resumed."""
+    """``pause`` if E2B pauses the sandbox when its time is up, so that the session can be resumed; else empty."""
     keys: str
 
     def is_abandoned(self, now: datetime) -> bool:
-        """Whether its host is gone: the process, or, seen from elsewhere, its renewals at a third of the timeout.
+        """Return whether the sandbox's host has ended.
 
-        One that is to be kept is not: E2B pauses it, and it can be resumed, from then on by another host.
+        On the same machine the host's process is checked; elsewhere, whether its renewals at a third of the timeout are
+        missing. A sandbox that is to be kept is never abandoned, as E2B pauses it and any host can resume it.
         """
         if self.state != "running" or self.keep:
             return False
         if self.host == _host():
-            return not _lives(self.pid)
+            return not _is_running(self.pid)
         return (self.end_at - now).total_seconds() < self.timeout / 3
 
 
@@ -104,7 +105,7 @@ def _seconds(text: str) -> float:
 
 
 async def sandboxes(environ: Mapping[str, str], metadata: Mapping[str, str]) -> list[Listed]:
-    """Return ours, running and paused, with this metadata; raise `SandboxError`."""
+    """Return Sandspan's sandboxes, running and paused, that have this metadata; raise `SandboxError`."""
     found: list[Listed] = []
     with Translated():
         pages = AsyncSandbox.list(SandboxQuery(metadata={**_MARK, **metadata}), **api_params(environ))
@@ -114,8 +115,8 @@ async def sandboxes(environ: Mapping[str, str], metadata: Mapping[str, str]) -> 
 
 
 async def find_session(environ: Mapping[str, str], session_id: str) -> Listed:
-    """Return the sandbox of a session; raise `ConfigurationError` where there is none."""
-    # Asked again here: what E2B makes of a strange value is not ours to know.
+    """Return the sandbox of a session; raise `ConfigurationError` if there is none."""
+    # Compared here too, as E2B may interpret special characters of a value.
     found = [each for each in await sandboxes(environ, {"session.id": session_id}) if each.session_id == session_id]
     if not found or not session_id:
         raise ConfigurationError(
@@ -125,7 +126,7 @@ async def find_session(environ: Mapping[str, str], session_id: str) -> Listed:
 
 
 async def remove_session(environ: Mapping[str, str], session_id: str) -> int:
-    """Remove every sandbox of a session; return how many. Raise `SandboxError` where one may be left."""
+    """Remove every sandbox of a session; return their number. Raise `SandboxError` if one may be left."""
     found = [
         each.sandbox_id
         for each in await sandboxes(environ, {"session.id": session_id})
@@ -137,12 +138,12 @@ async def remove_session(environ: Mapping[str, str], session_id: str) -> int:
 
 
 async def remove(environ: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:
-    """Remove sandboxes; return what failed, by id. One that is gone already is no failure."""
+    """Remove sandboxes; return the error messages by id. A sandbox that no longer exists is no error."""
 
     async def one(sandbox_id: str) -> tuple[str, str]:
         try:
             await AsyncSandbox.kill(sandbox_id, **api_params(environ))
-        except Exception as error:  # each for itself: the others are removed all the same
+        except Exception as error:  # one failure must not keep the others from being removed
             return sandbox_id, str(failure_of(error))
         return sandbox_id, ""
 

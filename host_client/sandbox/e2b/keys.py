@@ -1,8 +1,8 @@
-"""Where the model's key is while an agent runs on E2B. Pure.
+"""The ways to keep the model's key while an agent runs in E2B. Pure.
 
-- ``gateway``: the runner, as root, keeps it and adds it to the CLI's requests; the agent sees a token.
-- ``e2b-secrets``: E2B's egress proxy adds it to requests that leave the sandbox; it never enters.
-- ``env``: it stands in the agent's environment, as with Claude Code anywhere else.
+- ``gateway``: the runner, as root, keeps the key and adds it to the CLI's requests; the agent sees only a token.
+- ``e2b-secrets``: E2B's egress proxy adds the key to requests that leave the sandbox; it never enters the sandbox.
+- ``env``: the key is in the agent's environment, as with Claude Code anywhere else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENV_WARNING = "keys: the model's key is in the agent's environment, where the ag
 
 
 def key_environment(mode: KeyMode, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return a runner's environment with the model's credential where ``mode`` wants it."""
+    """Return a runner's environment in which the model's credential is kept as ``mode`` says."""
     if mode == "gateway":
         if not any(environ.get(name) for name in CREDENTIALS):
             raise ConfigurationError("no key for the model: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN")
@@ -36,7 +36,7 @@ def key_environment(mode: KeyMode, environ: Mapping[str, str]) -> dict[str, str]
 
 
 def model_host(environ: Mapping[str, str]) -> str:
-    """Return the host that the model's requests go to."""
+    """Return the host name that model requests go to."""
     url = environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
     host = urlsplit(url).hostname
     if host is None:
@@ -45,15 +45,15 @@ def model_host(environ: Mapping[str, str]) -> str:
 
 
 def network_options(allow_out: tuple[str, ...], secret: str | None, host: str) -> dict[str, Any] | None:
-    """Return E2B's network options: an allow-list of destinations, and the header its proxy adds.
+    """Return E2B's network options: a list of allowed destinations, and the header that E2B's proxy adds.
 
-    ``secret`` is the name of an E2B secret that holds an API key. None where nothing is restricted or added: without
-    ``allow_out`` all traffic is allowed, with it the model's host is allowed too.
-    Raise `ConfigurationError` for a secret and a host that is an address.
+    ``secret`` is the name of an E2B secret that holds an API key. Without ``allow_out`` all traffic is allowed; with
+    it, the model's ``host`` is allowed too. Return None if nothing is restricted or added.
+    Raise `ConfigurationError` for a secret if ``host`` is an address.
     """
     options: dict[str, Any] = {}
     if allow_out:
-        # E2B refuses an allow-list that names a domain and does not deny all else.
+        # E2B refuses a list of allowed domains without a denial of all other traffic.
         options = {"allow_out": list(dict.fromkeys((*allow_out, host))), "deny_out": [_ALL_TRAFFIC]}
     if secret is not None:
         if _is_address(host):
@@ -61,7 +61,7 @@ def network_options(allow_out: tuple[str, ...], secret: str | None, host: str) -
                 f"--keys e2b-secrets: E2B's proxy adds a key by domain name, and ANTHROPIC_BASE_URL has the address"
                 f" {host}: give it a name, or use --keys gateway"
             )
-        # The placeholder that e2b.Secret.fill() makes. A rule needs no allow_out where nothing is denied.
+        # The placeholder that e2b.Secret.fill() makes. A rule needs no allow_out if nothing is denied.
         options["rules"] = {host: [{"transform": {"headers": {"x-api-key": f"${{e2b.secrets.{secret}}}"}}}]}
     return options or None
 

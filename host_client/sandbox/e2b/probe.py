@@ -1,4 +1,4 @@
-"""What a doctor asks E2B: each question once and with little patience."""
+"""Requests to E2B for ``host_client doctor``, each without retries and with a short timeout."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from e2b import ApiParams
 
 TIMEOUT = 10.0
-"""Seconds for an answer."""
+"""Seconds to wait for an answer."""
 
 
 def api_url(environ: Mapping[str, str]) -> str:
-    """Return where E2B's API is, as the SDK makes it of the environment."""
+    """Return the URL of E2B's API that the SDK derives from the environment."""
     return ConnectionConfig(**api_params(environ)).api_url
 
 
 async def ask_for_sandboxes(environ: Mapping[str, str]) -> None:
-    """Ask for one sandbox of the key's team; raise a `SandboxError` if E2B does not answer, or refuses the key."""
+    """List one sandbox, to check address and key; raise a `SandboxError` if E2B does not answer or refuses the key."""
     with Translated():
         await AsyncSandbox.list(limit=1, **_once(environ)).next_items()
 
 
 async def template_exists(name: str, environ: Mapping[str, str]) -> bool:
-    """Ask for a template of this name or ``name:tag``; raise a `SandboxError` if E2B does not say."""
+    """Return whether E2B has a template of this ``name`` or ``name:tag``; raise a `SandboxError` if E2B fails."""
     with Translated():
         return await AsyncTemplate.exists(name.partition(":")[0], **_once(environ))
 

@@ -1,7 +1,7 @@
-"""The template: the image that sandboxes start from, built by E2B of our Dockerfile. Needs neither Node nor Docker.
+"""Builds the template, the image that sandboxes start from, with E2B. Needs neither Node nor Docker.
 
-What is built is this installation: the runner's package as it is imported here, with the Dockerfile and the pins that
-came with it, so that a host and its sandboxes are of one version.
+The image contains this installation: the runner's package as it is imported here, with the Dockerfile and the pinned
+requirements that came with it, so that a host and its sandboxes have the same version.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MEMORY_MB = 2048
 
 DOCKERFILE = "e2b.Dockerfile"
 KEPT_LINES = 20
-"""Lines of the log that go into the error of a build that fails."""
+"""Number of log lines that the error of a failed build holds."""
 
 
 class TemplateBuildError(SandboxError):
-    """The template could not be built; ``log`` holds the last lines of what the failing step said."""
+    """The template could not be built; ``log`` holds the last lines of the build's log."""
 
     def __init__(self, message: str, log: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class TemplateBuildError(SandboxError):
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateOptions:
-    """What to build, and how large its sandboxes are: ``memory_mb`` is even, as E2B wants it."""
+    """Options of a template: its name, its tags and the size of its sandboxes; ``memory_mb`` must be even for E2B."""
 
     name: str = DEFAULT_TEMPLATE
     tags: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class TemplateOptions:
 
 
 class BuiltTemplate(NamedTuple):
-    """What E2B calls what was built."""
+    """The name and ids that E2B gave to a built template."""
 
     name: str
     template_id: str
@@ -67,7 +67,7 @@ class BuiltTemplate(NamedTuple):
 
 
 class LogLine(NamedTuple):
-    """A line of the build's log; ``level`` is debug, info, warn or error."""
+    """A line of a build's log; ``level`` is debug, info, warn or error."""
 
     level: str
     text: str
@@ -78,16 +78,16 @@ OnLog = Callable[[LogLine], None]
 
 async def build_template(options: TemplateOptions, environ: Mapping[str, str], on_log: OnLog) -> BuiltTemplate:
     """Build the template and wait until it is ready; raise `TemplateBuildError` or another `SandboxError`."""
-    from e2b import AsyncTemplate, BuildException, LogEntryEnd  # 0.5 s, and only here
+    from e2b import AsyncTemplate, BuildException, LogEntryEnd  # takes 0.5 s, needed only here
 
     from ._failures import Translated
 
     require_key(environ)
     last: deque[str] = deque(maxlen=KEPT_LINES)
 
-    def heard(entry: LogEntry) -> None:
+    def keep(entry: LogEntry) -> None:
         if isinstance(entry, LogEntryEnd):
-            return  # the SDK's own, also of a build that failed
+            return  # added by the SDK itself, also after a failed build
         last.append(entry.message)
         on_log(LogLine(entry.level, entry.message))
 
@@ -101,7 +101,7 @@ async def build_template(options: TemplateOptions, environ: Mapping[str, str], o
                 cpu_count=options.cpu_count,
                 memory_mb=options.memory_mb,
                 skip_cache=not options.use_cache,
-                on_build_logs=heard,
+                on_build_logs=keep,
                 **api_params(environ),
             )
         except BuildException as error:
@@ -110,14 +110,14 @@ async def build_template(options: TemplateOptions, environ: Mapping[str, str], o
 
 
 def require_key(environ: Mapping[str, str]) -> None:
-    """Raise `ConfigurationError` if there is no key to ask E2B with."""
+    """Raise `ConfigurationError` if the environment has no key for E2B."""
     if not environ.get("E2B_API_KEY"):
-        raise ConfigurationError("E2B_API_KEY is not set: make a key at https://e2b.dev/dashboard?tab=keys")
+        raise ConfigurationError("E2B_API_KEY is not set: create a key at https://e2b.dev/dashboard?tab=keys")
 
 
 @contextmanager
 def build_context() -> Generator[Path]:
-    """Lay out what the Dockerfile copies, in a directory of its own that lives as long as the block."""
+    """Yield a temporary directory with the files that the Dockerfile copies; it is removed after the block."""
     files = image_files()
     with tempfile.TemporaryDirectory(prefix="sandspan-template-") as folder:
         context = Path(folder)
@@ -130,7 +130,7 @@ def build_context() -> Generator[Path]:
 
 
 def image_files() -> Path:
-    """Return the directory of the Dockerfile and its pins: in a wheel part of the package, in a checkout beside it."""
+    """Return the directory of the Dockerfile: in the installed package or, in a checkout, beside it."""
     package = Path(__file__).parents[2]
     for folder in (package / "template", package.parent / "template"):
         if (folder / DOCKERFILE).is_file():
