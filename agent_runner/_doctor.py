@@ -192,23 +192,25 @@ def _can_be_changed(status: os.stat_result) -> bool:
 def check_cli_mode() -> Finding:
     """Check that the CLI's binary is not readable: the kernel then denies access to its memory and environment."""
     try:
-        status = bundled_cli().stat()
-    except (metadata.PackageNotFoundError, FileNotFoundError):
-        return Finding("CLI mode", None, "not checked: the CLI is not installed")
-    mode = stat.S_IMODE(status.st_mode)
-    detail = f"mode {mode:04o}, owner {status.st_uid}"
-    return Finding("CLI mode", mode == 0o711 and status.st_uid == 0, detail, f"chown root, chmod 0711 {bundled_cli()}")
+        path = bundled_cli()
+    except metadata.PackageNotFoundError:
+        return Finding("CLI mode", None, "not checked: claude-agent-sdk is not installed")
+    return _check_mode("CLI mode", path, 0o711, f"chown root, chmod 0711 {path}")
 
 
 def check_state_mode() -> Finding:
     """Check that only root can read journals."""
+    return _check_mode("State mode", STATE, 0o700, _MAKE_STATE)
+
+
+def _check_mode(name: str, path: Path, needed: int, mend: str) -> Finding:
     try:
-        status = STATE.stat()
+        status = path.stat()
     except FileNotFoundError:
-        return Finding("State mode", None, f"not checked: there is no {STATE}")
+        return Finding(name, None, f"not checked: there is no {path}")
     mode = stat.S_IMODE(status.st_mode)
-    detail = f"mode {mode:04o}, owner {status.st_uid}"
-    return Finding("State mode", mode == 0o700 and status.st_uid == 0, detail, _MAKE_STATE)
+    is_right = mode == needed and status.st_uid == 0
+    return Finding(name, is_right, f"mode {mode:04o}, owner {status.st_uid}", mend)
 
 
 def check_lent_rights() -> Finding:

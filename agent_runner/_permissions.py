@@ -13,8 +13,8 @@ from claude_agent_sdk import (
     ToolPermissionContext,
 )
 
-from ._desk import Desk, Outcome, RefusedError, Reply, Unanswered
 from ._events import Events
+from ._requests import Outcome, PendingRequests, RefusedError, Reply, Unanswered
 from ._translate import ToolCall, Translator
 from .contract import genai
 from .contract.approvals import contradiction_in, fault_of_answer, fault_of_approval, outcome_of
@@ -47,8 +47,8 @@ class Permissions:
         self._translator = translator
         self._events = events
         self._timeout = timeout
-        self._approvals: Desk[Approval] = Desk("approval")
-        self._questions: Desk[Answer] = Desk("question")
+        self._approvals: PendingRequests[Approval] = PendingRequests("approval")
+        self._questions: PendingRequests[Answer] = PendingRequests("question")
 
     # -- from the host ----------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Permissions:
 
     async def _reply(
         self,
-        desk: Desk[Reply],
+        requests: PendingRequests[Reply],
         key: str,
         request: ApprovalRequestData | QuestionRequestData,
         resolved: Callable[[Reply | Unanswered, float], ApprovalResolvedData | QuestionResolvedData],
@@ -153,7 +153,7 @@ class Permissions:
         self._events.emit(request, span, opens=True)
         reply: Reply | Unanswered = Unanswered("cancelled")
         try:
-            reply = await desk.wait(key, self._timeout)
+            reply = await requests.wait(key, self._timeout)
         finally:
             # This also runs when the CLI withdraws the request, which cancels this task.
             now = self._translator.spans.clock()

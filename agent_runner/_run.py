@@ -20,11 +20,11 @@ from claude_agent_sdk import (
 )
 
 from ._config import Config, ConfigError
-from ._desk import RefusedError
 from ._events import Events, misconfigured
 from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
+from ._requests import RefusedError
 from ._sdk_options import Spent, agent_options, imported, resumed_cost
 from ._telemetry import SpanOutbox, SpanSink
 from ._translate import Translator

@@ -72,10 +72,10 @@ class ToolCall:
 
 
 @dataclass(slots=True)
-class Lane:
+class AgentState:
     """The state of one agent, main or sub: its own span and its current model request."""
 
-    parent: Span
+    span: Span
     chat: Span | None = None
     message_id: str | None = None
     boundary: int = 0
@@ -129,10 +129,10 @@ class Translator:
     tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     """The tool calls that have not ended, by id."""
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
-    _lanes: dict[str | None, Lane] = field(default_factory=dict[str | None, Lane])
-    _announced: TurnStartData | None = None
-    _last: TraceContext | None = None
-    _owes_turn: bool = False
+    _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
+    _pending_turn_start: TurnStartData | None = None
+    _last_context: TraceContext | None = None
+    _expects_own_turn: bool = False
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -143,20 +143,22 @@ class Translator:
         if prompt is not None:
             genai.set_input(span, prompt, self.sanitize)
         self.turn = TurnState(number, span)
-        self._lanes[None] = Lane(span)
-        self._announced = TurnStartData(turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace")))
+        self._agents[None] = AgentState(span)
+        self._pending_turn_start = TurnStartData(
+            turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace"))
+        )
         if self.started:
-            self._announce_turn()
+            self._emit_turn_start()
         return span
 
     def _begin_own_turn(self) -> Span:
         """Begin a turn without a prompt, as the CLI does when a background task has ended."""
-        return self.begin_turn(self._last or self.spans.new_trace(), None)
+        return self.begin_turn(self._last_context or self.spans.new_trace(), None)
 
-    def _announce_turn(self) -> None:
-        if self._announced is not None and self.turn is not None:
-            self.events.emit(self._announced, self.turn.span, opens=True)
-        self._announced = None
+    def _emit_turn_start(self) -> None:
+        if self._pending_turn_start is not None and self.turn is not None:
+            self.events.emit(self._pending_turn_start, self.turn.span, opens=True)
+        self._pending_turn_start = None
 
     @property
     def requested(self) -> bool:
@@ -166,7 +168,7 @@ class Translator:
     @property
     def takes_prompts(self) -> bool:
         """Return whether a prompt can begin a turn: none is running, and the CLI is not about to begin its own."""
-        return self.turn is None and not (self._owes_turn and self.state == "running")
+        return self.turn is None and not (self._expects_own_turn and self.state == "running")
 
     @property
     def idle(self) -> bool:
@@ -212,7 +214,7 @@ class Translator:
                 self._retry(message.data)
             case "session_state_changed":
                 self.state = message.data.get("state")
-                self._owes_turn = self._owes_turn and self.state != "idle"
+                self._expects_own_turn = self._expects_own_turn and self.state != "idle"
             case _:
                 pass
 
@@ -228,108 +230,108 @@ class Translator:
         if not self.started:
             self.started = True
             self.events.emit(start_data(data, self.resumed))
-        self._announce_turn()
+        self._emit_turn_start()
 
     # -- model requests ---------------------------------------------------------------------------
 
     def _request_started(self) -> None:
-        lane = self._lane(None)
-        if lane is None:
+        agent = self._agent(None)
+        if agent is None:
             return
-        self._end_chat(lane)
-        lane.chat = self._open_chat(lane, self.model, self.spans.clock())
+        self._end_chat(agent)
+        agent.chat = self._open_chat(agent, self.model, self.spans.clock())
         if self.turn is not None:
             self.turn.requested = True
 
-    def _open_chat(self, lane: Lane, model: str | None, start: int) -> Span:
-        chat = self.spans.open_child(f"chat {model}" if model else "chat", lane.parent, genai.chat(model), start=start)
+    def _open_chat(self, agent: AgentState, model: str | None, start: int) -> Span:
+        chat = self.spans.open_child(f"chat {model}" if model else "chat", agent.span, genai.chat(model), start=start)
         chat.kind = "client"
-        lane.message_id = None
+        agent.message_id = None
         return chat
 
     def _retry(self, data: dict[str, Any]) -> None:
-        lane = self._lane(None)
+        agent = self._agent(None)
         status, attempt = data.get("error_status"), data.get("attempt")
         if self.turn is not None and isinstance(attempt, int):
             self.turn.given_up = self.turn.given_up or self.access.verdict(status, attempt)
-        if lane is not None and lane.chat is not None:
+        if agent is not None and agent.chat is not None:
             failure = classify(status=status, label=data.get("error"), no_response=status is None or None)
             about = genai.retry(data, failure.error_type)
-            lane.chat.add_event("api_retry", self.spans.clock(), about)
+            agent.chat.add_event("api_retry", self.spans.clock(), about)
             answered = f"answered {status}" if status else "did not answer"
             delay = about.get("retry.delay_ms")
             is_last = self.turn is not None and self.turn.given_up is not None
             again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) and not is_last else ""
             text = f"the model {answered} ({failure.error_type}), attempt {about.get('retry.attempt', '?')}{again}"
-            self.events.emit(LogData(stream="runner", text=text), lane.chat)
+            self.events.emit(LogData(stream="runner", text=text), agent.chat)
 
     def _stream_event(self, message: StreamEvent) -> None:
-        lane = self._lane(message.parent_tool_use_id)
-        if lane is None:
+        agent = self._agent(message.parent_tool_use_id)
+        if agent is None:
             return
         event = message.event
         match event.get("type"):
             case "message_start":
-                if lane.chat is None:
-                    lane.chat = self._open_chat(lane, self.model, self.spans.clock())
-                self._identify(lane, event.get("message") or {})
+                if agent.chat is None:
+                    agent.chat = self._open_chat(agent, self.model, self.spans.clock())
+                self._identify(agent, event.get("message") or {})
             case "content_block_delta":
-                self._delta(lane, event.get("delta") or {})
-            case "message_delta" if lane.chat is not None:
-                genai.set_usage(lane.chat, event.get("usage") or {})
+                self._delta(agent, event.get("delta") or {})
+            case "message_delta" if agent.chat is not None:
+                genai.set_usage(agent.chat, event.get("usage") or {})
                 delta: dict[str, Any] = event.get("delta") or {}
-                genai.set_finish(lane.chat, delta.get("stop_reason"))
+                genai.set_finish(agent.chat, delta.get("stop_reason"))
             case "message_stop":
-                self._stream_ended(lane)
+                self._stream_ended(agent)
             case _:
                 pass
 
-    def _stream_ended(self, lane: Lane) -> None:
+    def _stream_ended(self, agent: AgentState) -> None:
         # The CLI also ends a broken stream with `message_stop`, but without a stop reason.
-        if lane.chat is not None and "gen_ai.response.finish_reasons" not in lane.chat.attributes:
+        if agent.chat is not None and "gen_ai.response.finish_reasons" not in agent.chat.attributes:
             if self.turn is None or not self.turn.interrupted:
                 return  # the CLI repeats the request without a stream, which gives one complete message
-            lane.chat.fail("cancelled", "interrupted")
-        self._end_chat(lane)
+            agent.chat.fail("cancelled", "interrupted")
+        self._end_chat(agent)
 
-    def _identify(self, lane: Lane, message: dict[str, Any]) -> None:
-        assert lane.chat is not None
-        lane.message_id = message.get("id")
-        genai.set_response(lane.chat, message)
+    def _identify(self, agent: AgentState, message: dict[str, Any]) -> None:
+        assert agent.chat is not None
+        agent.message_id = message.get("id")
+        genai.set_response(agent.chat, message)
 
-    def _delta(self, lane: Lane, delta: dict[str, Any]) -> None:
-        if lane.chat is not None:
-            genai.set_first_chunk(lane.chat, self.spans.clock())
+    def _delta(self, agent: AgentState, delta: dict[str, Any]) -> None:
+        if agent.chat is not None:
+            genai.set_first_chunk(agent.chat, self.spans.clock())
         if delta.get("type") == "text_delta":
-            self.events.delta(str(delta.get("text", "")), lane.message_id, lane.chat or lane.parent)
+            self.events.delta(str(delta.get("text", "")), agent.message_id, agent.chat or agent.span)
 
-    def _end_chat(self, lane: Lane, *, end: int | None = None) -> None:
-        if lane.chat is not None:
-            self.spans.close(lane.chat, end=end)
-            lane.chat = None
+    def _end_chat(self, agent: AgentState, *, end: int | None = None) -> None:
+        if agent.chat is not None:
+            self.spans.close(agent.chat, end=end)
+            agent.chat = None
 
     # -- messages of the model --------------------------------------------------------------------
 
     def _assistant(self, message: AssistantMessage) -> None:
-        lane = self._lane(message.parent_tool_use_id)
-        if lane is None:
+        agent = self._agent(message.parent_tool_use_id)
+        if agent is None:
             return
-        lane.last_seen = self.spans.clock()
+        agent.last_seen = self.spans.clock()
         if message.model == _SYNTHETIC:
-            self._api_error(lane, message)
+            self._api_error(agent, message)
             return
         if message.parent_tool_use_id is not None:
-            self._subagent_chat(lane, message)
-        elif message.stop_reason is not None and lane.chat is not None:
+            self._subagent_chat(agent, message)
+        elif message.stop_reason is not None and agent.chat is not None:
             # The stream broke, and the CLI repeated the request without one: this is the complete answer.
-            self._identify(lane, {"id": message.message_id, "model": message.model, "usage": message.usage})
-            genai.set_usage(lane.chat, message.usage or {})
-            genai.set_finish(lane.chat, message.stop_reason)
-        chat = lane.chat
+            self._identify(agent, {"id": message.message_id, "model": message.model, "usage": message.usage})
+            genai.set_usage(agent.chat, message.usage or {})
+            genai.set_finish(agent.chat, message.stop_reason)
+        chat = agent.chat
         for block in message.content:
-            self._block(block, message, chat or lane.parent)
+            self._block(block, message, chat or agent.span)
         if message.stop_reason is not None and message.parent_tool_use_id is None:
-            self._end_chat(lane)
+            self._end_chat(agent)
 
     def _block(self, block: object, message: AssistantMessage, span: Span) -> None:
         parent = message.parent_tool_use_id
@@ -352,25 +354,25 @@ class Translator:
             case _:
                 pass
 
-    def _api_error(self, lane: Lane, message: AssistantMessage) -> None:
+    def _api_error(self, agent: AgentState, message: AssistantMessage) -> None:
         text = "".join(block.text for block in message.content if isinstance(block, TextBlock))
         failure = classify(budget_spent=budget_spent_in(text), status=status_in(text), label=message.error, text=text)
-        if lane.chat is not None:
-            lane.chat.fail(failure.error_type, text)
-            self._end_chat(lane)
+        if agent.chat is not None:
+            agent.chat.fail(failure.error_type, text)
+            self._end_chat(agent)
         if self.turn is not None and message.parent_tool_use_id is None:
             self.turn.error_type = failure.error_type
 
-    def _subagent_chat(self, lane: Lane, message: AssistantMessage) -> None:
+    def _subagent_chat(self, agent: AgentState, message: AssistantMessage) -> None:
         """Open the span of a subagent's model request, for which there are no stream events.
 
         The request began when the subagent did or when the last tool result came. Its output tokens are not known.
         """
-        if lane.chat is None or lane.message_id != message.message_id:
-            self._end_chat(lane, end=lane.boundary)
-            lane.chat = self._open_chat(lane, message.model, lane.boundary or lane.last_seen)
-            self._identify(lane, {"id": message.message_id, "model": message.model, "usage": message.usage})
-        lane.boundary = lane.last_seen
+        if agent.chat is None or agent.message_id != message.message_id:
+            self._end_chat(agent, end=agent.boundary)
+            agent.chat = self._open_chat(agent, message.model, agent.boundary or agent.last_seen)
+            self._identify(agent, {"id": message.message_id, "model": message.model, "usage": message.usage})
+        agent.boundary = agent.last_seen
 
     # -- tools ------------------------------------------------------------------------------------
 
@@ -414,11 +416,11 @@ class Translator:
             tool.output_size = whole_size(output)
 
     def _user(self, message: UserMessage) -> None:
-        lane, now = self._lane(message.parent_tool_use_id), self.spans.clock()
-        if lane is not None and message.parent_tool_use_id is not None:
+        agent, now = self._agent(message.parent_tool_use_id), self.spans.clock()
+        if agent is not None and message.parent_tool_use_id is not None:
             # The result goes to the subagent's model, so its next request begins now.
-            self._end_chat(lane, end=lane.boundary)
-            lane.boundary = now
+            self._end_chat(agent, end=agent.boundary)
+            agent.boundary = now
         if isinstance(message.content, list):
             for block in message.content:
                 if isinstance(block, ToolResultBlock):
@@ -463,9 +465,9 @@ class Translator:
 
     def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:
         tool = self.tools.pop(tool_id, None)
-        lane = self._lanes.pop(tool_id, None)
-        if lane is not None:
-            self._end_chat(lane, end=lane.boundary)
+        agent = self._agents.pop(tool_id, None)
+        if agent is not None:
+            self._end_chat(agent, end=agent.boundary)
         if tool is not None:
             self.spans.close(tool.span, end=end)
 
@@ -477,7 +479,7 @@ class Translator:
             return
         tool.task = message.task_id
         tool.span.attributes["gen_ai.agent.name"] = str(message.data.get("subagent_type") or "subagent")
-        self._lanes[message.tool_use_id] = Lane(tool.span, boundary=self.spans.clock())
+        self._agents[message.tool_use_id] = AgentState(tool.span, boundary=self.spans.clock())
 
     def _task_ended(self, task_id: str, status: str | None) -> None:
         tool_id = next((key for key, tool in self.tools.items() if tool.task == task_id), None)
@@ -489,7 +491,7 @@ class Translator:
             tool.span.fail("tool_error" if status == "failed" else "cancelled", f"subagent {status}")
         if tool.result_seen:
             # It ran in the background: the CLI begins a turn of its own when it ends.
-            self._owes_turn = True
+            self._expects_own_turn = True
             self._close_tool(tool_id)
 
     # -- the end of a turn ------------------------------------------------------------------------
@@ -501,11 +503,11 @@ class Translator:
         verdict = self._verdict(message, turn) if message.is_error else None
         failure = verdict.failure if verdict else _failure_of(message, turn) if message.is_error else None
         self._end_tools(turn, failure)
-        lane = self._lanes.pop(None, None)
-        if lane is not None and lane.chat is not None:
+        agent = self._agents.pop(None, None)
+        if agent is not None and agent.chat is not None:
             if failure is not None:
-                lane.chat.fail(failure.error_type, "ended without a whole response")
-            self._end_chat(lane)
+                agent.chat.fail(failure.error_type, "ended without a whole response")
+            self._end_chat(agent)
         total = message.total_cost_usd if message.total_cost_usd is not None else self.cost_before
         cost, self.cost_before = max(0.0, total - self.cost_before), total
         usage = model_usage(message.model_usage or {})
@@ -534,7 +536,7 @@ class Translator:
 
     def _finish(self, turn: TurnState, error_type: ErrorType | None) -> None:
         self.spans.close(turn.span)
-        self._last = TraceContext(turn.span.trace_id, turn.span.parent_span_id or "", 1, turn.span.tracestate)
+        self._last_context = TraceContext(turn.span.trace_id, turn.span.parent_span_id or "", 1, turn.span.tracestate)
         self.turn = None
         self.outcome.turns += 1
         self.outcome.interrupted |= error_type == "cancelled"
@@ -556,13 +558,13 @@ class Translator:
 
     def abort(self, error_type: ErrorType, message: str) -> None:
         """End everything that is open as failed, as the CLI has ended or is about to."""
-        for key, lane in self._lanes.items():
+        for key, agent in self._agents.items():
             if key is not None:
                 # A subagent's request is known from its answer only, so an open one has been answered.
-                self._end_chat(lane, end=lane.boundary)
+                self._end_chat(agent, end=agent.boundary)
         self.spans.close_all(error_type, message)
         self.tools.clear()
-        self._lanes.clear()
+        self._agents.clear()
         if self.turn is not None:
             self._finish(self.turn, error_type)
 
@@ -572,16 +574,16 @@ class Translator:
     def _turn_span(self) -> Span | None:
         return self.turn.span if self.turn is not None else None
 
-    def _lane(self, parent_id: str | None) -> Lane | None:
-        lane = self._lanes.get(parent_id)
-        if lane is None and parent_id is not None and (tool := self.tools.get(parent_id)):
-            lane = self._lanes[parent_id] = Lane(tool.span, boundary=self.spans.clock())
-        return lane
+    def _agent(self, parent_id: str | None) -> AgentState | None:
+        agent = self._agents.get(parent_id)
+        if agent is None and parent_id is not None and (tool := self.tools.get(parent_id)):
+            agent = self._agents[parent_id] = AgentState(tool.span, boundary=self.spans.clock())
+        return agent
 
     def _parent_span(self, parent_id: str | None) -> Span:
-        lane = self._lane(parent_id) or self._lanes.get(None)
+        agent = self._agent(parent_id) or self._agents.get(None)
         # A tool call outside of a turn begins one, so that it has a parent in the trace.
-        return lane.parent if lane is not None else self._begin_own_turn()
+        return agent.span if agent is not None else self._begin_own_turn()
 
 
 def _failure_of(message: ResultMessage, turn: TurnState) -> Failure:

@@ -119,29 +119,20 @@ class Spans:
 
         ``span_id`` is an id from `new_span_id` that was passed on before the span began.
         """
-        span = self._new(name, parent.trace_id, parent.span_id or None, attributes, start=start, span_id=span_id)
+        span = self._open_span(name, parent, attributes, span_id, start)
         span.parent_is_remote = bool(parent.span_id)
-        span.tracestate = parent.tracestate
         return span
 
     def open_child(self, name: str, parent: Span, attributes: Attributes, *, start: int | None = None) -> Span:
         """Open a span whose parent is another span of this run."""
-        span = self._new(name, parent.trace_id, parent.span_id, attributes, start=start)
-        span.tracestate = parent.tracestate
-        return span
+        return self._open_span(name, parent, attributes, "", start)
 
-    def _new(
-        self,
-        name: str,
-        trace_id: str,
-        parent_id: str | None,
-        attributes: Attributes,
-        *,
-        start: int | None = None,
-        span_id: str = "",
+    def _open_span(
+        self, name: str, parent: TraceContext | Span, attributes: Attributes, span_id: str, start: int | None
     ) -> Span:
         began = self.clock() if start is None else start
-        span = Span(name, trace_id, span_id or self._ids.span_id(), parent_id, began)
+        span = Span(name, parent.trace_id, span_id or self._ids.span_id(), parent.span_id or None, began)
+        span.tracestate = parent.tracestate
         span.attributes = {**self.common, **attributes}
         self._open[span.span_id] = span
         return span

@@ -1,4 +1,4 @@
-"""What users of commit f6f5305 have on disk, in Redis and in E2B works with today's code.
+"""Data that commit f6f5305 left on disk, in Redis and in E2B works with today's code.
 
 The files in ``fixtures/`` were recorded by the code of f6f5305, the last commit before the packages were laid out anew.
 The recorders ran on that code alone and are in the history (``tests/compat/recorders``, last in commit 612c9c5). Files

@@ -1,4 +1,4 @@
-"""The one module of these tests that names what is not public. Where a module moves, mend the import here and no more.
+"""The only module of these tests that imports private names. If a module moves, correct the import here.
 
 Everything else here imports `host_client`, `host_client.errors`, `host_client.telemetry`, `host_client.sandbox`,
 `host_client.scripted_model`, `agent_runner.contract.protocol` and `tests.support`.
@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Ledger:
-    """Notes turns, with a clock of the caller's own: seconds since the epoch."""
+    """Records turns, with the caller's clock in seconds since the epoch."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._ledger = _Ledger(path, clock=clock)
@@ -62,17 +62,17 @@ class Ledger:
     def note(
         self, event: events.AnyEvent, session_id: str, user: str | None, tenant: str | None, tier: str | None
     ) -> None:
-        """Take in what a session's runner told."""
+        """Record an event of a session's runner."""
         who = Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier)
         self._ledger.observe(event, who)
 
     def close(self) -> bool:
-        """Return whether all is written."""
+        """Write what waits; return whether everything was written."""
         return self._ledger.close(60.0)
 
 
 def set_spool_clock(clock: Callable[[], float]) -> None:
-    """Let every spool of this process take the time from a clock (for the recorder alone)."""
+    """Set the clock of all spools of this process (for the recorder only)."""
     defaults = Spool.__init__.__kwdefaults__
     assert defaults is not None
     defaults["now"] = clock

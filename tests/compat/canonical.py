@@ -1,4 +1,4 @@
-"""OTLP requests in a form that two versions of the code can be compared in, field by field, and that a person can read.
+"""OTLP requests in a readable form in which two versions of the code can be compared field by field.
 
 How spans are grouped under resources and scopes, and in which order attributes stand, is no matter; all else is.
 """
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 def spans_of(request: bytes) -> list[Json]:
-    """Return the spans of a serialized request as they follow each other, each with its resource and its scope."""
+    """Return the spans of a serialized request in their order, each with its resource and its scope."""
     found: list[Json] = []
     message = ExportTraceServiceRequest.FromString(request)
     for of_resource in message.resource_spans:
@@ -36,19 +36,19 @@ def spans_of(request: bytes) -> list[Json]:
 
 
 def by_id(spans: Sequence[Json]) -> dict[str, Json]:
-    """Return spans by their ids, each of which comes once."""
+    """Return spans by their ids; each id must occur once."""
     found = {span["span_id"]: span for span in spans}
     assert len(found) == len(spans), "a span came twice"
     return dict(sorted(found.items()))
 
 
 def readable_spans(spans: Sequence[ReadableSpan]) -> list[Json]:
-    """Return spans of OpenTelemetry's SDK, as its own encoder has them."""
+    """Return spans of OpenTelemetry's SDK in the form of its own encoder."""
     return spans_of(encode_spans(spans).SerializeToString())
 
 
 def differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yield, a line for each, where a value of JSON differs from what it was."""
+    """Yield a line for each difference between two JSON values."""
     match then, now:
         case dict(), dict():
             old, new = cast("Json", then), cast("Json", now)
@@ -67,7 +67,7 @@ _MOMENTS = ("start_time_unix_nano", "time_unix_nano")
 
 
 def metrics_in(request: bytes) -> dict[str, Json]:
-    """Return the metrics of a serialized request by their names, their points by their labels, without moments."""
+    """Return the metrics of a serialized request by name, their points by labels, without times."""
     message = ExportMetricsServiceRequest.FromString(request)
     found: dict[str, Json] = {}
     for of_resource in message.resource_metrics:
@@ -103,5 +103,5 @@ def _sorted(value: Any) -> Any:
 
 
 def _attributes(pairs: Any) -> Any:
-    """Return attributes sorted by their names; of one name that comes twice, as they came."""
+    """Return attributes sorted by name; repeated names keep their order."""
     return sorted(([pair.get("key", ""), _sorted(pair.get("value", {}))] for pair in pairs), key=lambda pair: pair[0])

@@ -1,4 +1,4 @@
-"""All that a store holds, as JSON: read through the Store protocol, and compared with what was recorded beside it."""
+"""The whole content of a store as JSON, read through the Store protocol and compared with a recording."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAR_SECONDS = 1e10
 
 
 async def contents_of(store: Store, expected: Mapping[str, Any]) -> Json:
-    """Return what a store holds; ``expected`` names the keys to ask for, which a store does not list."""
+    """Return the content of a store; ``expected`` has the keys that a store does not list."""
     found = {
         "sessions": [await _session(store, each["record"]["id"], each) for each in expected["sessions"]],
         "tokens": [msgspec.to_builtins(token) for token in await store.tokens()],
@@ -50,7 +50,7 @@ async def _session(store: Store, session_id: str, expected: Mapping[str, Any]) -
 
 
 async def _remembered(store: Store, expected: Mapping[str, Any]) -> Json:
-    """Ask for an idempotency key by reserving it, which changes nothing where it is there."""
+    """Look an idempotency key up by reserving it, which does not change an existing one."""
     there = await store.reserve(expected["tenant_id"], expected["key"], expected["digest"], FAR_SECONDS)
     assert there is not None, expected["key"]
     answer = base64.b64encode(there.answer).decode() if there.answer is not None else None

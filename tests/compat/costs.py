@@ -1,4 +1,4 @@
-"""Turns for a ledger, and what ``host_client costs`` says of them."""
+"""Turns for a ledger, and their sums by ``host_client costs``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COSTS_BY = ("user", "tenant", "model", "day")
 
 
 def costs(ledger: Path, by: str, *more: str) -> dict[str, Any]:
-    """Return the sums, as the command tells programs."""
+    """Return the sums of ``host_client costs`` in its form for programs."""
     command = [sys.executable, "-m", "host_client", "costs", "--by", by, "--json", *more]
     env = {"PATH": os.environ["PATH"], "HOME": str(ledger.parent), "SANDSPAN_LEDGER": str(ledger)}
     done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=60)
@@ -23,5 +23,5 @@ def costs(ledger: Path, by: str, *more: str) -> dict[str, Any]:
 
 
 def event_of(data: p.EventData, number: int) -> p.AnyEvent:
-    """Return an event of a numbered span."""
+    """Return a telemetry event with a numbered span."""
     return p.event_of(data, seq=1, ts=1_795_500_000.0, trace_id="1" * 32, span_id=f"{number + 1:016x}")

@@ -1,4 +1,4 @@
-"""The recorded files, and how they are read and written."""
+"""Read and write the recorded files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_gzip(name: str) -> bytes:
 
 
 def unpack(name: str, folder: Path) -> Path:
-    """Put the content of a folder of packed files into a new or existing one; return that."""
+    """Unpack a folder of packed files into a new or existing folder; return that folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in (FIXTURES / name).iterdir():
         (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
@@ -80,7 +80,7 @@ def read_lines(name: str) -> list[Any]:
 
 
 def write(name: str, content: bytes) -> None:
-    """Write a new file: what is recorded is never replaced."""
+    """Write a new file; a recorded file is never replaced."""
     path = FIXTURES / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
@@ -93,17 +93,17 @@ def write_gzip(name: str, content: bytes) -> None:
 
 
 def read_xz(name: str) -> bytes:
-    """Return the content of a file that is packed as small as may be."""
+    """Return the content of an xz file."""
     return lzma.decompress((FIXTURES / name).read_bytes())
 
 
 def write_xz(name: str, content: bytes) -> None:
-    """Pack a file as small as may be."""
+    """Pack a file as xz."""
     write(name, lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
 
 
 def write_text(name: str, value: dict[str, Any]) -> None:
-    """Write a small value as JSON, a line for each of its names."""
+    """Write a small value as JSON with a line per name."""
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
     write(name, f"{{\n{lines}\n}}\n".encode())
 

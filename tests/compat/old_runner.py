@@ -1,4 +1,4 @@
-"""A runner of f6f5305 as a host sees it: takes its command lines and no others, and plays a recorded run.
+"""A runner of f6f5305 as its host sees it: accepts only its command lines, and replays a recorded run.
 
 Its first argument is the recording. It takes the place of the template's Python, so the rest is
 ``-P -m agent_runner run`` or ``-P -m agent_runner attach --after SEQ --journal PATH``.
@@ -20,7 +20,7 @@ WRONG = 64
 
 
 def main(name: str, *args: str) -> int:
-    """Do what is asked; return the exit code."""
+    """Execute the command line; return the exit code."""
     match args:
         case ("-P", "-m", "agent_runner", "run"):
             return run(load(name))

@@ -1,4 +1,4 @@
-"""A sandbox that plays a recorded run: it writes the recorded lines, and waits where the host wrote a command."""
+"""A sandbox that replays a recorded run: it writes the recorded lines, and waits for each recorded command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Played:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the runner has made its last step."""
+        """Return whether the runner has made its last step."""
         return self.written == len(self.recording.steps)
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
@@ -63,7 +63,7 @@ class Played:
         return PlayedProcess(self, None, adopted=True)
 
     async def advance(self) -> None:
-        """Make the steps up to the next command that has not come."""
+        """Make the steps up to the next command that has not arrived."""
         async with self.moved:
             while not self.has_ended and (step := self.recording.steps[self.written]):
                 if step.is_command and len(self.commands) <= self._commands_before(self.written):
@@ -75,7 +75,7 @@ class Played:
         return sum(step.is_command for step in self.recording.steps[:number])
 
     async def take(self, data: bytes) -> None:
-        """Take what the host writes to the runner's stdin."""
+        """Receive a command that the host writes to the runner's stdin."""
         if self.has_ended:
             raise StreamLostError("the runner has ended")
         for line in data.splitlines():

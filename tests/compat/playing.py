@@ -1,4 +1,4 @@
-"""Plays recorded runs through the real host, and tells what it makes of them: result, events, spans, costs, metrics."""
+"""Replay recorded runs through the real host, and collect result, events, spans, costs and metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MODEL_ENVIRONMENT = {
 
 
 class Collected(SpanExporter):
-    """Keeps all spans."""
+    """An exporter that keeps all spans."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -46,7 +46,7 @@ class Collected(SpanExporter):
 
 
 def play_all(recordings: Sequence[Recording]) -> Json:
-    """Play runs one after the other with one telemetry; return what became of each, and costs and metrics of all."""
+    """Replay runs one after the other with one telemetry; return the outcome of each, and costs and metrics of all."""
     with http_receiver() as receiver, tempfile.TemporaryDirectory() as folder:
         ledger, collected = Path(folder, "ledger"), Collected()
         config = TelemetryConfig(
@@ -66,7 +66,7 @@ def play_all(recordings: Sequence[Recording]) -> Json:
 
 
 def play_alone(recording: Recording, *, loses_after: int | None = None, seen: int = 0) -> Json:
-    """Play a run whose stream is lost, or that another host takes over; see `Played`."""
+    """Replay a run whose stream is lost, or that another host takes over; see `Played`."""
     collected = Collected()
     telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[collected]))
     played = play_one(recording, Played(recording, loses_after=loses_after, seen=seen), telemetry, seen)
@@ -75,13 +75,13 @@ def play_alone(recording: Recording, *, loses_after: int | None = None, seen: in
 
 
 def play_one(recording: Recording, sandbox: Played, telemetry: Telemetry, seen: int = 0) -> Json:
-    """Play a run in a sandbox; return what its host gave and got, and what it made of that."""
+    """Replay a run in a sandbox; return its host's input, output and results."""
     opening = taken_over(recording, sandbox, telemetry, seen) if seen else opened(recording, sandbox, telemetry)
     return asyncio.run(play(recording, sandbox, opening, seen))
 
 
 def _steady(metrics: dict[str, Json]) -> dict[str, Json]:
-    """Leave out what depends on this machine: how long a sandbox took to make, what was delivered at the moment."""
+    """Remove values that depend on this machine: the time to make a sandbox, and present deliveries."""
     metrics["claude.agent.telemetry.spans"].pop("points")
     made = metrics["claude.agent.sandbox.creation.duration"]
     made["points"] = {labels: point["count"] for labels, point in made["points"].items()}
@@ -144,7 +144,7 @@ async def play(
 
 
 def is_own(event: Json) -> bool:
-    """Whether the host itself put an event into the stream: it has no number, and is no live text."""
+    """Return whether the host itself made an event: it has no number and is not a text delta."""
     return "seq" not in event and event["type"] != "text_delta"
 
 

@@ -1,4 +1,4 @@
-"""What documents name of the packages, as f6f5305 had it, and what it takes."""
+"""The public names of f6f5305's documents, with their parameters."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ Parameters = dict[str, list[Any]]
 
 
 def taken() -> dict[str, Parameters]:
-    """Return what each function, class and method that programs use takes, by its dotted name."""
+    """Return the parameters of each public function, class and method by its dotted name."""
     used = {f"{module}.{name}": found(module, name) for module, names in USED.items() for name in names}
     contract = importlib.import_module("host_client").events
     structs = {name: getattr(contract, name) for name in NAMES["agent_runner.contract.protocol"]}

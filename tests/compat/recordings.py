@@ -1,4 +1,4 @@
-"""A recorded run of a runner of f6f5305: what its host gave it, what it wrote, and where the host's commands fell."""
+"""A recorded run of a runner of f6f5305, with its input, its output and the places of the host's commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Step:
 
     @property
     def seq(self) -> int:
-        """The event's number; 0 for what has none."""
+        """Return the event's number, or 0 if it has none."""
         return 0 if self.is_command else self.value.get("seq", 0)
 
 
@@ -50,7 +50,7 @@ class Recording:
 
     @property
     def prompt(self) -> str:
-        """The first turn's."""
+        """Return the first turn's prompt."""
         return self.about["prompt"]
 
     @property
@@ -76,12 +76,12 @@ class Recording:
 
     @property
     def events(self) -> list[Json]:
-        """What the runner wrote to stdout."""
+        """Return the lines that the runner wrote to stdout."""
         return [step.value for step in self.steps if not step.is_command]
 
     @property
     def journal(self) -> list[Step]:
-        """The lines of its journal: those with a number."""
+        """Return the lines of its journal, which have a number."""
         return [step for step in self.steps if step.seq]
 
     @property
@@ -91,7 +91,7 @@ class Recording:
 
     @property
     def commands_after(self) -> list[tuple[int, Json]]:
-        """The commands, each with the number of the last event before it."""
+        """Return the commands, each with the number of the last event before it."""
         found: list[tuple[int, Json]] = []
         seq = 0
         for step in self.steps:

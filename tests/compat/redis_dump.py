@@ -1,4 +1,4 @@
-"""A Redis as the plain commands that make it again, which every version of Redis takes, unlike payloads of DUMP."""
+"""The content of a Redis as plain commands, which every version of Redis accepts, unlike payloads of DUMP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IGNORED = ":lease"
 
 
 def dump(server: RedisServer) -> list[Words]:
-    """Return the commands that make all that is in a Redis, key by key."""
+    """Return the commands that restore the content of a Redis, key by key."""
     with _client(server) as client:
         keys = sorted(cast("list[bytes]", client.keys("*")))
         return [_words(each) for key in keys if not key.decode().endswith(_IGNORED) for each in _commands(client, key)]

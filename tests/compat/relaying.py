@@ -1,4 +1,4 @@
-"""Sends telemetry events of a sandbox through the real host, and tells what each destination got of them."""
+"""Send telemetry events of a sandbox through the real host, and collect the spans of each destination."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ HOLD_CONTENT = ("real", "texts", "altered")
 
 
 def sanitize(text: str) -> str:
-    """Shout, and fail on what is long."""
+    """Return the text in capitals; fail on a long one."""
     if len(text) > 2000:
         raise ValueError("too long")
     return text.upper()

@@ -1,4 +1,4 @@
-"""A recorded session of f6f5305 in E2B, and how it is put into a stand-in as it was left."""
+"""A recorded session of f6f5305 in E2B, and its restoration in a stand-in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def recorded() -> Json:
 
 
 def slug_of(work: Path) -> str:
-    """Return how the CLI calls the folder of the conversations of a working directory."""
+    """Return the name of the CLI's folder for the conversations of a working directory."""
     return re.sub(r"[^A-Za-z0-9]", "-", str(work))
 
 

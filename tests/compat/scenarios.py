@@ -1,4 +1,4 @@
-"""The runs that were recorded: between them every event of the contract, and every way in which a run ends."""
+"""The recorded runs, which together have every event of the contract and every end of a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Scenario:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options, as JSON."""
+        """Return the options as JSON."""
         return {"model": MODEL, "env": QUIET, **self.options}
 
 

@@ -1,4 +1,4 @@
-"""The destinations of the recorded spool, and what each is sent by a process that finds the spool.
+"""The destinations of the recorded spool, and the spans that a process with the spool sends to each.
 
 The receivers have names and no ports, so that the spool knows them again: this process reaches them through a proxy,
 which is our receiver.

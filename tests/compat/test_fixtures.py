@@ -1,4 +1,4 @@
-"""The recorded files themselves: they are no machine's, and small."""
+"""The recorded files contain no paths of a machine and are small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs of users import, start and call is where f6f5305 had it, and takes what it took."""
+"""Public imports, commands and functions exist as in f6f5305 and accept the same parameters."""
 
 from __future__ import annotations
 

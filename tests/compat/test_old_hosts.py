@@ -1,4 +1,4 @@
-"""Today's runner under a host of f6f5305: the variables, command lines and commands that such a host gives it."""
+"""Today's runner accepts the variables, command lines and commands of a host of f6f5305."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sandboxes in E2B that a host of f6f5305 made: listed, swept, resumed, streamed and taken over by today's host."""
+"""Today's host lists, sweeps, resumes, streams and takes over sandboxes in E2B that a host of f6f5305 made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service on a store of f6f5305: what people see of old sessions, who may see it, and what becomes of open ones."""
+"""The service shows the sessions in a store of f6f5305 with their access rights, and closes those without a sandbox."""
 
 from __future__ import annotations
 

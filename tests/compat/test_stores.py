@@ -1,4 +1,4 @@
-"""Stores that f6f5305 wrote open unchanged, are read as they were written, and go on."""
+"""Stores of f6f5305 can be opened unchanged, read and written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spools and ledgers that f6f5305 left: what waits is delivered, what was noted is summed, and both go on."""
+"""Spools of f6f5305 are delivered, its ledgers are added up, and both can be written."""
 
 from __future__ import annotations
 

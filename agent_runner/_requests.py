@@ -39,7 +39,7 @@ class RefusedError(ValueError):
     """A reply was refused; the message says why."""
 
 
-class Desk(Generic[Reply]):
+class PendingRequests(Generic[Reply]):
     """Holds the requests of one kind that wait for a reply, by id."""
 
     def __init__(self, kind: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from agent_runner._desk import Desk, RefusedError, Unanswered
+from agent_runner._requests import PendingRequests, RefusedError, Unanswered
 from agent_runner.contract.approvals import NO_ONE, fault_of_answer, fault_of_approval, outcome_of
 from agent_runner.contract.protocol import Approval, Decision, input_digest
 
@@ -18,8 +18,8 @@ ALLOW = Approval(approval_id="", decision="allow")
 DENY = Approval(approval_id="", decision="deny")
 
 
-def desk() -> Desk[Approval]:
-    return Desk("approval")
+def requests() -> PendingRequests[Approval]:
+    return PendingRequests("approval")
 
 
 def anything(_: Approval) -> None:
@@ -27,7 +27,7 @@ def anything(_: Approval) -> None:
 
 
 async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> None:
-    this = desk()
+    this = requests()
     key = this.open(anything)
     waiting = asyncio.ensure_future(this.wait(key, 60))
     this.answer(key, ALLOW)
@@ -39,14 +39,14 @@ async def test_an_answer_reaches_the_one_who_waits_and_the_id_is_used_up() -> No
 
 
 async def test_an_answer_may_come_before_the_wait_begins() -> None:
-    this = desk()
+    this = requests()
     key = this.open(anything)
     this.answer(key, ALLOW)
     assert await this.wait(key, 60) == ALLOW
 
 
 async def test_an_unknown_id_answers_nothing() -> None:
-    this = desk()
+    this = requests()
     key = this.open(anything)
     with pytest.raises(RefusedError, match="is unknown"):
         this.answer("guess" * 100, ALLOW)
@@ -55,7 +55,7 @@ async def test_an_unknown_id_answers_nothing() -> None:
 
 
 async def test_an_answer_to_another_input_is_refused_and_the_right_one_still_counts() -> None:
-    this = desk()
+    this = requests()
     key = this.open(lambda reply: fault_of_approval(reply, "digest"))
     with pytest.raises(RefusedError, match="input_sha256"):
         this.answer(key, replace(ALLOW, input_sha256="another"))
@@ -112,7 +112,7 @@ def test_an_answer_is_to_what_was_asked(answers: dict[str, Any], fault: str | No
 
 
 async def test_nobody_answers_in_time() -> None:
-    this = desk()
+    this = requests()
     key = this.open(anything)
     assert await this.wait(key, 0.001) == Unanswered("timeout")
     with pytest.raises(RefusedError, match="was resolved already"):
@@ -120,7 +120,7 @@ async def test_nobody_answers_in_time() -> None:
 
 
 async def test_a_wait_that_is_withdrawn_uses_up_its_id() -> None:
-    this = desk()
+    this = requests()
     key = this.open(anything)
     waiting = asyncio.ensure_future(this.wait(key, 60))
     await asyncio.sleep(0)
@@ -131,8 +131,8 @@ async def test_a_wait_that_is_withdrawn_uses_up_its_id() -> None:
         this.answer(key, ALLOW)
 
 
-async def test_a_closed_desk_denies_what_waits_and_what_comes() -> None:
-    this = desk()
+async def test_closed_requests_deny_what_waits_and_what_comes() -> None:
+    this = requests()
     answered, open_ = this.open(anything), this.open(anything)
     this.answer(answered, ALLOW)
     this.close()
@@ -142,7 +142,7 @@ async def test_a_closed_desk_denies_what_waits_and_what_comes() -> None:
 
 
 async def test_ids_are_long_and_never_the_same() -> None:
-    this = desk()
+    this = requests()
     keys = {this.open(anything) for _ in range(1000)}
     assert len(keys) == 1000
     assert min(map(len, keys)) >= 22
