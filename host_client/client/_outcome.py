@@ -32,6 +32,8 @@ class SessionOutcome:
     names of the tools of these calls.
     """
 
+    calls: ToolCalls
+    """The session's tool calls; they have observed an event before `observe` is called with it."""
     claude_session_id: str | None = None
     cost_usd: float = 0.0
     exit_code: int | None = None
@@ -41,11 +43,9 @@ class SessionOutcome:
     tool_calls: int = 0
     denied_calls: int = 0
     denied_tools: list[str] = field(default_factory=list[str])
-    _calls: ToolCalls = field(default_factory=ToolCalls)
 
     def observe(self, event: AnyEvent) -> None:
         """Update the facts with an event of the runner."""
-        self._calls.observe(event)
         match event:
             case Start():
                 self.claude_session_id = event.data.session_id
@@ -70,7 +70,7 @@ class SessionOutcome:
         if event.data.error_type not in _DENIED:
             return
         self.denied_calls += 1
-        call = self._calls.get(event.data.tool_use_id)
+        call = self.calls.get(event.data.tool_use_id)
         name = call.name[:_MAX_NAME] if call is not None else ""
         if name and name not in self.denied_tools and len(self.denied_tools) < MAX_DENIED_TOOLS:
             self.denied_tools.append(name)

@@ -74,13 +74,13 @@ class Session:
     ) -> None:
         self.id = session_id
         self.options = options
-        self.outcome = SessionOutcome()
-        """Facts from the session's events so far."""
         self.ended = asyncio.Event()
         """Set when the runner's last event has been read; it may still wait for the caller."""
         self.trace = SessionTrace(
             telemetry, common_attributes(options, session_id), root, who_of(options, session_id), on_own_spans
         )
+        self.outcome = SessionOutcome(self.trace.calls)
+        """Facts from the session's events so far."""
         self._mailbox = Mailbox[p.AnyEvent]()
         if outlet is None:
             outlet = self._mailbox
