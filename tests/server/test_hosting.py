@@ -387,7 +387,8 @@ async def test_an_approval_of_another_input_reaches_no_runner_also_if_it_is_in_t
     with pytest.raises(MismatchError, match="is not the digest of the requested input"):
         await service.decide(await service.get(made.record.id, "acme"), other)
     await service.store.push(made.record.id, c.encode(other))
-    assert "is not that of the input" in (await scene.until(made.record.id, "error"))[-1]["data"]["message"]
+    error = (await scene.until(made.record.id, "error"))[-1]
+    assert "is not the digest of the requested input" in error["data"]["message"]
     await service.store.push(made.record.id, c.encode(APPROVED))
     await eventually(lambda: scene.sandboxes[made.record.id].commands == ["prompt", "approval"])
     await service.stop()
