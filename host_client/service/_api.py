@@ -241,10 +241,11 @@ class Api:
         )
 
 
-def _api(request: Request) -> Api:
-    found: Any = request.app.state.api
-    assert isinstance(found, Api)
-    return found
+async def _api(request: Request) -> Api:
+    return request.app.state.api
+
+
+TheApi = Annotated[Api, Depends(_api)]
 
 
 def _by(principal: Principal, given: str | None) -> str:
@@ -282,6 +283,7 @@ _DECIDED: dict[int | str, dict[str, Any]] = {
 @router.post("/sessions", status_code=201, response_model=SessionView, responses=_CREATED)
 async def create_session(
     request: Request,
+    api: TheApi,
     body: CreateSession,
     principal: Operator,
     caller: Caller,
@@ -289,7 +291,6 @@ async def create_session(
     key: IdempotencyKey = None,
 ) -> Response:
     """Create a session and queue its first turn. The session starts in the background; its events show its progress."""
-    api = _api(request)
 
     async def make(session_id: str | None) -> RecordedAnswer:
         stored = await api.create(body, principal, caller, baggage, session_id)
@@ -301,22 +302,20 @@ async def create_session(
 
 @router.get("/sessions", responses=PROBLEM_RESPONSES("invalid"))
 async def list_sessions(
-    request: Request,
+    api: TheApi,
     principal: Reader,
     status: Annotated[Status | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     before: Annotated[str | None, Query(max_length=200, description="`next` of the previous page.")] = None,
 ) -> SessionPage:
     """List the tenant's sessions, newest first."""
-    api = _api(request)
     sessions, more = await api.service.store.page(principal.tenant_id, status=status, limit=limit, before=before)
     return SessionPage(sessions=[api.view(each) for each in sessions], next=more)
 
 
 @router.get("/sessions/{session_id}", response_model=SessionView, responses=_GONE)
-async def get_session(request: Request, session_id: SessionId, principal: Reader) -> Response:
+async def get_session(api: TheApi, session_id: SessionId, principal: Reader) -> Response:
     """Return a session as it is now."""
-    api = _api(request)
     stored = await api.stored(session_id, principal)
     return _json(api.view(stored), 200, api.traced(stored))
 
@@ -329,6 +328,7 @@ async def get_session(request: Request, session_id: SessionId, principal: Reader
 )
 async def send_turn(
     request: Request,
+    api: TheApi,
     session_id: SessionId,
     body: SendTurn,
     principal: Operator,
@@ -336,7 +336,6 @@ async def send_turn(
     key: IdempotencyKey = None,
 ) -> Response:
     """Queue the next turn. It begins when the current turn has ended, and never answers an approval."""
-    api = _api(request)
     stored = await api.stored(session_id, principal)
 
     async def send(turn_id: str | None) -> RecordedAnswer:
@@ -350,29 +349,26 @@ async def send_turn(
 
 @router.post("/sessions/{session_id}/approvals/{approval_id}", responses=_DECIDED)
 async def decide_approval(
-    request: Request, session_id: SessionId, approval_id: RequestId, body: Decide, principal: Approver
+    api: TheApi, session_id: SessionId, approval_id: RequestId, body: Decide, principal: Approver
 ) -> DecisionView:
     """Allow or deny one tool call. Only the first decision counts; it is bound to the input that was shown."""
-    api = _api(request)
     approval = approval_of(approval_id, body, _by(principal, body.decided_by))
     return await api.decide(await api.stored(session_id, principal), approval)
 
 
 @router.post("/sessions/{session_id}/questions/{question_id}", responses=_DECIDED)
 async def answer_question(
-    request: Request, session_id: SessionId, question_id: RequestId, body: AnswerQuestion, principal: Approver
+    api: TheApi, session_id: SessionId, question_id: RequestId, body: AnswerQuestion, principal: Approver
 ) -> DecisionView:
     """Answer the agent's question. Only the first answer counts."""
-    api = _api(request)
     answers = {name: ", ".join(each) if isinstance(each, list) else each for name, each in body.answers.items()}
     answer = Answer(question_id=question_id, answers=answers, decided_by=_by(principal, body.decided_by))
     return await api.decide(await api.stored(session_id, principal), answer)
 
 
 @router.post("/sessions/{session_id}/interrupt", status_code=202, response_model=SessionView, responses=_OVER)
-async def interrupt_turn(request: Request, session_id: SessionId, principal: Operator) -> Response:
+async def interrupt_turn(api: TheApi, session_id: SessionId, principal: Operator) -> Response:
     """End the current turn; the session goes on."""
-    api = _api(request)
     stored = await api.stored(session_id, principal)
     await api.service.interrupt(stored, by=principal.name)
     return _json(api.view(stored), 202, api.traced(stored))
@@ -380,9 +376,8 @@ async def interrupt_turn(request: Request, session_id: SessionId, principal: Ope
 
 @router.post("/sessions/{session_id}/close", status_code=202, response_model=SessionView, responses=_GONE)
 @router.delete("/sessions/{session_id}", status_code=202, response_model=SessionView, responses=_GONE)
-async def close_session(request: Request, session_id: SessionId, principal: Operator) -> Response:
+async def close_session(api: TheApi, session_id: SessionId, principal: Operator) -> Response:
     """End the session and remove its sandbox. Closing it again is no error; its log and trace are kept for days."""
-    api = _api(request)
     stored = await api.stored(session_id, principal)
     await api.service.close(stored, by=principal.name)
     return _json(api.view(stored), 202, api.traced(stored))
@@ -397,13 +392,12 @@ async def close_session(request: Request, session_id: SessionId, principal: Oper
     },
 )
 async def download_file(
-    request: Request,
+    api: TheApi,
     session_id: SessionId,
     path: Annotated[str, Path(max_length=4096, description="Relative to the agent's working directory.")],
     principal: Reader,
 ) -> Response:
     """Return a file of the agent's working directory, as long as the sandbox exists."""
-    api = _api(request)
     stored = await api.stored(session_id, principal)
     name = quote(path.rsplit("/", 1)[-1], safe="")
     headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
@@ -415,9 +409,8 @@ async def download_file(
     response_class=Response,
     responses={200: {"content": {"application/json": {}}}, **_GONE},
 )
-async def get_trace(request: Request, session_id: SessionId, principal: Reader) -> Response:
+async def get_trace(request: Request, api: TheApi, session_id: SessionId, principal: Reader) -> Response:
     """Return the session's spans so far, as an OTLP/JSON request."""
-    api = _api(request)
     trace = await api.service.trace(await api.stored(session_id, principal))
     headers = {SPANS_LEFT_OUT: str(trace.left_out)} if trace.left_out else {}
     return Response(trace.body, media_type="application/json", headers=headers)
@@ -425,14 +418,13 @@ async def get_trace(request: Request, session_id: SessionId, principal: Reader) 
 
 @router.get("/sessions/{session_id}/log", responses=_GONE)
 async def get_log(
-    request: Request,
+    api: TheApi,
     session_id: SessionId,
     principal: Reader,
     after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_LOG_PAGE)] = 1000,
 ) -> LogPage:
     """Return events of the session's log, oldest first."""
-    api = _api(request)
     stored = await api.stored(session_id, principal)
     store = api.service.store
     entries = await store.read(session_id, after, limit=limit)
@@ -454,14 +446,13 @@ async def get_log(
 )
 @router.get("/sessions/{session_id}/events", response_class=Response, responses=_EVENTS)
 async def stream_events(
-    request: Request,
+    api: TheApi,
     session_id: SessionId,
     principal: Reader,
     after: After = None,
     last_event_id: Annotated[str | None, Header(description="Takes precedence over `after`.")] = None,
 ) -> Any:
     """Stream the session's events as Server-Sent Events: the stored ones after a number, then new ones."""
-    api = _api(request)
     return await api.stream(await api.stored(session_id, principal), _start(last_event_id, after))
 
 

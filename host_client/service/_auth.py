@@ -52,14 +52,6 @@ class Principal:
     role: Role
     token_id: str | None
 
-    @property
-    def may_decide(self) -> bool:
-        return self.has("approver")
-
-    @property
-    def may_operate(self) -> bool:
-        return self.has("operator")
-
     def has(self, role: Role) -> bool:
         return ROLES.index(self.role) >= ROLES.index(role)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -99,14 +99,7 @@ class DroppedEvent(_Own, frozen=True, kw_only=True, tag="dropped"):
 
 OwnEvent = PromptEvent | SandboxEvent | AdoptedEvent | ClosedEvent | GapEvent | DroppedEvent
 OWN_TYPES: dict[str, type[OwnEvent]] = {str(kind.__struct_config__.tag): kind for kind in get_args(OwnEvent)}
-_EVENT_OF: dict[type[OwnData], type[OwnEvent]] = {
-    PromptData: PromptEvent,
-    SandboxData: SandboxEvent,
-    AdoptedData: AdoptedEvent,
-    ClosedData: ClosedEvent,
-    GapData: GapEvent,
-    DroppedData: DroppedEvent,
-}
+_EVENT_OF: dict[type[OwnData], type[OwnEvent]] = {get_type_hints(kind)["data"]: kind for kind in get_args(OwnEvent)}
 
 
 def own_event(data: OwnData, root: Root, ts: float) -> OwnEvent:

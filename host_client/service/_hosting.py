@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +100,18 @@ class Hosted:
         If cancelled, leave the sandbox running for the next process.
         """
         hosting = asyncio.ensure_future(self._host())
-        closing = asyncio.ensure_future(self._watch_for_close(hosting))
         try:
-            await asyncio.wait((hosting,))
-            if not hosting.cancelled():
-                hosting.result()
-        except asyncio.CancelledError:
-            self._is_abandoned = True
-            if self._session is not None:
-                await self._session.abandon()
-            raise
+            async with _cancelled_at_end(hosting, asyncio.ensure_future(self._watch_for_close(hosting))):
+                try:
+                    await asyncio.wait((hosting,))
+                except asyncio.CancelledError:
+                    self._is_abandoned = True
+                    if self._session is not None:
+                        await self._session.abandon()
+                    raise
+                if not hosting.cancelled():
+                    hosting.result()
         finally:
-            for task in (hosting, closing):
-                task.cancel()
-            await asyncio.wait((hosting, closing))
             await self._release()
 
     async def _release(self) -> None:
@@ -165,32 +164,20 @@ class Hosted:
             yield session
 
     def _opening(self, stored: StoredSession) -> AbstractAsyncContextManager[Session]:
-        house, options, sandbox = self._house, self._house.options(stored), self._house.sandbox(stored)
+        house, options = self._house, self._house.options(stored)
+        common: dict[str, Any] = {
+            "sandbox": house.sandbox(stored),
+            "telemetry": house.telemetry,
+            "environ": house.environ,
+            "session_id": self.record.id,
+            "root": self.record.root,
+            "on_own_spans": self._keep,
+            "outlet": self.log,
+        }
         if stored.state.whereabouts is None:
-            return open_session(
-                None,
-                options,
-                sandbox=sandbox,
-                telemetry=house.telemetry,
-                environ=house.environ,
-                upload=house.upload,
-                session_id=self.record.id,
-                root=self.record.root,
-                on_own_spans=self._keep,
-                outlet=self.log,
-            )
-        return take_over(
-            msgspec.convert(stored.state.whereabouts, Whereabouts),
-            options,
-            sandbox=sandbox,
-            telemetry=house.telemetry,
-            environ=house.environ,
-            session_id=self.record.id,
-            root=self.record.root,
-            seen_seq=stored.state.seen_seq,
-            on_own_spans=self._keep,
-            outlet=self.log,
-        )
+            return open_session(None, options, upload=house.upload, **common)
+        whereabouts = msgspec.convert(stored.state.whereabouts, Whereabouts)
+        return take_over(whereabouts, options, seen_seq=stored.state.seen_seq, **common)
 
     def _keep(self, otlp: bytes) -> None:
         self.log.spans.append(own(otlp))
@@ -218,17 +205,14 @@ class Hosted:
         Raise `NotOwnerError`, with nothing ended, if another process owns the session.
         """
         draining = asyncio.ensure_future(self.log.drain())
-        serving = [asyncio.ensure_future(self._carry_out_commands(session)), asyncio.ensure_future(self._watch_idle())]
-        try:
-            await asyncio.wait((draining, *serving), return_when=asyncio.FIRST_COMPLETED)
+        serving = self._until(partial(self._carry_out_all, session))
+        tasks = (draining, asyncio.ensure_future(serving), asyncio.ensure_future(self._watch_idle()))
+        async with _cancelled_at_end(*tasks):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await self._check_owner()
             if not draining.done():
                 await self._unless_hurried(self._stop(session, draining))
-        finally:
-            for task in (draining, *serving):
-                task.cancel()
-            await asyncio.wait((draining, *serving))
-        for task in (draining, *serving):
+        for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -242,15 +226,11 @@ class Hosted:
 
     async def _unless_hurried(self, stopping: Coroutine[Any, Any, None]) -> None:
         """Wait until the runner has stopped, or `hurry` is called."""
-        waits = [asyncio.ensure_future(each) for each in (stopping, self._hurried.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.wait(waits)
-        if not waits[0].cancelled():
-            waits[0].result()
+        stopped, hurried = asyncio.ensure_future(stopping), asyncio.ensure_future(self._hurried.wait())
+        async with _cancelled_at_end(stopped, hurried):
+            await asyncio.wait((stopped, hurried), return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.cancelled():
+            stopped.result()
 
     async def _check_owner(self) -> None:
         """Raise `NotOwnerError` if another process owns the session, which a paused process may not have noticed."""
@@ -318,8 +298,7 @@ class Hosted:
 
     async def _log_unbegun_turns(self) -> None:
         """Write an error event for each turn that was queued and not begun before the end of the session."""
-        left = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
-        for command in (c.decode(queued.data) for queued in left):
+        for _, command in await self._queued():
             if isinstance(command, c.PromptCommand):
                 why = f"the turn {command.turn_id} was not begun, as the session ended first"
                 await self.log.add(self._error(SessionFailure("cancelled", why)))
@@ -382,52 +361,45 @@ class Hosted:
 
     async def _watch_for_close(self, hosting: asyncio.Future[None]) -> None:
         """Close the session as soon as a close command is queued, even behind other commands."""
-        async with self._notes() as notes:
-            while not await self._find_close():
-                async for _ in notes:
-                    break
+        await self._until(self._find_close)
         is_made = self._session is not None or self.log.state.whereabouts is not None
         if self._began and not is_made:  # a sandbox that another process created must be found first, to be removed
             hosting.cancel()
 
     async def _find_close(self) -> bool:
         """Look for a close command and obey it; return whether the session is to be closed."""
-        waiting = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
-        for command in (c.decode(queued.data) for queued in waiting):
+        for _, command in await self._queued():
             if isinstance(command, c.CloseCommand):
                 self.close("closed", command.by)
         return self._why_closed is not None
 
-    @asynccontextmanager
-    async def _notes(self) -> AsyncGenerator[AsyncIterator[Note | bytes]]:
-        """Yield an iterator with a note for each pushed command."""
+    async def _until(self, look: Callable[[], Awaitable[bool]]) -> None:
+        """Call a function now and after each pushed command, until it returns True."""
         store = self._house.store
         async with AsyncExitStack() as stack:
-            yield await self.log.insist(
+            notes = await self.log.insist(
                 lambda: stack.enter_async_context(store.subscribe(self.record.id, only=Note.COMMANDS))
             )
+            while not await look():
+                await anext(notes, None)
 
-    async def _carry_out_commands(self, session: Session) -> None:
-        """Carry out commands in order until the session is to be closed."""
-        async with self._notes() as notes:
-            while await self._carry_out_all(session):
-                async for _ in notes:
-                    break
+    async def _queued(self) -> list[tuple[int, c.AnyCommand]]:
+        """Return the commands that are not carried out yet, each after its position."""
+        queued = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
+        return [(each.position, c.decode(each.data)) for each in queued]
 
     async def _carry_out_all(self, session: Session) -> bool:
-        """Carry out all queued commands; return False once the session is to be closed."""
-        waiting = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
-        for queued in waiting:
-            command = c.decode(queued.data)
+        """Carry out all queued commands in order; return True once the session is to be closed."""
+        for position, command in await self._queued():
             if self._why_closed is not None or isinstance(command, c.CloseCommand):
-                return False
-            if isinstance(command, c.PromptCommand) and queued.position > self.log.state.commands_logged:
+                return True
+            if isinstance(command, c.PromptCommand) and position > self.log.state.commands_logged:
                 data = PromptData(turn_id=command.turn_id, text=command.text, sent_by=command.by)
-                await self.log.say(data, commands_logged=queued.position)
-            await self._carry_out(session, command, f"{self.record.id}:{queued.position}")
+                await self.log.say(data, commands_logged=position)
+            await self._carry_out(session, command, f"{self.record.id}:{position}")
             self._note_whereabouts(session)
-            self._commands_done = self.log.extras["commands_done"] = queued.position
-        return True
+            self._commands_done = self.log.extras["commands_done"] = position
+        return False
 
     async def _carry_out(self, session: Session, command: c.AnyCommand, command_id: str) -> None:
         """Send a command to the runner until it arrives; the runner executes each command once."""
@@ -446,6 +418,17 @@ class Hosted:
                 return
             else:
                 return
+
+
+@asynccontextmanager
+async def _cancelled_at_end(*tasks: asyncio.Future[Any]) -> AsyncGenerator[None]:
+    """Cancel tasks at the end of the block and wait for them."""
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def _send(session: Session, command: c.AnyCommand, command_id: str) -> None:

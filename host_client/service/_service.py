@@ -369,10 +369,6 @@ class Service:
             else NotFoundError(f"no approval or question {key[:64]!r} waits")
         )
 
-    def hosted(self, session_id: str) -> Hosted | None:
-        """Return a session that this process owns."""
-        return self._hosted.get(session_id)
-
     # -- readers ------------------------------------------------------------------------------------------
 
     def reader(self, stored: StoredSession, after: int) -> Reader:

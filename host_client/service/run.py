@@ -80,18 +80,18 @@ def service_of(
     return Service(house, retention=Retention(closed_seconds=config.kept_seconds, events=config.max_events))
 
 
-def run_service(config: ServiceConfig, sandbox: Callable[[StoredSession], Sandbox], environ: Mapping[str, str]) -> int:
-    """Serve until a signal and return the exit code; raise `ConfigurationError` before anything is served."""
-    return _run(config, sandbox, environ, os.environ, None)
-
-
-def _run(
+def run_service(
     config: ServiceConfig,
     sandbox: Callable[[StoredSession], Sandbox],
     environ: Mapping[str, str],
-    telemetry_environ: Mapping[str, str],
-    first: Callable[[Service, str], Awaitable[None]] | None,
+    *,
+    telemetry_environ: Mapping[str, str] = os.environ,
+    first: Callable[[Service, str], Awaitable[None]] | None = None,
 ) -> int:
+    """Serve until a signal and return the exit code; raise `ConfigurationError` before anything is served.
+
+    ``first`` is called with the service and its URL once it serves.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -234,10 +234,12 @@ def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
         sys.stderr.write(f"a scripted model answers at {model.url}: no account, no key, no network\n")
         # The scripted model costs nothing, so ledger and spool are deleted with the demo.
         state = {**os.environ, "XDG_STATE_HOME": folder}
-        return _run(config, lambda _: LocalSandbox(), environ, state, _demo_session)
+        return run_service(
+            config, lambda _: LocalSandbox(), environ, telemetry_environ=state, first=_create_demo_session
+        )
 
 
-async def _demo_session(service: Service, url: str) -> None:
+async def _create_demo_session(service: Service, url: str) -> None:
     request = {"prompt": DEMO_PROMPT, "user_id": "demo", "max_budget_usd": 1.0, "approval_timeout": 3600.0}
     stored = await service.create(request, tenant_id=LOCAL_TENANT, by="demo")
     sys.stderr.write(f"a session that will ask you before it changes anything: {url}#/s/{stored.record.id}\n")

@@ -6,7 +6,6 @@ one for each tenant, and one for the keys that all tenants share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import quote
 
 SESSIONS = "sandspan:{all}:sessions"
@@ -20,71 +19,36 @@ TOKENS = "sandspan:{tokens}:by-digest"
 TOKEN_DIGESTS = "sandspan:{tokens}:digests"  # noqa: S105 - a key's name
 
 
-@dataclass(frozen=True)
 class SessionKeys:
     """The keys of one session."""
 
-    id: str
-
-    @property
-    def session(self) -> str:
-        return self._name("session")
-
-    @property
-    def lease(self) -> str:
-        return self._name("lease")
-
-    @property
-    def events(self) -> str:
-        return self._name("events")
-
-    @property
-    def spans(self) -> str:
-        return self._name("spans")
-
-    @property
-    def commands(self) -> str:
-        return self._name("commands")
-
-    @property
-    def decisions(self) -> str:
-        return self._name("decisions")
-
-    @property
-    def channel(self) -> str:
+    def __init__(self, session_id: str) -> None:
+        prefix = f"sandspan:{{{quote(session_id, safe='')}}}"
+        self.id = session_id
+        self.session = f"{prefix}:session"
+        self.lease = f"{prefix}:lease"
+        self.events = f"{prefix}:events"
+        self.spans = f"{prefix}:spans"
+        self.commands = f"{prefix}:commands"
+        self.decisions = f"{prefix}:decisions"
+        self.all = (self.session, self.lease, self.events, self.spans, self.commands, self.decisions)
+        self.channel = f"{prefix}:notes"
         """The channel of notes: `E` for events, `C` for commands, and live events, each after an `L`."""
-        return self._name("notes")
-
-    @property
-    def all(self) -> list[str]:
-        return [self.session, self.lease, self.events, self.spans, self.commands, self.decisions]
-
-    def _name(self, what: str) -> str:
-        return f"sandspan:{{{quote(self.id, safe='')}}}:{what}"
 
 
-@dataclass(frozen=True)
 class TenantKeys:
     """The keys of one tenant, whose id may be any text."""
 
-    id: str
-
-    @property
-    def sessions(self) -> str:
-        return self._name("sessions")
-
-    @property
-    def open(self) -> str:
-        return self._name("open")
+    def __init__(self, tenant_id: str) -> None:
+        self._prefix = f"sandspan:{{tenant:{quote(tenant_id, safe='')}}}"
+        self.sessions = f"{self._prefix}:sessions"
+        self.open = f"{self._prefix}:open"
 
     def spent(self, day: str) -> str:
-        return self._name("spent", day)
+        return f"{self._prefix}:spent:{day}"
 
     def answer(self, key: str) -> str:
-        return self._name("answer", key)
+        return f"{self._prefix}:answer:{key}"
 
     def count(self, what: str) -> str:
-        return self._name("count", what)
-
-    def _name(self, *parts: str) -> str:
-        return ":".join((f"sandspan:{{tenant:{quote(self.id, safe='')}}}", *parts))
+        return f"{self._prefix}:count:{what}"

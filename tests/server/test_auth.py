@@ -77,8 +77,8 @@ async def test_without_auth_everybody_is_local_whatever_they_send(open_shell: Fa
     assert answer.status_code == 200
     assert signed_in.status_code == 204
     assert "set-cookie" not in signed_in.headers
-    assert LOCAL.may_decide
-    assert LOCAL.may_operate
+    assert LOCAL.has("approver")
+    assert LOCAL.has("operator")
 
 
 @pytest.mark.parametrize(

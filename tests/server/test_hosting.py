@@ -175,7 +175,7 @@ async def test_a_session_that_cannot_be_taken_over_at_once_is_tried_again(scene:
     await first.start()
     made = await begun(scene, first)
     session_id = made.record.id
-    hosted = first.hosted(session_id)
+    hosted = first._hosted.get(session_id)  # pyright: ignore[reportPrivateUsage]
     assert hosted is not None
     hosted.abandon()  # as if the process were gone
     await scene.store.release(session_id, "one")
@@ -183,10 +183,10 @@ async def test_a_session_that_cannot_be_taken_over_at_once_is_tried_again(scene:
         scene.sandboxes[session_id].fails = [SandboxError("E2B is away"), SandboxError("still away")]
     else:
         scene.refusals = [ConfigurationError("no key for E2B"), ConfigurationError("still none")]
-    await eventually(lambda: first.hosted(session_id) is None)
+    await eventually(lambda: session_id not in first._hosted)  # pyright: ignore[reportPrivateUsage]
     for _ in range(2):
         await first.look_for_orphans()
-        await eventually(lambda: first.hosted(session_id) is None)
+        await eventually(lambda: session_id not in first._hosted)  # pyright: ignore[reportPrivateUsage]
     await first.look_for_orphans()
     events = await scene.until(session_id, "adopted")
     assert "closed" not in log_of(events)

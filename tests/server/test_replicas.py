@@ -268,7 +268,7 @@ async def test_a_replica_that_was_paused_lets_go_and_its_readers_follow(stack: E
         names = whole(await spans_of(two, session["id"]))
         assert names.count("agent.session") == names.count("sandbox.create") == 1
         assert names.count("execute_tool Bash") == 2
-    assert any("another process's now" in line for line in paused.said)
+    assert any("owned by another process now" in line for line in paused.said)
     assert replicas.sandboxes == ["gone"]
 
 
