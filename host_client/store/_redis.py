@@ -205,19 +205,10 @@ class RedisStore:
     ) -> None:
         keys = SessionKeys(session_id)
         nano = round(more.cost_usd * NANO)
-        tenant = TenantKeys(await self._tenant(session_id)) if nano or state.is_closed else None
         decisions = [part for each in more.decisions for part in (each.request_id, encode(each))]
         answer = await self._client.script(
             scripts.APPEND,
-            (
-                keys.session,
-                keys.events,
-                keys.spans,
-                keys.commands,
-                keys.decisions,
-                tenant.spent(more.day) if tenant and nano else keys.session,
-                *((tenant.open, names.OPEN, names.CLOSED) if tenant and state.is_closed else [keys.session] * 3),
-            ),
+            await self._append_keys(keys, more.day if nano else None, state.is_closed),
             (
                 session_id,
                 owner,
@@ -248,11 +239,17 @@ class RedisStore:
         if answer[1:]:
             log_left_out(session_id, MAX_SPANS_BYTES)
 
-    async def _tenant(self, session_id: str) -> str:
-        tenant_id = await self._client.call("HGET", SessionKeys(session_id).session, "tenant", again=True)
-        if tenant_id is None:
-            raise NotOwnerError(f"there is no session {session_id}")
-        return _text(tenant_id)
+    async def _append_keys(self, keys: SessionKeys, day: str | None, is_closed: bool) -> tuple[str, ...]:
+        """Return the keys of the script APPEND; it uses the tenant's for the spending of a day and for closing."""
+        spent, *index = [keys.session] * 4
+        if day is not None or is_closed:
+            tenant_id = await self._client.call("HGET", keys.session, "tenant", again=True)
+            if tenant_id is None:
+                raise NotOwnerError(f"there is no session {keys.id}")
+            tenant = TenantKeys(_text(tenant_id))
+            spent = tenant.spent(day) if day is not None else spent
+            index = [tenant.open, names.OPEN, names.CLOSED] if is_closed else index
+        return (keys.session, keys.events, keys.spans, keys.commands, keys.decisions, spent, *index)
 
     async def read(
         self, session_id: str, after: int, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""What the service keeps: sessions, their logs, commands, decisions, quotas and tokens. One protocol, two stores.
+"""The protocol of the service's two stores, and their records: sessions, logs, commands, decisions, quotas, tokens.
 
 A session's log is numbered from 1 without holes. Only the session's owner, one process of the service, appends to it;
 any process may read, push commands and decide. All times are seconds since the epoch, all costs US dollars.

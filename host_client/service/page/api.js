@@ -1,6 +1,6 @@
 // Requests to the service. Errors are problems (RFC 9457) with a sentence to show.
 
-/** An answer that is not 2xx, or none at all (status 0). `problem` holds what the service said beside its detail. */
+/** An answer that is not 2xx, or none (status 0); `problem` is the service's problem (RFC 9457). */
 export class Problem extends Error {
   constructor(status, problem) {
     super(problem.detail || problem.title || `The service answered ${status}.`);
@@ -11,14 +11,14 @@ export class Problem extends Error {
 
 let skew = 0;
 
-/** The service's time in seconds since the epoch: a deadline of its clock is counted down by its clock. */
+/** Return the service's time in seconds since the epoch, as its deadlines must be counted down by its clock. */
 export function now() {
   return Date.now() / 1000 + skew;
 }
 
 function learnTime(response) {
   const date = Date.parse(response.headers.get("date") ?? "");
-  // The header has whole seconds, so a small difference says nothing.
+  // The header has whole seconds, so a small difference means nothing.
   if (Number.isFinite(date)) skew = Math.abs(date - Date.now()) > 3000 ? (date - Date.now()) / 1000 : 0;
 }
 
@@ -51,7 +51,7 @@ function parsed(text) {
 
 const at = (id, rest = "") => `api/sessions/${encodeURIComponent(id)}${rest}`;
 
-/** A key that makes sending the same again harmless. */
+/** Return a new idempotency key, with which a request may be sent again safely. */
 export function idempotencyKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

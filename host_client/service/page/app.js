@@ -1,4 +1,4 @@
-// The page: who is there, which view the address names, and the keys that work everywhere.
+// The page: the caller, the view that the address names, and the keyboard shortcuts that work everywhere.
 //
 //   #/                     the list of sessions
 //   #/s/<id>[/e/<event>]   one session, at one of its events
@@ -21,7 +21,7 @@ const context = {
   get me() {
     return me;
   },
-  /** Without tokens the service takes a name on trust; with them it knows. */
+  /** Return the field with the person's name for a decision; with a token the service knows the name. */
   decidedBy: () => (me.auth || !ownName() ? {} : { decided_by: ownName() }),
   myName: () => (me.auth ? me.name : ownName() || me.name),
   onUnauthorized: () => login(),
@@ -31,7 +31,7 @@ function ownName() {
   try {
     return localStorage.getItem(NAME_KEY) ?? "";
   } catch {
-    return ""; // storage is switched off
+    return ""; // storage is disabled
   }
 }
 

@@ -1,13 +1,12 @@
-// One session's stream, read with fetch rather than EventSource: that one hides the status of an answer and the
-// heartbeats, so that it cannot tell a session that is over from one that is refused, nor notice a connection that is
-// dead but was never closed.
+// One session's stream, read with fetch. EventSource hides the status of an answer and the heartbeats, so it cannot
+// distinguish an ended session from a refused request, nor notice a dead connection that was never closed.
 
 import { api } from "./api.js";
 
 const SILENT_MS = 45_000; // three heartbeats
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 
-/** Splits server-sent events out of text as it comes; calls onEvent({id, data}) and onComment(). Pure but for that. */
+/** Parses server-sent events from text as it arrives; calls onEvent({id, data}) and onComment(). Otherwise pure. */
 export class SseParser {
   constructor(onEvent, onComment = () => {}) {
     this.onEvent = onEvent;
@@ -22,7 +21,7 @@ export class SseParser {
   }
 
   feed(text) {
-    // Only the last piece can end a line, so a line of megabytes is joined once and not with every piece.
+    // Only the last piece can end a line, so a line of megabytes is joined once instead of with every piece.
     const lines = text.split("\n");
     if (lines.length === 1) return void this.rest.push(text);
     lines[0] = this.rest.join("") + lines[0];
@@ -45,10 +44,10 @@ export class SseParser {
 }
 
 /**
- * Follows a session until it is over or `stop` is called.
+ * Follows a session until it ends or `stop` is called.
  *
- * `onEntries([{id, event}])` gets what came since the last frame; `onState(name, detail)` one of connecting, open,
- * lost (being tried again), over, refused (with a Problem's status).
+ * `onEntries([{id, event}])` gets the events since the last frame; `onState(name, detail)` gets connecting, open, lost
+ * (reconnecting), over, or refused (with a Problem's status).
  */
 export class SessionStream {
   constructor(id, { after = 0, onEntries, onState }) {
@@ -76,7 +75,7 @@ export class SessionStream {
     document.removeEventListener("visibilitychange", this.wake);
   }
 
-  /** The network is back, or the page is looked at again: do not wait. A page that is hidden gets no frame to wait for. */
+  /** Deliver entries if the page was hidden, as it gets no more frames; otherwise reconnect without further delay. */
   wake() {
     if (document.hidden) this.deliver();
     else this.wakeUp?.();
@@ -164,7 +163,7 @@ export class SessionStream {
     this.deliverSoon();
   }
 
-  /** In the next frame; a page that is not looked at has no frames, and still counts what waits. */
+  /** Deliver entries in the next frame, or by a timer on a hidden page, which must still count waiting requests. */
   deliverSoon() {
     if (this.isDue) return;
     this.isDue = true;

@@ -1,11 +1,11 @@
-// A diff by lines, and what an editing tool's input means as diffs. Pure.
+// Diffs by lines, also of the input of an editing tool. Pure.
 
 const MOST_CELLS = 1_000_000;
 
-/** Rows {kind: " " | "-" | "+", text} that lead from one text to the other. */
+/** Return the diff of two texts as rows {kind: " " | "-" | "+", text}. */
 export function diffLines(before, after) {
   const [a, b] = [lines(before), lines(after)];
-  // The empty line after a last newline is no line, unless only one text ends with it.
+  // The empty line after a final newline counts only if just one text ends with a newline.
   if ([a, b].every((each) => !each.length || each.at(-1) === "")) [a, b].forEach((each) => each.pop());
   let head = 0;
   while (head < a.length && head < b.length && a[head] === b[head]) head += 1;
@@ -51,7 +51,7 @@ function middle(a, b) {
   return rows;
 }
 
-/** Rows with long unchanged runs replaced by {kind: "…", count}. */
+/** Replace long runs of unchanged rows by {kind: "…", count}. */
 export function folded(rows, context = 3) {
   const shown = [];
   for (let i = 0; i < rows.length; ) {
@@ -74,8 +74,8 @@ export function folded(rows, context = 3) {
 const isText = (...values) => values.every((value) => typeof value === "string");
 
 /**
- * What an editing tool would do: {path, hunks: [{rows, note}], used: [names of the input's fields shown]}; null for
- * any other tool, and for an input that is not of the tool's usual form (it is then shown as it is).
+ * Return the edit of an editing tool: {path, hunks: [{rows, note}], used: [names of the input's fields shown]}. Null
+ * for any other tool, and for an input in an unknown form, which is then shown as JSON.
  */
 export function editOf(name, input) {
   if (name === "Edit" && isText(input.file_path, input.old_string, input.new_string)) {
@@ -104,7 +104,7 @@ function isPlainEdit(edit) {
   return isText(edit.old_string, edit.new_string) && Object.keys(edit).every((key) => known.includes(key));
 }
 
-/** Lines added and removed, of all hunks. */
+/** Return the number of added and removed lines of all hunks. */
 export function countChanges(hunks) {
   const rows = hunks.flatMap((hunk) => hunk.rows);
   return { added: rows.filter((r) => r.kind === "+").length, removed: rows.filter((r) => r.kind === "-").length };

@@ -1,6 +1,6 @@
-// Figures drawn from a state. Pure.
+// Figures computed from a state. Pure.
 
-/** One row a tool, most used first: {name, calls, failures, denied, medianMs}. */
+/** Return one row for each tool, most used first: {name, calls, failures, denied, medianMs}. */
 export function toolTable(items) {
   const rows = new Map();
   for (const item of items) {
@@ -17,19 +17,19 @@ export function toolTable(items) {
     .sort((a, b) => b.calls - a.calls || (a.name < b.name ? -1 : 1));
 }
 
-/** What the turns that have ended cost, in US dollars; null while the first one runs. */
+/** Return the cost of all ended turns in US dollars; null while the first one runs. */
 export function costSoFar(state, record) {
   const known = state.costUsd ?? record.cost_usd ?? 0;
   const isOver = state.closed !== null || ["closed", "failed"].includes(record.status);
   return known === 0 && state.costUsd === null && !isOver ? null : known;
 }
 
-/** Whether a person, or nobody in time, let the call not happen. */
+/** Return whether a call was not run: its approval was denied, timed out or was cancelled. */
 export function wasRefused(item) {
   return ["deny", "timeout", "cancelled"].includes(item.request?.resolved?.decision) && item.request.kind === "approval";
 }
 
-/** The middle value; null of nothing. */
+/** Return the median; null for no values. */
 export function median(values) {
   if (!values.length) return null;
   const sorted = [...values].sort((a, b) => a - b);
@@ -38,8 +38,8 @@ export function median(values) {
 }
 
 /**
- * The strip's rows: each lane's segments, with those that overlap one below the other (waits lie on their tool's).
- * Returns [{lane, rows: [[segment, …], …]}]; `now` ends what is open.
+ * Return the strip's rows [{lane, rows: [[segment, …], …]}]: each lane's segments, with overlapping ones in rows of
+ * their own (but a wait in the row of its tool). Segments that are open end at `now`.
  */
 export function stripRows(lanes, segments, now) {
   const result = lanes.map((lane) => ({ lane, rows: [[]], ends: [-Infinity] }));
@@ -64,7 +64,7 @@ export function stripRows(lanes, segments, now) {
 
 const MOST_ROWS = 4;
 
-/** Round steps for a time axis of so many seconds: at most `most` of them. */
+/** Return at most `most` round steps for a time axis of so many seconds. */
 export function tickStep(seconds, most) {
   const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400];
   return steps.find((step) => seconds / step <= most) ?? 86400 * Math.ceil(seconds / 86400 / most);

@@ -1,22 +1,22 @@
-// Numbers as people read them. Pure.
+// Format numbers and times for people. Pure.
 
-// Made once: to make one takes longer than a thousand uses.
+// Created once, as creating one takes longer than a thousand uses.
 const TIME = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const DATE_TIME = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "medium" });
 
-/** US dollars in cents; less than a cent, but more than nothing, with four places. */
+/** Format US dollars with two decimals, or four if it is less than a cent. */
 export function money(usd) {
   if (usd === null || usd === undefined) return "–";
   const isLess = usd > 0 && Math.round(usd * 10_000) < 100;
   return isLess ? `$${Math.max(0.0001, usd).toFixed(4)}` : `$${usd.toFixed(2)}`;
 }
 
-/** What something has cost (null: that is not known yet) against its budget, if it has one. */
+/** Format a cost (null: not known yet) and its budget, if there is one. */
 export function costAgainst(usd, budget) {
   return budget ? `${money(usd)} of ${money(budget)}` : money(usd);
 }
 
-/** A duration given in milliseconds. */
+/** Format a duration in milliseconds. */
 export function duration(ms) {
   if (ms === null || ms === undefined || !Number.isFinite(ms)) return "–";
   if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
@@ -25,7 +25,7 @@ export function duration(ms) {
   return elapsed(seconds);
 }
 
-/** A duration given in seconds, in whole seconds. */
+/** Format a duration in seconds as whole seconds. */
 export function elapsed(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
@@ -34,7 +34,7 @@ export function elapsed(seconds) {
   return minutes ? `${minutes} min ${String(whole % 60).padStart(2, "0")} s` : `${whole} s`;
 }
 
-/** A time as on a clock: 4:07. */
+/** Format seconds as minutes and seconds: 4:07. */
 export function countdown(seconds) {
   const whole = Math.max(0, Math.ceil(seconds));
   const hours = Math.floor(whole / 3600);
@@ -42,7 +42,7 @@ export function countdown(seconds) {
   return `${hours ? `${hours}:${minutes.padStart(2, "0")}` : minutes}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-/** How long ago: "3 min ago". */
+/** Format an age: "3 min ago". */
 export function ago(seconds) {
   if (seconds < 10) return "just now";
   if (seconds < 60) return `${Math.floor(seconds)} s ago`;
@@ -57,22 +57,22 @@ export function bytes(count) {
   return `${(count / 1e6).toFixed(1)} MB`;
 }
 
-/** The time of day where the reader is, of seconds since the epoch. */
+/** Format seconds since the epoch as the reader's local time of day. */
 export function timeOfDay(ts) {
   return TIME.format(ts * 1000);
 }
 
-/** Date and time of day where the reader is. */
+/** Format seconds since the epoch as the reader's local date and time. */
 export function dateTime(ts) {
   return DATE_TIME.format(ts * 1000);
 }
 
-/** An offset from the session's start in seconds: "+12.3 s", "+4:07". */
+/** Format an offset from the session's start in seconds: "+12.3 s", "+4:07". */
 export function offset(seconds) {
   return seconds < 60 ? `+${Math.max(0, seconds).toFixed(1)} s` : `+${countdown(Math.floor(seconds))}`;
 }
 
-/** A count with its noun: plural(2, "call"). */
+/** Return a count with its noun in the right number: plural(2, "call"). */
 export function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }

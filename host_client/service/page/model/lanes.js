@@ -1,7 +1,7 @@
-// The time strip's segments: who was at work from when to when. Works on a draft of the reducer's; no I/O.
+// The time strip's segments: when the model or a tool was at work. Changes a draft of the reducer; no I/O.
 //
 // A lane is the main agent ("") or a subagent (the id of the tool call that started it). The model works from the
-// start of a turn, or from the end of the last tool call, until it has spoken; then its tools do.
+// start of a turn, or from the end of the last tool call, until its last block; then its tools work.
 
 /** The lanes of a draft. Lanes and segments are replaced, never changed in place. */
 export class Lanes {
@@ -15,7 +15,7 @@ export class Lanes {
     this.change("", { step: lane.step, messageId: null, hasSpoken: false, model: this.add("model", "", at, { label: "model" }) });
   }
 
-  /** A block of the model's: return the number of its request and whether it is the first of it. */
+  /** Add a block of the model; return the number of its request and whether it is the request's first block. */
   spoke(key, at, messageId) {
     let lane = this.lane(key, at.ts);
     const isNew = !lane.hasSpoken || (messageId !== null && lane.messageId !== null && messageId !== lane.messageId);
@@ -33,7 +33,7 @@ export class Lanes {
     this.change(key, { open });
   }
 
-  /** A call ended; when it was the lane's last open one, the model is asked again. */
+  /** End a call; after the lane's last open call, the model works again. */
   endTool(toolUseId, at, outcome) {
     const lane = this.draft.lanes.find((each) => each.open.has(toolUseId));
     if (!lane) return;
@@ -61,7 +61,7 @@ export class Lanes {
     if (index >= 0) this.changeSegment(index, { end: at.ts, outcome });
   }
 
-  /** The main agent's turn is over; subagents in the background go on. */
+  /** End the main agent's turn; subagents in the background go on. */
   endTurn(ts) {
     const lane = this.lane("", ts);
     for (const index of lane.open.values()) this.changeSegment(index, { end: ts, outcome: "error" });
@@ -82,7 +82,7 @@ export class Lanes {
     this.change(key, { isOver: true });
   }
 
-  /** End a model segment that is still open; one in which the model has said nothing yet ends now. */
+  /** Close a lane's model segment, which reaches to its last block; one without a block ends now. */
   closeModel(key, ts) {
     const lane = this.draft.lanes.find((each) => each.key === key);
     if (!lane || lane.model === null) return;

@@ -1,7 +1,7 @@
-// A session's log as a state. Pure: reduce(state, entries) returns a new state and changes nothing it was given.
+// The state of the page, computed from a session's log. Pure: reduce(state, entries) returns a new state.
 //
-// Replay and live events come the same way. An entry is {id, event}; the id is the log's own number, null for events
-// that are live only. Entries that were seen already are skipped, so a log may be read twice.
+// Stored and live events are handled alike. An entry is {id, event}; the id is the event's number in the log, null for
+// live events. Entries that were reduced before are skipped, so a log may be read twice.
 
 import { Lanes } from "./lanes.js";
 
@@ -17,7 +17,7 @@ export const initial = Object.freeze({
   traceId: null,
   turn: 0,
   turnSince: null,
-  promptPlaces: Object.freeze([]), // places in items of the prompts that no turn has begun with, oldest first
+  promptPlaces: Object.freeze([]), // indexes in items of the prompts whose turns have not begun, oldest first
   costUsd: null,
   items: Object.freeze([]),
   live: null,
@@ -26,15 +26,15 @@ export const initial = Object.freeze({
   segments: Object.freeze([]),
   lanes: Object.freeze([]),
   events: Object.freeze([]),
-  toolItems: new Map(), // place in items by tool_use_id
+  toolItems: new Map(), // index in items by tool_use_id
 });
 
-/** The state after one event. */
+/** Return the state after one event. */
 export function reduceOne(state, event, id = null) {
   return reduce(state, [{ event, id }]);
 }
 
-/** The state after some entries; the very same state if none of them was new. */
+/** Return the state after some entries; the same object if none of them is new. */
 export function reduce(state, entries) {
   const fresh = entries.filter((entry) => entry.id === null || entry.id > state.lastId);
   if (!fresh.length) return state;
@@ -134,7 +134,7 @@ const HANDLERS = {
     addGap(draft, draft.lastTs ?? 0, data.first, data.last);
     draft.lastId = Math.max(draft.lastId, data.last);
   },
-  // The page's own: the stream was lost and taken up again, so a piece of the live text may be missing.
+  // An event of the page itself: the stream was lost and resumed, so live text may be missing.
   reconnected: (draft) => {
     if (draft.live) draft.live = { ...draft.live, text: "", isCut: true };
   },
@@ -150,7 +150,7 @@ function addGap(draft, ts, first, last) {
   add(draft, "gap", { id: null, ts }, { first, last });
 }
 
-/** A block of text or thinking: its lane's model segment reaches to here. */
+/** Add a block of text or thinking, and extend its lane's model segment to its time. */
 function addBlock(draft, kind, data, at) {
   const lane = data.parent_tool_use_id ?? "";
   const step = new Lanes(draft).spoke(lane, at, data.message_id ?? null);
@@ -193,7 +193,7 @@ function endTool(draft, data, at) {
   new Lanes(draft).endTool(data.tool_use_id, at, outcome(item, result));
 }
 
-/** How a call ended: ok, denied or error. */
+/** Return how a call ended: ok, denied or error. */
 function outcome(item, result) {
   if (["deny", "timeout", "cancelled"].includes(item?.request?.resolved?.decision)) return "denied";
   return result.isError ? "error" : "ok";
@@ -209,7 +209,7 @@ function change(draft, place, fields) {
   return draft.items[place];
 }
 
-/** The end tells what the error before it told, and of a lost session also that it was taken up in vain. */
+/** Mark the error that a `closed` event repeats, to be hidden; of a lost session, also its vain adoption. */
 function tellOnce(draft, { reason, message }) {
   const tells = (item) => item.kind === "error" && message && item.data.message === message;
   const places = [draft.items.findLastIndex(tells)];
@@ -279,7 +279,7 @@ function endTurn(draft, data, at) {
   settle(draft);
 }
 
-/** The status that follows from the rest. */
+/** Set the session's status, which follows from the rest of the state. */
 function settle(draft) {
   if (draft.closed) draft.status = ["failed", "lost"].includes(draft.closed.reason) ? "failed" : "closed";
   else if (draft.waiting.length) draft.status = "needs_you";

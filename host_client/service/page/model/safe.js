@@ -1,4 +1,4 @@
-// What a person may be deceived by is shown: controls, escapes, bidirectional and invisible characters. Pure.
+// Make characters visible that could deceive a person: control, bidirectional and invisible ones. Pure.
 
 // C0 (but tab and newline), DEL and C1; soft hyphen, joiners, fillers, zero-width and bidirectional marks, separators,
 // look-alike spaces, tags, variation selectors and lone surrogates. A joiner or an emoji selector inside an emoji stays.
@@ -13,14 +13,14 @@ const HIDDEN = new RegExp(
 
 const CONTROLS = "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US".split(" ");
 
-/** The visible form of a hidden character: its name (⟨ESC⟩) or number (⟨U+202E⟩). Fonts often lack the picture ␛. */
+/** Return the visible form of a hidden character: its name (⟨ESC⟩) or number (⟨U+202E⟩). Fonts often lack ␛. */
 export function tokenOf(character) {
   const code = character.codePointAt(0);
   const name = CONTROLS[code] ?? (code === 0x7f ? "DEL" : `U+${code.toString(16).toUpperCase().padStart(4, "0")}`);
   return `\u27e8${name}\u27e9`;
 }
 
-/** The text in pieces: [{text}, {token, code}, …], where a token stands for one hidden character. */
+/** Split a text into pieces [{text}, {token, code}, …]; each token is the visible form of one hidden character. */
 export function pieces(text) {
   const found = [];
   let from = 0;
@@ -33,24 +33,24 @@ export function pieces(text) {
   return found;
 }
 
-/** The text with every hidden character in its visible form. */
+/** Return the text with every hidden character in its visible form. */
 export function revealed(text) {
   return String(text).replace(HIDDEN, tokenOf);
 }
 
-/** Whether the text holds anything that would not be seen. */
+/** Return whether the text has hidden characters. */
 export function hasHidden(text) {
   return text.search(HIDDEN) >= 0;
 }
 
-/** One line of at most so many characters, hidden characters shown. */
+/** Return a text as one line of at most so many characters, with hidden characters made visible. */
 export function oneLine(text, limit = 160) {
   const head = String(text).slice(0, limit * 2).replace(/\s*\n\s*/g, " \u21b5 ").replace(/\t/g, " ");
   const shown = revealed(head);
   return shown.length > limit || String(text).length > limit * 2 ? `${shown.slice(0, limit - 1)}…` : shown;
 }
 
-/** The end of a cut at most `limit` characters in, moved so that it parts no surrogate pair. */
+/** Return where to cut a text at most `limit` characters in, without splitting a surrogate pair. */
 export function cutAt(text, limit) {
   if (limit >= text.length) return text.length;
   const code = text.charCodeAt(limit - 1);

@@ -1,4 +1,4 @@
-// What happens, in words: tools, decisions, rules, reasons. Pure.
+// Words for tools, decisions, rules and reasons. Pure.
 
 const VERBS = {
   Bash: ["run", "Running", "Ran", (i) => i.command],
@@ -23,12 +23,12 @@ const WISHES = {
   Glob: "look for files", Grep: "search in files", WebFetch: "fetch a page", WebSearch: "search the web", Agent: "start a subagent", Task: "start a subagent",
 };
 
-/** What an approval is about: "run a command". */
+/** Return the action of an approval: "run a command". */
 export function wish(name) {
   return Object.hasOwn(WISHES, name) ? WISHES[name] : `use ${toolName(name)}`;
 }
 
-/** {verb, object} of a call; `when` is "wants", "running" or "done". */
+/** Return {verb, object} for a call; `when` is "wants", "running" or "done". */
 export function toolLine(name, input, when) {
   const known = Object.hasOwn(VERBS, name) ? VERBS[name] : null;
   if (known) return { verb: known[["wants", "running", "done"].indexOf(when)], object: text(known[3](input ?? {})) };
@@ -44,7 +44,7 @@ function firstText(input) {
   return text(Object.values(input ?? {}).find((value) => typeof value === "string"));
 }
 
-/** A tool's name for people: mcp__github__search is "github: search". */
+/** Return a tool's name for people: "github: search" for mcp__github__search. */
 export function toolName(name) {
   const parts = /^mcp__(.+?)__(.+)$/s.exec(name);
   return parts ? `${parts[1]}: ${parts[2]}` : name;
@@ -70,14 +70,14 @@ export const CLOSED = {
 
 const AUTOMATIC = { "runner:no-one-to-ask": "nobody was there to ask" };
 
-/** Who decided; null where nobody did. */
+/** Return the person who decided; null if there is none. */
 export function decider(name, me) {
   if (!name) return null;
   if (Object.hasOwn(AUTOMATIC, name)) return AUTOMATIC[name];
   return me && name === me ? "you" : name;
 }
 
-/** How a wait ended, in one phrase: "Denied by ana". */
+/** Return how a wait ended, in one phrase: "Denied by ana". */
 export function decisionLine(resolved, me) {
   const who = decider(resolved.decidedBy, me);
   const verb = {
@@ -92,10 +92,10 @@ export function decisionLine(resolved, me) {
   return `${verb ?? resolved.decision}${Object.hasOwn(AUTOMATIC, resolved.decidedBy) ? ":" : " by"} ${who}`;
 }
 
-// What the runner tells the agent where a person gave no reason.
+// The reason that the runner gives the agent if a person gave none.
 const NO_REASON = "The person in charge refused this.";
 
-/** What a person said with the decision: the answers of a question, the reason of a denial; "" where nothing. */
+/** Return a person's words with a decision: the answers to a question or the reason of a denial; "" if none. */
 export function saidWith({ kind, resolved }, result) {
   if (kind === "question") return Object.values(resolved.answers ?? {}).map(text).join("; ");
   const isByPerson = resolved.decision === "deny" && !Object.hasOwn(AUTOMATIC, resolved.decidedBy ?? "");
@@ -104,8 +104,8 @@ export function saidWith({ kind, resolved }, result) {
 }
 
 /**
- * What "remember" would add, one line a rule; empty where nothing is suggested. As in the runner: rules for this
- * session, and a change of mode only where there is no rule.
+ * Return the rules that "remember" would add, one line each; empty if nothing is suggested. As in the runner: the
+ * rules for this session, and a change of mode only if there is no rule.
  */
 export function rememberedRules(suggestions) {
   const all = (suggestions ?? []).filter((each) => each && typeof each === "object");
@@ -128,7 +128,7 @@ function ruleLines(update) {
 }
 
 
-/** A tool's result as text: strings as they are, blocks joined, pictures by their kind and size. */
+/** Return a tool's result as text: strings unchanged, blocks joined, pictures by their type and size. */
 export function contentText(content) {
   if (typeof content === "string") return content;
   if (content === null || content === undefined) return "";

@@ -1,15 +1,15 @@
-// What a screen reader is told, and the badge of what waits: the tab's title and its icon.
+// Announcements to screen readers, and the number of waiting requests in the tab's title and icon.
 
 import { revealed } from "../model/safe.js";
 
-/** Say something when the reader has finished; at once if it cannot wait. */
+/** Announce a text after the reader's current one, or at once if it cannot wait. */
 export function announce(text, { isUrgent = false } = {}) {
   document.getElementById(isUrgent ? "assertive" : "polite").textContent = revealed(text);
 }
 
 let current = { title: "", waiting: 0 };
 
-/** Name the page, and how many decisions wait. */
+/** Set the page's title with the number of waiting decisions. */
 export function setBadge(change) {
   current = { ...current, ...change };
   const { title, waiting } = current;

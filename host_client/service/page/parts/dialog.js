@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-/** Show a dialog with a heading; `close()` and Escape take it away, and the focus goes back where it was. */
+/** Show a dialog with a heading; `close()` and Escape remove it, and the focus returns to where it was. */
 export function openDialog(title, body, { className = "dialog", onClose = () => {} } = {}) {
   const before = document.activeElement;
   const close = () => dialog.close();
@@ -19,7 +19,7 @@ export function openDialog(title, body, { className = "dialog", onClose = () => 
   return { dialog, close };
 }
 
-/** Ask yes or no; resolves to whether the person said yes. */
+/** Ask yes or no; resolves to true for yes. */
 export function confirmDialog(title, text, yes) {
   return new Promise((resolve) => {
     let isSure = false;

@@ -1,14 +1,14 @@
-// Elements without markup: what comes from an agent becomes text nodes and attributes, never HTML.
+// Create elements without markup: an agent's text becomes text nodes and attributes, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element: h("button.primary", {onclick, disabled: true}, "Send"). Strings become text nodes; null is left out. */
+/** Create an element: h("button.primary", {onclick, disabled: true}, "Send"). Strings become text nodes; null is skipped. */
 export function h(spec, props = {}, ...children) {
   const [tag, ...classes] = spec.split(".");
   return filled(document.createElement(tag), classes, props, children);
 }
 
-/** An SVG element, likewise. */
+/** Create an SVG element in the same way. */
 export function svg(spec, props = {}, ...children) {
   const [tag, ...classes] = spec.split(".");
   return filled(document.createElementNS(SVG, tag), classes, props, children);
@@ -30,17 +30,17 @@ export function set(node, name, value) {
   else node.setAttribute(name, String(value));
 }
 
-/** Set a text only where it differs, so that nothing is laid out again for nothing. */
+/** Set a text only if it differs, to avoid a needless layout. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Whether the person is writing: single keys are then letters, not commands. */
+/** Return whether an element takes typed text, so that single keys are letters and not shortcuts. */
 export function isTyping(target) {
   return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 }
 
-/** A work that runs at most once in so many milliseconds: at once, and once more for what was asked meanwhile. */
+/** Wrap a function to run at most once in so many milliseconds: at once, and again for calls meanwhile. */
 export function throttled(work, ms) {
   let timer = null;
   let isDue = false;
@@ -55,7 +55,7 @@ export function throttled(work, ms) {
   };
 }
 
-/** A work that runs once in the next frame however often it was asked for. */
+/** Wrap a function to run once in the next frame, however often it is called. */
 export function oncePerFrame(work) {
   let asked = 0;
   return () => {

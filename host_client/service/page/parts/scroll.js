@@ -1,10 +1,10 @@
-// Boxes that scroll, and say so: on a phone no bar tells that something lies below.
+// Boxes that scroll, with a hint that there is more below, as a phone shows no scroll bar.
 
 import { h } from "./dom.js";
 
-const SLACK = 4; // pixels that rounding may leave
+const SLACK = 4; // pixels of rounding error
 
-/** Call `onChange(isMore)` as something comes to lie beyond the end of a box, or no more; returns what stops it. */
+/** Call `onChange(isMore)` when a box begins or ceases to have more content beyond its end; returns a stop function. */
 export function watchEnd(box, onChange) {
   const look = () => {
     const below = box.scrollHeight - box.scrollTop - box.clientHeight;
@@ -17,7 +17,7 @@ export function watchEnd(box, onChange) {
   return () => size.disconnect();
 }
 
-/** A box that scrolls, with a button over its lower edge while something lies below: {node, stop}. */
+/** Return a box that scrolls {node, stop}, with a button over its lower edge while there is more below. */
 export function cuedBox(...content) {
   const box = h("div.card-body", {}, content);
   const onclick = () => box.scrollBy({ top: box.clientHeight * 0.8 });

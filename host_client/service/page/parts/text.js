@@ -1,4 +1,4 @@
-// Text of an agent on the page: hidden characters shown, long text cut, a little of Markdown.
+// Text of an agent: hidden characters made visible, long text cut, and a little Markdown.
 
 import { bytes } from "../model/format.js";
 import { cutAt, pieces } from "../model/safe.js";
@@ -10,7 +10,7 @@ const NAMES = {
   0x2067: "right-to-left isolate", 0x2069: "pop directional isolate", 0xfeff: "byte order mark", 0xa0: "no-break space",
 };
 
-/** The text as nodes; each hidden character a marked token. */
+/** Return a text as nodes, each hidden character as a marked token. */
 export function shown(text) {
   return pieces(String(text)).map((piece) => {
     if (piece.token === undefined) return document.createTextNode(piece.text);
@@ -23,7 +23,7 @@ const FIRST_CHARACTERS = 4000;
 const FIRST_LINES = 40;
 const CHUNK = 50_000;
 
-/** A text in fixed width of which a part is shown, and more on request. */
+/** Return a text in fixed width, of which a part is shown, and more on request. */
 export function longText(text, { className = "output", first = FIRST_CHARACTERS, lines = FIRST_LINES } = {}) {
   const pre = h(`pre.${className}`, { tabindex: "0" });
   const more = h("button.link", { type: "button", onclick: () => show(Math.max(CHUNK, first)) });
@@ -49,7 +49,7 @@ function lineEnd(text, lines) {
   return text.length - at < 400 ? text.length : at;
 }
 
-/** The model's own words: paragraphs, fenced code, headings, lists, code and bold. No links, no pictures, no HTML. */
+/** Return the model's text with paragraphs, code, headings, lists and bold; no links, pictures or HTML. */
 export function prose(text) {
   const box = h("div.prose");
   const parts = text.split(/^(```[^\n]*\n[\s\S]*?(?:^```[^\S\n]*$|$(?![\s\S])))/m);

@@ -1,4 +1,4 @@
-// Clocks on the page: ages, countdowns, elapsed times. One timer for all of them.
+// One timer for all ages, countdowns and elapsed times on the page.
 
 const listeners = new Set();
 let timer = null;

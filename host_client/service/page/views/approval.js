@@ -1,4 +1,4 @@
-// The card of one approval that waits: what would be done, exactly; the person allows, changes or denies it.
+// The card of a waiting approval: the exact tool call, which a person allows, edits or denies.
 
 import { api, now } from "../api.js";
 import { countdown } from "../model/format.js";
@@ -10,7 +10,7 @@ import { shown } from "../parts/text.js";
 import { everyTick } from "../parts/ticker.js";
 import { inputView } from "./input.js";
 
-/** Counts down to a request's end: a text and a bar. Returns {node, stop}; `onEnd` is called once. */
+/** Count down to a request's expiry with a text and a bar. Returns {node, stop}; `onEnd` is called once. */
 export function countdownView(request, onEnd) {
   const text = h("span.countdown-text");
   const bar = h("span.countdown-bar");
@@ -24,7 +24,7 @@ export function countdownView(request, onEnd) {
     setText(text, left > 0 ? `${countdown(left)} left` : "Expired");
     if (left <= 0 && !hasEnded) {
       hasEnded = true;
-      queueMicrotask(onEnd); // not before the card is whole
+      queueMicrotask(onEnd); // called after the card is complete
     }
   });
   return { node, stop };
@@ -124,7 +124,7 @@ export class ApprovalCard {
     (isOpen ? this.reason : this.deny).focus();
   }
 
-  /** The input as edited; null where nothing was edited. Raises with a sentence if it is no JSON object. */
+  /** Return the edited input; null if nothing was edited. Throws an error for a person if it is not a JSON object. */
   editedInput() {
     if (this.editor.hidden) return null;
     if (this.isCommand) return this.text.value === this.request.input.command ? null : { ...this.request.input, command: this.text.value };
@@ -164,7 +164,7 @@ export class ApprovalCard {
 
   busy(isBusy) {
     this.isBusy = isBusy;
-    this.hadFocus = isBusy && this.node.contains(document.activeElement); // what is disabled loses it
+    this.hadFocus = isBusy && this.node.contains(document.activeElement); // a disabled element loses the focus
     this.node.toggleAttribute("aria-busy", isBusy);
     this.node.querySelectorAll("button, textarea, input").forEach((each) => {
       if (!each.matches(".exact-box button, .more-below")) each.disabled = isBusy || Boolean(this.hasExpired);

@@ -1,4 +1,4 @@
-// Where a person writes the next turn, ends the current one, or closes the session.
+// The form to send the next turn, interrupt the current one, or close the session.
 
 import { api, idempotencyKey } from "../api.js";
 import { h, setText } from "../parts/dom.js";
@@ -52,7 +52,7 @@ export class Composer {
     event.preventDefault();
     const text = this.text.value.trim();
     if (!text || this.send.disabled) return;
-    // The same words sent again after a failure are the same turn.
+    // The same text, sent again after a failure, is the same turn.
     this.key ??= idempotencyKey();
     this.send.disabled = true;
     try {

@@ -11,7 +11,7 @@ const MODES = [
   ["dontAsk", "Deny what would need asking"],
 ];
 
-/** Show the form; `me` tells whether names may be given. */
+/** Show the form; `me` is the caller, whose name is the default user. */
 export function showCreate(me, onCreated) {
   const fields = {
     prompt: h("textarea", { name: "prompt", rows: "5", required: true, placeholder: "What should Claude do?" }),
@@ -38,7 +38,7 @@ export function showCreate(me, onCreated) {
     if (submit.disabled) return;
     submit.disabled = true;
     message.hidden = true;
-    // Sent again after a failure the same form makes one session, not two.
+    // The same form, sent again after a failure, creates one session, not two.
     key.value ??= idempotencyKey();
     try {
       const session = await api.create(bodyOf(fields), key.value);
@@ -73,7 +73,7 @@ function bodyOf(fields) {
   return body;
 }
 
-/** Rules parted by commas that are not inside parentheses. */
+/** Split rules at commas that are not inside parentheses. */
 export function toolList(value) {
   return value.split(/,(?![^(]*\))/).map((each) => each.trim()).filter(Boolean);
 }

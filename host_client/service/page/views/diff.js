@@ -10,7 +10,7 @@ const FIRST_ROWS = 60;
 const MORE_ROWS = 500;
 const LONGEST_LINE = 2000;
 
-/** The diff of an edit as `editOf` gives it: a heading with the path and one block a hunk. */
+/** Return the diff of an edit from `editOf`: a heading with the path, and a block for each hunk. */
 export function diffView({ path, hunks }) {
   const { added, removed } = countChanges(hunks);
   return h(

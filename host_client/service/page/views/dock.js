@@ -1,4 +1,4 @@
-// What is pinned above the composer: the cards of all that waits.
+// The cards of all waiting approvals and questions, pinned above the composer.
 
 import { plural, timeOfDay } from "../model/format.js";
 import { decisionLine, toolName, wish } from "../model/words.js";
@@ -8,7 +8,7 @@ import { ApprovalCard } from "./approval.js";
 import { QuestionCard } from "./question.js";
 
 export class Dock {
-  /** `owner`: {sessionId, canDecide, decidedBy()}; `focusElsewhere()` takes the focus when the last card goes. */
+  /** `owner`: {sessionId, canDecide, decidedBy()}; `focusElsewhere()` moves the focus when the last card is removed. */
   constructor(owner, notices, focusElsewhere) {
     this.notices = notices;
     this.owner = { ...owner, settled: (request, problem, text) => this.settled(request, problem, text) };
@@ -62,7 +62,7 @@ export class Dock {
     return Boolean(first);
   }
 
-  /** A decision was taken here, or was refused because another came first. */
+  /** Remove the card of a request that was decided here, or by somebody else first, and show the outcome. */
   settled(request, problem, text) {
     this.done.add(request.id);
     const card = this.cards.get(request.id);

@@ -1,4 +1,4 @@
-// The head of a session: what it is, how it stands, what it costs, how long it takes, its trace.
+// The header of a session: title, status, cost, duration and trace.
 
 import { now } from "../api.js";
 import { costSoFar } from "../model/figures.js";
@@ -8,7 +8,7 @@ import { STATUS } from "../model/words.js";
 import { h, setText } from "../parts/dom.js";
 import { everyTick } from "../parts/ticker.js";
 
-/** A status as a pill; `update(status)` changes it. */
+/** Return a pill with a status; `update(status)` changes it. */
 export function statusPill(status) {
   const text = h("span");
   const node = h("span.pill", {}, h("span.pill-dot", { "aria-hidden": "true" }), text);
@@ -63,7 +63,7 @@ export class SessionHeader {
     this.tick();
   }
 
-  /** A turn's cost is known at its end, so that while one runs the figure is that of those before. */
+  /** Show the cost of the ended turns; that of a running turn is known only at its end. */
   updateCost(cost, budget, isRunning) {
     setText(this.costFigure.firstChild, isRunning ? "Cost so far" : "Cost");
     this.costFigure.title = isRunning ? "Of the turns that have ended" : "";
@@ -111,7 +111,7 @@ async function copy(button, id, short) {
     await navigator.clipboard.writeText(id);
     button.textContent = "Copied";
   } catch {
-    button.textContent = id; // no clipboard here (plain http): it can be selected
+    button.textContent = id; // no clipboard over plain http; the id can be selected
     return;
   }
   setTimeout(() => (button.textContent = short), 1500);

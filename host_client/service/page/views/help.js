@@ -1,4 +1,4 @@
-// The keys, as a dialog.
+// A dialog with the keyboard shortcuts.
 
 import { openDialog } from "../parts/dialog.js";
 import { h } from "../parts/dom.js";

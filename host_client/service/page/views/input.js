@@ -1,4 +1,4 @@
-// A tool's input, shown exactly: a command, a diff, or JSON; what the form does not show follows as fields.
+// A tool's exact input: a command, a diff, or JSON; fields that this form does not show follow below.
 
 import { editOf } from "../model/diff.js";
 import { h } from "../parts/dom.js";
@@ -8,7 +8,7 @@ import { diffView } from "./diff.js";
 const MAIN_FIELD = { Bash: "command", Agent: "prompt", Task: "prompt" };
 const WHOLE = { className: "exact", first: 20_000, lines: 400 };
 
-/** All of a tool's input. Nothing of it is left out, for it may be what a person approves. */
+/** Return a tool's whole input; nothing is left out, as a person may approve it. */
 export function inputView(name, input) {
   const edit = editOf(name, input);
   if (edit) return [diffView(edit), fieldsView(input, edit.used)];

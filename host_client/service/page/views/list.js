@@ -1,4 +1,4 @@
-// The list of sessions, newest first; it looks again by itself.
+// The list of sessions, newest first, which refreshes itself.
 
 import { api, now } from "../api.js";
 import { ago, costAgainst } from "../model/format.js";
@@ -77,7 +77,7 @@ export class ListPage {
     if (!document.hidden) this.timer = setTimeout(() => this.refresh(), REFRESH_MS);
   }
 
-  /** As many pages as are shown. */
+  /** Load as many pages as are shown. */
   async load() {
     const sessions = [];
     let next = null;
@@ -117,7 +117,7 @@ function waitsFor({ kind, tool_name: name }) {
   return kind === "question" || name === "AskUserQuestion" ? "Question" : oneLine(toolName(name), 30);
 }
 
-/** One session in the list. */
+/** The row of one session in the list. */
 class Row {
   constructor(id) {
     this.pill = statusPill("starting");

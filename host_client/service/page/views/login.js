@@ -1,4 +1,4 @@
-// The form for a token. The service keeps it in a cookie that no script can read; here it is kept nowhere.
+// The form for a token. The service sets it as a cookie that no script can read; the page does not store it.
 
 import { api } from "../api.js";
 import { setBadge } from "../parts/announce.js";

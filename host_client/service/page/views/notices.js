@@ -1,4 +1,4 @@
-// What became of something, in a line over the transcript: one at a time, away from the cards that still wait.
+// A notice above the transcript with the outcome of an action; one at a time, apart from the waiting cards.
 
 import { h } from "../parts/dom.js";
 import { shown } from "../parts/text.js";
@@ -14,7 +14,7 @@ export class Notices {
     clearTimeout(this.timer);
   }
 
-  /** Show a line in place of the one before; it goes by itself, a problem stays until it is closed. */
+  /** Replace the notice. It disappears by itself; a problem stays until it is closed. */
   tell(text, { isProblem = false } = {}) {
     clearTimeout(this.timer);
     const dismiss = h("button.icon", { type: "button", "aria-label": "Dismiss", onclick: () => this.node.replaceChildren() }, "✕");
@@ -22,7 +22,7 @@ export class Notices {
     if (!isProblem) this.timer = setTimeout(() => this.node.replaceChildren(), NOTICE_MS);
   }
 
-  /** Take away what only confirms: it would be read as about the next request. */
+  /** Remove a confirmation, which could be misread as one of the next request. */
   clearConfirmation() {
     if (!this.node.querySelector(".problem")) this.node.replaceChildren();
   }

@@ -1,4 +1,4 @@
-// The side panel: raw events (only the rows in sight are there), tools by use, and what the session is.
+// The side panel: raw events (only visible rows exist), tools by use, and the session's properties.
 
 import { costSoFar, toolTable } from "../model/figures.js";
 import { dateTime, duration, money, offset, timeOfDay } from "../model/format.js";
@@ -12,7 +12,7 @@ const UPDATE_MS = 200;
 const SPARE_ROWS = 8;
 
 export class Panel {
-  /** `onEnd` asks to close the session; null where the reader may not. */
+  /** `onEnd` asks to close the session; null if the reader may not. */
   constructor({ onJump, onClose, onEnd }) {
     this.tabs = { events: new EventList(onJump), tools: new ToolTable(), about: new About() };
     const names = { events: "Events", tools: "Tools", about: "About" };
@@ -57,7 +57,7 @@ export class Panel {
   }
 }
 
-/** The raw events, one row each, and the JSON of the one selected. */
+/** The raw events, one row each, and the JSON of the selected one. */
 class EventList {
   constructor(onJump) {
     this.onJump = onJump;

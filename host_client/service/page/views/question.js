@@ -1,4 +1,4 @@
-// The card of a question that waits: options and words of one's own for each of its questions.
+// The card of a waiting question request: options and free text for each of its questions.
 
 import { api } from "../api.js";
 import { h, setText } from "../parts/dom.js";
@@ -55,7 +55,7 @@ export class QuestionCard {
 
   async post(answers) {
     this.isBusy = true;
-    this.hadFocus = this.node.contains(document.activeElement); // what is disabled loses it
+    this.hadFocus = this.node.contains(document.activeElement); // a disabled element loses the focus
     this.send.disabled = true;
     try {
       await api.answer(this.owner.sessionId, this.request.id, { answers, ...this.owner.decidedBy() });
@@ -82,7 +82,7 @@ export class QuestionCard {
   }
 }
 
-/** One question: {node, question, answer()}; an answer is the labels chosen and what was written, parted by commas. */
+/** Return one question {node, question, answer()}; an answer is the chosen labels and the free text, comma-separated. */
 function questionField({ question, header, options, multiSelect }, name) {
   const kind = multiSelect ? "checkbox" : "radio";
   const own = h("input.own", { type: "text", placeholder: "Something else", "aria-label": "Your own answer", maxlength: "4000" });

@@ -1,4 +1,4 @@
-// A session's page. What the stream brings, old or new, goes through the reducer and then to every view.
+// The page of a session. All events of the stream, stored or live, go through the reducer and then to every view.
 
 import { api, Problem } from "../api.js";
 import { initial, reduce } from "../model/reducer.js";
@@ -34,7 +34,7 @@ export class SessionPage {
     this.node = h("div.session", { "data-connection": "connecting" }, this.header.node, this.strip.node, h("div.columns", {}, this.center, this.panel.node));
     this.roomy = matchMedia("(min-width: 1100px)");
     this.node.classList.toggle("with-panel", this.roomy.matches);
-    // The panel beside the transcript would lie on top of it.
+    // On a narrow screen the panel would cover the transcript.
     this.onNarrow = () => this.roomy.matches || this.node.classList.remove("with-panel");
     this.roomy.addEventListener("change", this.onNarrow);
     this.onKey = (event) => this.key(event);
@@ -76,7 +76,7 @@ export class SessionPage {
     if (this.state.closed && !before.closed) this.reload();
   }
 
-  /** What the log does not tell: title, budget, the link to the trace. */
+  /** Load what the log does not have: title, budget, the link to the trace. */
   async reload() {
     const record = await api.session(this.id).catch(() => null);
     if (!record || this.isGone) return;
@@ -110,7 +110,7 @@ export class SessionPage {
     else this.notices.tell(problem.message, { isProblem: true });
   }
 
-  /** The page cannot be shown, or no longer. */
+  /** Show a message in place of the page. */
   fail(problem) {
     if (this.isGone) return;
     if (problem.status === 401) return this.context.onUnauthorized();

@@ -10,8 +10,8 @@ const ROW = 14;
 const LANE_GAP = 6;
 const AXIS = 18;
 const LEAST_SECONDS = 0.05;
-const DRAW_MS = 250; // between two drawings of what comes in
-const LEAST_WIDTH = 1.5; // of a bar beside another
+const DRAW_MS = 250; // between two drawings while events arrive
+const LEAST_WIDTH = 1.5; // of a bar that has a neighbour
 const NAMES = { model: "Model", tool: "Tool", wait: "Waiting for a person" };
 
 export class Strip {
@@ -58,7 +58,7 @@ export class Strip {
     this.chart.addEventListener("pointerdown", (event) => this.drag(event));
   }
 
-  /** All that there is: [from, to], with what is open reaching to now. */
+  /** Return the whole time range [from, to]; open segments reach to now. */
   whole() {
     const { firstTs, lastTs } = this.state;
     const to = this.isLive() ? Math.max(lastTs, Math.min(now(), lastTs + 3600)) : lastTs;
@@ -125,7 +125,7 @@ export class Strip {
     addEventListener("pointercancel", end, { once: true });
   }
 
-  /** Tell what the pointer is on. */
+  /** Show the details of the bar under the pointer. */
   point(event) {
     const at = event.target.dataset?.at;
     const segment = at === undefined ? null : this.state?.segments[Number(at)];
@@ -180,7 +180,7 @@ export class Strip {
     this.chart.replaceChildren(...parts);
   }
 
-  /** The bars of a row that can be seen; of those that fall on one pixel only the first. */
+  /** Return the visible bars of a row; of bars on the same pixel only the first. */
   bars(row, y, place, index) {
     const bars = [];
     const covered = {};

@@ -1,4 +1,4 @@
-// A tool call in the transcript: one line, and all of it when unfolded.
+// A tool call in the transcript: one line, with all details when unfolded.
 
 import { wasRefused } from "../model/figures.js";
 import { bytes, duration, plural } from "../model/format.js";
@@ -10,7 +10,7 @@ import { inputView } from "./input.js";
 
 let count = 0;
 
-/** A button that unfolds what `build` makes when it is first wanted. */
+/** Return a button that unfolds the content that `build` creates on first use. */
 export function fold(line, build, label) {
   const id = `fold-${(count += 1)}`;
   const body = h("div.fold-body", { id, hidden: true });
@@ -37,7 +37,7 @@ export function chevron() {
   return svg("svg.chevron", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" }, svg("path", { d: "M6 4l4 4-4 4", fill: "none", stroke: "currentColor", "stroke-width": 1.6 }));
 }
 
-/** How a call stands: waiting, running, done, failed, refused or cut. */
+/** Return the state of a call: waiting, running, done, failed, refused or cut. */
 export function stateOf(item) {
   if (item.request && item.request.resolved === null && !item.isCut && !item.result) return "waiting";
   if (wasRefused(item)) return "refused";
@@ -47,7 +47,7 @@ export function stateOf(item) {
 
 const CHIPS = { waiting: "Needs you", refused: "Refused", failed: "Failed", cut: "Cut off" };
 
-/** The card of a call: {node, update, open, nested}. `nested` is the list of a subagent's own items. */
+/** The card of a call: {node, update, open, nested}; `nested` is the list of a subagent's own items. */
 export class ToolCard {
   constructor(item, me) {
     this.me = me;
@@ -95,7 +95,7 @@ export class ToolCard {
     setText(this.verdict, `${decisionLine(resolved, this.me())}${said ? `: ${said}` : ""} · waited ${duration(resolved.waitMs)}`);
   }
 
-  /** A further item of this call's subagent. */
+  /** Add an item of this call's subagent. */
   adopt(node) {
     this.nested.append(node);
     this.nestedCount += 1;
@@ -124,12 +124,12 @@ export class ToolCard {
   }
 }
 
-/** The log holds a call's input as the model wrote it, not what a person made of it. */
+/** Return the heading of a call's input, which the log has as the model wrote it, without a person's edit. */
 function inputTitle({ request }) {
   return request?.resolved?.decision === "allow_edited" ? "Input as Claude wrote it; it was changed before it ran" : "Input";
 }
 
-/** What went wrong stands on the last line of most tools' output. */
+/** Return the last line of an output, where most tools write what went wrong. */
 function lastLine(text) {
   const end = text.slice(-4000).trim();
   return end.slice(end.lastIndexOf("\n") + 1);

@@ -1,4 +1,4 @@
-// The transcript: one list item for each of the state's items, added a few in each frame, changed only where one changed.
+// The transcript: one list item for each item of the state; a few are added in each frame, and only changed ones updated.
 
 import { dateTime, duration, money, offset } from "../model/format.js";
 import { oneLine } from "../model/safe.js";
@@ -13,7 +13,7 @@ const AIM_FRAMES = 8;
 const NEAR_END = 120;
 
 export class Transcript {
-  /** `me()` is the reader's name; `onLink(eventId)` is called when the place of an item is clicked. */
+  /** `me()` is the reader's name; `onLink(eventId)` is called when an item's number is clicked. */
   constructor({ sessionId, me, onLink }) {
     this.sessionId = sessionId;
     this.me = me;
@@ -76,7 +76,7 @@ export class Transcript {
     }
   }
 
-  /** Rows are kept in blocks: the browser lays out only the blocks in sight, and thousands of rows cost nothing. */
+  /** Add a row to the last block of rows; the browser lays out only visible blocks, so thousands of rows are cheap. */
   append(row) {
     if (this.block === null || this.block.childElementCount >= ROWS_A_BLOCK) {
       this.block = h("ol.items.block", { role: "presentation" });
@@ -111,7 +111,7 @@ export class Transcript {
     setText(this.working.lastChild, turnSince === null ? "Starting the agent" : "Working");
   }
 
-  /** Only what is new of the text is added. */
+  /** Add only the new part of the text. */
   writeLive(live) {
     const goesOn = this.written && this.written.messageId === live.messageId && live.text.startsWith(this.written.text);
     if (!goesOn) {
@@ -140,7 +140,7 @@ export class Transcript {
     this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
-  /** Show the item of an event, or the last one before it; as soon as it is there. */
+  /** Show the item of an event, or the last one before it, once it is loaded. */
   jump(eventId) {
     this.wanted = eventId;
     this.follows = false;
@@ -157,7 +157,7 @@ export class Transcript {
     this.latest.hidden = false;
   }
 
-  /** Scroll to a row for some frames: rows out of sight have a guessed height until they come near. */
+  /** Scroll to a row for several frames, as the browser only estimates the height of rows out of sight. */
   aim(row, frames) {
     this.isAiming = frames > 0;
     row.scrollIntoView({ block: "center" });
@@ -186,7 +186,7 @@ export class Transcript {
   }
 }
 
-/** The place of the item that an event belongs to. */
+/** Return the index of the item that an event belongs to. */
 function placeOf(state, eventId) {
   const event = state.events.find((each) => each.id === eventId)?.event;
   const toolUseId = event?.data?.tool_use_id;
