@@ -103,13 +103,13 @@ _EVENT_OF: dict[type[OwnData], type[OwnEvent]] = {get_type_hints(kind)["data"]: 
 
 
 def own_event(data: OwnData, root: Root, ts: float) -> OwnEvent:
-    """Return the event with this data, at a time, in the session's root span."""
+    """Return an event of the service with this data and time, in the session's root span."""
     kind = _EVENT_OF[type(data)]
     return kind(ts=ts, trace_id=root.trace_id, span_id=root.span_id, data=data)  # pyright: ignore[reportArgumentType]
 
 
 def own_json(data: OwnData, root: Root, ts: float) -> bytes:
-    """Return such an event as JSON in one line."""
+    """Return an event of the service as one line of JSON."""
     return to_json(own_event(data, root, ts))
 
 

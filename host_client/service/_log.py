@@ -103,7 +103,7 @@ class SessionLog:
         self._has_moved.set()
 
     async def drain(self) -> None:
-        """Write the agent's events, those queued before first, until the last one; raise the error that prevents it."""
+        """Write the agent's events, in order, until the last one; raise the error that prevents it."""
         self._is_draining = True
         self._begin()
         while self._fault is None and not (self._is_finished and not self._queue and self._writer is None):

@@ -238,9 +238,7 @@ class Service:
             root=root_below(caller),
             request=request,
         )
-        self._house.options(
-            StoredSession(record, SessionState())
-        )  # wrong options are refused before anything is stored
+        self._house.options(StoredSession(record, SessionState()))  # wrong options are refused before it is stored
         stored = StoredSession(record, SessionState(updated_at=now, model=request.get("model")))
         first = c.PromptCommand(turn_id=str(uuid.uuid4()), text=request["prompt"], by=by)
         await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)

@@ -122,7 +122,7 @@ class RedisClient:
 
 @contextmanager
 def noticing_cancellation() -> Generator[None]:
-    """Raise `CancelledError` at the end of the block if the task was cancelled in it and the block did not end.
+    """Raise `CancelledError` at the end of the block if the task was cancelled in it and the block swallowed that.
 
     redis-py uses `asyncio.wait_for`, which in Python 3.11 may swallow a cancellation (cpython#86296).
     """
