@@ -18,7 +18,7 @@ async def estimated_usd(store: Store, stored: StoredSession) -> float:
     events = await _turns(store, session_id)
     relayed = [each[1:].decode() async for each in store.spans(session_id) if each.startswith(RELAYED)]
     trace_ids = frozenset((stored.record.root.trace_id, *(stored.state.whereabouts or {}).get("trace_ids", ())))
-    return await asyncio.to_thread(unfinished_usd, events, relayed, trace_ids)
+    return round(await asyncio.to_thread(unfinished_usd, events, relayed, trace_ids), 9)
 
 
 async def _turns(store: Store, session_id: str) -> list[AnyEvent]:

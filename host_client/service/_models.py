@@ -187,7 +187,7 @@ def session_view(stored: StoredSession, trace_url: str | None) -> SessionView:
         updated_at=state.updated_at,
         closed_at=state.closed_at,
         model=state.model,
-        cost_usd=round(state.cost_usd, 9),
+        cost_usd=state.cost_usd,
         max_budget_usd=record.request.get("max_budget_usd"),
         turns=state.turns,
         waiting=[WaitingView(**msgspec.structs.asdict(each)) for each in state.waiting],

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner.contract.protocol import AnyEvent, LogData, TextDeltaData, event_of
+from agent_runner.contract.protocol import AnyEvent, LogData, ResultData, TextDeltaData, event_of
 from host_client.client.mailbox import MAX_ITEMS
 from host_client.service._events import AdoptedData
 from host_client.service._feed import Feed, unpack
 from host_client.service._log import SessionLog
+from host_client.service._models import session_view
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import NotOwnerError, StoreError
+from host_client.store.base import NotOwnerError, StoredSession, StoreError
 from tests.server.flaky import Flaky
 from tests.store.records import ME, OTHER, created, stored
 
@@ -59,6 +60,33 @@ async def test_what_the_agent_says_waits_until_it_is_known_where_it_is(store: Sq
     await log.drain()
     assert await kinds(store) == ["adopted", "log", "log"]
     assert (log.state.last_event_id, log.state.seen_seq) == (3, 2)
+
+
+def ended(turn: int, cost_usd: float) -> AnyEvent:
+    data = ResultData(
+        turn=turn,
+        result="Done.",
+        is_error=False,
+        subtype="success",
+        cost_usd=cost_usd,
+        total_cost_usd=cost_usd,
+        duration_ms=1.0,
+        duration_api_ms=1.0,
+        num_turns=1,
+        usage={},
+        model_usage={},
+        session_id="c-1",
+    )
+    return event_of(data, seq=turn, ts=1.0, trace_id="1" * 32, span_id="1" * 16)
+
+
+async def test_costs_add_up_without_the_error_of_floats(store: SqliteStore) -> None:
+    log = await log_of(store)
+    for turn, cost in enumerate((0.1, 0.2), start=1):
+        log.offer(ended(turn, cost), 10)
+    log.finish()
+    await log.drain()
+    assert session_view(StoredSession(log.record, log.state), None).cost_usd == 0.3
 
 
 async def until_held(store: Flaky) -> asyncio.Future[None]:

@@ -127,6 +127,7 @@ async def test_a_body_that_does_not_fit_is_told_where_and_not_echoed(open_shell:
 async def test_what_does_not_fit_is_told_in_words(path: str, body: object, errors: dict[str, str]) -> None:
     app = described_app()
     app.state.authenticator = Authenticator(NoTokens(), False)
+    app.state.api = None  # no route is reached
     async with client(app) as caller:
         answer = await caller.post(path, json=body)
     assert slug(answer) == "invalid"
