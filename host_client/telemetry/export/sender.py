@@ -89,7 +89,7 @@ class _Round:
         self._doubted: dict[tuple[SpoolFile, int], int] = {}
 
     def accepted(self) -> None:
-        """Take note that the destination accepted a request."""
+        """Count a request that the destination accepted, and start counting its exceptions from 0 again."""
         self._accepted += 1
         self._raised = 0
 

@@ -96,7 +96,7 @@ class OtlpExporter(MetricExporter):
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Stop repeating, and close the connection."""
+        """Stop sending failed exports again, and close the connection to the destination."""
         self._given_up.set()
         self._destination.close()
 

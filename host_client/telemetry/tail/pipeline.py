@@ -134,7 +134,10 @@ class Telemetry:
         return not self.enabled or (self._delivery is None and not self._observers)
 
     def begin(self, trace_id: str, who: Who, calls: ToolCalls | None = None) -> None:
-        """Begin a session in a trace; the caller feeds ``calls`` with its events."""
+        """Tell the observers that a session begins, and admit its spans to a trace.
+
+        ``calls`` follows the session's tool calls: the caller gives it each event before it calls `observe`.
+        """
         self._hand_over(HandOver("session", partial(self._begin, trace_id, who, calls or ToolCalls())))
 
     def join(self, trace_id: str, who: Who) -> None:
