@@ -81,7 +81,7 @@ def test_without_a_key_nothing_is_asked_and_it_says_where_to_get_one(e2b: StandI
     environ = {**clean(tmp_path, e2b.environ), "E2B_API_KEY": ""}
     done = host_client("template", "build", environ=environ, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.strip().endswith("E2B_API_KEY is not set: make a key at https://e2b.dev/dashboard?tab=keys")
+    assert done.stderr.strip().endswith("E2B_API_KEY is not set: create a key at https://e2b.dev/dashboard?tab=keys")
     assert e2b.requests == []
 
 
