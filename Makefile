@@ -27,8 +27,9 @@ demo: $(VENV)/.installed-all
 check: lint
 	$(BIN)/python -m pytest -n 2 -m "not integration"
 
+# Three processes for two cores: tests wait for processes, retries and time limits half of their time.
 test: system-packages lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 # A venv that is there already needs no other Python.
 system-packages:
