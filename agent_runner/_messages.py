@@ -66,7 +66,7 @@ def result_data(
         is_error=message.is_error,
         subtype=message.subtype,
         cost_usd=round(cost, 9),
-        total_cost_usd=total,
+        total_cost_usd=round(total, 9),
         duration_ms=message.duration_ms,
         duration_api_ms=message.duration_api_ms,
         num_turns=message.num_turns,

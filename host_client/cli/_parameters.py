@@ -19,7 +19,7 @@ Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into t
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
 Attribute = Annotated[list[str] | None, typer.Option(help="name=value to set on every span; repeatable.")]
 MaxBudgetUsd = Annotated[float | None, typer.Option(help="Maximum cost in US dollars.")]
-MaxTurns = Annotated[int | None, typer.Option(help="Maximum number of model requests that follow tool calls.")]
+MaxTurns = Annotated[int | None, typer.Option(help="Maximum number of model requests of a turn.")]
 MaxRetries = Annotated[int | None, typer.Option(help="Maximum retries of a failed model request. Default: 10.")]
 Approvals = Annotated[str, typer.Option(help="ask, auto or deny.")]
 ApprovalTimeout = Annotated[float, typer.Option(help="Seconds that a person has to answer.")]

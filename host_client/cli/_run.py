@@ -56,12 +56,13 @@ class Job:
 class JobOutcome(NamedTuple):
     """The outcome of a run.
 
-    ``stopped``: a signal ended it. ``shown``: the message of the last error that was printed. ``next_command``: the
-    command that continues the session.
+    ``stopped``: a signal ended it. ``asked``: a person decided on approvals. ``shown``: the message of the last error
+    that was printed. ``next_command``: the command that continues the session.
     """
 
     result: AgentResult
     stopped: bool
+    asked: bool
     shown: str | None
     next_command: str | None
 
@@ -134,6 +135,7 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
     return JobOutcome(
         result_of(session),
         interrupts.stopped_by is not None,
+        policy == "ask",
         renderer.last_error if renderer is not None else None,
         job.continuation(session) if job.continuation is not None and session.left_behind is None else None,
     )
@@ -258,7 +260,7 @@ def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     elif job.trace_out is not None:
         console.print("telemetry is off (OTEL_ENABLED=false): no trace was written", style="yellow")
     denial = denial_of(result, "--approvals auto allows every call, --allowed-tools allows some tools")
-    if denial is not None:
+    if denial is not None and not outcome.asked:  # a person who denied every call needs no advice
         console.print(Text(visible(denial), style="yellow"), soft_wrap=True)
     state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"
     console.print(Text(f"{state}  trace {result.trace_id}", style="bold red" if result.is_error else "bold green"))

@@ -80,7 +80,7 @@ def revoke(
     """Revoke a token; a running service may still accept it for 5 seconds."""
     with _reported_errors():
         if token_id.startswith("sst_"):
-            raise ConfigurationError("revoke takes the token's id (tok_…), not the token: see host_client tokens list")
+            raise ConfigurationError("give the token's id (tok_…), not the token itself: see host_client tokens list")
         was_there = asyncio.run(_remove(store, token_id))
     if not was_there:
         typer.echo(f"host_client tokens: there is no token {token_id[:100]!r}: see host_client tokens list", err=True)

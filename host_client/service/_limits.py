@@ -17,6 +17,7 @@ import msgspec
 from starlette.responses import Response
 
 from host_client.store.base import Store, StoredSession, StoreError
+from host_client.telemetry.costs.dollars import total_usd
 
 from ._problems import ProblemError
 
@@ -97,7 +98,8 @@ async def budget_of(
     if limits.usd_per_tenant_day is None:
         return requested
     # Promises are read first: money spent meanwhile then counts twice; in the other order it would not count at all.
-    promised = sum([_promised(each) for each in await store.open_sessions(tenant_id)])
+    promises = [_promised(each) for each in await store.open_sessions(tenant_id)]
+    promised = math.inf if math.inf in promises else total_usd(*promises)
     await check_budget(store, tenant_id, limits, now)
     left = await _unspent(store, tenant_id, limits.usd_per_tenant_day, now) - promised
     if left < _SMALLEST_USD:
@@ -118,7 +120,7 @@ def _promised(stored: StoredSession) -> float:
 
 
 async def _unspent(store: Store, tenant_id: str, usd: float, now: float | None) -> float:
-    return usd - await store.spent(tenant_id, day_of(time.time() if now is None else now))
+    return total_usd(usd, -await store.spent(tenant_id, day_of(time.time() if now is None else now)))
 
 
 def _retry(seconds: float) -> dict[str, str]:

@@ -162,9 +162,8 @@ class Service:
     async def look_for_orphans(self) -> None:
         """Take over the open sessions that no living process owns."""
         for session_id in await self.store.unfinished():
-            if (
-                self.closing or session_id in self._hosted
-            ):  # one that this process is still leaving can be taken over in a later round
+            # A session that this process is still leaving can be taken over in a later round.
+            if self.closing or session_id in self._hosted:
                 continue
             if await self.store.acquire(session_id, self._house.owner):
                 stored = await self.store.get(session_id)
@@ -351,10 +350,8 @@ class Service:
         if not waiting.event_id:  # written by an earlier version
             return
         for entry in await self.store.read(stored.record.id, waiting.event_id - 1, limit=1):
-            if (
-                entry.id != waiting.event_id
-            ):  # the log no longer has the question: the session's owner checks the answers
-                return
+            if entry.id != waiting.event_id:
+                return  # the log no longer has the question: the session's owner checks the answers
             asked = decode_event(entry.data)
             if isinstance(asked, QuestionRequest) and (fault := fault_of_answer(answers, asked.data.questions)):
                 raise MismatchError(fault)

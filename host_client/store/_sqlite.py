@@ -67,7 +67,7 @@ class SqliteStore:
         self._owners: dict[str, str] = {}
         self._numbers_and_tenants: dict[str, tuple[int, str]] = {}
         self._sessions_with_spans_left_out = set[str]()
-        # Written in the event loop only, after a commit:
+        # Added to in the event loop only, after a commit:
         self._commands_forgotten: dict[str, int] = {}
         """Position up to which an owned session's commands were deleted."""
         self._span_bytes: dict[str, int] = {}

@@ -20,6 +20,9 @@ from agent_runner.contract.protocol import (
 MAX_CALLS = 10_000
 """Maximum number of calls that are remembered, the latest ones: forged events must not fill the host's memory."""
 
+_MAX_CHARACTERS = 200
+"""Maximum length of a remembered id or name, for the same reason."""
+
 
 @dataclass(slots=True)
 class FollowedCall:
@@ -61,7 +64,7 @@ class ToolCalls:
 
     def get(self, tool_use_id: str | None) -> FollowedCall | None:
         """Return a call by the id that the model gave it."""
-        return self._by_id.get(tool_use_id or "")
+        return self._by_id.get((tool_use_id or "")[:_MAX_CHARACTERS])
 
     def turn_of(self, span_id: str) -> str:
         """Return the id of the turn's span that a call's span is below; any other id is returned as it is."""
@@ -73,7 +76,7 @@ class ToolCalls:
         if call.span_id is not None:
             self._by_span.pop(call.span_id, None)
         parent = self.get(event.data.parent_tool_use_id)
-        call.name, call.span_id = event.data.name, event.span_id
+        call.name, call.span_id = event.data.name[:_MAX_CHARACTERS], event.span_id
         call.turn_span_id = self.turn_of(event.parent_span_id or "")
         call.depth = parent.depth + 1 if parent is not None else 0
         self._by_span[event.span_id] = call
@@ -85,6 +88,7 @@ class ToolCalls:
 
     def _known(self, tool_use_id: str, name: str) -> FollowedCall:
         """Return a call, a new one for an unknown id; the oldest call makes room for it."""
+        tool_use_id, name = tool_use_id[:_MAX_CHARACTERS], name[:_MAX_CHARACTERS]
         if (call := self._by_id.get(tool_use_id)) is None:
             if len(self._by_id) >= MAX_CALLS:
                 oldest = self._by_id.pop(next(iter(self._by_id)))

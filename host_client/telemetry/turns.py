@@ -41,34 +41,33 @@ Request = tuple[str, tuple[int, int, int, int]]
 
 
 class TurnCost(NamedTuple):
-    """A turn's cost in 1e-9 US dollars, and its parts by model, which add up to it.
-
-    ``agrees`` is False where the reported costs of the models added up to another amount; the turn's cost counts then.
-    """
+    """A turn's cost in 1e-9 US dollars, and its parts by model, which add up to it."""
 
     nano: int
     parts: tuple[ModelCost, ...]
-    agrees: bool
 
 
 def turn_of(data: ResultData, model: str | None) -> TurnCost:
-    """Return a turn's cost by model; ``model`` is the session's. Raise ValueError for an impossible cost."""
+    """Return a turn's cost by model; ``model`` is the session's. Raise ValueError for an impossible cost.
+
+    If the reported costs of the models add up to another amount, the turn's cost counts.
+    """
     if not 0 <= data.cost_usd <= MAX_COST_USD:
         raise ValueError(f"the sandbox reported an impossible cost of a turn: {data.cost_usd:g} US dollars")
     nano = round(data.cost_usd * NANO)
     main = _name(model) if model else UNKNOWN
     used = data.turn_model_usage
     if not used:
-        return TurnCost(nano, (ModelCost(main, nano, *_tokens(data.usage, _OF_USAGE)),), True)
+        return TurnCost(nano, (ModelCost(main, nano, *_tokens(data.usage, _OF_USAGE)),))
     parts = list(_parts(used))
     missing = nano - sum(part.nano for part in parts)
     if abs(missing) <= len(parts):  # the difference comes from rounding each part
         largest = max(range(len(parts)), key=lambda index: parts[index].nano)
         parts[largest] = parts[largest]._replace(nano=parts[largest].nano + missing)
-        return TurnCost(nano, tuple(parts), True)
+        return TurnCost(nano, tuple(parts))
     if missing < 0:
         parts, missing = [part._replace(nano=0) for part in parts], nano
-    return TurnCost(nano, tuple(merged([*parts, ModelCost(main, missing)])), False)
+    return TurnCost(nano, tuple(merged([*parts, ModelCost(main, missing)])))
 
 
 def request_of(attributes: Mapping[str, Any]) -> Request:

@@ -76,7 +76,7 @@ def test_a_list_is_columns_with_tabs_between_them(tmp_path: Path) -> None:
         (("tokens", "revoke", "tok_1", "--store", "typo/s.sqlite"), 3, "there is no store at typo/s.sqlite"),
         (("tokens", "list", "--store", "x" * 300), 3, "too long"),
         (("tokens", "revoke", "tok_1"), 1, "there is no token 'tok_1'"),
-        (("tokens", "revoke", "sst_secret"), 2, "the token's id (tok_…)"),
+        (("tokens", "revoke", "sst_secret"), 2, "host_client tokens: give the token's id (tok_…)"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(tmp_path: Path, args: tuple[str, ...], code: int, says: str) -> None:

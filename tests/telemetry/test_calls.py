@@ -105,3 +105,10 @@ def test_of_too_many_calls_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPa
     followed = following(*(called(f"t{number}", "Bash", f"{number:016x}", TURN) for number in range(1, 6)))
     assert [followed.get(f"t{number}") is None for number in range(1, 6)] == [True, True, False, False, False]
     assert [followed.turn_of(f"{number:016x}") == TURN for number in (2, 3)] == [False, True]
+
+
+def test_a_forged_name_or_id_of_any_length_takes_little_memory() -> None:
+    long = "x" * 1_000_000
+    call = following(called(long, long, OUTER, TURN)).get(long)
+    assert call is not None
+    assert (len(call.id), len(call.name)) == (200, 200)

@@ -50,7 +50,7 @@ async def upload(sandbox: AsyncSandbox, source: Path, layout: Layout) -> None:
         with Translated():
             await write(archive, packed, user="root", request_timeout=_PACK_SECONDS)
     command = f"{_as_agent(layout)} /bin/tar -xf - -C {shlex.quote(layout.work)} --no-same-owner < {archive}"
-    failed = f"cannot unpack {source} in the sandbox; its template must be one of Sandspan's:"
+    failed = f"cannot unpack {source} in the sandbox (is its template one of Sandspan's?):"
     await _run(sandbox, f"{command}; code=$?; /bin/rm -f {archive}; exit $code", failed)
 
 

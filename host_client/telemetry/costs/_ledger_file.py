@@ -62,7 +62,7 @@ _KEYS: dict[By | None, str] = {
 _SUMMED = ("nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
 _HALF = 32
 
-NOTHING = TurnCost(0, (), True)
+NOTHING = TurnCost(0, ())
 """The figures of an entry that removes an earlier estimate."""
 
 

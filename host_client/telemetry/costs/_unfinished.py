@@ -89,4 +89,4 @@ class Spending:
         for span_id, turn in self._turns.items():
             if turn.parts:
                 nano = sum(part.nano for part in turn.parts)
-                yield Unfinished(turn.trace_id, span_id, turn.number, TurnCost(nano, tuple(turn.parts), True))
+                yield Unfinished(turn.trace_id, span_id, turn.number, TurnCost(nano, tuple(turn.parts)))

@@ -1,8 +1,7 @@
 """Add up amounts of US dollars. Pure.
 
-This is the only place that does. The session, the terminal's summary, the service's state and a tenant's budget read
-their sums from here; the ledger adds up the same whole 1e-9 US dollars in SQL. So they agree, which sums of floats
-need not.
+The session, the terminal's summary, the service's state and a tenant's budget use these sums of whole 1e-9 US dollars.
+The ledger and the stores add up the same whole numbers in SQL. So all of them agree, which sums of floats need not.
 """
 
 from __future__ import annotations

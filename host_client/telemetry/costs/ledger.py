@@ -54,14 +54,12 @@ _logger = logging.getLogger(__name__)
 class Ledger:
     """Write one row for each turn, as an `Observer`. Turns wait in memory while the file cannot be written.
 
-    Only `total` and `totals` raise. ``lost`` counts the turns that were given up, ``disagreements`` the turns whose
-    models' costs did not add up to the turn's.
+    Only `total` and `totals` raise. ``lost`` counts the turns that were given up.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self.lost = 0
-        self.disagreements = 0
         self._clock = clock
         self._sessions: OrderedDict[str, tuple[Who, Spending]] = OrderedDict()
         self._pending: deque[LedgerEntry] = deque()
@@ -134,8 +132,6 @@ class Ledger:
         except ValueError as error:
             self._lose(1, str(error))
             return
-        if not figures.agrees:
-            self.disagreements += 1
         turn = (event.span_id, event.trace_id, event.data.turn)
         self._add(self._entry(who, *turn, event.data.error_type, False, figures))
 
