@@ -206,6 +206,15 @@ def test_without_a_terminal_nobody_can_be_asked_so_it_is_denied(tmp_path: Path) 
     assert advice in done.stdout.decode()
 
 
+def test_a_person_who_denied_every_call_is_given_no_advice_about_it(tmp_path: Path) -> None:
+    with ScriptedModel(parse_script(ONE_TOOL)) as model, terminal(tmp_path, "run", "go", model=model) as run:
+        run.until("reason >")
+        run.type("n\n")
+        assert run.finish() == 0
+    assert "deny by ada" in run.text
+    assert "every tool call was denied" not in run.text
+
+
 def test_a_traceparent_that_cannot_be_followed_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     with ScriptedModel(parse_script(ONE_TOOL)) as model:
         done = piped(tmp_path, "run", "go", "--approvals", "auto", model=model, TRACEPARENT="00-garbage")
