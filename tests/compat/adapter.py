@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Ledger:
-    """Records turns, with the caller's clock in seconds since the epoch."""
+    """Records the events of turns in a ledger; the caller's clock gives seconds since the epoch."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._ledger = _Ledger(path, clock=clock)
@@ -67,7 +67,7 @@ class Ledger:
         self._ledger.observe(event, who)
 
     def close(self) -> bool:
-        """Write what waits; return whether everything was written."""
+        """Write all buffered records and close; return whether everything was written."""
         return self._ledger.close(60.0)
 
 
