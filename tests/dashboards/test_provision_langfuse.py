@@ -157,7 +157,7 @@ def test_wrong_keys_are_told(langfuse: LangfuseStandIn) -> None:
 
 
 def test_nobody_there_is_told(langfuse: LangfuseStandIn) -> None:
-    with socket.socket() as held:  # bound, not listening
+    with socket.socket() as held:  # bound without listening, so that connections are refused
         held.bind(("127.0.0.1", 0))
         run = provision(langfuse, LANGFUSE_BASE_URL=f"http://127.0.0.1:{held.getsockname()[1]}")
     assert run.returncode == 1
