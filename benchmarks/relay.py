@@ -1,9 +1,9 @@
-"""Measure the microseconds of a span on the host, from the line of its telemetry event to the outbox.
+"""Measure the host's time per span in microseconds, from the line of its telemetry event to the outbox.
 
 The events have 64 spans each, as the runner sends them, or one each. The time includes decoding the line, checking the
-span, metrics, ledger, the sampler's decision, encoding, and the transaction that makes it durable for three
+span, metrics, ledger, the sampler's decision, encoding, and the transaction that makes the span durable for three
 destinations. A held trace is one that the ratio does not keep; it is decided when its session ends. An earlier session
-has made the files of outbox and ledger, as that happens once per process.
+has created the files of outbox and ledger, which is needed once per process.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ HEADER = ("", "bare SDK", "Sandspan", "added", "goal")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table that also reads well in a terminal."""
+    """Return the rows as an aligned Markdown table, which is also readable in a terminal."""
     lines = [HEADER, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     text = [
@@ -59,7 +59,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """Return a description of the machine."""
+    """Return the number of cores, memory, speed, and the versions of Python and the Claude Agent SDK as text."""
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     python = f"{platform.python_implementation()} {platform.python_version()}"
     sdk = version("claude-agent-sdk")

@@ -1,4 +1,4 @@
-"""Read and write the recorded files."""
+"""Read and write the files of recordings in ``fixtures/``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Simulate a runner of f6f5305: accept only its command lines, and replay a recorded run.
 
-Its first argument is the recording. It takes the place of the template's Python, so the rest is
+The first argument is the recording's name. The program replaces the template's Python, so the other arguments are
 ``-P -m agent_runner run`` or ``-P -m agent_runner attach --after SEQ --journal PATH``.
 """
 

@@ -1,4 +1,4 @@
-"""`host_client dashboards` as a command, against a stand-in of Langfuse's API that is as strict as Langfuse."""
+"""``host_client dashboards`` writes the files and provisions a stand-in of Langfuse's API, as strict as Langfuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only private modules' names begin with an underscore, and a class name occurs once.
+"""A module is private if only its own package imports it, and public otherwise; a class name occurs only once.
 
 The allowed imports between packages are checked by import-linter (`make lint`).
 """
