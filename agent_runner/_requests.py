@@ -15,7 +15,7 @@ from .contract.approvals import NO_ONE
 from .contract.protocol import Answer, Approval
 
 Outcome = Literal["timeout", "cancelled", "deny"]
-"""How a request ends without a reply."""
+"""Outcome of a request that got no reply."""
 
 
 class Unanswered(NamedTuple):

@@ -1,1 +1,1 @@
-"""Benchmarks of the time and memory that Sandspan adds to the bare Claude Agent SDK (`make bench`)."""
+"""Benchmarks of the time and memory that Sandspan adds to the Claude Agent SDK alone (`make bench`)."""

@@ -54,13 +54,13 @@ def measured(measure: Callable[[], list[Row]]) -> str:
     began, before = time.monotonic(), os.getloadavg()[0]
     rows = measure()
     minutes, after = (time.monotonic() - began) / 60, os.getloadavg()[0]
-    # The benchmarks are a load of about 1 themselves; what is above was somebody else's.
+    # The benchmarks cause a load of about 1; anything above it came from other processes.
     load = f"load {before:.2f} before and {after:.2f} at the end"
     return f"{machine()}; {minutes:.1f} minutes, {load}.\n\n{table(rows)}\n"
 
 
 def recorded(text: str, name: str, report: str) -> str:
-    """Return a text with the figures of one benchmark in their place."""
+    """Return the text with a benchmark's report between its two markers."""
     before, found, rest = text.partition(begin(name))
     _, ended, after = rest.partition(END)
     if not found or not ended:

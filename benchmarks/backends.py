@@ -1,4 +1,4 @@
-"""Receivers of telemetry in a process of their own, so that their work is not measured."""
+"""Receivers of telemetry in a separate process, so that their CPU time is not measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Backends:
     pipe: Connection
 
     def taken(self) -> dict[str, list[SpanView]]:
-        """Return the spans received since the last call, by the first part of their request's path."""
+        """Return the spans received since the last call, by the first part of their request's path, and forget them."""
         self.pipe.send(True)
         assert self.pipe.poll(WAIT_SECONDS), "the receivers do not answer"
         requests: list[tuple[str, bytes]] = self.pipe.recv()

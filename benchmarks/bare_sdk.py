@@ -1,7 +1,7 @@
-"""The baseline: the same prompt with the Claude Agent SDK alone, without hooks, partial messages and telemetry.
+"""Run the baseline: the same prompt with the Claude Agent SDK alone, without hooks, partial messages and telemetry.
 
-It prints a line at the first message of the CLI, at each tool call and at the result, the least that a program must do
-to show that it has read them.
+It prints a line at the CLI's first message, at each tool call and at the result, which is the minimum that shows that
+a program has read them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Measure the time that the gateway adds to a model's first byte: the same request with and without it, in turn.
+"""Measure the time that the gateway adds to the first byte of a model's answer: requests with and without it, in turn.
 
-The model is a stand-in in a process of its own that answers at once. The gateway runs alone on its loop, as in a run
-whose agent waits for the model. The body is as large as the CLI's first request.
+The model is a stand-in in a separate process that answers at once. The gateway runs alone on its loop, as in a run
+whose agent waits for the model. The request's body is as large as the CLI's first one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _gateway(url: str, token: multiprocessing.Queue[tuple[str, str]]) -> None:
 
 
 class Client:
-    """A connection that stays open, as the CLI's does."""
+    """A connection that stays open between requests, as the CLI's does."""
 
     def __init__(self, url: str, token: str) -> None:
         self._connection = HTTPConnection(url.removeprefix("http://"), timeout=30)

@@ -45,7 +45,7 @@ class Recording(LocalSandbox):
 
 
 class Nowhere(SpanExporter):
-    """An exporter that counts."""
+    """An exporter that counts spans and discards them."""
 
     def __init__(self) -> None:
         self.spans = 0

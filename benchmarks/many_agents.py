@@ -1,9 +1,9 @@
 """Run a hundred agents at once with the real CLI, in one host with telemetry, and check that every trace is complete.
 
-All run at the same time: each requests an approval, and none gets it before all have requested one. If memory is short,
-fewer agents run. They start a few at a time, as a CLI takes about a second of CPU to start. Each trace must have the
-tree of an agent that ran alone before. The host's figures are those of its process beyond that agent's, per session,
-with the local sandbox's part (child processes, directories).
+Each agent requests an approval, which is given when all agents have requested one. If memory is short, fewer agents
+run at the same time. They start a few at a time, as the start of a CLI takes about a second of CPU time. Each trace
+must have the same tree as that of an agent that ran alone before. The host's figures are those of its process beyond
+that agent's, per session, and include the local sandboxes (child processes, directories).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .telemetry import EXPORTERS, variables
 AGENTS = 100
 STARTING = 4
 MEBIBYTES_LEFT = 1024
-"""Memory of the machine that must remain free."""
+"""MiB of the machine's memory that must remain free."""
 
 LIMIT_SECONDS = 900.0
 SCRIPT: dict[str, Any] = {
@@ -61,12 +61,12 @@ class Figures(NamedTuple):
     cpu: float
     grown: float
     agent: float
-    """Memory that a runner and its CLI have for themselves."""
+    """MiB of private memory of one runner and its CLI."""
     lost: dict[str, dict[str, int]]
 
 
 class Crowd:
-    """Agents that wait for each other: none gets an approval before this number has requested one."""
+    """Agents that wait for each other: no approval is given before this number of agents has requested one."""
 
     def __init__(self, size: int) -> None:
         self.at_once = 0
@@ -110,12 +110,12 @@ class Crowd:
 
 
 def _private_of_descendants() -> float:
-    """Return the private MiB of this process's descendants, without pages of files, which others may share."""
+    """Return the private memory of this process's descendants in MiB, without file pages, which can be shared."""
     pids, found = children(os.getpid()), 0
     while pids:
         pid = pids.pop()
         pids += children(pid)
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
             found += sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
     return found / 1024
@@ -127,7 +127,7 @@ def _available() -> float:
 
 
 def worker(agents: int) -> None:
-    """Run one agent, then this number at once, in this process; print `Figures` as JSON."""
+    """Run one agent, then the given number at the same time; print `Figures` as JSON."""
     telemetry = warmed_up()
     figures = asyncio.run(_crowds(telemetry, agents))
     sys.stdout.write(json.dumps(figures))
@@ -139,7 +139,7 @@ async def _crowds(telemetry: Telemetry, agents: int) -> Figures:
         failure = await alone.run(telemetry)
         assert failure is None, failure
         crowd = Crowd(min(agents, int((_available() - MEBIBYTES_LEFT) / alone.agent_mebibytes)))
-        crowd.agent_mebibytes = alone.agent_mebibytes  # measured: not again while others' processes come and go
+        crowd.agent_mebibytes = alone.agent_mebibytes  # measured already, so that no agent measures again
         before, cpu, began = memory_from_here(), time.process_time(), time.perf_counter()
         outcomes = await asyncio.gather(*(crowd.run(telemetry) for _ in range(agents)))
     wall = time.perf_counter() - began
@@ -180,7 +180,7 @@ def measure() -> list[Row]:
 
 
 def _whole(spans: list[SpanView]) -> int:
-    """Return the number of traces with the first agent's tree, without its own and that of the warm-up."""
+    """Return the number of traces with the same tree as the first agent's, without that one and the warm-up."""
     traces: defaultdict[str, list[SpanView]] = defaultdict(list)
     for span in spans:
         traces[span.trace_id].append(span)

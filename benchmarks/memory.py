@@ -1,7 +1,7 @@
 """Measure the memory that a turn of 5,000 tool calls adds to the runner's process.
 
-It is the kernel's RSS in a new process for each turn: the maximum from the first call, after all imports, to the
-turn's end, less that at the first call. It does not include the imports of OpenTelemetry.
+Each turn runs in a new process. The figure is the maximum of its RSS from the first call, after all imports, to the
+turn's end, minus its RSS at the first call. It does not include the imports of OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GOAL_MEBIBYTES = 10
 
 def worker(variant: str, calls: int) -> None:
     """Run one turn in this process; print the growth of its memory in MiB."""
-    from . import turn  # the parent needs none of it
+    from . import turn  # only this process needs these imports
 
     transport = asyncio.run({"bare": turn.bare, "ours": turn.ours}[variant](calls))
     sys.stdout.write(f"{transport.peak_rss - transport.rss_at_start}\n")

@@ -1,4 +1,4 @@
-"""The local sandbox with a runner that writes its CPU time into a file."""
+"""A local sandbox whose runner writes its CPU time into a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAVE_SECONDS = 30.0
 
 
 class MeteredSandbox(LocalSandbox):
-    """``cpu`` is the file that the runner writes into: a JSON list of its seconds and the CLI's."""
+    """A local sandbox; its runner writes its own and its CLI's CPU seconds into the file ``cpu``, as a JSON list."""
 
     def __init__(self, cpu: Path) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class MeteredSandbox(LocalSandbox):
         return started
 
     async def close(self) -> None:
-        for process in self._processes:  # killed, it would not tell
+        for process in self._processes:  # a killed runner writes nothing
             async with asyncio.timeout(LEAVE_SECONDS):
                 await process.wait()
         await super().close()

@@ -1,6 +1,6 @@
-"""`agent_runner` that writes its CPU time into a file at its end: its own, and that of the CLI with the CLI's tools.
+"""Run `agent_runner` and write its CPU seconds and those of the CLI with its tools into a file at its end.
 
-Another process cannot measure this: for a process that has ended the kernel gives one figure, which includes children.
+Another process cannot measure them separately: for an ended process the kernel reports one sum with its children's.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def _write_and_exit(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    os._exit = _write_and_exit  # how the runner ends
+    os._exit = _write_and_exit  # the function by which the runner ends its process
     sys.exit(main())

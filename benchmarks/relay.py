@@ -1,9 +1,9 @@
-"""Measure the microseconds of a span on the host, from the line of its telemetry event to the outbox.
+"""Measure the host's time per span in microseconds, from the line of its telemetry event to the outbox.
 
 The events have 64 spans each, as the runner sends them, or one each. The time includes decoding the line, checking the
-span, metrics, ledger, the sampler's decision, encoding, and the transaction that makes it durable for three
+span, metrics, ledger, the sampler's decision, encoding, and the transaction that makes the span durable for three
 destinations. A held trace is one that the ratio does not keep; it is decided when its session ends. An earlier session
-has made the files of outbox and ledger, as that happens once per process.
+has created the files of outbox and ledger, which is needed once per process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .support import Row, interleaved, spread
 from .turn import CONTEXT, recorded
 
 CALLS = 450
-"""Number of calls for fewer than a thousand spans, above which a trace is kept before its end."""
+"""Number of calls of a turn with fewer than 1,000 spans, as a trace with more is kept before its end."""
 
 TIMES = 15
 DESTINATIONS = 3
@@ -45,7 +45,7 @@ LIMIT_SECONDS = 60.0
 
 
 class Nowhere:
-    """A destination to which nothing is sent during the measurement."""
+    """A destination that sends nothing."""
 
     name = "nowhere"
     key = "nowhere"
@@ -59,13 +59,13 @@ class Nowhere:
 
 
 def relayed(data: bytes) -> list[TelemetryEvent]:
-    """Return the telemetry events of a recorded stream."""
+    """Return the telemetry events in a recorded stream."""
     events = [decode_event(line) for line in data.split(b"\n") if line]
     return [event for event in events if not isinstance(event, UnknownEvent) and isinstance(event, TelemetryEvent)]
 
 
 def singly(events: Sequence[TelemetryEvent]) -> list[TelemetryEvent]:
-    """Return the same spans with one span per event."""
+    """Return telemetry events with one span each, made from events with several."""
 
     def split(body: bytes, spans: int) -> list[bytes]:
         if spans <= 1:
@@ -80,7 +80,7 @@ def singly(events: Sequence[TelemetryEvent]) -> list[TelemetryEvent]:
 
 
 class Watched(Delivery):
-    """The real delivery, which signals when it has this number of spans, or has dropped those of a trace."""
+    """The real delivery, which sets `done` after `missing` further spans or when a trace is dropped."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__([Nowhere() for _ in range(DESTINATIONS)], Spool(folder), linger=LIMIT_SECONDS)
@@ -103,7 +103,7 @@ class Watched(Delivery):
 
 
 def begun(telemetry: Telemetry, session_id: str) -> SessionTrace:
-    """Return the trace of a session that has started."""
+    """Start a session's trace and return it."""
     options = AgentOptions(user_id="ada", tenant_id="acme", user_tier="pro")
     who = Who(session_id=session_id, user_id=options.user_id, tenant_id=options.tenant_id, tier=options.user_tier)
     root = root_of(CONTEXT.traceparent if session_id == "s" else None)
@@ -111,7 +111,7 @@ def begun(telemetry: Telemetry, session_id: str) -> SessionTrace:
 
 
 def microseconds(lines: Sequence[bytes], spans: int, rate: float) -> float:
-    """Return the time per span of these lines, up to the decision about their trace."""
+    """Return the microseconds per span from the first line to the decision about the trace."""
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         metrics, problems = metrics_of(TelemetryConfig(exporters=("prometheus",), prometheus_port=0))
         assert metrics is not None and not problems
@@ -121,7 +121,7 @@ def microseconds(lines: Sequence[bytes], spans: int, rate: float) -> float:
         before = begun(telemetry, "before")
         with before.span("sandbox.create"):
             pass
-        telemetry.flush()  # what is held is written
+        telemetry.flush()  # writes the held span, so that the files exist
         before.close(None, "")
         delivery.wait()
         delivery.missing = spans + 1

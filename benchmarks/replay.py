@@ -30,23 +30,26 @@ OUTPUT = {"stdout": "", "stderr": "", "interrupted": False, "isImage": False, "n
 
 
 def memory(name: str) -> float:
-    """Return this process's memory in MiB: the present ``VmRSS`` or its maximum ``VmHWM``."""
+    """Return this process's memory in MiB by its name in /proc: ``VmRSS`` is the present, ``VmHWM`` the maximum."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.split("\n") if line.startswith(f"{name}:")) / 1024
 
 
 def memory_from_here() -> float:
-    """Reset the maximum; return the present value."""
+    """Reset the maximum of this process's memory; return the present value in MiB."""
     Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 
 
 async def at_once() -> None:
-    """Answer a model request at once."""
+    """Answer a model request without delay."""
 
 
 class ReplayTransport(Transport):
-    """Plays one turn of this number of tool calls; `seconds` is the time from the first call to the client's end."""
+    """A transport that plays one turn with this number of tool calls.
+
+    ``seconds`` is the time from the first call to the end of the SDK's client.
+    """
 
     def __init__(self, calls: int, before_first_call: Callable[[], Awaitable[None]] = at_once) -> None:
         self._calls = calls
@@ -127,7 +130,7 @@ def tool_block(n: int) -> Wire:
 
 
 def request(n: int, block: Wire, text: str) -> Iterator[Wire]:
-    """Return one model request with one content block, as stream events and the block's message."""
+    """Return the messages of one model request with one content block: its stream events and the whole message."""
     message = f"msg_{n:08d}"
     start: Wire = {"id": message, "type": "message", "role": "assistant", "model": MODEL, "content": []}
     start |= {"stop_reason": None, "stop_sequence": None, "usage": dict(STARTED_USAGE)}

@@ -1,4 +1,4 @@
-"""One session of the host in a process of its own; imports only what a host imports."""
+"""Run one session of the host in a separate process, which imports only what a host imports."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Run(NamedTuple):
 
     wall: float
     per_call: float
-    """Mean of the calls without the slowest tenth."""
+    """Mean time of a call, without the slowest tenth of the calls."""
     host: float
-    """CPU time, with all spans delivered."""
+    """The host's CPU time until all spans were delivered."""
     runner: float
-    """CPU time."""
+    """The runner's CPU time."""
     cli: float
-    """CPU time, that of its tools included."""
+    """CPU time of the CLI and its tools."""
     once: float
-    """The host's CPU time to have its telemetry and one trace sent, and to end it."""
+    """The host's CPU time for the start of its telemetry, a first trace, and its shutdown."""
     end: float
-    """Wall time from the session's end to the host's."""
+    """Wall time from the session's end to the end of the host's telemetry."""
 
     @property
     def cpu(self) -> float:
@@ -60,7 +60,7 @@ class Run(NamedTuple):
 
 
 def main(cpu: Path, calls: int) -> None:
-    """Run a session of this number of calls; print a `Run` as JSON. The runner writes CPU times to ``cpu``."""
+    """Run a session with this number of calls and print a `Run` as JSON; ``cpu`` is the runner's file of CPU times."""
     began = time.process_time()
     telemetry = warmed_up()
     started = time.process_time()
@@ -83,9 +83,9 @@ def main(cpu: Path, calls: int) -> None:
 
 
 def warmed_up() -> Telemetry:
-    """Return the environment's telemetry after a first trace with a turn.
+    """Return the environment's telemetry after it has delivered a first trace.
 
-    Imports, connections and files are needed once per process.
+    So imports, connections and new files, which each process needs once, are not measured with the session.
     """
     telemetry = telemetry_of(os.environ)
     trace = SessionTrace(telemetry, {}, root_of(), Who(session_id="warm-up"))
@@ -97,7 +97,7 @@ def warmed_up() -> Telemetry:
 
 
 async def _session(telemetry: Telemetry, sandbox: MeteredSandbox, calls: int) -> tuple[float, float]:
-    """Return the session's seconds, and the mean seconds from one call to the next."""
+    """Run a session; return its seconds, and the mean seconds from one call to the next."""
     seen: list[float] = []
     last: Result | None = None
     began = time.perf_counter()

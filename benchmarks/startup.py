@@ -13,7 +13,7 @@ GOAL = 1.05
 
 
 def first_event(run: Bench, *command: str) -> float:
-    """Start a process, return the milliseconds to its first line of a type, and let it end."""
+    """Run a process to its end; return the milliseconds from its start to its first `start` event."""
     began = time.perf_counter()
     process = subprocess.Popen(
         run.command(*command),
@@ -39,10 +39,10 @@ def measure(pairs: int = PAIRS) -> list[Row]:
             "bare": lambda: first_event(run, "benchmarks.bare_sdk"),
             "ours": lambda: first_event(run, "agent_runner", "run"),
         }
-        interleaved(1, variants)  # compiles, and fills the file cache
+        interleaved(1, variants)  # compiles modules and fills the file cache
         measured = interleaved(pairs, variants)
     bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
-    # The ratio of the medians would mix in which of the two met a busy moment.
+    # Ratios within pairs, as other load affects both runs of a pair alike.
     ratio = statistics.median(b / a for a, b in zip(measured["bare"], measured["ours"], strict=True))
     return [
         Row(

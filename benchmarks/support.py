@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: interleaved repetitions, a scripted model, statistics and tables."""
+"""Shared parts of the benchmarks: alternating repetitions, a scripted model, statistics and tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. ``holds`` is None if there is no goal or the figures do not decide it."""
+    """A row of the table; ``holds`` is None without a goal, and if the figures do not decide whether it is met."""
 
     what: str
     bare: str
@@ -48,7 +48,7 @@ HEADER = ("", "bare SDK", "Sandspan", "added", "goal")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table that also reads well in a terminal."""
+    """Return the rows as an aligned Markdown table, which is also readable in a terminal."""
     lines = [HEADER, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     text = [
@@ -59,7 +59,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """Return a description of the machine."""
+    """Return the number of cores, memory, speed, and the versions of Python and the Claude Agent SDK as text."""
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     python = f"{platform.python_implementation()} {platform.python_version()}"
     sdk = version("claude-agent-sdk")
@@ -68,7 +68,7 @@ def machine() -> str:
 
 
 def _million_additions() -> float:
-    """Return the minimum seconds of a million additions, to compare the speed of machines."""
+    """Return the minimum seconds of a million additions, by which the speed of machines can be compared."""
 
     def once() -> float:
         began, total = time.perf_counter(), 0
@@ -80,7 +80,7 @@ def _million_additions() -> float:
 
 
 def interleaved(times: int, variants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Measure all variants in turn, so that other load affects all of them; every second time in reverse."""
+    """Measure all variants in turn, so that other load affects all alike; every second round in reverse order."""
     measured: dict[str, list[float]] = {name: [] for name in variants}
     for n in range(times):
         for name in list(variants) if n % 2 == 0 else reversed(list(variants)):
@@ -91,12 +91,12 @@ def interleaved(times: int, variants: Mapping[str, Callable[[], float]]) -> dict
 
 
 def added(measured: Mapping[str, Sequence[float]], ours: str = "ours", bare: str = "bare") -> float:
-    """Return the median difference within pairs, which a slow drift of the machine does not move."""
+    """Return the median difference within pairs, which a slow change of the machine's speed does not affect."""
     return statistics.median(b - a for a, b in zip(measured[bare], measured[ours], strict=True))
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the middle half of some values."""
+    """Return the first and third quartile of some values as text."""
     low, _, high = statistics.quantiles(values, n=4)
     return f"{low:.1f} to {high:.1f}"
 
@@ -104,7 +104,7 @@ def spread(values: Sequence[float]) -> str:
 def certain(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of the median of six or more values.
 
-    It uses the order of the values only (a sign test), so it assumes no distribution.
+    It uses only the order of the values (a sign test), so it assumes no distribution.
     """
     ordered, n = sorted(values), len(values)
     outside = accumulate(2 * comb(n, rank) / 2**n for rank in range(n))
@@ -120,7 +120,7 @@ def progress(text: str) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """A scripted model, and the environment of a process that uses it."""
+    """The working directory and environment of a process that uses a scripted model."""
 
     cwd: Path
     environ: dict[str, str]
@@ -131,7 +131,7 @@ class Bench:
 
 @contextmanager
 def bench(tools: int) -> Generator[Bench]:
-    """Serve a conversation of this number of Bash calls, one per reply, each as cheap as possible."""
+    """Serve a scripted conversation with this number of Bash calls, one per reply, each as cheap as possible."""
     call = {"tools": [{"name": "Bash", "input": {"command": "true"}}]}
     script = {"conversations": {"main": {"replies": [*([call] * tools), {"text": "Done."}]}}}
     with tempfile.TemporaryDirectory(prefix="bench_") as root, ScriptedModel(parse_script(json.dumps(script))) as model:

@@ -1,13 +1,13 @@
 """Measure a run of 200 tool calls on the real CLI with telemetry off, on, and on with an exporter that hangs, in turn.
 
-Each run is a session of the real host in a new process. With telemetry on, it sends to Langfuse, SigNoz and OTLP, which
-are receivers in another process, serves Prometheus, writes the ledger and spools. Wall time is from opening the session
-to its end, with the start of runner and CLI. CPU time is the host's from opening the session to the last delivered
-span, and that of the whole runner and CLI, with its tools. A host's single costs are measured separately: imports,
-first connections and files, for which a first trace with a turn is sent before, and the end with the last metrics. A
-run with a hanging exporter is compared with one whose exporters all answer.
+Each run is a session of the real host in a new process. With telemetry on, the host sends to Langfuse, SigNoz and OTLP,
+which are receivers in another process, serves Prometheus, and writes the ledger and the spool. Wall time lasts from the
+opening of the session to its end and includes the start of runner and CLI. CPU time is the host's from the opening to
+the last delivered span, the runner's, and that of the CLI with its tools. The single costs of a host are measured
+separately: imports, first connections and files, caused by a first trace with a turn, and the end with the last
+metrics. A run with a hanging exporter is compared with a run whose exporters all answer.
 
-Runs of 15 s vary by 3 %: a goal within the 95 % confidence interval of the median difference is not decided.
+Runs of 15 s vary by 3 %: if a goal lies within the 95 % confidence interval of the median difference, it is undecided.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .support import REPOSITORY, Row, added, bench, certain, interleaved
 CALLS = 200
 TIMES = 10
 GOAL_WALL, GOAL_CPU = 1.0, 5.0
-"""The goals in per cent."""
+"""The goals for wall time and CPU time in per cent."""
 
 LIMIT_SECONDS = 600
 EXPORTERS = ("api", "signoz", "otlp")
-"""The exporters by the first part of the path to which each sends."""
+"""The first part of the path to which each exporter sends."""
 
 
 def variables(to: Backends, otlp: str) -> dict[str, str]:
@@ -52,7 +52,7 @@ def run_session(
     expected: Sequence[str],
     calls: int = CALLS,
 ) -> Run:
-    """Make one run, and check that all of its spans arrived at the expected receivers and no others."""
+    """Run one session in a new process; check that all of its spans arrived at the expected receivers only."""
     with tempfile.TemporaryDirectory(prefix="bench_") as state, bench(calls) as run:
         worker = run.command("benchmarks.session_worker", str(Path(state, "cpu")), str(calls))
         done = subprocess.run(
@@ -115,7 +115,7 @@ def _hanging(on: list[Run], hanging: list[Run]) -> list[Row]:
 
 
 def _row(what: str, against: str, before: list[Run], after: list[Run], figure: str, goal: float | None = None) -> Row:
-    """Return the row that compares a figure within pairs; with a goal, also in per cent."""
+    """Return the row that compares a figure of paired runs; with a goal, also in per cent."""
     measured: dict[str, list[float]] = {
         "bare": [getattr(run, figure) for run in before],
         "ours": [getattr(run, figure) for run in after],

@@ -1,4 +1,4 @@
-"""One turn over the replaying transport: with the bare SDK, with a hook that does nothing, and with the runner."""
+"""Run one turn over the replaying transport: with the bare SDK, with a hook that does nothing, or with the runner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Variant = Callable[[int], Coroutine[Any, Any, ReplayTransport]]
 
 
 def options() -> ClaudeAgentOptions:
-    """Return the runner's own options without its callbacks, so that both sides get the same messages."""
+    """Return the runner's own SDK options without its callbacks, so that all variants get the same messages."""
     ours = agent_options(Config(), {}, CONTEXT, can_use_tool=_never, on_tool_end=_nothing, on_stderr=lambda _line: None)
     return replace(ours, can_use_tool=None, hooks=None)
 
@@ -49,7 +49,7 @@ async def bare(calls: int) -> ReplayTransport:
 
 
 async def no_op_hook(calls: int) -> ReplayTransport:
-    """Read the turn with a PostToolUse hook that does nothing, for the SDK's own part of a hook's time."""
+    """Read the turn with a PostToolUse hook that does nothing, which shows the SDK's own part of a hook's time."""
     return await _read(calls, replace(options(), hooks={"PostToolUse": [HookMatcher(hooks=[_nothing])]}))
 
 
@@ -63,7 +63,7 @@ async def _read(calls: int, given: ClaudeAgentOptions) -> ReplayTransport:
 
 
 class PreparedRelay(Relay):
-    """The relay, which signals the end of its imports, as they are not part of a call's time."""
+    """The real relay, which signals the end of its imports, as they are no part of a call's time."""
 
     def __init__(self, environ: Mapping[str, str], emit: Callable[[TelemetryData | LogData], None]) -> None:
         super().__init__(environ, emit)
@@ -78,7 +78,7 @@ class PreparedRelay(Relay):
 
 
 async def ours(calls: int) -> ReplayTransport:
-    """Run the turn as `agent_runner run` does: with a journal, a pipe that another process reads, and relayed spans."""
+    """Run the turn as `agent_runner run` does: with a journal, a pipe to another process, and relayed spans."""
     journal = Journal(None)
     transport = await _run(calls, journal)
     journal.close()
@@ -86,7 +86,7 @@ async def ours(calls: int) -> ReplayTransport:
 
 
 async def recorded(calls: int) -> bytes:
-    """Return all events of such a turn from the journal."""
+    """Run the turn with the runner; return all events in its journal."""
     journal = Journal(None)
     await _run(calls, journal)
     lines = bytearray()
@@ -112,7 +112,7 @@ async def _run(calls: int, journal: Journal) -> ReplayTransport:
 def _drained_pipe() -> int:
     """Return the writing end of a pipe that another process reads, as a host does.
 
-    The process is not a child of this one, as the runner ends all its children.
+    That process is not a child of this one, as the runner ends all its children.
     """
     reading, writing = os.pipe()
     subprocess.run(["/bin/sh", "-c", "exec 3<&0; cat <&3 3<&- >/dev/null &"], stdin=reading, check=True)

@@ -1,4 +1,4 @@
-"""Run a file of prompts, one a line, a few at a time, and print a line for each result.
+"""Run a file of prompts, one per line, a few at a time, and print a line for each result.
 
 python batch.py prompts.txt
 """
@@ -16,7 +16,7 @@ OPTIONS = AgentOptions(user_id="batch", max_turns=20, max_budget_usd=1.0)
 
 
 async def run_all(prompts: list[str]) -> list[AgentResult]:
-    """Return the results in the order of the prompts."""
+    """Run all prompts; return the results in the order of the prompts."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def run(prompt: str) -> AgentResult:

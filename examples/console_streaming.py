@@ -1,4 +1,4 @@
-"""Print text while the model writes it, tools while they run, and the trace at the end; nothing leaves this machine.
+"""Print text while the model writes it, tools while they run, and the trace at the end; no telemetry is sent.
 
 export ANTHROPIC_API_KEY=…
 python examples/console_streaming.py "What is in this folder?"

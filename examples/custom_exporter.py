@@ -1,4 +1,4 @@
-"""Use an exporter of your own, which appends every tool call to a file, and a sanitizer of your own.
+"""Use an exporter of your own that appends every tool call to a file, and a sanitizer of your own.
 
 export ANTHROPIC_API_KEY=…
 python examples/custom_exporter.py calls.jsonl "Make the tests pass"
@@ -18,7 +18,7 @@ from host_client.telemetry import TelemetryConfig, initialize_telemetry
 
 
 class ToolCalls(SpanExporter):
-    """Appends a line for each tool call; after an exception or FAILURE it gets the spans again later."""
+    """Appends a line for each tool call; after an exception or FAILURE, Sandspan passes the spans again later."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class ToolCalls(SpanExporter):
 
 
 def without_names(text: str) -> str:
-    """Return the text of a prompt, an answer or a tool's arguments without names."""
+    """Return a text without names; called for each prompt, answer and tool argument before its export."""
     return text.replace("Ada", "[name]")
 
 
@@ -45,7 +45,7 @@ async def main(path: Path, prompt: str) -> None:
     telemetry = initialize_telemetry(
         TelemetryConfig(exporters=(), custom_exporters=[ToolCalls(path)], sanitize_prompt=without_names)
     )
-    options = AgentOptions(tool_content="preview")  # by default no span has tool arguments
+    options = AgentOptions(tool_content="preview")  # without this option no span has tool arguments
     result = await run_agent(prompt, options, approvals="auto", telemetry=telemetry)
     print(result.text)
     telemetry.shutdown()

@@ -29,7 +29,7 @@ class Reply(BaseModel):
 
 @app.post("/ask")
 async def ask(question: Question, traceparent: Annotated[str | None, Header()] = None) -> Reply:
-    """Run one turn that may only read: each call that needs an approval is denied."""
+    """Run one turn that may only read; each call that needs an approval is denied."""
     denied: list[str] = []
     options = AgentOptions(user_id="web", allowed_tools=("Read", "Grep", "Glob"))
     async with open_session(question.prompt, options, traceparent=traceparent) as session:

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use, and the mark of integration tests."""
+"""Fixtures for all tests, and the marking of integration tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import settings
 from tests.support.integration import is_integration, starts_nothing
 from tests.support.runs import Lab, lab
 
-# How long an example takes says nothing on a busy machine.
+# On a busy machine the duration of an example is no sign of an error.
 settings.register_profile("sandspan", deadline=None)
 settings.load_profile("sandspan")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark integration tests."""
+    """Mark each integration test, so that `make check` can leave it out."""
     if isinstance(item, pytest.Function) and is_integration(item):
         item.add_marker(pytest.mark.integration)
 
@@ -42,6 +42,6 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def make_lab(tmp_path: Path) -> Iterator[Callable[[str], Lab]]:
-    """Set up a lab for a script (YAML)."""
+    """Return a function that sets up a lab for a model script (YAML)."""
     with ExitStack() as stack:
         yield lambda script: stack.enter_context(lab(tmp_path, script))

@@ -1,4 +1,4 @@
-"""Tests that start a process or open a port are told from the tests that `make check` runs."""
+"""Integration tests, which start a process or open a port, are recognized and left out of `make check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that `make test` runs first: it installs the missing programs, or names the command that does."""
+"""The script that `make test` runs first installs missing programs, or prints the command that installs them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 SCRIPT = Path(__file__).with_name("system-packages.sh")
 PROGRAMS = ("make", "git", "prometheus", "promtool", "redis-server", "redis-cli", "chromium", "python3")
 BARE = "make git prometheus redis-server chromium fonts-dejavu-core python3 python3-venv"
-"""The packages that a machine without any of these programs lacks."""
+"""The packages to install on a machine with none of the programs."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine whose PATH is one folder; its `apt-get` notes what it was asked for, and may add programs."""
+    """A machine whose PATH is one folder; its fake `apt-get` records its arguments and may add programs."""
 
     path: Path
 
@@ -42,7 +42,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """A machine with none of the programs."""
+    """Return a machine with none of the programs."""
     for tool in ("sh", "chmod"):
         found = shutil.which(tool)
         assert found is not None

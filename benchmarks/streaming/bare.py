@@ -1,4 +1,4 @@
-"""The baseline of the service: a Starlette app that only streams the same lines to as many readers.
+"""The baseline of the service: a Starlette app that only streams the same lines to the same number of readers.
 
 It stores and checks nothing, and a late reader misses earlier lines. Each reader has a queue.
 ``python -m benchmarks.streaming.bare SOCKET EVENTS RATE``

@@ -1,7 +1,7 @@
 """Measure the service and the bare app in turn under the same load.
 
-Runners, server and readers are three processes; the server's CPU time and memory are those of its process alone. An
-event counts once for each reader that got it.
+Runners, server and readers are three processes; CPU time and memory are those of the server's process alone. An
+event counts once for each reader that received it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IDLE_READERS = (1, 100, 1_000)
 STORED_SESSIONS = 1_000
 
 SETTLE_SECONDS = 0.5
-"""Seconds after the last turn was sent, in which its runner gets it and writes nothing."""
+"""Seconds after the last turn was sent, in which its runner receives it but writes no events."""
 
 
 class Load(NamedTuple):
@@ -46,7 +46,7 @@ class Load(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A server's measurements: CPU seconds for sending turns and for events, and what its readers saw."""
+    """The measurements of a server: CPU seconds per sent turn and for all events, and the readers' results."""
 
     turn: float
     cpu: float
@@ -59,7 +59,7 @@ class Taken(NamedTuple):
 
 
 def take(kind: str, load: Load) -> Taken:
-    """Put a load on a server and return its measurements."""
+    """Put a load on a server of a kind (``bare`` or ``service``) and return its measurements."""
     with (
         tempfile.TemporaryDirectory(prefix="bench_") as folder,
         server(kind, Path(folder), events=load.events, rate=load.rate) as under_load,
@@ -155,7 +155,7 @@ def _memory() -> Iterator[Row]:
 
 
 def _restart() -> Iterator[Row]:
-    """Measure starts with an empty store, with closed sessions, and with open ones whose sandboxes are gone."""
+    """Measure starts with an empty store, with closed sessions, and with open sessions whose sandboxes are gone."""
     none = [start(0, is_open=False) for _ in range(TIMES)]
     closed = [start(STORED_SESSIONS, is_open=False) for _ in range(TIMES)]
     left = [start(STORED_SESSIONS, is_open=True) for _ in range(TIMES)]

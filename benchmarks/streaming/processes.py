@@ -1,4 +1,4 @@
-"""The processes of a measurement: runners, a server and readers."""
+"""Start the processes of a measurement: runners, a server and readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Server:
-    """The process of a server."""
+    """A running server whose CPU time and memory can be read."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -36,7 +36,7 @@ class Server:
 
     @property
     def cpu(self) -> float:
-        """Return the CPU seconds of all its threads, to the nanosecond; the ticks of `/proc` are 10 ms long."""
+        """Return the CPU seconds of all the server's threads, to the nanosecond; the ticks in `/proc` last 10 ms."""
         return time.clock_gettime(_cpu_clock(self.process.pid))
 
     @property
@@ -45,7 +45,7 @@ class Server:
 
 
 def _cpu_clock(pid: int) -> int:
-    """Return the clock of a process's CPU time, as `clock_getcpuclockid` does; Python has it for threads only."""
+    """Return the id of a process's CPU clock, like C's `clock_getcpuclockid`; Python offers only a thread's."""
     return (~pid << 3) | 2
 
 

@@ -1,7 +1,7 @@
-"""Readers in place of browsers, in a process of their own: several connections per session, for a number of events.
+"""Simulated browsers in a separate process: several connections per session, each for a number of events.
 
 ``python -m benchmarks.streaming.readers PORT READERS EVENTS SESSION…`` prints ``ready`` once all are connected, and at
-the end what they saw, as JSON.
+the end a `Seen` as JSON.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 LIMIT_SECONDS = 120.0
 
-# Of the events that the measured turn writes; `ts` stands near the beginning.
+# Matches an event of the measured turn; its `ts` stands near the beginning.
 _TEXT = re.compile(rb'data: \{"type":"text",[^\n]*?"ts":([0-9.]+)')
 
 
 class Seen(NamedTuple):
-    """The measurements of all readers: events, the seconds of each from its writing, the seconds from first to last."""
+    """The readers' results: number of events, seconds of each from its writing, seconds from the first to the last."""
 
     events: int
     latencies: list[float]
@@ -39,13 +39,13 @@ class Reader:
         head = await self._reader.readuntil(b"\r\n\r\n")
         assert b"transfer-encoding: chunked" in head.lower(), head
         self._raw = b""
-        self._rest = await self._body()  # with what the log has already, if that came along
+        self._rest = await self._body()  # and events that the log had already
         assert self._rest.startswith(b"retry: 1000\n\n"), self._rest
 
     async def _body(self) -> bytes:
-        """Return the next part of the answer's body without the chunk encoding; nothing at its end.
+        """Return the next part of the answer's body without the chunk encoding, or nothing at its end.
 
-        By hand, as browsers read faster than a library written in Python, and a server has less to do for slow readers.
+        Parsed by hand: a library in Python reads more slowly than browsers, and slow readers cost the server less.
         """
         parts: list[bytes] = []
         while not parts:

@@ -28,7 +28,7 @@ POLL_SECONDS = 0.005
 
 
 class Started(NamedTuple):
-    """Seconds from the process's start until it serves, and until it has reported every open session."""
+    """Seconds from the process's start until it is ready and until all open sessions were reported; CPU seconds."""
 
     ready: float
     settled: float
@@ -36,7 +36,7 @@ class Started(NamedTuple):
 
 
 def start(sessions: int, *, is_open: bool) -> Started:
-    """Fill a store, then start a service on it."""
+    """Fill a store with sessions and start a service on it; return the durations."""
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         asyncio.run(_fill(Path(folder, "service.sqlite"), sessions, is_open))
         began = time.perf_counter()

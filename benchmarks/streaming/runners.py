@@ -1,7 +1,7 @@
-"""Many simulated runners in a process of their own: each connection to its socket is one.
+"""Many simulated runners in a separate process: each connection to its socket is one runner.
 
-A runner sends `start` and, when it has its prompts, a number of events at its own pace, each with the time of writing.
- ``python -m benchmarks.streaming.runners SOCKET``; the first line of a connection says what to do.
+A runner sends `start` and, once it has received its prompts, a number of events at a set rate, each with the time of
+writing. ``python -m benchmarks.streaming.runners SOCKET`` serves them; a connection's first line is its `Pace`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import msgspec
 from agent_runner.contract.protocol import EventData, StartData, TextData, TurnStartData, encode, event_of
 
 DELAY_SECONDS = 2.5
-"""Seconds from a turn's start to its first event, as sending turns is measured separately."""
+"""Seconds from a turn's start to its first event, in which the CPU time of sending turns is measured."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """The load of one runner: number of events, events a second (0: as fast as they are read), and size of text."""
+    """The load by one runner: number of events, events per second (0: as fast as they are read), size of the text."""
 
     events: int
     rate: float
     trace_id: str
     text_size: int = 200
     prompts: int = 2
-    """It waits for so many lines first: the session's first turn, and the one that readers are there for."""
+    """Number of lines to wait for before events: the session's first turn, and the turn that is measured."""
 
 
 class Runner:
@@ -51,7 +51,7 @@ class Runner:
         text, began = "x" * pace.text_size, time.monotonic()
         for number in range(pace.events):
             if pace.rate:
-                # All start at the same time; they must not all write at the same moment.
+                # All runners start together; the offset keeps them from writing at the same moments.
                 due = began + (number + int(pace.trace_id[:4], 16) / 65_536) / pace.rate
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             await self.say(TextData(text=text, message_id=f"msg_{number}"))
@@ -71,7 +71,7 @@ async def serve(path: str) -> None:
             for _ in range(pace.prompts):
                 await reader.readline()
             await runner.work()
-            await reader.read()  # a session's end is no part of what its events cost
+            await reader.read()  # keeps the session open, so that its end is not measured
         writer.close()
 
     server = await asyncio.start_unix_server(connected, path, limit=2**20)

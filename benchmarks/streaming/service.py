@@ -1,4 +1,4 @@
-"""The measured service in a process of its own, as in production but with the simulated runners of `runners`.
+"""Run the measured service in a separate process, as in production but with the simulated runners of `runners`.
 
 ``python -m benchmarks.streaming.service SOCKET STORE EVENTS RATE``
 """
@@ -68,7 +68,7 @@ class SocketProcess:
 
 
 class SocketSandbox:
-    """A sandbox whose runner is a connection to `runners`."""
+    """A sandbox whose runner is a connection to the process of `runners`."""
 
     def __init__(self, stored: StoredSession, path: str, events: int, rate: float) -> None:
         self._name = stored.record.id
@@ -129,7 +129,7 @@ async def main(path: str, store: str, events: int, rate: float) -> None:
 
 
 async def serve(app: object) -> None:
-    """Serve on a free port of loopback and print it."""
+    """Serve on a free port of loopback and print the port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     config = uvicorn.Config(app, lifespan="off", log_level="error", access_log=False, ws="none")  # pyright: ignore[reportArgumentType]
     sys.stdout.write(f"{listener.getsockname()[1]}\n")

@@ -12,7 +12,7 @@ from host_client.errors import FileRefusedError
 
 
 class Exit(NamedTuple):
-    """How a process ended: its exit code, negative for a signal; whether memory ran out; the end of its stderr."""
+    """The end of a process: its exit code (negative for a signal), whether memory ran out, and the stderr's end."""
 
     code: int
     out_of_memory: bool = False

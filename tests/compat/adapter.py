@@ -1,6 +1,6 @@
-"""The only module of these tests that imports private names. If a module moves, correct the import here.
+"""The only module of the compatibility tests that imports private names; if a module moves, change only this file.
 
-Everything else here imports `host_client`, `host_client.errors`, `host_client.telemetry`, `host_client.sandbox`,
+The other modules import `host_client`, `host_client.errors`, `host_client.telemetry`, `host_client.sandbox`,
 `host_client.scripted_model`, `agent_runner.contract.protocol` and `tests.support`.
 """
 
@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Ledger:
-    """Records turns, with the caller's clock in seconds since the epoch."""
+    """Records the events of turns in a ledger; the caller's clock gives seconds since the epoch."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._ledger = _Ledger(path, clock=clock)
@@ -62,17 +62,17 @@ class Ledger:
     def note(
         self, event: events.AnyEvent, session_id: str, user: str | None, tenant: str | None, tier: str | None
     ) -> None:
-        """Record an event of a session's runner."""
+        """Record an event of a session's runner with the session's user, tenant and tier."""
         who = Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier)
         self._ledger.observe(event, who)
 
     def close(self) -> bool:
-        """Write what waits; return whether everything was written."""
+        """Write all buffered records and close; return whether everything was written."""
         return self._ledger.close(60.0)
 
 
 def set_spool_clock(clock: Callable[[], float]) -> None:
-    """Set the clock of all spools of this process (for the recorder only)."""
+    """Set the clock of all spools of this process; only the recorders use it."""
     defaults = Spool.__init__.__kwdefaults__
     assert defaults is not None
     defaults["now"] = clock

@@ -1,6 +1,6 @@
-"""OTLP requests in a readable form in which two versions of the code can be compared field by field.
+"""Convert OTLP requests to a readable form in which two versions of the code can be compared field by field.
 
-How spans are grouped under resources and scopes, and in which order attributes stand, is no matter; all else is.
+The grouping of spans under resources and scopes and the order of attributes are ignored; everything else counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 def spans_of(request: bytes) -> list[Json]:
-    """Return the spans of a serialized request in their order, each with its resource and its scope."""
+    """Return the spans of a serialized request in order, each with its resource and its scope."""
     found: list[Json] = []
     message = ExportTraceServiceRequest.FromString(request)
     for of_resource in message.resource_spans:
@@ -36,14 +36,14 @@ def spans_of(request: bytes) -> list[Json]:
 
 
 def by_id(spans: Sequence[Json]) -> dict[str, Json]:
-    """Return spans by their ids; each id must occur once."""
+    """Return the spans as a dict by span id; fail if an id occurs twice."""
     found = {span["span_id"]: span for span in spans}
     assert len(found) == len(spans), "a span came twice"
     return dict(sorted(found.items()))
 
 
 def readable_spans(spans: Sequence[ReadableSpan]) -> list[Json]:
-    """Return spans of OpenTelemetry's SDK in the form of its own encoder."""
+    """Return spans of the OpenTelemetry SDK in the same readable form, through the SDK's own OTLP encoder."""
     return spans_of(encode_spans(spans).SerializeToString())
 
 
@@ -67,7 +67,7 @@ _MOMENTS = ("start_time_unix_nano", "time_unix_nano")
 
 
 def metrics_in(request: bytes) -> dict[str, Json]:
-    """Return the metrics of a serialized request by name, their points by labels, without times."""
+    """Return the metrics of a serialized request by name, with their points by labels and without timestamps."""
     message = ExportMetricsServiceRequest.FromString(request)
     found: dict[str, Json] = {}
     for of_resource in message.resource_metrics:
@@ -103,5 +103,5 @@ def _sorted(value: Any) -> Any:
 
 
 def _attributes(pairs: Any) -> Any:
-    """Return attributes sorted by name; repeated names keep their order."""
+    """Return attributes sorted by name; attributes with the same name keep their order."""
     return sorted(([pair.get("key", ""), _sorted(pair.get("value", {}))] for pair in pairs), key=lambda pair: pair[0])

@@ -1,4 +1,4 @@
-"""The whole content of a store as JSON, read through the Store protocol and compared with a recording."""
+"""Read the whole content of a store through the Store protocol as JSON, to compare it with a recording."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.compat.adapter import Store
 Json = dict[str, Any]
 
 FAR_DAY = "2126-11-29"
-"""A day that no store forgets as past."""
+"""A day in the future, so that no store deletes its data as expired."""
 
 FAR_SECONDS = 1e10
-"""How long what expires by itself is kept in the recorded stores, and how wide their window of a count is."""
+"""Seconds for which the recorded stores keep expiring entries, and length of their counting windows."""
 
 
 async def contents_of(store: Store, expected: Mapping[str, Any]) -> Json:
-    """Return the content of a store; ``expected`` has the keys that a store does not list."""
+    """Return the content of a store as JSON; ``expected`` supplies the keys that a store cannot list."""
     found = {
         "sessions": [await _session(store, each["record"]["id"], each) for each in expected["sessions"]],
         "tokens": [msgspec.to_builtins(token) for token in await store.tokens()],
         "spent": [[tenant, day, await store.spent(tenant, day)] for tenant, day, _ in expected["spent"]],
         "remembered": [await _remembered(store, each) for each in expected["remembered"]],
     }
-    return json.loads(json.dumps(found))  # with lists for tuples
+    return json.loads(json.dumps(found))  # a round trip through JSON turns tuples into lists
 
 
 async def _session(store: Store, session_id: str, expected: Mapping[str, Any]) -> Json:
@@ -37,7 +37,7 @@ async def _session(store: Store, session_id: str, expected: Mapping[str, Any]) -
     entries = await store.read(session_id, 0, limit=100_000)
     decisions = [await store.decision(session_id, each["request_id"]) for each in expected["decisions"]]
     record: Json = msgspec.to_builtins(stored.record)
-    assert record["root"].pop("flags") == 1  # added since; old roots have the default
+    assert record["root"].pop("flags") == 1  # f6f5305 did not store the flags; they default to 1
     return {
         "record": record,
         "state": msgspec.to_builtins(stored.state),
@@ -50,7 +50,7 @@ async def _session(store: Store, session_id: str, expected: Mapping[str, Any]) -
 
 
 async def _remembered(store: Store, expected: Mapping[str, Any]) -> Json:
-    """Look an idempotency key up by reserving it, which does not change an existing one."""
+    """Read an idempotency key by reserving it again, which does not change an existing entry."""
     there = await store.reserve(expected["tenant_id"], expected["key"], expected["digest"], FAR_SECONDS)
     assert there is not None, expected["key"]
     answer = base64.b64encode(there.answer).decode() if there.answer is not None else None
@@ -58,7 +58,7 @@ async def _remembered(store: Store, expected: Mapping[str, Any]) -> Json:
 
 
 def request_ids(events: list[Json], commands: list[Json]) -> Iterator[str]:
-    """Yield the ids under which a session's decisions may be kept, given its events and queued commands."""
+    """Yield the ids under which a session's decisions may be stored, given its events and queued commands."""
     for event in events:
         data = event["data"]
         match event["type"]:

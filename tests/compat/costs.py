@@ -1,4 +1,4 @@
-"""Turns for a ledger, and their sums by ``host_client costs``."""
+"""Telemetry events of turns for a ledger, and the cost sums that ``host_client costs`` prints for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COSTS_BY = ("user", "tenant", "model", "day")
 
 
 def costs(ledger: Path, by: str, *more: str) -> dict[str, Any]:
-    """Return the sums of ``host_client costs`` in its form for programs."""
+    """Run ``host_client costs --json`` and return its sums."""
     command = [sys.executable, "-m", "host_client", "costs", "--by", by, "--json", *more]
     env = {"PATH": os.environ["PATH"], "HOME": str(ledger.parent), "SANDSPAN_LEDGER": str(ledger)}
     done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=60)

@@ -1,6 +1,6 @@
-"""A runner of f6f5305 as its host sees it: accepts only its command lines, and replays a recorded run.
+"""Simulate a runner of f6f5305: accept only its command lines, and replay a recorded run.
 
-Its first argument is the recording. It takes the place of the template's Python, so the rest is
+The first argument is the recording's name. The program replaces the template's Python, so the other arguments are
 ``-P -m agent_runner run`` or ``-P -m agent_runner attach --after SEQ --journal PATH``.
 """
 
@@ -16,7 +16,7 @@ from tests.compat.recordings import Recording, load
 
 POLL_SECONDS = 0.02
 WRONG = 64
-"""What it ends with where it is asked for something that f6f5305's runner does not know."""
+"""Exit code for a command line that f6f5305's runner does not accept."""
 
 
 def main(name: str, *args: str) -> int:
@@ -32,7 +32,7 @@ def main(name: str, *args: str) -> int:
 
 
 def run(recording: Recording) -> int:
-    """Write the recorded events, and wait for the recorded commands in their places."""
+    """Write the recorded events; before each recorded command wait until the host has sent one."""
     with Path(os.environ["AGENT_JOURNAL"]).open("a") as journal:
         for step in recording.steps:
             if step.is_command:
@@ -49,7 +49,7 @@ def run(recording: Recording) -> int:
 
 
 def attach(journal: Path, after: int) -> int:
-    """Write the journal's events from a number on, up to the last."""
+    """Write the journal's events after a sequence number to stdout, up to the last event."""
     written = 0
     while True:
         lines = journal.read_text().split("\n")[:-1]
@@ -59,7 +59,7 @@ def attach(journal: Path, after: int) -> int:
             if event["type"] == "end":
                 return 0
         written = len(lines)
-        time.sleep(POLL_SECONDS)  # a file tells nobody when it grows
+        time.sleep(POLL_SECONDS)  # poll, as a growing file gives its readers no notification
 
 
 if __name__ == "__main__":

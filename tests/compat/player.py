@@ -1,4 +1,4 @@
-"""A sandbox that replays a recorded run: it writes the recorded lines, and waits for each recorded command."""
+"""A sandbox that replays a recorded run: it writes the recorded lines and waits for each recorded command."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from host_client.sandbox import Exit, Progress, SandboxInfo
 from tests.compat.recordings import Json, Recording, Step, without_id
 
 RUNNER = "7"
-"""The runner's process id."""
+"""The runner's process id in all recordings."""
 
 
 class Played:
-    """A `Sandbox`. ``loses_after``: the live stream is lost after the event of that number, once.
+    """A `Sandbox` that replays a recording to the host.
 
-    ``seen``: an earlier host has read up to that event, and has sent what came before it; this one takes over.
-    What its host asks for is kept: ``metadata``, ``environments`` by the first argument, ``arguments``, ``commands``.
+    ``loses_after``: the live stream fails once, after the event with this sequence number. ``seen``: sequence number of
+    the last event that an earlier host has read; the commands before it count as sent, and the tested host takes over.
+    The host's input is recorded: ``metadata``, ``environments`` by the first argument, ``arguments``, ``commands``.
     """
 
     def __init__(self, recording: Recording, *, loses_after: int | None = None, seen: int = 0) -> None:
         self.recording = recording
         self.loses_after = loses_after
         self.info = recording.whereabouts.info
-        if seen:  # of a local sandbox nothing is left to go on with
+        if seen:  # a session in a local sandbox cannot be taken over
             self.info = replace(self.info, kind="e2b")
         self.metadata: dict[str, str] = {}
         self.environments: dict[str, dict[str, str]] = {}
@@ -34,7 +35,7 @@ class Played:
         self.commands: list[Json] = [command for seq, command in recording.commands_after if seq < seen]
         self.closed = 0
         self.written = 0
-        """How many steps the runner has made."""
+        """Number of steps that the runner has made."""
         self.moved = asyncio.Condition()
 
     @property
@@ -63,7 +64,7 @@ class Played:
         return PlayedProcess(self, None, adopted=True)
 
     async def advance(self) -> None:
-        """Make the steps up to the next command that has not arrived."""
+        """Make the runner's steps up to the next command that the host has not sent yet."""
         async with self.moved:
             while not self.has_ended and (step := self.recording.steps[self.written]):
                 if step.is_command and len(self.commands) <= self._commands_before(self.written):
@@ -75,7 +76,7 @@ class Played:
         return sum(step.is_command for step in self.recording.steps[:number])
 
     async def take(self, data: bytes) -> None:
-        """Receive a command that the host writes to the runner's stdin."""
+        """Receive the command lines that the host writes to the runner's stdin."""
         if self.has_ended:
             raise StreamLostError("the runner has ended")
         for line in data.splitlines():
@@ -99,7 +100,7 @@ class Played:
 
 
 class PlayedProcess:
-    """The runner (``after`` None), or a follower of its journal from a number on."""
+    """The replayed runner (``after`` is None), or a reader of its journal after a sequence number."""
 
     id = RUNNER
 
@@ -110,7 +111,7 @@ class PlayedProcess:
         self._is_killed = False
 
     async def output(self) -> AsyncIterator[bytes]:
-        if self._adopted:  # its live output is not followed
+        if self._adopted:  # the host reads an adopted runner's events from the journal
             return
         sandbox, steps = self._sandbox, self._sandbox.recording.steps
         await sandbox.advance()
@@ -142,7 +143,7 @@ class PlayedProcess:
         pass
 
     async def wait(self) -> Exit:
-        if self._after is not None:  # a follower: 3 is for a journal without an end
+        if self._after is not None:  # `attach` exits with 3 if the journal has no `end` event
             return Exit(0 if self._sandbox.recording.events[-1]["type"] == "end" else 3)
         return Exit(self._sandbox.recording.about["exit_code"])
 

@@ -31,7 +31,7 @@ MODEL_ENVIRONMENT = {
     "ANTHROPIC_BASE_URL": "http://model.example",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
-"""What the recorded hosts had of the model, whose address was another one."""
+"""The model's environment in the recorded hosts, with another address."""
 
 
 class Collected(SpanExporter):
@@ -46,7 +46,7 @@ class Collected(SpanExporter):
 
 
 def play_all(recordings: Sequence[Recording]) -> Json:
-    """Replay runs one after the other with one telemetry; return the outcome of each, and costs and metrics of all."""
+    """Replay runs in turn with one telemetry; return each run's outcome and the costs and metrics of all."""
     with http_receiver() as receiver, tempfile.TemporaryDirectory() as folder:
         ledger, collected = Path(folder, "ledger"), Collected()
         config = TelemetryConfig(
@@ -66,7 +66,7 @@ def play_all(recordings: Sequence[Recording]) -> Json:
 
 
 def play_alone(recording: Recording, *, loses_after: int | None = None, seen: int = 0) -> Json:
-    """Replay a run whose stream is lost, or that another host takes over; see `Played`."""
+    """Replay a run whose stream fails or that another host takes over, with a telemetry of its own; see `Played`."""
     collected = Collected()
     telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[collected]))
     played = play_one(recording, Played(recording, loses_after=loses_after, seen=seen), telemetry, seen)
@@ -75,13 +75,13 @@ def play_alone(recording: Recording, *, loses_after: int | None = None, seen: in
 
 
 def play_one(recording: Recording, sandbox: Played, telemetry: Telemetry, seen: int = 0) -> Json:
-    """Replay a run in a sandbox; return its host's input, output and results."""
+    """Replay a run in a sandbox; return the host's output, its commands and the values that it gave the sandbox."""
     opening = taken_over(recording, sandbox, telemetry, seen) if seen else opened(recording, sandbox, telemetry)
     return asyncio.run(play(recording, sandbox, opening, seen))
 
 
 def _steady(metrics: dict[str, Json]) -> dict[str, Json]:
-    """Remove values that depend on this machine: the time to make a sandbox, and present deliveries."""
+    """Remove values that depend on this machine: sandbox creation times and counts of delivered spans."""
     metrics["claude.agent.telemetry.spans"].pop("points")
     made = metrics["claude.agent.sandbox.creation.duration"]
     made["points"] = {labels: point["count"] for labels, point in made["points"].items()}
@@ -89,7 +89,7 @@ def _steady(metrics: dict[str, Json]) -> dict[str, Json]:
 
 
 def opened(recording: Recording, sandbox: Played, telemetry: Telemetry) -> AbstractAsyncContextManager[Session]:
-    """Open a session on a recorded run."""
+    """Open a session whose sandbox replays a recording."""
     return open_session(
         recording.prompt,
         recording.options,
@@ -104,7 +104,7 @@ def opened(recording: Recording, sandbox: Played, telemetry: Telemetry) -> Abstr
 def taken_over(
     recording: Recording, sandbox: Played, telemetry: Telemetry, seen: int
 ) -> AbstractAsyncContextManager[Session]:
-    """Take a session over, on a recorded run of which another host has seen a part."""
+    """Take over a session whose sandbox replays a recording of which an earlier host has read a part."""
     return take_over(
         recording.taken_over(),
         recording.options,
@@ -120,12 +120,12 @@ def taken_over(
 async def play(
     recording: Recording, sandbox: Played, opening: AbstractAsyncContextManager[Session], seen: int = 0
 ) -> Json:
-    """Do in a session what the recorded host did, after the same events; return what it came to.
+    """Send a session the commands of the recorded host, each after the same event; return its outcome and events.
 
-    ``seen`` is the number of the last event that an earlier host has seen.
+    ``seen`` is the sequence number of the last event that an earlier host has read.
     """
     events: list[Json] = []
-    # The first is the prompt, which a session is opened with.
+    # The first command is the prompt, which opens the session.
     left = [(seq, command) for seq, command in recording.commands_after[1:] if seq >= seen]
     async with asyncio.timeout(WAIT_SECONDS), opening as session:
         await _command(session, left, seen)
@@ -149,7 +149,7 @@ def is_own(event: Json) -> bool:
 
 
 async def _command(session: Session, left: list[tuple[int, Json]], seq: int) -> None:
-    """Send the commands that the recorded host wrote after an event."""
+    """Send and remove the commands that the recorded host wrote after the event with this sequence number."""
     while left and left[0][0] == seq:
         _, command = left.pop(0)
         await _send(session, command)
@@ -181,9 +181,9 @@ async def _send(session: Session, command: Json) -> None:
 
 
 def spans_of(recording: Recording, collected: Collected) -> dict[str, Any]:
-    """Return a run's spans by their ids; those that the host makes with an id by chance by their names.
+    """Return the spans of a run's traces by span id; host spans with a random id are returned by name.
 
-    A moment of this play, as opposed to one that was recorded, is told as ``now``, and how long it took not at all.
+    Times of the replay, as opposed to recorded ones, are replaced by ``now``; measured durations are removed.
     """
     traces = {recording.root.trace_id, *(event["trace_id"] for event in recording.events)}
     spans = by_id([span for span in readable_spans(collected.spans) if span["trace_id"] in traces])
@@ -206,7 +206,7 @@ def spans_of(recording: Recording, collected: Collected) -> dict[str, Any]:
 
 
 def _forget_process(span: Json) -> None:
-    """Leave out of a span that a host made which process and which versions that was."""
+    """Remove the process id and the versions from the resource and scope of a span that a host made."""
     attributes = span["resource"]["attributes"]
     if any(name == "service.instance.id" for name, _ in attributes):
         left_out = ("service.instance.id", "service.version", "telemetry.sdk.version")
@@ -215,7 +215,7 @@ def _forget_process(span: Json) -> None:
 
 
 def recorded_ids(recording: Recording) -> set[str]:
-    """Return the ids of spans that a recording names: of its events, of what was relayed, of the earlier host's own."""
+    """Return the span ids in a recording: of its events, of relayed spans, and of the earlier host's own spans."""
     told = [event["data"]["otlp"] for event in recording.events if event["type"] == "telemetry"]
     requests = [*map(base64.b64decode, told), recording.whereabouts.own_spans]
     spans = [span["span_id"] for request in requests for span in spans_in(request)]

@@ -1,4 +1,4 @@
-"""The public names of f6f5305's documents, with their parameters."""
+"""The public names in the documentation of f6f5305, and the parameters of each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "host_client.telemetry.endpoints": ("Endpoint", "exact", "langfuse", "otlp", "signoz"),
 }
-"""Modules and the names that can be imported from each."""
+"""Names that can be imported from each module."""
 
 USED: dict[str, tuple[str, ...]] = {
     "host_client": (
@@ -63,10 +63,10 @@ USED: dict[str, tuple[str, ...]] = {
     ),
     "host_client.telemetry.endpoints": ("Endpoint", "exact", "langfuse", "otlp", "signoz"),
 }
-"""What programs call, and the events and commands of the contract beside it."""
+"""Callables that programs use, beside the events and commands of the contract."""
 
 UNDOCUMENTED = ("outlet",)
-"""Parameters that only the service gives."""
+"""Parameters that only the service passes."""
 
 BASES: dict[str, tuple[str, ...]] = {
     "SandspanError": ("Exception",),
@@ -84,10 +84,10 @@ BASES: dict[str, tuple[str, ...]] = {
     "NotAskedError": ("SandspanError", "ValueError"),
     "AgentError": ("SandspanError",),
 }
-"""What each error also is."""
+"""Base classes of each error."""
 
 Parameters = dict[str, list[Any]]
-"""By name: whether it is given by position, by name or by either, and whether it may be left out."""
+"""Parameters by name: whether each is positional, keyword or both, and whether it is optional."""
 
 
 def taken() -> dict[str, Parameters]:
@@ -100,7 +100,7 @@ def taken() -> dict[str, Parameters]:
 
 
 def found(module: str, dotted: str) -> Any:
-    """Return a member of a module; the module may also be reached as an attribute of its package."""
+    """Return a member of a module; the module may also be an attribute of its package."""
     package, _, last = module.rpartition(".")
     try:
         value: Any = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""A recorded run of a runner of f6f5305, with its input, its output and the places of the host's commands."""
+"""Load recorded runs of a runner of f6f5305, with its output and the host's commands in their order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = recorded_names()
 
 @dataclass(frozen=True)
 class Step:
-    """A line that the runner wrote (``is_command`` False) or a command that its host wrote, without a newline."""
+    """A line that the runner wrote (``is_command`` False) or a command that the host wrote, without its newline."""
 
     line: str
     is_command: bool
@@ -36,13 +36,13 @@ class Step:
 
     @property
     def seq(self) -> int:
-        """Return the event's number, or 0 if it has none."""
+        """Return the event's sequence number, or 0 for a command and for an event without one."""
         return 0 if self.is_command else self.value.get("seq", 0)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One run. ``about`` is what its host made of the options: environment, arguments, metadata, whereabouts."""
+    """One recorded run. ``about`` has the host's side: options, environment, arguments, metadata and whereabouts."""
 
     name: str
     about: Json
@@ -59,39 +59,39 @@ class Recording:
 
     @property
     def root(self) -> Root:
-        """The session's root span, as it was announced to the runner."""
+        """Return the session's root span, as the host sent it to the runner."""
         return msgspec.convert(self.about["root"], Root)
 
     @property
     def whereabouts(self) -> Whereabouts:
-        """What the host told others of the session, as a store has it."""
+        """Return the data by which another host can find the session, as a store holds it."""
         return msgspec.convert(self.about["whereabouts"], Whereabouts)
 
     @property
     def handed_over_at(self) -> int:
-        """The number of the event after which another host takes over: one that asks for something, if any does."""
+        """Return the sequence number after which another host takes over: the first request, else the first call."""
         asking = [event["seq"] for event in self.events if event["type"] in ("approval_request", "question_request")]
         calling = [event["seq"] for event in self.events if event["type"] == "tool_use"]
         return (asking or calling or [max(1, len(self.journal) // 2)])[0]
 
     @property
     def events(self) -> list[Json]:
-        """Return the lines that the runner wrote to stdout."""
+        """Return the events that the runner wrote to stdout."""
         return [step.value for step in self.steps if not step.is_command]
 
     @property
     def journal(self) -> list[Step]:
-        """Return the lines of its journal, which have a number."""
+        """Return the steps that the runner wrote to its journal: events with a sequence number."""
         return [step for step in self.steps if step.seq]
 
     @property
     def commands(self) -> list[Json]:
-        """What its host wrote to stdin, without the ids by which the runner knows a command that comes again."""
+        """Return the commands that the host wrote to stdin, without their random ids."""
         return [without_id(step.value) for step in self.steps if step.is_command]
 
     @property
     def commands_after(self) -> list[tuple[int, Json]]:
-        """Return the commands, each with the number of the last event before it."""
+        """Return the commands, each with the sequence number of the last event before it."""
         found: list[tuple[int, Json]] = []
         seq = 0
         for step in self.steps:
@@ -101,13 +101,13 @@ class Recording:
         return found
 
     def taken_over(self) -> Whereabouts:
-        """Return the whereabouts as of a sandbox that outlives its host, which a local one does not."""
+        """Return the session's whereabouts with an E2B sandbox, as a local sandbox ends with its host."""
         told = self.whereabouts
         return msgspec.structs.replace(told, info=replace(told.info, kind="e2b"))
 
 
 def without_id(command: Json) -> Json:
-    """Return a command without its id, which is random."""
+    """Return a command without its random id."""
     return {name: value for name, value in command.items() if name != "command_id"}
 
 

@@ -1,4 +1,7 @@
-"""The content of a Redis as plain commands, which every version of Redis accepts, unlike payloads of DUMP."""
+"""Dump and restore the content of a Redis as plain commands.
+
+Every version of Redis accepts them, unlike the payloads of the DUMP command.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import redis
 from tests.support.redis import RedisServer
 
 Words = list[str]
-"""A command; what is no text is told as Latin-1."""
+"""A command and its arguments; binary arguments are decoded as Latin-1."""
 
 _IGNORED = ":lease"
-"""Leases run out in seconds; a killed owner's has."""
+"""Suffix of the keys of leases, which are not dumped: a killed owner's lease expires within seconds."""
 
 
 def dump(server: RedisServer) -> list[Words]:
@@ -69,7 +72,7 @@ def _stream(client: Any, key: bytes) -> Iterator[tuple[Any, ...]]:
     for last, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(key)):
         yield ("XADD", key, last, *(part for each in fields.items() for part in each))
     newest = cast("dict[str, bytes]", client.xinfo_stream(key))["last-generated-id"]
-    if newest != last:  # what was last in it has been trimmed
+    if newest != last:  # newer entries were trimmed; this restores the stream's last id
         yield ("XADD", key, newest, "d", "")
         yield ("XDEL", key, newest)
 

@@ -27,12 +27,12 @@ TRACESTATE = "vendor=x,other=y"
 ROOT = "b7ad6b7169203331"
 
 OWN = ("agent.session", "sandbox.create", "sandbox.cleanup")
-"""Names of the host's own spans, which no relayed one has."""
+"""Names of the host's own spans, which differ from all relayed names."""
 
 DAY = 86_400 * 10**9
 HOUR = 3_600 * 10**9
 PATIENCE = 4 * WAIT_SECONDS
-"""So much at once takes long on a busy machine."""
+"""Seconds to wait; the large amount of spans takes long on a busy machine."""
 
 PATHS = {"/v1/traces": "otlp", "/api/public/otel/v1/traces": "langfuse"}
 
@@ -45,10 +45,10 @@ _OPTIONS: Json = {
 
 
 def relayed(inputs: Sequence[str], sanitize: Callable[[str], str] | None = None) -> Json:
-    """Let a session's runner send each input as a ``telemetry`` event.
+    """Send each input as a ``telemetry`` event of a session's runner and collect the results.
 
-    Return ``refused``, the numbers of the inputs that the session found something wrong with, and for each destination
-    the spans that it got, by their ids.
+    Return under ``refused`` the host's error messages by the index of the refused input, and for each destination the
+    spans that it received, by trace and span id.
     """
     recording, collected = _recording(inputs), Collected()
     began = time.time_ns()
@@ -77,23 +77,23 @@ def relayed(inputs: Sequence[str], sanitize: Callable[[str], str] | None = None)
 
 
 def relayed_sanitized(inputs: Sequence[tuple[str, str]]) -> Json:
-    """Return what `relayed` does of the inputs that hold content, with a sanitizer of the host's own."""
+    """Return the result of `relayed` for the inputs with content, with a sanitizer on the host."""
     return relayed([otlp for name, otlp in inputs if name.partition(" ")[0] in HOLD_CONTENT], sanitize)
 
 
 HOLD_CONTENT = ("real", "texts", "altered")
-"""Inputs, by what they are about, with prompts, answers and tool calls in them."""
+"""First words in the descriptions of inputs that contain prompts, answers or tool calls."""
 
 
 def sanitize(text: str) -> str:
-    """Return the text in capitals; fail on a long one."""
+    """Return the text in capitals; raise an error for a text of over 2,000 characters."""
     if len(text) > 2000:
         raise ValueError("too long")
     return text.upper()
 
 
 def _recording(inputs: Sequence[str]) -> Recording:
-    """Return a run in which nothing happens but telemetry, after a turn in another trace was asked for."""
+    """Return a run with two turns, the second in another trace, whose only events before the end are telemetry."""
     caller = f"00-{OTHER_TRACE.hex()}-00f067aa0ba902b7-01"
     commands = [{"type": "prompt", "text": "go"}, {"type": "prompt", "text": "on", "traceparent": caller}]
     data: list[tuple[str, Json]] = [("telemetry", {"otlp": otlp}) for otlp in inputs]
@@ -115,7 +115,7 @@ def _recording(inputs: Sequence[str]) -> Recording:
 
 
 async def _refused(recording: Recording, sandbox: Played, opening: Any) -> dict[str, str]:
-    """Return what the session said of each input with which something was wrong: just before the event itself."""
+    """Return the host's error message for each refused input; it comes just before the input's own event."""
     refused: dict[str, str] = {}
     said = ""
     async with asyncio.timeout(PATIENCE), opening as session:
@@ -133,7 +133,7 @@ async def _refused(recording: Recording, sandbox: Played, opening: Any) -> dict[
 
 
 def _by_id(spans: list[Json], began: int) -> dict[str, Json]:
-    """Return relayed spans by their ids, and what depends on the moment in words."""
+    """Return the relayed spans by trace and span id, with present times replaced by words."""
     found: dict[str, Json] = {}
     for span in spans:
         if span.get("name") in OWN:
@@ -158,7 +158,7 @@ def _forget_moments(span: Json, began: int) -> None:
 
 
 def _moment(nanoseconds: int, began: int) -> int | str:
-    """Return a time; ``now`` and ``tomorrow`` where it is what the host makes of none, or of one in the future."""
+    """Return a time; a present one as ``now`` and one a day ahead as ``tomorrow``."""
     for name, moment in (("now", began), ("tomorrow", began + DAY)):
         if moment <= nanoseconds < moment + HOUR:
             return name

@@ -1,4 +1,4 @@
-"""A recorded session of f6f5305 in E2B, and its restoration in a stand-in."""
+"""A recorded session of f6f5305 in E2B, and functions to restore it in a stand-in of E2B."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def recorded() -> Json:
 
 
 def slug_of(work: Path) -> str:
-    """Return the name of the CLI's folder for the conversations of a working directory."""
+    """Return the name of the folder in which the CLI keeps the conversations of a working directory."""
     return re.sub(r"[^A-Za-z0-9]", "-", str(work))
 
 
 def conversation_of(config: Path) -> list[Json]:
-    """Return what was said in the only conversation below a folder of the CLI's, without what the CLI adds to it."""
+    """Return the messages of the only conversation in a CLI's folder, without fields that depend on the version."""
     (path,) = (config / "projects").rglob("*.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     said = [line for line in lines if line["type"] in ("user", "assistant")]
@@ -51,7 +51,7 @@ def conversation_of(config: Path) -> list[Json]:
 
 
 def make(lab: E2BLab, body: Json) -> str:
-    """Make a sandbox by the request of an old host; return its id."""
+    """Create a sandbox with the request body of an old host; return its id."""
     headers = {"x-api-key": lab.e2b.environ["E2B_API_KEY"]}
     answer = httpx.post(f"{lab.e2b.url}/v2/sandboxes", json=body, headers=headers, trust_env=False)
     assert answer.status_code == 201, answer.text
@@ -59,14 +59,14 @@ def make(lab: E2BLab, body: Json) -> str:
 
 
 def connect(lab: E2BLab, sandbox_id: str) -> Sandbox:
-    """Connect to a sandbox."""
+    """Connect to a sandbox with the E2B SDK."""
     environ = lab.e2b.environ
     urls: Any = {"api_url": environ["E2B_API_URL"], "sandbox_url": environ["E2B_SANDBOX_URL"]}
     return Sandbox.connect(sandbox_id, timeout=300, api_key=environ["E2B_API_KEY"], **urls)
 
 
 def start(lab: E2BLab, sandbox: Sandbox, process: Json) -> Any:
-    """Start a process as an old host did; return the SDK's handle of it."""
+    """Start a process in a sandbox as an old host did; return the SDK's handle."""
     login, command_flag, command = process["args"]
     assert (login, command_flag) == ("-l", "-c")
     envs = dict(process["envs"])
@@ -77,7 +77,7 @@ def start(lab: E2BLab, sandbox: Sandbox, process: Json) -> Any:
 
 
 def leave_paused(lab: E2BLab, session: Json) -> str:
-    """Leave the recorded session in a stand-in as its host did: paused, with its files; return the sandbox's id."""
+    """Restore the recorded session in a stand-in as a paused sandbox with its files; return the sandbox's id."""
     sandbox_id = make(lab, session["kept"])
     journal, conversation = session["journal"], json.dumps(session["conversation"])
     (lab.state / journal["name"]).write_text(journal["text"])

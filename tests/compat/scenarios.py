@@ -1,4 +1,4 @@
-"""The recorded runs, which together have every event of the contract and every end of a run."""
+"""The scenarios of the recorded runs; together they contain every event of the contract and every end of a run."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ ASK = """
 SLEEP = """python3 -c 'import time; time.sleep(60)'"""
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 QUIET = {"PYTHONWARNINGS": "ignore"}
-"""A warning names a file of the machine, and stands in what is told of a runner that died."""
+"""Variables that suppress warnings, which contain paths of the machine and appear in errors of a dead runner."""
 
 ONE_RETRY = {**QUIET, "CLAUDE_CODE_MAX_RETRIES": "1"}
 
 
 async def _finish(session: Session, event: p.AnyEvent) -> None:
-    """Let the runner end after its first turn."""
+    """Let the runner end after the first turn's result."""
     if isinstance(event, p.Result):
         await session.finish()
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A run: the model's replies (YAML), the options beside the model, and what its caller does as events come."""
+    """A run: the model's replies (YAML), options other than the model, and the caller's reactions to events."""
 
     replies: str
     react: React = _finish
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     others: str = ""
-    """Further conversations of the script."""
+    """Further conversations of the script (YAML)."""
 
     @property
     def script(self) -> str:
@@ -54,12 +54,12 @@ class Scenario:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Return the options as JSON."""
+        """Return the run's options as JSON."""
         return {"model": MODEL, "env": QUIET, **self.options}
 
 
 async def _decide(session: Session, event: p.AnyEvent) -> None:
-    """Allow the first call, edit the second, refuse the third, remember the fourth; answer what is asked."""
+    """Allow the first call, edit the second, deny the third, remember the fourth; answer questions."""
     match event:
         case p.ApprovalRequest():
             key, command = event.data.approval_id, event.data.input.get("command", "")
@@ -80,7 +80,7 @@ async def _decide(session: Session, event: p.AnyEvent) -> None:
 
 
 async def _interrupt(session: Session, event: p.AnyEvent) -> None:
-    """Interrupt the tool of the first turn, and begin another one."""
+    """Interrupt the tool of the first turn, and start another turn."""
     match event:
         case p.ToolUse():
             await session.interrupt()
@@ -106,7 +106,7 @@ async def _stop(session: Session, event: p.AnyEvent) -> None:
 
 
 async def _kill_runner(session: Session, event: p.AnyEvent) -> None:
-    if isinstance(event, p.Telemetry):  # after the request that called the tool
+    if isinstance(event, p.Telemetry):  # after the model request that called the tool
         os.kill(_runner(session), signal.SIGKILL)
 
 
@@ -122,7 +122,7 @@ def _runner(session: Session) -> int:
 
 
 async def _after_background(session: Session, event: p.AnyEvent) -> None:
-    """Finish after the turn that the CLI began by itself."""
+    """Finish after the turn that the CLI starts without a prompt."""
     if isinstance(event, p.Result) and event.data.turn == 2:
         await session.finish()
 

@@ -1,7 +1,7 @@
-"""The destinations of the recorded spool, and the spans that a process with the spool sends to each.
+"""The destinations of the recorded spool, and the spans that a process delivers from it.
 
-The receivers have names and no ports, so that the spool knows them again: this process reaches them through a proxy,
-which is our receiver.
+The destinations have host names without ports, by which the spool recognizes them. This process reaches them through
+an HTTP proxy, which is the test's receiver.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CUSTOM = "CompatExporter"
 
 
 class CompatExporter(SpanExporter):
-    """An exporter of a user's own; the spool knows it by the name of its class."""
+    """A user's own exporter; the spool identifies it by the name of its class."""
 
     def __init__(self, is_down: bool = False) -> None:
         self.spans: list[ReadableSpan] = []
@@ -47,7 +47,7 @@ def config(
     ledger: Path | None = None,
     tier_rates: Mapping[str, float] | None = None,
 ) -> TelemetryConfig:
-    """Return telemetry with every kind of destination, or some of them."""
+    """Return a telemetry configuration with every kind of destination, or with the given ones."""
     return TelemetryConfig(
         environment="staging",
         exporters=tuple(name for name in destinations if name != CUSTOM),
@@ -62,7 +62,7 @@ def config(
 
 
 def delivered_of(spool: Path, *destinations: str) -> dict[str, dict[str, Json]]:
-    """Return what each destination (default: all) is sent of a spool by this process, by the ids of the spans."""
+    """Deliver a spool from this process; return the spans of each destination (default: all) by span id."""
     names = destinations or (*PATHS, CUSTOM)
     custom = CompatExporter()
     with http_receiver() as receiver, _proxy(receiver.url):
@@ -81,7 +81,7 @@ def delivered_of(spool: Path, *destinations: str) -> dict[str, dict[str, Json]]:
 
 @contextmanager
 def _proxy(url: str) -> Generator[None]:
-    """Send what goes over plain HTTP through a proxy, as the environment asks for it."""
+    """Use a proxy for plain HTTP within the block, through the environment's variables."""
     names = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ["http_proxy"] = url

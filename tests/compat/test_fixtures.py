@@ -12,7 +12,7 @@ import pytest
 from tests.compat.files import FIXTURES
 
 MACHINE = re.compile(rb"(?<!/var)/(tmp|root|private|Users|nix|mnt|work)/|/home/(?!user\b)|-tmp-")
-"""Folders that only one machine has; what is recorded of a sandbox is in `/home/user` and `/var/lib/sandspan`."""
+"""Folders that exist on one machine only; recordings of a sandbox have `/home/user` and `/var/lib/sandspan`."""
 
 FILES = sorted(path for path in FIXTURES.rglob("*") if path.is_file())
 PACKED = {".gz": gzip.decompress, ".xz": lzma.decompress}

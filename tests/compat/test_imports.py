@@ -1,4 +1,4 @@
-"""Public imports, commands and functions exist as in f6f5305 and accept the same parameters."""
+"""Public imports, commands and functions of f6f5305 exist and accept the same parameters."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ COMMANDS = {
     "python -m host_client": (("--help",), "Usage: "),
     "python -m host_client.scripted_model": (("--help",), "usage: python -m host_client.scripted_model"),
 }
-"""Each command that documents name, options that it answers at once, and how the answer begins."""
+"""Documented commands, options that they answer without a run, and the beginning of each answer."""
 
 EXTRAS = ("runner", "host", "redis", "local")
 SCRIPTS = ("agent_runner", "host_client")
 FILES = ("host_client/demo/mend.yaml", "examples/custom_exporter.py")
-"""Files that documents name in a command."""
+"""Files that the documented commands name."""
 
 IMPORT = re.compile(r"^ *from ((?:host_client|agent_runner)[\w.]*) import ([\w, ]+)$", re.MULTILINE)
 

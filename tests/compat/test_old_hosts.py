@@ -23,14 +23,14 @@ from tests.support.runs import WAIT_SECONDS, Finished, Lab, RunnerProcess, SpanV
 MakeLab = Callable[[str], Lab]
 
 RUN = ("tools", "decisions", "interrupted", "two_turns", "untraced")
-"""Recorded runs that are led again: between them every command of the contract but `stop`, and most options."""
+"""Recorded runs to repeat; together they use every command of the contract except `stop`, and most options."""
 
 CHECKS = ("Python", "msgspec", "claude-agent-sdk", "opentelemetry-sdk", "Claude CLI", "Journals")
-"""What f6f5305's doctor looked at wherever it ran."""
+"""Checks that f6f5305's doctor made on every machine."""
 
 
 def lead(lab: Lab, recording: Recording) -> Finished:
-    """Start the runner as the recorded host did, and send it what that sent, each after what it answered."""
+    """Start the runner like the recorded host and send its commands, each after the event that caused it."""
     environment = recording.about["environment"]
     here = {"ANTHROPIC_BASE_URL": lab.model.url, "AGENT_CWD": str(lab.cwd), "AGENT_JOURNAL": str(lab.root / "journal")}
     kept = {name: value for name, value in environment.items() if name not in here}
@@ -47,7 +47,7 @@ def lead(lab: Lab, recording: Recording) -> Finished:
 
 
 def _await_cause(runner: RunnerProcess, command: Json, *, is_first: bool, asked: dict[str, str]) -> None:
-    """Wait for the event that a command answers."""
+    """Wait for the event that causes the recorded command."""
     match command["type"]:
         case "approval":
             approval = runner.until(p.ApprovalRequest)
@@ -66,7 +66,7 @@ def _await_cause(runner: RunnerProcess, command: Json, *, is_first: bool, asked:
 
 
 def _asked_ids(recording: Recording) -> list[str]:
-    """Return the ids of the recorded requests, in the order in which they came."""
+    """Return the ids of the recorded approval and question requests in order."""
     found = [event["data"] for event in recording.events if event["type"].endswith("_request")]
     return [data.get("approval_id") or data["question_id"] for data in found]
 
@@ -77,12 +77,12 @@ def recorded_spans(events: Sequence[Json]) -> list[SpanView]:
 
 
 def types(events: Sequence[Any]) -> list[str]:
-    """Return the types of numbered events but of those whose place depends on time."""
+    """Return the types of events without those whose place depends on timing."""
     return [kind for kind in events if kind not in ("telemetry", "text_delta", "log")]
 
 
 def results(events: Sequence[Json]) -> list[Json]:
-    """Return what each turn came to, without what depends on time and chance."""
+    """Return the result of each turn without fields that depend on time or chance."""
     names = ("turn", "result", "is_error", "subtype", "cost_usd", "total_cost_usd", "num_turns", "error_type")
     data = [event["data"] for event in events if event["type"] == "result"]
     return [{name: each.get(name) for name in names} for each in data]
@@ -104,7 +104,7 @@ def test_a_run_led_by_an_old_host_comes_to_what_it_came_to(make_lab: MakeLab, na
 
 
 def _check_attributes(spans: list[SpanView], expected: list[SpanView]) -> None:
-    """Check that the spans say of whom and where they are what they said, and name what they named."""
+    """Check that spans have the same names, traces and identities, and that no attribute name is missing."""
     ours = ("user.id", "tenant.id", "session.id", "org", "region", "gen_ai.operation.name", "gen_ai.tool.name")
 
     def about(span: SpanView) -> tuple[Any, ...]:
@@ -136,7 +136,7 @@ def test_an_old_host_runs_a_whole_session_in_a_template_of_today() -> None:
         sandbox = connect(lab, make(lab, session["other"]))
         said: list[str] = []
         for process in session["processes"]:
-            if not process["stdin"]:  # moves files, and runs nothing of the runner's
+            if not process["stdin"]:  # creates directories only; runs no code of the runner
                 continue
             handle = start(lab, sandbox, process)
             if process["received"]:
@@ -152,7 +152,7 @@ def test_an_old_host_runs_a_whole_session_in_a_template_of_today() -> None:
 
 
 def test_the_doctor_looks_at_what_it_looked_at(tmp_path: Path) -> None:
-    # With --image, as a template's build has it: tests/template.
+    # `doctor --image`, which a template's build runs, is tested in tests/template.
     command = [sys.executable, "-I", "-m", "agent_runner", "doctor"]
     env = clean_environment(tmp_path)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)

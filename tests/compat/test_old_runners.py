@@ -13,13 +13,13 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def played() -> Json:
-    """All recorded runs, played through today's host."""
+    """Replay all recorded runs with today's host."""
     return play_all([load(name) for name in NAMES])
 
 
 @pytest.fixture(scope="module")
 def before() -> Json:
-    """What f6f5305's host made of them."""
+    """Return the results that f6f5305's host had for the recorded runs."""
     return read_json(PLAYED)
 
 
@@ -49,7 +49,7 @@ def test_an_old_runner_is_told_what_it_was_told(played: Json, name: str) -> None
 
 
 def known(given: Json, old: Json) -> Json:
-    """Return what an old runner knows of what it is given: it skips what is new."""
+    """Return only the fields that an old runner knows; it ignores new ones."""
     return {name: value for name, value in given.items() if name in old}
 
 
@@ -59,7 +59,7 @@ def test_the_trace_of_an_old_run_is_the_same_span_for_span(played: Json, before:
 
 
 def check_spans(spans: Json, expected: Json) -> None:
-    """Compare spans one by one, so that a difference is short."""
+    """Compare spans one by one, so that a failure shows a short difference."""
     assert sorted(spans) == sorted(expected)
     for key, span in expected.items():
         assert spans[key] == span

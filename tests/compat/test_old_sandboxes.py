@@ -53,7 +53,7 @@ def test_an_old_paused_session_is_listed_and_resumed_in_its_trace(tmp_path: Path
 def test_old_sandboxes_are_swept_when_their_hosts_are_gone_and_left_when_not(tmp_path: Path) -> None:
     session = recorded()
     with e2b_lab(NOBODY_ASKS) as lab:
-        # E2B ends each 300 s after its last renewal, which comes every 100 s.
+        # A host renews a sandbox's life of 300 s every 100 s, so one with 60 s left has no living host.
         alive, abandoned = (make(lab, {**session["other"], "timeout": left}) for left in (300, 60))
         kept = make(lab, {**session["kept"], "timeout": 60})
         listed = [
@@ -95,7 +95,7 @@ def test_todays_host_notes_on_a_sandbox_what_an_old_one_looks_for() -> None:
 
 
 def shape(value: str) -> str:
-    """Return a text with each run of letters and digits as one of them: hex, words and numbers look alike."""
+    """Replace each word by ``x``, so that values of the same format are equal."""
     return re.sub(r"[0-9A-Za-z_.]+", "x", value).replace("x-x-x/", "x/").replace("x-x/", "x/")
 
 
@@ -107,12 +107,12 @@ async def _run(lab: E2BLab) -> None:
             pass
 
 
-# -- with a runner of an old template ---------------------------------------------------------------------
+# -- the runner of an old template ------------------------------------------------------------------------
 
 
 @contextmanager
 def old_template(recording: Recording, tmp_path: Path) -> Generator[E2BLab]:
-    """A stand-in of E2B whose template holds a runner that plays a recording."""
+    """Serve a stand-in of E2B whose template contains a runner that replays a recording."""
     python = tmp_path / "python"
     command = shlex.join((sys.executable, "-m", "tests.compat.old_runner", recording.name))
     python.write_text(f'#!/bin/sh\ncd {shlex.quote(str(ROOT))} && exec {command} "$@"\n')

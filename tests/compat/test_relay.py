@@ -15,32 +15,36 @@ pytestmark = pytest.mark.timeout(600)
 
 DESTINATIONS = ("otlp", "langfuse", "custom")
 SHOWN = 20
-"""Most differences that a failure tells."""
+"""Maximum number of differences in a failure's message."""
 
 NESTED = {209: "c000000000000159", 557: "c0000000000003a8", 1253: "c00000000000083f"}
-"""Inputs that today's relay refuses, and the end of their span's id. Their attributes are nested deeper than protobuf
-reads (100 levels). f6f5305 did not parse them, and cut their text."""
+"""Indexes of inputs that today's relay refuses, with the end of their span's id.
+
+Their attributes are nested deeper than protobuf's limit of 100 levels. f6f5305 cut their text without parsing it.
+"""
 
 MERGED_SCOPES = 68
-"""Spans of requests that hold ``scope`` twice. protobuf merges both, as its encoding specification says; f6f5305 kept
-the second alone, which has no name."""
+"""Number of spans in requests with the field ``scope`` twice.
+
+protobuf merges both, as its encoding specification says; f6f5305 kept only the second, which has no name.
+"""
 
 
 @pytest.fixture(scope="module")
 def inputs() -> list[tuple[str, str]]:
-    """What each input is about, and its base64."""
+    """Return the description and the base64 content of each input."""
     return [tuple(json.loads(line)) for line in read_xz(RELAY).split(b"\n") if line]
 
 
 @pytest.fixture(scope="module")
 def before() -> Json:
-    """What f6f5305's host made of them."""
+    """Return the results that f6f5305's host had for the inputs."""
     return json.loads(read_xz(RELAYED))
 
 
 @pytest.fixture(scope="module")
 def now(inputs: list[tuple[str, str]]) -> Json:
-    """What today's host makes of them."""
+    """Return the results of today's host for the inputs."""
     return {"whole": relayed([otlp for _, otlp in inputs]), "sanitized": relayed_sanitized(inputs)}
 
 
@@ -54,7 +58,7 @@ def test_there_are_two_thousand_inputs_and_most_of_them_bring_something(
 
 @pytest.mark.parametrize("how", ["whole", "sanitized"])
 def test_the_same_inputs_are_refused(inputs: list[tuple[str, str]], before: Json, now: Json, how: str) -> None:
-    # The words may be others.
+    # Compare only the indexes, as the messages may differ.
     then, today = ({int(number) for number in each[how]["refused"]} for each in (before, now))
     about = {number: inputs[number][0] for number in then ^ today} if how == "whole" else {}
     assert today == (then | NESTED.keys() if how == "whole" else then), about

@@ -41,7 +41,7 @@ NOBODY_ASKS = "conversations: {main: {replies: []}}"
 
 
 class Old(NamedTuple):
-    """A service of today on a copy of the recorded store, and what that holds."""
+    """A service of today on a copy of the recorded store, and the content of that store."""
 
     served: Served
     contents: Json
@@ -52,7 +52,7 @@ class Old(NamedTuple):
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Old]:
-    """Serve each recorded store, with a stand-in of E2B in which none of the old sandboxes is left."""
+    """Serve a copy of each recorded store; the stand-in of E2B has none of the old sandboxes."""
     options = ["--sandbox", "e2b", "--auth", "on", "--retention-days", "36500"]
     with ExitStack() as stack:
         e2b = stack.enter_context(e2b_lab(NOBODY_ASKS))
@@ -67,7 +67,7 @@ def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def spans_in(trace: Json) -> dict[str, Any]:
-    """Return the spans of a trace by their ids, each with its resource and scope: how they are grouped is no matter."""
+    """Return the spans of a trace by span id, each with its resource and scope."""
     return {
         span["spanId"]: (of_resource["resource"], of_scope["scope"], span)
         for of_resource in trace["resourceSpans"]

@@ -1,4 +1,4 @@
-"""Stores of f6f5305 can be opened unchanged, read and written."""
+"""Today's code opens, reads and writes stores of f6f5305 without a conversion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEXT = "replica-2"
 
 @pytest.fixture(params=["sqlite", "redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """A copy of each recorded store, opened by today's code."""
+    """Open a copy of each recorded store with today's code."""
     if request.param == "sqlite":
         path = tmp_path / "service.sqlite"
         path.write_bytes(read_gzip(SQLITE))
@@ -42,7 +42,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(scope="module")
 def contents() -> Json:
-    """What f6f5305 read of both."""
+    """Return the content that f6f5305 read from both stores."""
     return read_json(STORES)
 
 

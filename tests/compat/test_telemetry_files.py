@@ -1,4 +1,4 @@
-"""Spools of f6f5305 are delivered, its ledgers are added up, and both can be written."""
+"""Today's code delivers spools of f6f5305, sums its ledgers, and writes to both."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ADA = Who(session_id="s-1", user_id="ada", tenant_id="acme", tier="pro")
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    """A copy of the recorded spool: of a process that ended, and of one that was killed with a trace undecided."""
+    """Copy the recorded spool, which a process that ended and a killed process with an undecided trace have left."""
     return unpack(SPOOL, tmp_path / "spool")
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    """A copy of the recorded ledger, as a killed process left it."""
+    """Copy the recorded ledger, which a killed process has left."""
     return unpack(LEDGER, tmp_path) / "ledger"
 
 

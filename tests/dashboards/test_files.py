@@ -1,4 +1,4 @@
-"""The dashboard files: made by the generator, valid for who takes them, and asking only for what there is."""
+"""The dashboard files equal the generator's output, fit their backends' schemas, and use existing metrics only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_files_are_what_the_generator_makes() -> None:
     assert stale == [], "run python -m dashboards.generator"
 
 
-def validator_of(backend: str) -> Any:  # its methods have no types
+def validator_of(backend: str) -> Any:  # Any, as the validator's methods have no types
     return Draft202012Validator(json.loads((SCHEMAS / f"{backend}-dashboard.schema.json").read_text()))
 
 
@@ -119,7 +119,7 @@ def test_expressions_ask_for_metrics_and_labels_that_there_are() -> None:
 
 def signoz_queries(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for slug, panel in load(name)["spec"]["panels"].items():
-        (query,) = panel["spec"]["queries"]  # SigNoz takes one, which may be composed
+        (query,) = panel["spec"]["queries"]  # SigNoz accepts one query per panel, which may be a composite
         for each in query["spec"]["plugin"]["spec"]["queries"]:
             yield slug, each
 

@@ -1,4 +1,4 @@
-"""`host_client dashboards` as a command, against a stand-in of Langfuse's API that is as strict as Langfuse."""
+"""``host_client dashboards`` writes the files and provisions a stand-in of Langfuse's API, as strict as Langfuse."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_wrong_keys_are_told(langfuse: LangfuseStandIn) -> None:
 
 
 def test_nobody_there_is_told(langfuse: LangfuseStandIn) -> None:
-    with socket.socket() as held:  # bound, not listening
+    with socket.socket() as held:  # bound without listening, so that connections are refused
         held.bind(("127.0.0.1", 0))
         run = provision(langfuse, LANGFUSE_BASE_URL=f"http://127.0.0.1:{held.getsockname()[1]}")
     assert run.returncode == 1

@@ -1,4 +1,4 @@
-"""Every expression of the dashboards and alerts, asked of a real Prometheus that scraped real runs: none is empty."""
+"""Every expression of the dashboards and alerts has values in a real Prometheus that scraped real runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.prometheus import Labels, Prometheus, program, prometheus
 WINDOW = "10m"
 RANGE = Range(WINDOW, None, "acme|", "scripted|")
 TOTAL = Range(WINDOW, "600", "acme|", "scripted|")
-"""The range of the whole test; tenant and model are those of the runs, and none."""
+"""The range of the whole test, for the runs' tenant and model and for the empty value of both."""
 
 SCRIPT = """
     model: scripted
@@ -61,7 +61,7 @@ SCRIPT = """
 
 @dataclass(frozen=True)
 class Receiver:
-    """A destination of spans that always says the same."""
+    """A destination of spans whose every request has the same outcome."""
 
     name: str
     outcome: Outcome
@@ -75,19 +75,19 @@ class Receiver:
         return self.outcome
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing, as there is no connection."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What Prometheus saw, and what the runs came to."""
+    """The Prometheus that scraped the runs, and the results of the runs."""
 
     prometheus: Prometheus
     results: Sequence[AgentResult]
 
 
 class MortalSandbox(LocalSandbox):
-    """Remembers the runner, so that it can be killed."""
+    """A local sandbox that keeps its first runner's process, so that a test can kill it."""
 
     started: LocalProcess | None = None
 
@@ -107,7 +107,7 @@ async def never(request: ApprovalRequest) -> bool:
 
 
 async def everything(environ: Mapping[str, str], telemetry: Telemetry, user: str) -> list[AgentResult]:
-    """Run an agent that works, one that waits in vain, one that fails and one whose runner is killed."""
+    """Run agents that succeed, wait for an approval in vain, fail, and lose their runner."""
     who = AgentOptions(user_id=user, tenant_id="acme", user_tier="pro", model="scripted", approval_timeout=0.3)
     sandbox = MortalSandbox()
 
@@ -131,7 +131,7 @@ async def everything(environ: Mapping[str, str], telemetry: Telemetry, user: str
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[Watched]:
-    """Runs before and after Prometheus' first look: a rate needs two values."""
+    """Run agents before and after Prometheus' first scrape, as a rate needs two values."""
     program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     server = PrometheusServer("127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: a real terminal, real signals, real output."""
+"""The commands in a real terminal, with real signals and real output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Terminal:
         self.text = ""
 
     def until(self, words: str) -> None:
-        """Wait for words on the screen."""
+        """Wait until words appear on the screen."""
         limit = time.monotonic() + LIMIT
         seen = len(self.text) if words not in self.text else 0
         while words not in self.text[seen:]:
@@ -60,7 +60,7 @@ class Terminal:
         return self.process.wait(timeout=LIMIT)
 
     def close(self) -> None:
-        """Close the terminal's window."""
+        """Close the terminal, as a user closes its window."""
         if self._screen >= 0:
             os.close(self._screen)
             self._screen = -1
@@ -70,7 +70,7 @@ class Terminal:
         assert ready, f"nothing came: {self.text[-3000:]}"
         try:
             chunk = os.read(self._screen, 65536)
-        except OSError:  # Linux's way of saying that the terminal's other side is closed
+        except OSError:  # Linux reports EIO once the other side of the terminal is closed
             return False
         self.text += SEQUENCE.sub("", chunk.decode("utf-8", "replace")).replace("\r\n", "\n")
         return bool(chunk)
@@ -80,7 +80,7 @@ class Terminal:
 def terminal(
     tmp_path: Path, *args: str, model: ScriptedModel | None = None, is_controlling: bool = False, **environ: str
 ) -> Generator[Terminal]:
-    """Start ``host_client`` in a terminal; one that ``is_controlling`` sends SIGHUP when it is closed."""
+    """Start ``host_client`` in a terminal; closing a terminal that ``is_controlling`` sends SIGHUP."""
     screen, tty = pty.openpty()
     about = {"TERM": "xterm-256color", "COLUMNS": "120", "USER": "ada", **environ}
     env = clean_environment(tmp_path, model.url if model else None, **about)
@@ -108,7 +108,7 @@ def terminal(
 def piped(
     tmp_path: Path, *args: str, model: ScriptedModel | None = None, **environ: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``host_client`` without a terminal."""
+    """Run ``host_client`` to its end without a terminal."""
     return subprocess.run(
         [sys.executable, "-m", "host_client", *args],
         stdin=subprocess.DEVNULL,
@@ -230,7 +230,7 @@ def test_the_trace_goes_on_from_the_environment(tmp_path: Path) -> None:
 
 
 def test_with_telemetry_off_no_opentelemetry_sdk_is_imported(tmp_path: Path) -> None:
-    """Neither on the host nor in the runner; the rest is as before."""
+    """Check both host and runner; the run's output is the same."""
     program = """
 import asyncio, sys
 from host_client import run_agent
@@ -530,7 +530,7 @@ def test_at_80_columns_each_request_shows_when_its_first_token_came(tmp_path: Pa
 
 
 def scripted(tmp_path: Path, script: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command whose model is a script."""
+    """Run a command with a model that replays a script."""
     (tmp_path / "my.yaml").write_text(script)
     return subprocess.run(
         [sys.executable, "-m", "host_client.scripted_model", str(tmp_path / "my.yaml"), *command],

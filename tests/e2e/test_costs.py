@@ -1,4 +1,4 @@
-"""What runs cost: in their results, in the ledger and in ``host_client costs``, to the billionth of a dollar."""
+"""The costs of runs in their results, in the ledger and in ``host_client costs``, exact to a billionth of a dollar."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.host.test_e2b_sessions import until
 from tests.support.hosts import HostLab, host_lab
 from tests.support.runs import clean_environment
 
-# The subagent works on another model, with prices of its own.
+# The subagent uses another model, which has other prices.
 SCRIPT = """
     conversations:
       main:
@@ -62,7 +62,7 @@ def nano(results: Sequence[p.ResultData]) -> int:
 
 
 def costs(home: Path, *options: str) -> dict[str, Any]:
-    """Return what ``host_client costs --json`` says."""
+    """Return the output of ``host_client costs --json``."""
     done = piped(home, "costs", "--json", *options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -75,7 +75,7 @@ def by(home: Path, key: str) -> dict[str | None, int]:
 
 
 async def conversation(lab: HostLab, home: Path, telemetry: Any) -> tuple[list[p.ResultData], list[p.ResultData]]:
-    """Run three turns and, resumed, a fourth for ada; then one that fails for bob."""
+    """Run three turns and, resumed, a fourth for the user ada; then a failing turn for the user bob."""
     ada = AgentOptions(user_id="ada", tenant_id="acme", model=MODEL)
     results: list[p.ResultData] = []
     kept = home / "kept"
@@ -104,7 +104,7 @@ async def conversation(lab: HostLab, home: Path, telemetry: Any) -> tuple[list[p
 @pytest.mark.anyio
 async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: Path) -> None:
     ledger = tmp_path / ".local" / "state" / "sandspan" / "ledger.sqlite"
-    # None of it is sampled.
+    # Sampling keeps no trace; the ledger counts all turns.
     config = TelemetryConfig(exporters=(), sampling=SamplingConfig(rate=0.0), ledger=ledger)
     telemetry = initialize_telemetry(config)
     with host_lab(SCRIPT) as lab:
@@ -116,7 +116,7 @@ async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: 
     assert by(tmp_path, "user") == {"ada": nano(adas), "bob": nano(bobs)}
     assert by(tmp_path, "tenant") == {"acme": total}
     assert sum(by(tmp_path, "day").values()) == total
-    # The conversation's last total is the SDK's own sum of ada's turns.
+    # The last result's total is the SDK's own sum of ada's turns.
     assert nano(adas) == round(adas[-1].total_cost_usd * 1e9)
     assert costs(tmp_path)["total"]["turns"] == 5
     of_helper = round(adas[-1].model_usage[HELPER]["costUSD"] * 1e9)
@@ -124,7 +124,7 @@ async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: 
 
 
 class Killable(LocalSandbox):
-    """Remembers the runner's process."""
+    """A local sandbox that keeps the runner's process, so that a test can kill it."""
 
     pid = 0
 
@@ -204,7 +204,7 @@ def test_a_run_that_is_killed_leaves_what_its_turn_had_spent(tmp_path: Path) -> 
                 asyncio.run(until(lambda: Ledger(ledger).total().turns == 1))
             finally:
                 host.kill()
-                os.close(gate)  # the runner ends by itself, as its host is gone
+                os.close(gate)  # the runner ends once its host is gone
     usage = {"input_tokens": 1001, "output_tokens": 103}
     expected = round(cost(MODEL, usage) * 1e9)
     (row,) = costs(tmp_path)["rows"]

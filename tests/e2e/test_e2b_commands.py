@@ -1,4 +1,4 @@
-"""The commands on E2B: real processes, the real SDK, a stand-in of E2B, the real runner and CLI in it."""
+"""The commands on E2B: real processes and the real SDK with a stand-in of E2B, which runs the real runner and CLI."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support.runs import clean_environment
 
 
 def host_client(lab: E2BLab, home: Path, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run ``host_client`` with the stand-in of E2B to its end."""
     done = piped(home, *args, model=lab.model, **{**lab.e2b.environ, **environ})
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @contextlib.contextmanager
 def started(lab: E2BLab, home: Path, *args: str) -> Generator[subprocess.Popen[bytes]]:
-    """Start a command and wait until its agent's tool runs."""
+    """Start a command, wait until its agent's tool runs, and kill the command after the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "host_client", *args, "--json", "--allowed-tools", "Bash"],
         stdin=subprocess.DEVNULL,
@@ -50,7 +50,7 @@ def started(lab: E2BLab, home: Path, *args: str) -> Generator[subprocess.Popen[b
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait, within a limit, for what another process brings about."""
+    """Poll until a condition holds that another process brings about; fail after a limit."""
     limit = time.monotonic() + LIMIT
     while not holds():
         assert time.monotonic() < limit
@@ -162,7 +162,7 @@ NOTED = {"sandspan": "1", "sandspan.timeout": "300"}
 
 
 def noted(lab: E2BLab, session: str, prompt: str = "") -> str:
-    """Make a sandbox with a session's notes on it; return its id."""
+    """Create a sandbox with a session's metadata; return its id."""
     notes = {**NOTED, "session.id": session, "prompt": prompt}
     return Sandbox.create("sandspan", metadata=notes, **api_params(lab.e2b.environ)).sandbox_id
 

@@ -1,4 +1,4 @@
-"""``host_client run`` in E2B while its stream is open and silent: Ctrl-C works, and what happened is told."""
+"""``host_client run`` in E2B with an open but silent stream: Ctrl-C works and the outcome is reported."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from host_client.client import _output_reader as listener
 listener.SILENCE_SECONDS = 0.2
 __main__.main()
 """
-"""``host_client`` that looks after a moment of silence."""
+"""A ``host_client`` that regards a stream as silent after 0.2 s."""
 
 GONE = "the sandbox no longer exists: its time was up (--timeout), or it was removed"
 
 
 class Command:
-    """``host_client run``, whose agent's tool runs."""
+    """A ``host_client run`` whose agent's tool is running, with its stderr."""
 
     def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
         self.process = process
@@ -41,13 +41,13 @@ class Command:
         return self._said.read_text()
 
     def interrupt(self, times: int) -> None:
-        """Press Ctrl-C, and again when it was noticed."""
+        """Send SIGINT, once or twice, each time waiting until the command reports it."""
         for words in ("interrupting the turn", "stopping")[:times]:
             self.process.send_signal(signal.SIGINT)
             until(lambda words=words: words in self.said or self.process.poll() is not None)
 
     def finish(self) -> int:
-        """Wait for the end; return the exit code."""
+        """Wait for the command's end without a traceback; return the exit code."""
         code = self.process.wait(LIMIT)
         assert "Traceback" not in self.said, self.said
         assert "exception" not in self.said, self.said

@@ -1,4 +1,4 @@
-"""``host_client serve --demo``: something to look at, and nothing of it left."""
+"""``host_client serve --demo`` runs a scripted session and leaves no files behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAIT_SECONDS = 60
 
 
 class Demo:
-    """The demo, and its session's events one by one."""
+    """A running demo, and the event stream of its session."""
 
     def __init__(self, home: Path) -> None:
         self.state, self.temporary = home / "state", home / "tmp"
@@ -40,7 +40,7 @@ class Demo:
         self._events = urllib.request.urlopen(f"{self._url}/events", timeout=WAIT_SECONDS)
 
     def until(self, kind: str) -> tuple[dict[str, Any], list[str]]:
-        """Read on to an event of a type; return its data, and what the agent said before it."""
+        """Read to the next event of a type; return its data and the agent's texts before it."""
         said: list[str] = []
         for line in self._events:
             event: dict[str, Any] = json.loads(line[6:]) if line.startswith(b"data: ") else {"type": ""}
@@ -58,7 +58,7 @@ class Demo:
             pass
 
     def decide(self, decision: str) -> tuple[str, list[str]]:
-        """Decide what is asked next; return its tool, and what was said before."""
+        """Decide the next approval request; return the tool's name and the agent's texts before it."""
         asked, said = self.until("approval_request")
         body = {"decision": decision, "input_sha256": asked["input_sha256"]}
         self.post(f"approvals/{asked['approval_id']}", body)
@@ -69,7 +69,7 @@ class Demo:
         self._process.communicate(timeout=WAIT_SECONDS)
 
     def left(self) -> list[Path]:
-        """Return what is still there of it."""
+        """Return the demo's files and folders that still exist."""
         return [path for path in (*self.state.rglob("*"), *self.temporary.glob("sandspan*")) if path.exists()]
 
     def close(self) -> None:

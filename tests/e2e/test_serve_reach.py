@@ -1,4 +1,4 @@
-"""``host_client serve`` without tokens is for this machine alone, and says so before it listens."""
+"""``host_client serve`` without tokens serves this machine only, and reports that before it listens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lab(tmp_path: Path) -> Iterator[ServiceLab]:
 
 
 def says_and_needs(lab: ServiceLab, *args: str) -> tuple[str, bool]:
-    """Start a service; return the line that tells of it, and whether it needs a token."""
+    """Start a service; return the line that reports its address, and whether it requires a token."""
     served = lab.start(*args)
     answer = httpx.get(f"{served.url}/api/me", timeout=WAIT_SECONDS, trust_env=False)
     assert answer.status_code in (200, 401)

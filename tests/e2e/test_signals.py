@@ -30,7 +30,7 @@ SIGNALS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 
 
 class Place:
-    """A directory, a home and a temporary folder, whose name all that is started here has in its environment."""
+    """A working directory, a home and a temporary folder; the latter identifies all processes started here."""
 
     def __init__(self, root: Path) -> None:
         self.work = root / "work"
@@ -43,7 +43,7 @@ class Place:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Start a command without a terminal."""
+        """Start a command without a terminal in a session of its own."""
         process = subprocess.Popen(
             command,
             env=clean_environment(self._home, PYTHONPATH=str(ROOT), TMPDIR=str(self.temporary), **environ),
@@ -57,7 +57,7 @@ class Place:
         return process
 
     def running(self) -> list[str]:
-        """Return the command lines of what still runs of all that was started here."""
+        """Return the command lines of running processes that were started here, directly or not."""
         mark = f"TMPDIR={self.temporary}".encode()
         found: list[str] = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -67,13 +67,13 @@ class Place:
         return found
 
     def left(self) -> list[str]:
-        """Return what still runs, and the directories that are left."""
-        theirs = ("cc-socks", "claude-")  # the CLI's, which all its processes share
+        """Return the command lines of running processes and the names of remaining folders."""
+        theirs = ("cc-socks", "claude-")  # shared by all processes of the CLI
         folders = [path.name for path in self.temporary.iterdir() if not path.name.startswith(theirs)]
         return [*self.running(), *folders]
 
     def until(self, pattern: str) -> None:
-        """Wait for a file or directory in the temporary folder."""
+        """Wait until the temporary folder has a matching file or directory."""
         limit = time.monotonic() + WAIT_SECONDS
         while not any(self.temporary.glob(pattern)):
             assert time.monotonic() < limit, f"no {pattern}"
@@ -164,12 +164,12 @@ def test_a_service_that_is_starting_removes_its_directory(place: Place, number: 
     service = place.start(*PYTHON, "host_client", "serve", "--demo", "--port", "0")
     place.until("sandspan-demo-*")
     service.send_signal(number)
-    assert service.wait(WAIT_SECONDS) in (code, 0)  # 0: it was serving by then
+    assert service.wait(WAIT_SECONDS) in (code, 0)  # 0: it was already serving
     assert place.left() == []
 
 
 def hanging(path: Path, up: Path) -> str:
-    """Write a program that says that it runs and then does not end; return its path."""
+    """Write a program that writes to the pipe ``up`` and then hangs; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\necho up > {up}\nexec sleep 600\n")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""``host_client tokens`` as an operator uses it, while the service has its file to itself."""
+"""``host_client tokens`` as an operator uses it while a running service has the database open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_token_is_made_listed_and_revoked_while_the_service_runs(tmp_pat
     assert done.returncode == 0, done.stderr
     plaintext = done.stdout.decode().removesuffix("\n")
     assert plaintext.startswith("sst_")
-    assert "\n" not in plaintext  # only the token: $(host_client tokens create …)
+    assert "\n" not in plaintext  # stdout has only the token, as for $(host_client tokens create …)
     assert b"not shown again" in done.stderr
     assert plaintext.encode() not in done.stderr
     token = await service.find_token(digest_of(plaintext))

@@ -1,4 +1,4 @@
-"""The help of every command: by ``-h`` too, and without a type beside a flag."""
+"""Every command prints its help for ``-h`` too, and the help shows no type beside a flag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose every tool call was denied says so in its result."""
+"""The result of a run whose tool calls were all denied reports the denials."""
 
 from __future__ import annotations
 

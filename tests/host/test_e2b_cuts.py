@@ -1,4 +1,4 @@
-"""Runs in E2B whose streams are cut at random: no event lost, none twice, the trace whole."""
+"""Runs in E2B whose streams are cut at random have every event once and a whole trace."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.runs import tree
 RUNS = 30
 AT_ONCE = 4
 CUTS = 6
-"""Streams of a run that are cut; the one after them is left whole."""
+"""Number of streams of a run that are cut; the next one is left whole."""
 
 MOST_BYTES = 12_000
-"""A run's stream has about 15,000: a cut falls anywhere in it."""
+"""Maximum number of bytes before a cut; a run's stream has about 15,000 bytes."""
 
 
 async def one_run(seed: int) -> int:
-    """Run once; return how many of its streams were cut."""
+    """Run one tool with cut streams and check the result; return the number of streams that were cut."""
     with e2b_lab(ONE_TOOL) as lab:
         faults = [CutAtRandom(seed * CUTS + n, MOST_BYTES) for n in range(CUTS)]
         for fault in faults:

@@ -1,4 +1,4 @@
-"""What a user is told when E2B fails: the error's type, what to do, and the exit code."""
+"""When E2B fails, the user sees the error type, advice and an exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUICK = {"Retry-After": "0"}
 
 
 class Told(NamedTuple):
-    """What came of a run at a terminal."""
+    """The exit code, error type and error message of a run."""
 
     code: int
     error_type: str
@@ -39,7 +39,7 @@ class Told(NamedTuple):
 
 
 def run(lab: E2BLab, capfd: pytest.CaptureFixture[str], **options: Any) -> Told:
-    """Run one prompt as the command does."""
+    """Run one prompt with the code of ``host_client run``."""
     upload, environ = options.pop("upload", None), options.pop("environ", lab.environ)
     allowed = AgentOptions(allowed_tools=("Bash",))
     sandbox = E2BSandbox(E2BOptions(**options), environ=environ)
@@ -146,11 +146,11 @@ def test_a_runner_that_cannot_be_started_leaves_no_sandbox(capfd: pytest.Capture
 
 
 def while_a_tool_runs(lab: E2BLab, does: Callable[[str], object]) -> tuple[int | None, str, str]:
-    """Run to the tool's start, do something to the sandbox; return exit code, error type and message."""
+    """Run until the tool starts, call ``does`` with the sandbox's id; return exit code, error type and message."""
 
     async def act(event: p.AnyEvent) -> None:
         if isinstance(event, p.ToolUse):
-            # In a thread: what is done may wait for the stand-in, and so for this loop.
+            # In a thread, as it may block on the stand-in, which in turn may wait for this loop.
             await asyncio.to_thread(does, lab.e2b.sandboxes[0].id)
 
     async def work() -> tuple[int | None, str, str]:

@@ -1,4 +1,4 @@
-"""How a run in E2B ends before its time: interrupted, closed, terminated, its CLI killed, its model failing."""
+"""Runs in E2B that fail: interrupted, closed or terminated, with a killed CLI or a failing model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def spending(input_tokens: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Failing:
-    """A turn that ends in an error: why, and the spans below it."""
+    """A turn that ends in an error: the model's script, the expected error type and the spans below the turn."""
 
     script: str
     error_type: p.ErrorType
@@ -94,7 +94,7 @@ async def test_a_turn_that_fails_says_why_in_its_events_its_trace_and_its_outcom
 
 @pytest.mark.parametrize(("cuts", "streaming"), [(1, [True, True]), (2, [True, True, False])])
 async def test_a_stream_of_the_model_that_is_cut_halfway_is_asked_for_again(cuts: int, streaming: list[bool]) -> None:
-    """When retries are used up the CLI asks once more, without a stream."""
+    """When its retries are used up, the CLI sends the request once more without streaming."""
     with e2b_lab(failing("cut: true", times=cuts)) as lab:
         done = await run_remotely(lab, options=AgentOptions(env=ONE_RETRY))
         assert [request.body["stream"] for request in lab.model.requests] == streaming
@@ -112,7 +112,7 @@ async def test_an_interrupt_in_a_tool_ends_the_turn_and_the_conversation_goes_on
                 pids.append(await read(up))
                 await session.interrupt()
             if isinstance(event, p.End):
-                assert all(is_gone(pid) for pid in pids)  # before the sandbox has ended
+                assert all(is_gone(pid) for pid in pids)  # the processes end before the sandbox does
 
         done = await run_remotely(lab, "go", "again", options=BASH, react=interrupt)
     assert done.tree == trace_of(CANCELLED, ["agent.execute", [CHAT]])
@@ -135,7 +135,7 @@ async def test_closing_a_session_in_a_tool_ends_the_runner_its_tool_and_the_sand
         assert is_gone(pid)
         assert is_gone(runner.pid)
         assert sandbox.state == "gone"
-    # It was told to stop, and did so by itself.
+    # 130: the runner got `stop` and ended by itself.
     assert session.exit_code == 130
     assert tree(views(session.trace.kept)) == trace_of(CANCELLED, session="agent.session !cancelled")
 
@@ -197,7 +197,7 @@ async def test_a_runner_whose_input_is_closed_early_denies_what_it_would_ask_and
 
 
 async def close_input(lab: E2BLab) -> None:
-    """Close the runner's stdin as somebody else with E2B's key can."""
+    """Close the runner's stdin from another client of E2B with the same key."""
     from e2b import AsyncSandbox
 
     environ, [sandbox] = lab.environ, lab.e2b.sandboxes

@@ -1,4 +1,4 @@
-"""Files into and out of a sandbox; what comes out was made by an agent, and nothing in it is believed."""
+"""Files are copied into and out of a sandbox; copied archives are treated as hostile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPLY_AFTER = """
 
 
 async def session_that(command: str, upload: Path | None, download: Path) -> None:
-    """Run a command as the agent, in a sandbox with files from here, and copy the outcome back."""
+    """Run a command as the agent in a sandbox with uploaded files, and download the working directory."""
     with e2b_lab(REPLY_AFTER.format(command=command)) as lab:
         async with open_session(
             "go", sandbox=lab.sandbox(), approvals="auto", environ=lab.environ, upload=upload
@@ -112,7 +112,7 @@ async def test_more_than_the_cap_is_not_downloaded(tmp_path: Path, monkeypatch: 
 
 
 def archive(*members: tuple[str, Callable[[tarfile.TarInfo], object]]) -> io.BytesIO:
-    """Return an archive as a hostile sandbox may make it."""
+    """Return a tar archive with the given members, as a hostile sandbox may make it."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
         for name, shape in members:

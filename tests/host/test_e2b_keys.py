@@ -1,4 +1,4 @@
-"""Where the model's key is: what each way sends to E2B, and what the agent finds in its environment."""
+"""The model's key for each way of passing it: the requests to E2B, and the agent's environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOW = """
 
 
 async def shown(lab: E2BLab, environ: Mapping[str, str], **options: Any) -> str:
-    """Run an agent that shows its environment; return that."""
+    """Run an agent that prints its environment; return the output."""
     seen: list[p.AnyEvent] = []
     result = await run_agent(
         "go",
@@ -66,7 +66,7 @@ async def test_by_default_the_model_gets_the_key_and_the_agent_does_not(variable
 
 
 def by_name(lab: E2BLab) -> dict[str, str]:
-    """Return an environment in which the model's host is a name: E2B takes no rules for an address."""
+    """Return an environment with a host name in the model's URL, as E2B accepts no rules for an IP address."""
     return {
         **lab.environ,
         "ANTHROPIC_API_KEY": KEY,
@@ -121,7 +121,7 @@ async def test_backend_credentials_and_e2bs_own_key_never_enter() -> None:
         found = await shown(lab, {**lab.environ, **secrets})
         sent = json.dumps([bytes(request.body).decode("latin-1") for request in lab.e2b.requests])
         own_key = lab.environ["E2B_API_KEY"]
-        telemetry_of({**lab.environ, **secrets}).shutdown(0.1)  # it would go on to the end of the process
+        telemetry_of({**lab.environ, **secrets}).shutdown(0.1)  # otherwise it retries until the process ends
     for value in (*secrets.values(), own_key):
         assert value not in found
         assert value not in sent

@@ -1,4 +1,4 @@
-"""The core scenarios of an agent's run, in E2B: the real SDK against a stand-in, the real runner and CLI in it."""
+"""The main scenarios of a run in E2B: the real SDK with a stand-in of E2B, which runs the real runner and CLI."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).resolve().parents[2]
 LAB_SERVER = {"lab": "tests.runner.mcp_servers:lab"}
 IMPORTABLE = {"PYTHONPATH": str(ROOT)}
-"""The runner is started with -P in /: the tests' own modules are found only where this names them."""
+"""Variables by which the runner can import the tests' modules; it is started with -P in the directory /."""
 
 
 def replies(*each: dict[str, Any], **others: list[dict[str, Any]]) -> str:
-    """Return a script: the agent's replies, and those to subagents by their prompt."""
+    """Return a script with the agent's replies, and by name those of its subagents."""
     helpers = {name: {"when": f"Do {name}", "replies": said} for name, said in others.items()}
     return json.dumps({"conversations": {"main": {"replies": each}, **helpers}})
 
@@ -70,14 +70,14 @@ async def _edit(request: p.ApprovalRequest) -> p.Approval:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A run that ends well: what is asked of it, its turn's spans, what its tools said, the files it left."""
+    """A run that succeeds: the model's script, and the expected turn's spans, tool outputs and files."""
 
     script: str
     turn: list[Any]
     outputs: list[str]
-    """A part of each tool result, in any order."""
+    """Parts of the tool results, in any order."""
     at_once: str = ""
-    """The name of spans that all overlap."""
+    """Name of the spans that must all overlap."""
     decisions: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     options: AgentOptions | None = None
@@ -208,7 +208,7 @@ async def test_the_wait_for_a_person_and_the_execution_are_told_apart() -> None:
     assert done.tree == trace_of(asked("execute_tool Bash"))
     tool, wait = done.span("execute_tool Bash"), done.span("agent.approval")
     resolved = done.one(p.ApprovalResolved).data
-    # As long as the person thought, and no longer than it took until the host saw the end of it.
+    # At least the person's time, and at most the time until the host received the decision.
     most_ms = (resolved_at[0] - done.one(p.ApprovalRequest).ts) * 1000
     assert 500 <= thought[0] <= resolved.wait_ms <= most_ms + 1
     assert wait.ms == pytest.approx(resolved.wait_ms, abs=0.01)
@@ -323,7 +323,7 @@ async def test_odd_characters_pass_unchanged_through_a_stream_that_is_cut_anywhe
 
 
 async def test_a_reader_that_stalls_for_the_whole_run_then_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the host's buffers nor the stream's hold what the agent says: it goes on, and its journal has it."""
+    """The agent goes on while the host's and the stream's buffers are full, and the journal has all events."""
     monkeypatch.setattr("host_client.client.mailbox.MAX_ITEMS", 4)
     monkeypatch.setattr("host_client.sandbox.e2b._process.MAX_CHUNKS", 4)
     long = "x" * 2_000_000

@@ -1,4 +1,4 @@
-"""Sessions in E2B: the real SDK against a stand-in, the real runner and CLI in its sandboxes."""
+"""Sessions in E2B: the real SDK with a stand-in of E2B, whose sandboxes run the real runner and CLI."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPLY = """
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Wait, within a limit, until something holds that another thread or process brings about."""
+    """Poll until a condition holds that another thread or process brings about; fail after a limit."""
     limit = time.monotonic() + WAIT_SECONDS
     while not holds():
         assert time.monotonic() < limit
@@ -103,7 +103,7 @@ async def test_the_runner_is_started_as_root_with_its_input_open_and_the_trace_i
     assert envs["TRACEPARENT"].split("-")[1:3] == [session.trace_id, session.trace.root.span_id]
     assert f"session.id={session.id}" in envs["BAGGAGE"]
     assert envs["AGENT_GATEWAY"] == "on"
-    assert envs["AGENT_USER"] == "nobody"  # what the stand-in's machine calls `user`
+    assert envs["AGENT_USER"] == "nobody"  # the stand-in's account in place of the template's `user`
 
 
 async def test_no_event_is_lost_or_doubled_however_the_chunks_and_the_end_fall() -> None:
@@ -137,7 +137,7 @@ async def test_a_sandbox_that_is_gone_ends_the_session_with_the_reason_and_whole
         assert session.failure is not None
     assert session.failure.error_type == SandboxGoneError.error_type
     assert "the sandbox no longer exists" in session.failure.message
-    # What had ended and was on its way is lost with the sandbox; what had begun is not.
+    # A model request that had ended is lost if its span was not sent yet; open spans are ended by the host.
     spans = [span for span in views(session.trace.kept) if span.name != "chat scripted"]
     turn = ["agent.execute !sandbox", ["execute_tool Bash !sandbox"]]
     assert tree(spans) == [["agent.session !sandbox", ["sandbox.create"], turn, ["sandbox.cleanup"]]]

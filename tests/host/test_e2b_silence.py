@@ -1,4 +1,4 @@
-"""Streams in E2B that stay open and silent: the journal tells what became of the runner."""
+"""When a stream in E2B stays open but silent, the host reads the runner's progress from its journal."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.anyio
 
 BASH = AgentOptions(allowed_tools=("Bash",))
 WAIT_FOR_GO = bash("echo $$ > up; cat go")
-"""A tool that says that it runs, and ends when the test lets it go."""
+"""A tool that writes its pid to the pipe ``up`` and ends once the pipe ``go`` was written to."""
 
 GONE = "the sandbox no longer exists: its time was up (--timeout), or it was removed"
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look after a moment of silence."""
+    """Let the host regard a stream as silent after 0.1 s."""
     monkeypatch.setattr(listener, "SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(stream, "GRACE_SECONDS", 0.3)
 
 
 def pipes_of(lab: E2BLab) -> tuple[Fifo, Path]:
-    """Make the pipes by which the tool says that it runs, and is let go."""
+    """Make the pipes of `WAIT_FOR_GO`; return ``up`` for reading, and the path of ``go``."""
     go = lab.work / "go"
     os.mkfifo(go)
     go.chmod(0o644)
@@ -46,7 +46,7 @@ def pipes_of(lab: E2BLab) -> tuple[Fifo, Path]:
 
 
 def commands(lab: E2BLab, words: str) -> int:
-    """Count the commands with these words that were run in the first sandbox."""
+    """Count the commands in the first sandbox that contain these words."""
     return sum(words in process.command.args[-1] for process in lab.e2b.sandboxes[0].processes)
 
 
@@ -112,12 +112,12 @@ async def test_a_tool_that_says_nothing_for_long_leaves_its_stream_as_it_is(monk
 
 
 async def outcome(lab: E2BLab, does: Callable[[str], object], timeout: int = 300) -> tuple[int | None, str]:
-    """Run to a tool that takes long, silence the stream and do something; return exit code and error message."""
+    """Run until a long tool starts, silence its stream, call ``does``; return exit code and error message."""
 
     async def act(event: p.AnyEvent) -> None:
         if isinstance(event, p.ToolUse):
             lab.e2b.silence_streams()
-            # In a thread: what is done may wait for the stand-in, and so for this loop.
+            # In a thread, as it may block on the stand-in, which in turn may wait for this loop.
             await asyncio.to_thread(does, lab.e2b.sandboxes[0].id)
 
     result = await run_agent("go", BASH, sandbox=lab.sandbox(timeout=timeout), environ=lab.environ, on_event=act)
@@ -171,7 +171,7 @@ async def test_a_sandbox_that_does_not_answer_is_attached_to_when_it_does() -> N
 async def test_a_look_whose_own_stream_is_silent_is_given_up_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Long enough for a response to begin on a busy machine: only a look whose stream is silent is given up.
+    # Long enough for a response to begin on a busy machine, so that only a silent one exceeds it.
     monkeypatch.setattr(process, "LOOK_SECONDS", 3.0)
     with e2b_lab(replies(WAIT_FOR_GO, {"text": "Done."})) as lab:
         up, go = pipes_of(lab)

@@ -1,4 +1,4 @@
-"""The spans that the E2B SDK emits by itself stand under ours, in our trace."""
+"""The spans that the E2B SDK emits by itself are children of Sandspan's spans in the same trace."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ os._exit(0)
 
 
 def test_the_sdks_client_spans_are_children_of_ours_in_the_same_trace() -> None:
-    # A tracer provider is set once a process, so this is one of its own.
+    # A process can set its tracer provider only once, so the test needs a process of its own.
     with e2b_lab(ONE_TOOL) as lab:
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM],

@@ -1,4 +1,4 @@
-"""The stand-in of E2B does to the real SDK what E2B does to it."""
+"""The real SDK behaves with the stand-in of E2B as it does with E2B."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def e2b(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 
 async def write(sandbox: AsyncSandbox, path: str, data: str | bytes, **options: Any) -> str:
-    """Write a file, and return where it is."""
+    """Write a file; return its path in the sandbox."""
     return (await sandbox.files.write(path, data, **options)).path  # pyright: ignore[reportUnknownMemberType]
 
 
 async def background(sandbox: AsyncSandbox, command: str, **options: Any) -> AsyncCommandHandle[Any]:
-    # With options that are not known, pyright cannot tell which overload it is.
+    # Any, as pyright cannot choose an overload for unknown options.
     run: Any = sandbox.commands.run
     return await run(command, background=True, stdin=True, timeout=0, **options)
 
@@ -83,12 +83,12 @@ def alive(pid: int) -> bool:
 
 
 def state_of(pid: int) -> str:
-    """Return the letter of a process's state: T is stopped, Z is dead and not yet buried."""
+    """Return the state letter of a process: T for stopped, Z for a zombie."""
     return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def first_number(sandbox: AsyncSandbox, command: str) -> tuple[int, AsyncCommandHandle[Any]]:
-    """Start a command that prints a number, a line, and goes on; return both."""
+    """Start a command that prints a number and goes on; return the number and the command's handle."""
     printed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def take(chunk: str) -> None:
@@ -99,7 +99,7 @@ async def first_number(sandbox: AsyncSandbox, command: str) -> tuple[int, AsyncC
     return int(await asyncio.wait_for(printed, 30)), handle
 
 
-# What the streams do
+# Streams
 
 
 async def test_a_command_whose_time_is_up_is_killed_without_notice_and_its_children_live(
@@ -313,7 +313,7 @@ async def test_a_silent_stream_stays_open_and_brings_nothing_while_all_else_goes
     await asyncio.to_thread(e2b.lose, sandbox.sandbox_id)
     with pytest.raises(SandboxNotRunningException):
         await sandbox.commands.list()
-    assert e2b.silence_streams() == 1  # it is still open
+    assert e2b.silence_streams() == 1  # one stream is still open
     assert heard == []
     await handle.disconnect()
 
@@ -387,7 +387,7 @@ async def test_input_to_a_dead_process_is_not_found_and_without_stdin_a_sandbox_
     with pytest.raises(NotFoundException):
         await sandbox.commands.send_stdin(dead.pid, "x")
     with pytest.raises(NotFoundException):
-        await sandbox.commands.connect(2**22 + 1)  # above any pid
+        await sandbox.commands.connect(2**22 + 1)  # above the maximum pid
     deaf = await sandbox.commands.run("sleep 600", background=True)
     with pytest.raises(SandboxException) as caught:
         await deaf.send_stdin("x")
@@ -500,7 +500,7 @@ async def test_what_a_sandbox_was_made_with_is_kept(e2b: StandIn) -> None:
 
 
 def rules(headers: dict[str, str], domain: str = "api.anthropic.com", times: int = 1) -> Any:
-    """Return network options with one rule, or more, for a domain."""
+    """Return network options with the same rule for a domain, once or more often."""
     return {"rules": {domain: [{"transform": {"headers": headers}}] * times}}
 
 

@@ -1,4 +1,4 @@
-"""E2B does what is asked and its answer is lost, or does it not: nothing is left behind, lost or done twice."""
+"""E2B may or may not have executed a request whose answer is lost; nothing is left behind, lost or done twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def states(lab: E2BLab) -> list[str]:
 
 
 async def whole_run(lab: E2BLab, **options: Any) -> list[p.AnyEvent]:
-    """Run one tool with an approval; everything is there, once."""
+    """Run one tool with an approval; check that every event and span exists once, and return the events."""
     seen: list[p.AnyEvent] = []
     result = await run_agent(
         "go", sandbox=lab.sandbox(**options), approvals="auto", environ=lab.environ, on_event=seen.append
@@ -81,7 +81,7 @@ async def test_an_approval_that_could_not_be_delivered_still_waits(monkeypatch: 
         assert session.exit_code == 0
 
 
-# -- the beginning ------------------------------------------------------------------------------------------
+# -- creating a sandbox and starting the runner --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", [Reset(), ResetAfter()], ids=str)
@@ -110,7 +110,7 @@ async def test_a_sandbox_that_may_be_there_is_told(caplog: pytest.LogCaptureFixt
         await asyncio.to_thread(lab.e2b.lose, lab.e2b.sandboxes[0].id)
 
 
-# -- meanwhile ----------------------------------------------------------------------------------------------
+# -- while the runner runs ----------------------------------------------------------------------------------
 
 
 async def test_a_renewal_that_fails_is_tried_again_sooner(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,7 +139,7 @@ async def test_a_refusal_that_passes_does_not_keep_a_lost_stream_from_being_take
     assert numbered(seen) == list(range(1, len(numbered(seen)) + 1))
 
 
-# -- the end ------------------------------------------------------------------------------------------------
+# -- ending the session -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", [Reset(), ResetAfter(), Answer(500)], ids=str)
@@ -193,7 +193,7 @@ async def test_a_session_that_is_cancelled_while_it_closes_closes_all_the_same()
         assert states(lab) == ["gone"]
 
 
-# -- those that are resumed -----------------------------------------------------------------------------------
+# -- resumed sandboxes ---------------------------------------------------------------------------------------
 
 
 async def test_a_session_that_is_kept_is_never_swept_by_the_look_of_its_first_host() -> None:

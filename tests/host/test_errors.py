@@ -1,4 +1,4 @@
-"""The hierarchy of errors is the one that is drawn."""
+"""The diagram of errors in the documentation of `host_client.errors` matches the classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE = re.compile(r"^ {4}([│├└─ ]*)(\w+Error)\b(.*)$", re.MULTILINE)
 
 
 def drawn() -> dict[str, str]:
-    """Return each error's parent, by their names, as the module's documentation draws them."""
+    """Return the parent's name of each error in the module docstring's diagram."""
     parents: dict[str, str] = {}
     above: list[str] = []
     for branches, name, about in LINE.findall(errors.__doc__ or ""):
@@ -28,7 +28,7 @@ def drawn() -> dict[str, str]:
 
 
 def defined() -> dict[str, str]:
-    """Return each error's parent, by their names, as the whole package defines them."""
+    """Return the parent's name of each error class in the whole package."""
     for module in pkgutil.walk_packages(host_client.__path__, "host_client."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

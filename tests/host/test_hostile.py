@@ -1,4 +1,4 @@
-"""A sandbox that has been taken over: its runner is a hostile program, which the real one cannot be made to be."""
+"""The host withstands a hostile program in place of the runner, which the real runner cannot be made to be."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def say(type, seq, about={}, **data):
 
 
 class TakenOver(LocalSandbox):
-    """Runs a program of the test's in place of the runner."""
+    """A local sandbox that runs a hostile program in place of the runner."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ say("end", 4, reason="completed", exit_code=0)
 
 
 def _encoded(span: Span) -> bytes:
-    """Encode a span with marks in place of its ids."""
+    """Encode a span with placeholder bytes for its ids."""
     span.trace_id, span.span_id = (b"T" * 16).hex(), (b"S" * 8).hex()
     return otlp.encode([span], readable.resource("test"))
 

@@ -1,4 +1,4 @@
-"""What a host asks of a run: each option does what it says, and what is none is refused where it is given."""
+"""The options of a run: each takes effect, and an invalid value is refused where it is passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A runner that the kernel kills for want of memory is told from one that somebody killed."""
+"""A runner that the kernel killed for lack of memory is distinguished from one that was killed otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 4 * 1024 * 1024
 
 @pytest.fixture
 def small_cgroup() -> Iterator[Path]:
-    """A control group with room for 4 MB; needs root, and is not to be missing in CI."""
+    """Make a control group limited to 4 MB; skip without root, but fail in CI."""
     parent, limit = (V1, "memory.limit_in_bytes") if (V1 / "memory.limit_in_bytes").exists() else (V2, "memory.max")
     group = parent / f"sandspan-test-{os.getpid()}"
     try:
@@ -38,7 +38,7 @@ def small_cgroup() -> Iterator[Path]:
 
 
 class Watched(LocalSandbox):
-    """Keeps hold of the runner's process."""
+    """A local sandbox that keeps the runner's process, so that a test can move it into a control group."""
 
     runner: LocalProcess | None = None
 
@@ -56,7 +56,7 @@ async def test_a_runner_out_of_memory_is_told_as_such(small_cgroup: Path) -> Non
                 seen.append(event)
                 if isinstance(event, p.ApprovalResolved):
                     assert sandbox.runner is not None
-                    # What it allocates from here on is counted: a prompt of 12 MB is too much.
+                    # Only memory allocated from now on counts; a prompt of 12 MB exceeds the limit of 4 MB.
                     (small_cgroup / "cgroup.procs").write_text(str(sandbox.runner.pid))
                     with pytest.raises(SessionClosedError):
                         await session.send("x" * 12 * 1024 * 1024)

@@ -1,4 +1,4 @@
-"""How far a runner has come: asked of its sandbox, while its stream is silent."""
+"""A sandbox reports the last event in a runner's journal, which the host asks for while the stream is silent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASH = AgentOptions(allowed_tools=("Bash",))
 
 
 async def progress_in_a_tool(lab: HostLab, sandbox: Sandbox) -> tuple[Progress, Progress, int | None]:
-    """Return a runner's progress, that of a process that is not there, and the number of the last event that came."""
+    """Return the progress of a runner in a tool, that of a missing process, and the last received sequence number."""
     async with open_session("go", BASH, sandbox=sandbox, environ=lab.environ) as session:
         async for event in session:
             if isinstance(event, p.ToolUse):
@@ -81,7 +81,7 @@ async def test_no_chunk_is_lost_that_comes_as_the_wait_for_it_ends() -> None:
     loop.call_at(begun + 0.7, process.lines.put_nowait, None)
     silences = 0
     while True:
-        listener.wait_at_most(0.002)  # as long as from one chunk to the next
+        listener.wait_at_most(0.002)  # equal to the interval between two chunks, so that both often coincide
         try:
             chunk = await listener.next()
         except TimeoutError:

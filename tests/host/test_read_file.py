@@ -1,4 +1,4 @@
-"""One file out of an agent's working directory, local and in E2B: what is in it, and nothing else."""
+"""A session reads one file from the agent's working directory, local and in E2B, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "a b'$(c).bin"
 
 @asynccontextmanager
 async def opened(kind: Kind) -> AsyncGenerator[tuple[Session, Path]]:
-    """Open a session; return it and its working directory on this machine."""
+    """Open a session in a local or an E2B sandbox; return it and the path of its working directory on this machine."""
     if kind == "local":
         with host_lab(REPLY) as lab:
             async with open_session(sandbox=LocalSandbox(), environ=lab.environ) as session:

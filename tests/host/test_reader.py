@@ -1,4 +1,4 @@
-"""A runner's stdout is untrusted: whatever comes, good events arrive in order, once, and nothing crashes."""
+"""The reader of a runner's stdout yields valid events in order and once, and survives any untrusted input."""
 
 from __future__ import annotations
 

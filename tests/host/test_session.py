@@ -1,4 +1,4 @@
-"""Sessions: the real runner, SDK and CLI in a local sandbox, led by the host."""
+"""The host runs sessions with the real runner, SDK and CLI in a local sandbox."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ async def test_leaving_in_the_middle_of_a_tool_leaves_nothing_behind() -> None:
 
 
 def _processes_in(folder: str, mark: str = "") -> list[str]:
-    """Return the processes that work in a folder and have a mark in their environment, by /proc."""
+    """Return the pids of processes whose working directory is in a folder and whose environment contains a mark."""
     found: list[str] = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -275,7 +275,7 @@ async def test_a_killed_runner_ends_the_stream_with_an_error_and_the_trace_is_wh
 
 
 class CutSandbox(LocalSandbox):
-    """Loses every stream after a random number of bytes, a number of times."""
+    """A local sandbox whose first streams are cut after a random number of bytes."""
 
     def __init__(self, keep: Path, cuts: int, seed: int) -> None:
         super().__init__(keep=keep)
@@ -293,7 +293,7 @@ class CutSandbox(LocalSandbox):
         return process
 
     async def _cut(self, stream: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-        """Let the first line through, as nothing else would ever get anywhere, and ``limit`` bytes more."""
+        """Yield the first line, without which no retry would ever progress, and ``limit`` bytes more."""
         first = True
         async for chunk in stream:
             if first and (newline := chunk.find(b"\n") + 1):
@@ -351,7 +351,7 @@ async def test_an_exporter_that_raises_stops_nothing_and_is_counted(caplog: pyte
             raise OSError("backend down")
 
         def shutdown(self) -> None:
-            """Nothing to do."""
+            """Do nothing."""
 
     telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[Broken()]))
     with host_lab(ONE_TOOL) as lab:
@@ -364,7 +364,7 @@ async def test_an_exporter_that_raises_stops_nothing_and_is_counted(caplog: pyte
 
 
 async def test_a_slow_caller_loses_nothing(tmp_path: Path) -> None:
-    """The caller takes nothing until the run is over; the mailbox and the journal hold it all."""
+    """The caller reads nothing until the run is over; the mailbox and the journal hold all events."""
     with host_lab(ONE_TOOL) as lab:
         async with open_session(
             "go", sandbox=LocalSandbox(keep=tmp_path / "kept"), approvals="auto", environ=lab.environ

@@ -1,4 +1,4 @@
-"""A host is killed, and another goes on with its sessions: in E2B with the same agent, locally with what it left."""
+"""Another host takes over a killed host's sessions: in E2B the agent goes on, locally its journal is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GATED = """
           - text: First.
           - text: Second.
 """
-"""A turn that waits until something is written to the pipe ``gate``, and one more."""
+"""A turn whose tool waits until the pipe ``gate`` is written to, and another turn."""
 
 TWO_TURNS = """
     model: scripted
@@ -68,7 +68,7 @@ APPROVED_TURN = [*TURN, ["execute_tool Bash", ["agent.approval"]], ["chat script
 
 
 def runs(pid: int) -> bool:
-    """Whether a process has not ended; one whose parent died may wait to be reaped."""
+    """Return whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -96,7 +96,7 @@ def open_gate(gate: Path) -> None:
 async def taken_over(
     host: DyingHost, lab: HostLab, *, approvals: ApprovalPolicy = "ask", own: list[SpanView] | None = None
 ) -> AsyncGenerator[Session]:
-    """Go on with what a killed host told, as it would stand in a store."""
+    """Kill the host and take its session over from the whereabouts that it reported."""
     host.kill()
     stored = msgspec.json.decode(msgspec.json.encode(host.whereabouts), type=Whereabouts)
     plan = host.plan
@@ -115,7 +115,7 @@ async def taken_over(
 
 
 async def rest_of(session: Session, *prompts: str) -> list[p.AnyEvent]:
-    """Take all that comes, and begin each further turn when the one before has ended; then let the runner end."""
+    """Read all events; after each result send the next prompt, and after the last result finish. Return the events."""
     left, seen = list(prompts), list[p.AnyEvent]()
     async with asyncio.timeout(60):
         async for event in session:
@@ -126,7 +126,7 @@ async def rest_of(session: Session, *prompts: str) -> list[p.AnyEvent]:
 
 
 def check_trace(session: Session, plan: Plan, *below: Any, failed: str = "") -> list[SpanView]:
-    """Check that a session is one trace below the root it was announced with, each span once."""
+    """Check that a session's spans form one trace below its announced root, each once; return the spans."""
     spans = views(session.trace.kept)
     assert tree(spans) == [["agent.session" + failed, *below]]
     (root,) = [span for span in spans if span.name == "agent.session"]
@@ -138,7 +138,7 @@ def check_trace(session: Session, plan: Plan, *below: Any, failed: str = "") -> 
 
 
 def check_whole(host: DyingHost, rest: list[p.AnyEvent]) -> None:
-    """Check that two hosts together saw every event once, and the end."""
+    """Check that the two hosts together received every event once, up to the end."""
     both = [*numbered(host.events), *numbered(rest)]
     assert both == list(range(1, len(both) + 1))
     assert isinstance(rest[-1], p.End)
@@ -159,7 +159,7 @@ async def test_a_turn_goes_on_under_another_host() -> None:
     assert [event.data.result for event in rest if isinstance(event, p.Result)] == ["First.", "Second."]
     assert (session.exit_code, session.failure) == (0, None)
     spans = check_trace(session, plan, CREATED, TOOL_TURN, TURN, CLEANED)
-    # What the host itself made is told as it ends, by whoever ended it.
+    # Each host reports its own spans as they end, also a span that the other host began.
     assert [span.name for span in host.own_spans] == ["sandbox.create"]
     assert [span.name for span in own] == ["sandbox.cleanup", "agent.session"]
     assert {span.span_id for span in (*host.own_spans, *own)} < {span.span_id for span in spans}

@@ -1,4 +1,4 @@
-"""The host's side of the trace: what it believes, what it rebuilds, what it says of the time."""
+"""The host's side of a trace: checks of relayed spans, spans rebuilt after a runner's death, and time summaries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Root(trace_id=TRACE, span_id="f" * 16, parent_span_id=None, tracestate=""
 
 
 class Clock:
-    """A clock that a test sets, in seconds."""
+    """A clock in seconds that a test sets; it returns nanoseconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -42,7 +42,7 @@ class Clock:
 
 
 class Scene:
-    """Spans with times that a test chooses."""
+    """A session's spans with times in seconds that a test chooses."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -201,7 +201,7 @@ def test_a_span_that_arrived_is_not_rebuilt() -> None:
 
 
 class Noting(Telemetry):
-    """Telemetry that notes what is relayed, in spans and bytes."""
+    """Telemetry that records the number of spans and bytes of each relayed batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ def test_every_moment_counts_once() -> None:
     agent = scene.span("execute_tool Agent", 2.0, 9.0)
     scene.span("chat m", 4.0, 5.0, agent)
     summary = summarize(scene.close(10.0))
-    # 0-2 and 4-5 the model; 2-3 and 6-8 the tool; 3-4 and 5-6 the person; 8-10 nobody.
+    # Model 0-2 and 4-5; tool 2-3 and 6-8; waiting 3-4 and 5-6; other 8-10.
     assert (summary.model, summary.tools, summary.waiting, summary.other) == (3.0, 3.0, 2.0, 2.0)
     assert (summary.total, summary.input_tokens, summary.output_tokens) == (10.0, 10, 3)
     assert (summary.tool_calls, summary.approvals) == (2, 1)

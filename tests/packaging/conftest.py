@@ -1,4 +1,4 @@
-"""The wheel is built once, and each environment made once."""
+"""Fixtures of the built wheel and of environments with it, each made once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Return the environment of ``pip install sandspan[extras]``; without extras that of ``pip install sandspan``."""
+    """Return a function that gives the environment of ``pip install sandspan[extras]``."""
     made: dict[tuple[str, ...], Environment] = {}
 
     def of(*extras: str) -> Environment:

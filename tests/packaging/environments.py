@@ -1,8 +1,8 @@
-"""Empty environments that hold the built wheel, and of the development environment only what a role asks for.
+"""Make empty environments with the built wheel and the distributions that a role requires.
 
-Installing a role from an index would fetch 365 MB for each test. Here the wheel is installed for real into a new
-environment, and its requirements are linked into it file by file: what a role does not require, directly or not, is
-not there. File by file, as many distributions share the folder of a namespace package.
+Installing a role from an index would fetch 365 MB for each test. Instead the wheel is installed into a new environment,
+and its direct and indirect requirements are linked into it; other distributions are missing there. Each file is linked
+by itself, as distributions with a namespace package share a folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Wheel:
-    """The built wheel."""
+    """The built wheel and its metadata."""
 
     path: Path
 
@@ -47,7 +47,7 @@ class Wheel:
 
 
 def build_wheel(folder: Path) -> Wheel:
-    """Build with the backend of this environment: no index is asked."""
+    """Build the wheel with this environment's build backend, without a package index."""
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
     (path,) = folder.glob("*.whl")
@@ -55,7 +55,7 @@ def build_wheel(folder: Path) -> Wheel:
 
 
 def closure(wheel: Wheel, *extras: str) -> dict[str, Distribution]:
-    """Return all distributions that the wheel needs with some of its extras, by canonical name."""
+    """Return by canonical name all distributions that the wheel requires with some of its extras."""
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()
     todo = list(_wanted(wheel.requirements, {"", *extras}))
@@ -82,12 +82,12 @@ def _wanted(requirements: list[Requirement], extras: set[str]) -> Iterator[Requi
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment and how to run something in it."""
+    """A Python environment, and functions that run programs in it."""
 
     folder: Path
 
     def run(self, command: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the environment, in a folder with nothing in it and nothing of this process's variables."""
+        """Run a program of the environment in an empty folder with a minimal set of variables."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
         return subprocess.run(
@@ -101,7 +101,7 @@ class Environment:
         )
 
     def python(self, code: str) -> str:
-        """Run a piece of Python that must succeed, warnings being errors; return what it printed."""
+        """Run Python code with warnings as errors; fail if it fails, and return its stdout."""
         done = self.run("python", "-W", "error", "-c", code)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -112,7 +112,7 @@ class Environment:
 
 
 def new_environment(folder: Path, wheel: Wheel, distributions: dict[str, Distribution]) -> Environment:
-    """Make an environment without pip, install the wheel into it, and link the distributions into it."""
+    """Make an environment without pip, install the wheel, and link the required distributions into it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check"]
     install = ["install", "--quiet", "--no-index", "--no-deps", str(wheel.path)]
@@ -125,7 +125,7 @@ def new_environment(folder: Path, wheel: Wheel, distributions: dict[str, Distrib
 
 def _link(each: Distribution, packages: Path) -> None:
     for file in each.files or ():
-        # Scripts, which lie outside, belong to the other environment.
+        # Scripts lie outside of site-packages and start the other environment's Python.
         if ".." in file.parts:
             continue
         target = packages / file

@@ -1,4 +1,4 @@
-"""The pinned environment: exact, complete, and from no particular index."""
+"""The pinned environment: exact versions, complete, and from no particular index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .environments import REPOSITORY, Wheel, closure
 
 
 def pins() -> dict[str, str]:
-    """Read constraints.txt; any line that is not ``name==version`` fails the test that asks."""
+    """Return the pinned versions by name; fail on a line in constraints.txt that is not ``name==version``."""
     found: dict[str, str] = {}
     for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
         if line.startswith("#"):
@@ -46,7 +46,7 @@ def test_pins_satisfy_what_the_project_asks_for(wheel: Wheel) -> None:
 
 
 def test_this_environment_is_the_pinned_one(wheel: Wheel) -> None:
-    # One package calls itself v0.0.21, which is the same version.
+    # `Version` normalizes, as one package reports its version as v0.0.21.
     installed = {name: str(Version(each.version)) for name, each in closure(wheel, "dev").items()}
     pinned = pins()
     assert installed == {name: pinned.get(name) for name in installed}

@@ -1,6 +1,6 @@
-"""Names of modules and classes: private modules begin with an underscore, and a class name has one meaning.
+"""A module is private if only its own package imports it, and public otherwise; a class name occurs only once.
 
-Which package may import which is checked by import-linter (`make lint`).
+The allowed imports between packages are checked by import-linter (`make lint`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from .environments import REPOSITORY
 
 PACKAGES = ("agent_runner", "host_client")
 IMPORTERS = (*PACKAGES, "dashboards")
-"""Folders whose imports count: tests and benchmarks may look into private modules."""
+"""Folders whose imports are checked; tests and benchmarks may import private modules."""
 
 
 def modules(folder: str) -> dict[str, Path]:
-    """Return the modules below a folder by their dotted names; a package's name stands for its ``__init__``."""
+    """Return the files of all modules below a folder by dotted name; an ``__init__`` has its package's name."""
     found: dict[str, Path] = {}
     for file in sorted((REPOSITORY / folder).rglob("*.py")):
         parts = file.relative_to(REPOSITORY).with_suffix("").parts
-        if "project" not in parts:  # the demo's program
+        if "project" not in parts:  # the demo's program is no part of the packages
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
     return found
 
@@ -32,7 +32,7 @@ def package_of(module: str, file: Path) -> str:
 
 
 def imported(module: str, file: Path) -> Iterator[str]:
-    """Yield the absolute name of each module or member that a file imports, wherever in it."""
+    """Yield the absolute name of each module or member that a file imports at any depth."""
     package = package_of(module, file).split(".")
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -44,7 +44,7 @@ def imported(module: str, file: Path) -> Iterator[str]:
 
 
 def importing_packages() -> dict[str, set[str]]:
-    """Return for each module of ours the packages whose files import it."""
+    """Return for each module of the two packages the packages whose files import it."""
     ours = {name: file for folder in PACKAGES for name, file in modules(folder).items()}
     found: dict[str, set[str]] = defaultdict(set)
     for folder in IMPORTERS:

@@ -1,4 +1,4 @@
-"""Each role of the built wheel, alone in an environment that holds its own requirements only."""
+"""Each role of the built wheel works in an environment with only that role's requirements."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_role_requires_what_it_uses_and_no_more(wheel: Wheel) -> None:
     assert CLAUDE in requires["runner"] & requires["local"] & requires["all"]
     for role in ("client", "telemetry", "service", "redis", "host"):
         assert CLAUDE not in requires[role]
-    # Library users install neither a web framework nor gRPC nor Prometheus.
+    # A library user needs neither a web framework nor gRPC nor Prometheus.
     assert not (SERVICE | EXPORTERS) & requires["client"]
     assert not {"e2b", "grpcio", "rich", "typer"} & requires["runner"]
     assert requires["telemetry"] >= EXPORTERS | requires["client"]
@@ -94,7 +94,7 @@ def test_client_role_runs_the_command_line_under_both_names(installed: Installed
 
 
 def test_importing_the_host_imports_no_e2b(installed: Installed) -> None:
-    # It takes 0.3 s, and a local session needs none of it.
+    # Importing e2b takes 0.3 s, and a local session does not use it.
     assert installed("client").python("import sys, host_client; print('e2b' in sys.modules)") == "False"
 
 

@@ -1,4 +1,4 @@
-"""Programs of a user's own pass ``pyright --strict`` against the installed wheel."""
+"""A user's program passes ``pyright --strict`` against the installed wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the wheel holds."""
+"""The built wheel contains the packages and the dashboard files, and has the right metadata."""
 
 from __future__ import annotations
 

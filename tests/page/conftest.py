@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page; each has its own server and windows, and none may complain."""
+"""A Chromium shared by a module's tests of the page; each test has its own server and windows without errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.browser import WAIT_MS, Windows, chromium
 from tests.support.page_server import PageServer, page_server
 
 
-# Not for the session: its thread has a running event loop meanwhile, and other tests could run none of theirs.
+# Not per session: its thread has a running event loop, in which other modules' async tests could not run.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=WAIT_MS)

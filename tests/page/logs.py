@@ -1,4 +1,4 @@
-"""Logs of sessions as tests and screenshots want them."""
+"""Event logs of sessions for tests and screenshots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RULE = {
 def begin(
     log: Log, prompt: str = "The checks of this program fail. Find out why and mend it.", sent_by: str = "ana"
 ) -> None:
-    """The start of a session up to its first turn."""
+    """Add a session's events up to its first turn."""
     log.say("prompt", turn_id="t1", text=prompt, sent_by=sent_by)
     log.say("sandbox", 1.4, sandbox_id="ik2p9x", kind="e2b", creation_ms=1380.0)
     log.add(
@@ -67,7 +67,7 @@ def ask(
     after: float = 0.1,
     **more: Any,
 ) -> int:
-    """An approval is asked for; its number counts from the log's clock."""
+    """Add an approval request that expires ``expires_in`` seconds after it; return the event's number."""
     data = p.ApprovalRequestData(
         approval_id=key,
         tool_use_id=tool,
@@ -134,7 +134,7 @@ QUESTIONS: list[dict[str, Any]] = [
 
 
 def work(log: Log) -> None:
-    """A session with a subagent, a failure and an approved edit, up to a command that waits."""
+    """Add a session with a subagent, a failure and an approved edit, up to a command that waits for approval."""
     begin(log)
     text(log, "I will read the program and its checks first.", message="m1")
     call(log, "r1", "Read", {"file_path": "prices.py"})

@@ -1,4 +1,4 @@
-"""Approvals and questions: what the card shows and sends, and what becomes of a race, an expiry and a role."""
+"""Cards of approvals and questions: their content, the requests that they send, and races, expiries and roles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND: dict[str, Any] = {"command": "npm test && npm publish", "description": 
 
 @pytest.fixture
 def log(server: PageServer) -> Log:
-    """A session in which a command waits for approval."""
+    """Return the log of a session in which a command waits for approval."""
     log = server.log("session-1", title="Publish the package")
     begin(log)
     call(log, "b1", "Bash", COMMAND)
@@ -144,7 +144,7 @@ def test_a_letter_typed_into_the_message_decides_nothing(server: PageServer, win
 def test_of_two_who_decide_one_is_told_who_was_first(server: PageServer, windows: Windows, log: Log) -> None:
     page = windows.open(server.session_url(log), name="ana")
     expect(card(page)).to_be_visible()
-    # Somebody else has decided, and the event is still on its way.
+    # The service has the other person's decision, but its event has not arrived yet.
     decided = {"decision": "deny", "decided_by": "ben", "decided_at": log.clock}
     server.play(lambda: log.decided.update(x1=decided))
     page.get_by_role("button", name="Allow once").click()

@@ -1,4 +1,4 @@
-"""What an agent or its tools may write to deceive or to break the page: it is shown as text, and stays smooth."""
+"""The page shows hostile output of an agent or its tools as text and stays responsive."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_10_000_events_leave_the_page_light(server: PageServer, windows: Windows
     assert page.locator(".chart *").count() < 8000
     assert page.locator(".transcript pre").count() == 0
     expect(page.locator(".transcript .item").last).to_be_in_viewport()
-    # One more event touches only what it adds.
+    # A further event must add only its own nodes.
     page.evaluate(
         """() => {
           window.touched = 0;

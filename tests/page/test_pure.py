@@ -1,4 +1,4 @@
-"""The page's pure modules, run in the browser that runs them for people: the reducer, what is hidden, diffs, words."""
+"""The page's pure JavaScript modules in a browser: the reducer, hidden characters, diffs and texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def entries(log: Log) -> list[dict[str, Any]]:
 
 
 def reduced(page: Page, some: list[dict[str, Any]], view: str) -> Any:
-    """Return what a function in JavaScript makes of the state after some entries."""
+    """Return the result of a JavaScript function for the reducer's state after these entries."""
     work = "const { initial, reduce } = await import('/model/reducer.js'); return (%s)(reduce(initial, entries));"
     return page.evaluate("async (entries) => { " + work % view + " }", some)
 

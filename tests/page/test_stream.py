@@ -1,4 +1,4 @@
-"""The stream as the page follows it: live, replayed, lost and taken up again, with gaps, to its end."""
+"""The page follows a session's stream: live, replayed, reconnected, with gaps, and up to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list, signing in, a new session, the strip, the panel, links and keys; on a desk and a phone, light and dark."""
+"""The page's views: session list, login, new session, timeline, details, links and keys, on desktop and phone."""
 
 from __future__ import annotations
 

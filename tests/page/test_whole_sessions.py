@@ -1,4 +1,4 @@
-"""Whole sessions in the browser: the real service, the real runner and CLI, a scripted model."""
+"""Whole sessions in a browser with the real service, runner and CLI and a scripted model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def local(stack: ExitStack) -> tuple[ServiceLab, HostLab]:
 
 
 def start(page: Page, prompt: str) -> None:
-    """Fill in the form for a new session."""
+    """Fill in and send the form for a new session."""
     page.get_by_role("button", name="New session").click()
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Model").fill(MODEL)
@@ -83,7 +83,7 @@ def test_a_session_from_its_form_to_its_end(local: tuple[ServiceLab, HostLab], w
     start(page, "Make <b>files</b>")
     expect(page.locator(".prompt-text")).to_have_text("Make <b>files</b>")
 
-    # The first approval, edited.
+    # Edit the first approval.
     expect(card(page).locator("pre.exact")).to_have_text("touch made")
     expect(page).to_have_title(re.compile(r"^\(1\) Needs you"))
     card(page).get_by_role("button", name="Edit").click()
@@ -91,7 +91,7 @@ def test_a_session_from_its_form_to_its_end(local: tuple[ServiceLab, HostLab], w
     page.get_by_role("button", name="Allow as edited").click()
     expect(call_of(page, "touch").locator(".verdict").first).to_contain_text("Allowed with changes by you · waited")
 
-    # The second one waits through a reload, and is denied.
+    # Deny the second one after a reload.
     expect(card(page).locator("pre.exact")).to_have_text("rm -rf other")
     page.reload()
     expect(card(page).locator("pre.exact")).to_have_text("rm -rf other")
@@ -101,7 +101,7 @@ def test_a_session_from_its_form_to_its_end(local: tuple[ServiceLab, HostLab], w
     page.keyboard.press("Enter")
     expect(call_of(page, "rm -rf other").locator(".verdict")).to_contain_text("Denied by you: Not that one")
 
-    # A question, then output that means harm.
+    # Answer a question, then allow a command with hostile output.
     card(page).get_by_label("Blue").check()
     card(page).get_by_role("button", name="Answer").click()
     expect(card(page).locator("pre.exact")).to_contain_text("printf '<img src=x")
@@ -112,7 +112,7 @@ def test_a_session_from_its_form_to_its_end(local: tuple[ServiceLab, HostLab], w
     shown = call_of(page, "printf").locator("pre.output")
     expect(shown).to_contain_text("<img src=x onerror=alert(1)>⟨ESC⟩[31mred⟨U+202E⟩txtAAA")
 
-    # A further turn, interrupted; then the end.
+    # Interrupt a further turn, then close the session.
     page.get_by_label("Message to the agent").fill("And now think")
     page.keyboard.press("Control+Enter")
     page.get_by_role("button", name="Interrupt").click()
@@ -129,7 +129,7 @@ def test_a_session_from_its_form_to_its_end(local: tuple[ServiceLab, HostLab], w
 
 
 def _narrow(windows: Windows, page: Page) -> str:
-    """The transcript that was followed live, at the width of a phone and folded as at first."""
+    """Return the text of the transcript at a phone's width with all details folded."""
     for each in page.locator(".transcript .fold-line[aria-expanded=true]").all():
         each.click()
     page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})

@@ -1,4 +1,4 @@
-"""Services, and the shell around them with a store and tokens."""
+"""Fixtures with services, and with the service's HTTP shell, its store and its tokens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.service import ServiceLab, service_lab
 
 
 def new_service(stack: ExitStack, script: str) -> tuple[ServiceLab, HostLab]:
-    """Set up a place for services against a script (YAML) of the model's."""
+    """Set up a lab for services with a scripted model (YAML)."""
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="service-")))
     host = stack.enter_context(host_lab(script))
     return stack.enter_context(service_lab(root, host.environ)), host
 
 
 def new_e2b_service(stack: ExitStack, script: str) -> tuple[ServiceLab, E2BLab]:
-    """Set up a place for services whose sandboxes are in a stand-in of E2B."""
+    """Set up a lab for services whose sandboxes are in a stand-in of E2B."""
     root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="service-")))
     e2b = stack.enter_context(e2b_lab(script))
     return stack.enter_context(service_lab(root, e2b.environ)), e2b
@@ -35,7 +35,7 @@ def new_e2b_service(stack: ExitStack, script: str) -> tuple[ServiceLab, E2BLab]:
 
 @pytest.fixture
 def make_service() -> Iterator[Callable[[str], tuple[ServiceLab, HostLab]]]:
-    """`new_service`, whose services end with the test."""
+    """Return `new_service` for use in a test, at whose end the services stop."""
     with ExitStack() as stack:
         yield lambda script: new_service(stack, script)
 
@@ -50,7 +50,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 @pytest.fixture
 async def tokens(store: SqliteStore) -> dict[Role, str]:
-    """A token of each role, of the tenant acme; its name is its role."""
+    """Return a token for each role, with the tenant ``acme`` and the role's name."""
     made: dict[Role, str] = {}
     roles: tuple[Role, ...] = ("viewer", "approver", "operator")
     for role in roles:
@@ -61,13 +61,13 @@ async def tokens(store: SqliteStore) -> dict[Role, str]:
 
 @pytest.fixture
 def open_shell() -> FastAPI:
-    """A service that takes no tokens, as on loopback."""
+    """Return an HTTP shell that requires no tokens, as a service on loopback."""
     return shell(Authenticator(NoTokens(), False))
 
 
 @pytest.fixture
 def make_shell(store: SqliteStore) -> Callable[..., FastAPI]:
-    """Make a service that takes tokens."""
+    """Return a function that makes an HTTP shell which requires tokens."""
 
     def make(**options: Sequence[str]) -> FastAPI:
         return shell(Authenticator(store, True), **options)

@@ -1,4 +1,4 @@
-"""A SQLite store whose appends fail as a test wants it."""
+"""A SQLite store whose appends fail or wait as a test wants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from host_client.store.base import NO_ADDITIONS, Additions, SessionState
 
 
 class Flaky(SqliteStore):
-    """Fails what it is told to, and counts the attempts; ``holds`` keeps appends back until their future is done."""
+    """A store that counts appends and raises the error that ``fails`` returns.
+
+    With ``holds``, an append waits for its future in ``held`` and writes nothing.
+    """
 
     fails: Callable[[], Exception | None] = staticmethod(lambda: None)
     attempts = 0

@@ -1,4 +1,4 @@
-"""What the scripted model says in the service's tests."""
+"""Scripts of the model for the service's tests."""
 
 from __future__ import annotations
 

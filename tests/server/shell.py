@@ -1,4 +1,4 @@
-"""The service's outer shell around routes that only show what it does, served by a real uvicorn on loopback."""
+"""The service's HTTP shell with simple test routes, served by a real uvicorn on loopback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Note(BaseModel):
 
 
 class NoTokens:
-    """What a service asks that takes no tokens: never."""
+    """A store of tokens for a service that requires none; a lookup fails the test."""
 
     async def find_token(self, digest: str) -> Token | None:
         raise AssertionError("no token is to be looked up")
@@ -93,7 +93,7 @@ async def _raw(request: Request) -> int:
 async def _events() -> Response:
     async def told() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
-        await asyncio.Event().wait()  # the first event must come while this still runs
+        await asyncio.Event().wait()  # the first event must arrive while the response is still open
 
     return StreamingResponse(told(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
@@ -120,14 +120,14 @@ async def _fails(how: str) -> None:
 
 
 def client(app: FastAPI, **headers: str) -> httpx.AsyncClient:
-    """Return a client that asks an application without a network, as a program would."""
+    """Return an HTTP client that calls an application directly, without a network."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE, headers=named)
 
 
 @contextlib.asynccontextmanager
 async def served(app: FastAPI) -> AsyncGenerator[int]:
-    """Serve on loopback; yield the port."""
+    """Serve an application on loopback; yield the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -150,7 +150,7 @@ async def served(app: FastAPI) -> AsyncGenerator[int]:
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """An answer as it came; names of headers in lower case. ``body`` is as chunked as it was sent."""
+    """A raw HTTP answer; header names are in lower case, and ``body`` still has its chunk encoding."""
 
     status: int
     headers: dict[str, str]
@@ -162,12 +162,12 @@ class RawAnswer:
 
 
 async def send_raw(port: int, *parts: bytes) -> RawAnswer:
-    """Send bytes as they are, each part once the one before was taken; read until the server closes."""
+    """Send the parts of a raw request one after the other, then read until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for part in parts:
             writer.write(part)
-            with contextlib.suppress(ConnectionError):  # it may answer before it has read all
+            with contextlib.suppress(ConnectionError):  # the server may answer and close before it has read everything
                 await asyncio.wait_for(writer.drain(), PATIENCE)
         came = await asyncio.wait_for(reader.read(), PATIENCE)
     finally:
@@ -179,7 +179,7 @@ async def send_raw(port: int, *parts: bytes) -> RawAnswer:
 
 
 def slug(answer: httpx.Response) -> str:
-    """Return which problem an answer is, having looked at what every problem has."""
+    """Return the slug of a problem answer after checking the fields that every problem has."""
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
     assert body["status"] == answer.status_code

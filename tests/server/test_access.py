@@ -1,4 +1,4 @@
-"""Who may do what, on the real service with tokens."""
+"""Permissions of roles and tenants on the real service with tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPEN = "/api/login", "/api/logout", "/api/me"
 
 
 def token(lab: ServiceLab, tenant: str, role: str, name: str) -> str:
-    """Make a token as an operator would, beside the service that runs."""
+    """Create a token with ``host_client tokens create`` while the service runs; return its plaintext."""
     made = subprocess.run(
         [
             *(sys.executable, "-m", "host_client", "tokens", "create", "--store", lab.store),
@@ -41,7 +41,7 @@ def token(lab: ServiceLab, tenant: str, role: str, name: str) -> str:
 
 
 def routes() -> list[tuple[str, str]]:
-    """Return every route that takes a session."""
+    """Return method and path of every route with a session id."""
     paths = described_app().openapi()["paths"]
     return [
         (method.upper(), path) for path, operations in paths.items() for method in operations if "{session_id}" in path
@@ -49,7 +49,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 async def asked(client: httpx.AsyncClient, method: str, path: str, session_id: str) -> int:
-    """Ask a route for a session, with a body that fits; return the status."""
+    """Send a request for a session to a route, with a valid body; return the status."""
     url = path.format(session_id=session_id, approval_id="a", question_id="q", path="f")
     bodies = {"turns": {"text": "x"}, "approvals": {"decision": "deny"}, "questions": {"answers": {"q": "a"}}}
     body = next((each for part, each in bodies.items() if f"/{part}" in path), None)
@@ -141,7 +141,7 @@ async def test_an_approval_is_bound_to_the_input_that_was_shown(make_service: Ma
             said = await client.post(f"/api/sessions/{session['id']}/turns", json={"text": "yes, do it"})
             assert [each.status_code for each in (wrong, none, unknown, said)] == [422, 422, 404, 202]
             now = (await client.get(f"/api/sessions/{session['id']}")).json()
-            assert (now["status"], len(now["waiting"])) == ("needs_you", 1)  # a message is no approval
+            assert (now["status"], len(now["waiting"])) == ("needs_you", 1)  # a message does not approve a call
             assert now["waiting"][0]["input_sha256"] == request.data["input_sha256"]
             assert (await allow(client, session["id"], request)).status_code == 200
             await until(events, "approval_resolved")

@@ -1,4 +1,4 @@
-"""Who may ask for what: tokens, roles, cookies, and those who guess."""
+"""Authentication with tokens and cookies, permissions of roles, and limits on guessing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bearer(plaintext: str) -> dict[str, str]:
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock in seconds that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Counting:
-    """A store of tokens that counts how often it is asked."""
+    """A store of tokens that counts lookups."""
 
     def __init__(self, *tokens: Token) -> None:
         self.tokens = {each.digest: each for each in tokens}
@@ -218,7 +218,7 @@ async def test_a_guess_costs_one_read_of_the_store_if_it_has_a_tokens_form_and_e
             (await caller.get("/api/reads", headers=bearer(f"sst_{n:043}"))).status_code for n in range(MAX_FAILURES)
         ]
         assert kept.asked == MAX_FAILURES
-    assert statuses == [401] * (MAX_FAILURES - 4) + [429] * 4  # those without the form were counted, too
+    assert statuses == [401] * (MAX_FAILURES - 4) + [429] * 4  # malformed tokens were counted, too
 
 
 async def test_no_token_at_all_is_no_guess(make_shell: Shell) -> None:
@@ -308,5 +308,5 @@ def test_a_new_token_is_random_and_kept_as_its_digest_only() -> None:
     assert len({plaintext for plaintext, _ in made}) == len({token.id for _, token in made}) == 100
     plaintext, token = made[0]
     assert plaintext.startswith("sst_")
-    assert len(plaintext) >= len("sst_") + 43  # 32 bytes
+    assert len(plaintext) >= len("sst_") + 43  # 43 characters hold 32 bytes
     assert plaintext not in repr(token)

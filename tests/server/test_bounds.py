@@ -1,4 +1,4 @@
-"""What a service holds and promises at once is bounded, and what is asked twice is done once."""
+"""The service's limits under concurrent requests, and requests that are sent twice but executed once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOON = 1_700_049_600.0
 
 
 class NeverThere(LocalSandbox):
-    """Takes for ever to be made, so that its session stays as it was made."""
+    """A sandbox whose creation never ends, so that its session stays in its first state."""
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         await asyncio.Event().wait()
@@ -41,14 +41,14 @@ class NeverThere(LocalSandbox):
 
 
 class Refused(LocalSandbox):
-    """Cannot be made, so that its session ends at once."""
+    """A sandbox whose creation fails, so that its session ends at once."""
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         raise SandboxStartError("there is no room")
 
 
 async def nothing(*_: object) -> None:
-    """Stand for what is not done."""
+    """Do nothing, in place of a step that a killed process does not reach."""
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "service.sqlite"
 
 
-# -- once --------------------------------------------------------------------------------------------------
+# -- idempotency -------------------------------------------------------------------------------------------
 
 
 async def test_a_session_is_made_once_although_its_maker_was_killed_before_it_answered(
@@ -133,7 +133,7 @@ async def test_a_turn_is_queued_once_although_its_sender_was_killed_before_it_an
         assert unknown.status_code == 404
 
 
-# -- money -------------------------------------------------------------------------------------------------
+# -- budgets -----------------------------------------------------------------------------------------------
 
 
 async def test_sessions_that_are_made_at_once_share_the_days_money(path: Path) -> None:
@@ -147,7 +147,7 @@ async def test_sessions_that_are_made_at_once_share_the_days_money(path: Path) -
     assert refused == ["/problems/budget-exceeded"] * 16
 
 
-# -- the end -----------------------------------------------------------------------------------------------
+# -- retention and closing ---------------------------------------------------------------------------------
 
 
 async def test_a_service_that_is_stopped_takes_no_turns(path: Path) -> None:
@@ -175,7 +175,7 @@ async def test_a_session_that_was_made_while_the_service_was_stopped_is_closed_a
         assert await store.unfinished() == []
 
 
-# -- memory ------------------------------------------------------------------------------------------------
+# -- downloads ---------------------------------------------------------------------------------------------
 
 
 async def test_a_tenant_has_so_many_readers_whatever_they_read(path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_a_few_files_are_sent_while_some_more_wait_and_others_come_again()
         assert begun.locked() and not any(each.done() for each in waiting)
         may_end.set()
     async with AsyncExitStack() as stack, asyncio.timeout(WAIT_SECONDS):
-        for _ in range(AT_ONCE):  # all places are free again
+        for _ in range(AT_ONCE):  # fails if a place was not freed
             await stack.enter_async_context(downloads.place())
 
 

@@ -1,4 +1,4 @@
-"""The service against its own OpenAPI document: whatever is sent is answered as it says, and is no fault of ours."""
+"""Fuzzing of the service with its OpenAPI document: every answer matches the document, and none is a server error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CHECKS = [
 
 
 async def _prepared(client: httpx.AsyncClient) -> tuple[str, str]:
-    """Return the ids of a closed session and of one that is open."""
+    """Make a closed and an open session; return their ids."""
     async with client:
         ids: list[str] = []
         for closes in (True, False):
@@ -67,7 +67,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(served: Any, method: 
     before = len(service.said)
     schema: Any = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     operation = schema[path][method]
-    # An open session's stream does not end.
+    # The stream of an open session would not end.
     known = [closed] if path.endswith("/events") or path.startswith("/api/stream/agent/{") else [closed, opened]
 
     @given(case=operation.as_strategy(), pick=sampled_from([*known, None]))
@@ -84,7 +84,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(served: Any, method: 
             case.path_parameters["session_id"] = pick
         body: Any = case.body
         if isinstance(body, dict) and "tenant_id" in body:
-            body["tenant_id"] = "local"  # so that the limit of open sessions holds
+            body["tenant_id"] = "local"  # all requests for one tenant, whose number of open sessions is limited
         case.call_and_validate(checks=CHECKS, timeout=30)
 
     fuzz()

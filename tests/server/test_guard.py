@@ -1,4 +1,4 @@
-"""Other sites' pages, forged names and bodies without end do not reach a route."""
+"""Requests from other sites, with a forged host name or with an endless body do not reach a route."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMIT = 64 * 1024
 
 @pytest.fixture
 def configured() -> FastAPI:
-    """A service without tokens that has names, and lets the pages of another site in."""
+    """Return an HTTP shell without tokens that has host names and allows the origin of another site."""
     hosts = ("Agents.Acme.com", "10.0.0.5:8443", "[fd00::5]")
     return shell(Authenticator(NoTokens(), False), hosts=hosts, origins=[CONSOLE])
 
@@ -85,7 +85,7 @@ async def test_two_host_headers_are_none(open_shell: FastAPI) -> None:
     twice = b"GET /api/me HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\nconnection: close\r\n\r\n"
     async with served(open_shell) as port:
         assert (await send_raw(port, twice)).status == 400
-    async with client(open_shell) as caller:  # past the server's own check
+    async with client(open_shell) as caller:  # without uvicorn, which also refuses this
         assert (await caller.get("/api/me", headers=[("host", "localhost"), ("host", "localhost")])).status_code == 400
 
 
@@ -103,13 +103,13 @@ def test_an_origin_that_is_none_is_a_mistake_of_whoever_starts_it(bad: str) -> N
         Guard(FastAPI(), origins=[bad])
 
 
-# -- other sites -------------------------------------------------------------------------------------------
+# -- other origins -----------------------------------------------------------------------------------------
 
 SITES: list[tuple[dict[str, str], bool]] = [
     ({}, True),
     ({"origin": "http://localhost:8765"}, True),
     ({"origin": "HTTP://LOCALHOST:8765"}, True),
-    ({"origin": "https://localhost:8765"}, True),  # a proxy ended TLS
+    ({"origin": "https://localhost:8765"}, True),  # behind a proxy that ends TLS
     ({"origin": CONSOLE}, True),
     ({"origin": CONSOLE, "sec-fetch-site": "cross-site"}, True),
     ({"origin": "http://localhost:8765", "sec-fetch-site": "same-origin"}, True),
@@ -195,7 +195,7 @@ async def test_a_cookie_alone_changes_nothing(
     assert read.status_code == 200
 
 
-# -- sites that may ------------------------------------------------------------------------------------------
+# -- allowed origins -----------------------------------------------------------------------------------------
 
 
 async def test_an_allowed_site_is_told_so_and_no_other(configured: FastAPI) -> None:
@@ -221,7 +221,7 @@ async def test_a_preflight_of_an_allowed_site_is_answered_and_another_refused(
     assert "idempotency-key" in allowed.headers["access-control-allow-headers"]
     assert slug(refused) == "cross-origin"
     assert not [name for name in refused.headers if name.startswith("access-control")]
-    async with client(open_shell) as caller:  # no site is allowed
+    async with client(open_shell) as caller:  # without allowed origins
         refused = await caller.options("/api/decides", headers={"origin": CONSOLE, **asks})
     assert slug(refused) == "cross-origin"
     assert "access-control-allow-origin" not in refused.headers

@@ -1,4 +1,4 @@
-"""The moments at which a session could be lost: each ends in a log that says what happened."""
+"""A session's log always reports the outcome, also if the service fails or stops at a critical moment."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ RESULT = ResultData(
 
 
 class Scene:
-    """A service over a store; each session's sandbox does what it is told."""
+    """A service with a SQLite store, whose sandboxes emit what a test dictates."""
 
     def __init__(self, store: Flaky) -> None:
         self.store = store
@@ -92,7 +92,7 @@ class Scene:
         pass
 
     async def until(self, session_id: str, kind: str, number: int = 1) -> list[dict[str, Any]]:
-        """Wait until the log has so many events of a type; return it."""
+        """Wait until a session's log has this number of events of a type; return the log."""
         async with asyncio.timeout(WAIT_SECONDS), self.store.subscribe(session_id, only=Note.EVENTS) as notes:
             while True:
                 log = [json.loads(entry.data) for entry in await self.store.read(session_id, 0)]
@@ -107,7 +107,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait for what nobody tells of."""
+    """Yield to other tasks until a condition holds that no event announces."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not is_so():  # noqa: ASYNC110 - the loop goes round, and no time passes
             await asyncio.sleep(0)
@@ -177,7 +177,7 @@ async def test_a_session_that_cannot_be_taken_over_at_once_is_tried_again(scene:
     session_id = made.record.id
     hosted = first._hosted.get(session_id)  # pyright: ignore[reportPrivateUsage]
     assert hosted is not None
-    hosted.abandon()  # as if the process were gone
+    hosted.abandon()  # leaves the session as a dead process does
     await scene.store.release(session_id, "one")
     if where == "adopt":
         scene.sandboxes[session_id].fails = [SandboxError("E2B is away"), SandboxError("still away")]
@@ -208,7 +208,7 @@ async def test_what_is_asked_of_a_session_that_is_being_closed_is_refused_or_tol
     assert stale is not None
     taken = 0
     async with asyncio.timeout(WAIT_SECONDS):
-        while "stop" not in sandbox.commands:  # from the closing's begin to its end
+        while "stop" not in sandbox.commands:  # while the session is being closed
             with contextlib.suppress(SessionOverError):
                 await service.send(stale, "late", by="ada")
                 taken += 1
@@ -312,7 +312,7 @@ async def test_a_cost_that_no_turn_can_have_counts_nothing(scene: Scene) -> None
 
 
 def chat_span(trace_id: str, turn: str) -> TelemetryData:
-    """Return what a runner relays of a model request of 1,000 input tokens in a turn."""
+    """Return a telemetry event with the span of a model request of 1,000 input tokens in a turn."""
     span = Span("chat", trace_id, "2" * 16, turn, 1, end=2)
     span.attributes = {
         "gen_ai.operation.name": "chat",

@@ -1,4 +1,4 @@
-"""What a tenant may use, and that the same request is carried out once."""
+"""The limits of a tenant's turns and costs, and idempotent requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Action:
-    """Counts how often it is carried out."""
+    """An action that counts its executions and can be held back."""
 
     def __init__(self, answer: RecordedAnswer | Exception = CREATED) -> None:
         self.answer = answer
@@ -70,7 +70,7 @@ async def refused(work: Awaitable[Any]) -> ProblemError:
 
 
 async def begin(store: SqliteStore, tenant_id: str, budget: float | None, cost: float = 0.0) -> str:
-    """Make an open session of the tenant, which has cost so much yesterday; return its id."""
+    """Make an open session of a tenant with a budget and an earlier cost; return its id."""
     session_id = str(uuid.uuid4())
     root = Root(trace_id="1" * 32, span_id="2" * 16, parent_span_id=None, tracestate="", start=1)
     request = {"max_budget_usd": budget} if budget is not None else {}
@@ -82,7 +82,7 @@ async def begin(store: SqliteStore, tenant_id: str, budget: float | None, cost: 
 
 
 async def spend(store: SqliteStore, tenant_id: str, cost: float) -> None:
-    """Let a session of the tenant cost something at noon, and end."""
+    """Add a closed session with this cost at noon."""
     session_id = await begin(store, tenant_id, None)
     state = SessionState(last_event_id=1, cost_usd=cost, status="closed", closed_at=NOON)
     await store.append(session_id, "me", [b"{}"], state, Additions(cost_usd=cost, day=day_of(NOON)))
@@ -142,7 +142,7 @@ async def test_what_open_sessions_may_still_cost_is_not_given_again(store: Sqlit
     problem = await refused(budget_of(store, "acme", limits, 0.1, NOON))
     assert (problem.slug, problem.headers) == ("budget-exceeded", {"retry-after": "60"})
     assert "open sessions may spend the rest" in problem.detail
-    await check_budget(store, "acme", limits, NOON)  # their own turns go on
+    await check_budget(store, "acme", limits, NOON)  # turns of these open sessions are still allowed
     assert await budget_of(store, "other", limits, None, NOON) == 2.0
 
 
@@ -198,7 +198,7 @@ async def test_of_twenty_at_once_one_is_carried_out(store: SqliteStore) -> None:
     asking = [asyncio.create_task(ask()) for _ in range(20)]
     await asyncio.wait_for(action.begun.wait(), 20)
     others = set(asking)
-    while len(others) > 1:  # all but the one that is being carried out end first
+    while len(others) > 1:  # all others are refused while one executes the action
         done, others = await asyncio.wait(others, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         assert done
     action.may_end.set()
@@ -298,7 +298,7 @@ async def test_an_answer_outlives_the_process_for_a_day(reopened: Callable[[Cloc
 
 
 async def nothing(*_: object) -> None:
-    """Stand for what a process that is killed does no more."""
+    """Do nothing, in place of a step that a killed process does not reach."""
 
 
 async def test_a_key_whose_process_died_is_free_before_long_for_the_same_thing(

@@ -1,4 +1,4 @@
-"""A session's log: what was left there is written in order, once, and by its owner alone."""
+"""A session's log writes the queued events in order, once, and only while its replica owns the session."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def kinds(store: SqliteStore) -> list[str]:
 
 
 class Shared(Flaky):
-    """As a store of several replicas."""
+    """A store that reports to be shared by several replicas."""
 
     shared = True
 
@@ -220,7 +220,7 @@ async def test_what_is_left_when_the_store_is_closed_is_written(tmp_path: Path) 
     await store.open()
     log = await log_of(store)
     saying = asyncio.ensure_future(log.say(AdoptedData(reason="last", replica="r")))
-    for _ in range(2):  # it is queued, and handed to the store, which lets it wait for others
+    for _ in range(2):  # the event is queued and handed to the store, which waits to batch it
         await asyncio.sleep(0)
     await store.close()
     await saying

@@ -1,4 +1,4 @@
-"""Every error is a problem that tells a caller what to do, and nothing of what is ours."""
+"""Every error answer is a problem document with advice and without internal details."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(
         answer = await send_raw(port, b"GET /api/half HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert answer.status == 200
     assert b"half" in answer.body
-    assert not answer.body.endswith(b"0\r\n\r\n")  # the last chunk is missing
+    assert not answer.body.endswith(b"0\r\n\r\n")  # the final chunk is missing
     assert "incident" in caplog.text
 
 
@@ -127,7 +127,7 @@ async def test_a_body_that_does_not_fit_is_told_where_and_not_echoed(open_shell:
 async def test_what_does_not_fit_is_told_in_words(path: str, body: object, errors: dict[str, str]) -> None:
     app = described_app()
     app.state.authenticator = Authenticator(NoTokens(), False)
-    app.state.api = None  # no route is reached
+    app.state.api = None  # validation fails before a route uses it
     async with client(app) as caller:
         answer = await caller.post(path, json=body)
     assert slug(answer) == "invalid"
@@ -163,7 +163,7 @@ async def test_of_many_mistakes_only_some_are_told_and_names_are_cut(open_shell:
         (b'{"text": ' + b"9" * 5000 + b"}", 400),
         (b'{"text": NaN}', 400),
         (b'{"text": "a", "deep": 1e999}', 400),
-        (rb'{"text": "\ud800"}', 400),  # a lone surrogate: no UTF-8 can hold it
+        (rb'{"text": "\ud800"}', 400),  # a lone surrogate cannot be encoded as UTF-8
         (rb'{"text": "a", "deep": {"\udc00": 1}}', 400),
         (rb'{"text": "a", "\u2028\u0000": 1}', 422),
     ],

@@ -1,4 +1,4 @@
-"""Whose word counts for a caller's address and scheme: that of the proxies that were named, and of no other."""
+"""The service trusts forwarded addresses and schemes only from proxies that it was configured to trust."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LOOPBACK = "--auth", "on", "--trusted-proxy", "127.0.0.1"
 
 
 async def guess(client: httpx.AsyncClient, forwarded_for: str) -> int:
-    """Send an unknown token, passed on for an address; return the status."""
+    """Send an unknown token with an X-Forwarded-For header; return the status."""
     headers = {"authorization": f"Bearer sst_{'x' * 43}", "x-forwarded-for": forwarded_for}
     return (await client.get("/api/me", headers=headers)).status_code
 
 
 async def sign_in(service: Served, secret: str, scheme: str) -> httpx.Response:
-    """Sign in as a browser does on a page that came by a scheme, through a proxy that says so."""
+    """Log in as a browser through a proxy that reports the page's scheme."""
     origin = service.url.replace("http:", f"{scheme}:")
     async with service.client() as browser:
         headers = {"origin": origin, "x-forwarded-proto": scheme}
@@ -42,7 +42,7 @@ async def test_behind_a_trusted_proxy_callers_are_told_apart(make_service: Make)
         assert [await guess(client, "203.0.113.7") for _ in range(MAX_FAILURES)] == [401] * MAX_FAILURES
         assert await guess(client, "203.0.113.7") == 429
         assert await guess(client, "203.0.113.8") == 401
-        # What a caller put before its own address is not the proxy's; what a proxy added after it is.
+        # The last address that is no trusted proxy counts; a caller can forge those before it.
         assert await guess(client, "203.0.113.8, 203.0.113.7") == 429
         assert await guess(client, "203.0.113.8, 203.0.113.7, 10.1.2.3") == 429
         assert await guess(client, "203.0.113.7, 203.0.113.8") == 401
@@ -62,7 +62,7 @@ async def test_a_valid_token_gets_through_a_proxy_behind_which_somebody_guesses(
 
 async def test_without_a_trusted_proxy_forwarded_headers_are_not_heard(make_service: Make) -> None:
     lab, _ = make_service(TALK)
-    service = lab.start("--auth", "on", env={"FORWARDED_ALLOW_IPS": "*"})  # uvicorn's own setting
+    service = lab.start("--auth", "on", env={"FORWARDED_ALLOW_IPS": "*"})  # uvicorn's variable, here without effect
     async with service.client() as client:
         statuses = [await guess(client, f"203.0.113.{n}") for n in range(MAX_FAILURES + 1)]
     assert statuses == [401] * MAX_FAILURES + [429]
@@ -102,7 +102,7 @@ PROXIES = ("10.0.0.0/8", "192.0.2.1/32", "fd00::/8")
         ("192.0.2.1", ["203.0.113.7"], "203.0.113.7"),
         ("10.9.9.9", ["203.0.113.7"], "203.0.113.7"),
         ("fd00::1", ["2001:db8::7"], "2001:db8::7"),
-        ("::ffff:10.0.0.1", ["203.0.113.7"], "203.0.113.7"),  # by IPv4 to a socket that listens on ::
+        ("::ffff:10.0.0.1", ["203.0.113.7"], "203.0.113.7"),  # an IPv4 peer of a socket that listens on ::
         ("::ffff:192.0.2.1", ["203.0.113.7, ::ffff:10.0.0.1"], "203.0.113.7"),
         ("::ffff:192.0.2.2", ["203.0.113.7"], "::ffff:192.0.2.2"),
         ("192.0.2.2", ["203.0.113.7"], "192.0.2.2"),
@@ -111,7 +111,7 @@ PROXIES = ("10.0.0.0/8", "192.0.2.1/32", "fd00::/8")
         ("10.0.0.1", ["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
         ("10.0.0.1", ["203.0.113.7:4711"], "203.0.113.7"),
         ("10.0.0.1", ["[2001:db8::7]:4711, 10.0.0.2:80"], "2001:db8::7"),
-        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),  # a caller that is itself a proxy
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),  # a trusted proxy that is itself the caller
         ("10.0.0.1", [""], "10.0.0.1"),
         ("10.0.0.1", [], "10.0.0.1"),
     ],

@@ -1,4 +1,4 @@
-"""Several processes over one Redis: any serves any reader and takes any decision, and any may die or be paused."""
+"""Several replicas share one Redis: each serves any reader and decision, and may be killed or paused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.service import (
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 SOON = 2
-"""The lease in seconds where a replica is to be taken for dead soon."""
+"""Length of a lease in seconds in tests that wait until a replica counts as dead."""
 
 LONG_TEXT = """
 conversations:
@@ -62,7 +62,7 @@ conversations:
 
 @dataclass
 class Replicas:
-    """Services over one Redis, and the sandboxes that they share."""
+    """Replicas of a service with one Redis and one stand-in of E2B."""
 
     lab: ServiceLab
     e2b: E2BLab
@@ -74,19 +74,19 @@ class Replicas:
 
     @property
     def sandboxes(self) -> list[str]:
-        """The state of each."""
+        """Return the state of each sandbox."""
         return [sandbox.state for sandbox in self.e2b.e2b.sandboxes]
 
 
 def new_replicas(stack: ExitStack, folder: Path, script: str) -> Replicas:
-    """Give a place for replicas; their Redis ends after them."""
+    """Set up a lab for replicas, without starting any, whose Redis runs until the stack closes."""
     redis = stack.enter_context(redis_server(folder, keeps=True))
     lab, e2b = new_e2b_service(stack, script)
     return Replicas(lab, e2b, redis)
 
 
 async def two_replicas(stack: ExitStack, folder: Path) -> tuple[Replicas, Served, Served, dict[str, Any]]:
-    """Give two replicas, and a session that the first of them has made."""
+    """Start two replicas with short leases, and make a session at the first."""
     replicas = new_replicas(stack, folder, TWO_APPROVALS)
     first, second = replicas.start(SOON), replicas.start(SOON)
     async with first.client() as client:
@@ -100,7 +100,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 async def log_of(client: httpx.AsyncClient, session_id: str) -> list[dict[str, Any]]:
-    """Return a session's log, which has no holes, and in it the runner's events, each once."""
+    """Return a session's log after checking that it has no gaps and no runner's event twice."""
     log = (await client.get(f"/api/sessions/{session_id}/log")).json()["events"]
     assert [each["id"] for each in log] == list(range(1, len(log) + 1))
     seqs = [each["event"]["seq"] for each in log if "seq" in each["event"]]
@@ -109,7 +109,7 @@ async def log_of(client: httpx.AsyncClient, session_id: str) -> list[dict[str, A
 
 
 def is_part(few: list[Sent], all_of_it: list[Sent]) -> bool:
-    """Whether all of a list stands in another in the same order."""
+    """Return whether the first list is a subsequence of the second."""
     left = iter(all_of_it)
     return all(any(each == other for other in left) for each in few)
 
@@ -158,7 +158,7 @@ async def test_a_reader_who_changes_replicas_gets_each_event_once(stack: ExitSta
 
 
 async def until_numbered(events: Any) -> tuple[Sent, list[Sent]]:
-    """Read up to the first event with a number."""
+    """Read to the first event with a number; return it and all events read."""
     seen: list[Sent] = []
     async with asyncio.timeout(WAIT_SECONDS):
         async for sent in events:
@@ -324,7 +324,7 @@ async def test_nothing_is_lost_while_the_redis_is_away(stack: ExitStack, tmp_pat
 
 @dataclass
 class Storm:
-    """Two replicas; now one, now the other is killed and started again, when so many events have been seen."""
+    """Two replicas of which the older one is killed and replaced each time that enough events were read."""
 
     replicas: Replicas
     chance: random.Random
@@ -337,7 +337,7 @@ class Storm:
     killing: asyncio.Task[None] | None = None
 
     def count(self) -> None:
-        """Note an event; it may be one too many."""
+        """Count an event; if enough were read, kill a replica, except while one is being replaced."""
         self.seen += 1
         is_over = self.killing is None or self.killing.done()
         if is_over and self.killed < self.most and self.seen >= self.next:
@@ -346,12 +346,12 @@ class Storm:
 
     async def _replace(self) -> None:
         async with self.calm:
-            self.living.pop(0).kill()  # the one that has lived longest
+            self.living.pop(0).kill()  # the older one
         self.living.append(await asyncio.to_thread(self.replicas.start, SOON))
         self.next = self.seen + self.chance.randint(1, 12)
 
     async def whole_session(self) -> tuple[str, list[Sent]]:
-        """Make a session at any replica and read it at any, to its end, closing it after its result."""
+        """Make a session, read it at random replicas, and close it after its result; return its id and events."""
         async with self.calm, self.chance.choice(self.living).client() as client:
             session_id = (await created(client, allowed_tools=["Bash"]))["id"]
         seen: list[Sent] = []
@@ -362,11 +362,11 @@ class Storm:
                         await client.delete(f"/api/sessions/{session_id}")
                     await self._read(client, session_id, seen)
             except httpx.TransportError:
-                continue  # it was killed
+                continue  # this replica was killed
         return session_id, seen
 
     async def _read(self, client: httpx.AsyncClient, session_id: str, seen: list[Sent]) -> None:
-        """Read on, up to the result or to the end."""
+        """Read events up to the first result or to the stream's end."""
         had_result = any(each.type == "result" for each in seen)
         async with stream(client, session_id, after=len(seen)) as events:
             async for sent in events:

@@ -1,4 +1,4 @@
-"""A service that is killed at any moment, and the one after it: nothing lost, nothing twice, one trace."""
+"""Another service goes on after one that was killed: no event is lost or duplicated, and the trace is whole."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_sessions_end_with_a_service_that_is_stopped(make_e2b_service: Mak
 
 async def test_a_session_ends_when_nothing_happens_but_not_in_a_turn_that_is_silent(make_service: Make) -> None:
     lab, _ = make_service(TWO_APPROVALS)
-    async with lab.start("--idle-timeout", "0.2").client() as client:  # the agent alone takes longer to start
+    async with lab.start("--idle-timeout", "0.2").client() as client:  # shorter than the agent's start
         session = await created(client)
         async with stream(client, session["id"]) as events:
             for _ in range(2):

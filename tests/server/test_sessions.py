@@ -1,4 +1,4 @@
-"""A whole session over HTTP and SSE: the real service, the real CLI, the scripted model."""
+"""Whole sessions over HTTP and SSE with the real service and CLI and a scripted model."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def test_headers_that_were_sent_more_than_once_are_told_apart(make_service
             assert {span["traceId"] for span in spans} == {session["trace_id"]}
             assert {span.get("traceState", "") for span in spans if span["name"] == "agent.session"} == {state}
     told = [line for line in service.said if "traceparent was sent 2 times; it is ignored" in line]
-    assert len(told) == 3  # once a request
+    assert len(told) == 3  # one line for each of the three requests
 
 
 async def test_the_same_request_again_makes_one_session(make_service: Make) -> None:

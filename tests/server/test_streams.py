@@ -1,4 +1,4 @@
-"""What one reader is sent, from a real store and a feed: nothing lost, nothing twice, and what is missing is told."""
+"""The stream of one reader from a real store and a feed: no event is lost or duplicated, and gaps are reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACE = Pace(heartbeat=WAIT_SECONDS)
 
 
 class Scene:
-    """A session's log and feed, as its owner writes them."""
+    """The log and the feed of a session, with its owner's writes."""
 
     def __init__(self, store: SqliteStore, state: SessionState) -> None:
         self.store = store
@@ -31,7 +31,7 @@ class Scene:
         self.feed = Feed()
 
     async def write(self, count: int = 1, *, shown: bool = True) -> None:
-        """Write events, and show them to readers; those that are not shown stand in the log alone."""
+        """Append events to the log and, if ``shown``, to the readers' feed."""
         first = self.state.last_event_id + 1
         self.state = await append(self.store, self.state, count)
         if shown:
@@ -48,7 +48,7 @@ async def scene(store: SqliteStore) -> Scene:
 
 
 def sent(data: bytes) -> list[tuple[int | None, Any]]:
-    """Return numbers and events of a stream, without comments."""
+    """Return number and data of each event in a stream, without comments."""
     found: list[tuple[int | None, Any]] = []
     for block in data.split(b"\n\n"):
         fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if not line.startswith(b":") and line)
@@ -58,7 +58,7 @@ def sent(data: bytes) -> list[tuple[int | None, Any]]:
 
 
 async def until(chunks: AsyncIterator[bytes], count: int) -> list[tuple[int | None, Any]]:
-    """Read until there are so many events."""
+    """Read until the stream has had this number of events; return them."""
     data = b""
     async with asyncio.timeout(WAIT_SECONDS):
         async for chunk in chunks:
@@ -83,7 +83,7 @@ async def test_a_reader_is_sent_the_log_and_then_what_comes_each_once(scene: Sce
 
 async def test_what_comes_while_the_log_is_replayed_is_sent_once(scene: Scene) -> None:
     await scene.write(3)
-    reader = scene.reader()  # counted in from here on
+    reader = scene.reader()  # later writes are in the log and in this reader's queue
     await scene.write(2)
     chunks = reader.chunks()
     await scene.write(1)
@@ -125,7 +125,7 @@ async def test_a_reader_that_lags_too_far_behind_is_told_and_can_come_back(scene
     chunks = slow.chunks()
     async with asyncio.timeout(WAIT_SECONDS):
         while await anext(chunks) != HEARTBEAT:
-            pass  # it has caught up
+            pass  # the reader has sent all events of the log
     await scene.write(1)
     assert numbers(await until(chunks, 1)) == [1]
     await scene.write(feeds.MAX_FRAMES + 1)
@@ -141,7 +141,7 @@ async def test_a_reader_that_lags_too_far_behind_is_told_and_can_come_back(scene
 async def test_a_long_replay_is_no_lag(scene: Scene) -> None:
     await scene.write(3)
     chunks = scene.reader().chunks()
-    assert numbers(await until(chunks, 3)) == [1, 2, 3]  # within the replay
+    assert numbers(await until(chunks, 3)) == [1, 2, 3]  # read from the log, not yet from the feed
     await scene.write(feeds.MAX_FRAMES + 1)
     assert numbers(await until(chunks, feeds.MAX_FRAMES + 1)) == list(range(4, feeds.MAX_FRAMES + 5))
     await scene.write(1)
@@ -238,9 +238,9 @@ async def test_what_is_written_for_a_reader_at_once_is_small(scene: Scene) -> No
     await write()
     chunks, taken = scene.reader().chunks(), list[bytes]()
     async with asyncio.timeout(WAIT_SECONDS):
-        while b"".join(taken).count(b"\n\n") <= len(large):  # after `retry`
+        while b"".join(taken).count(b"\n\n") <= len(large):  # one more: the stream begins with `retry`
             taken.append(await anext(chunks))
-        await write()  # and from the feed
+        await write()  # these come from the feed
         while b"".join(taken).count(b"\n\n") <= 2 * len(large):
             taken.append(await anext(chunks))
     assert numbers(sent(b"".join(taken))) == list(range(1, 2 * len(large) + 1))

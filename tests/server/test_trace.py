@@ -1,4 +1,4 @@
-"""A session's trace: the host's own spans stand, and nobody else waits while it is read."""
+"""A session's trace prefers the host's own spans, and reading it does not block other requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE, OTHER = "ab" * 16, "cd" * 16
 
 
 def request(name: str, *numbers: int, trace_id: str = HERE) -> bytes:
-    """Return a request with spans of these ids."""
+    """Return a serialized OTLP request with a span for each number, which is its span id."""
     made = ExportTraceServiceRequest()
     spans = made.resource_spans.add().scope_spans.add().spans
     for number in numbers:

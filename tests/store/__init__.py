@@ -1,1 +1,1 @@
-"""The stores: one behaviour, two places."""
+"""Tests of the stores; all stores pass the same conformance suite."""

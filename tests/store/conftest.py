@@ -1,4 +1,4 @@
-"""The stores that every test of the conformance suite runs against."""
+"""Fixtures with the stores on which every test of the conformance suite runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.redis import RedisServer, redis_server
 
 @pytest.fixture(scope="session")
 def redis_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis that all tests of this process share; `redis` empties it."""
+    """Run a Redis for all tests of this process; `redis` empties it for each test."""
     with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -26,7 +26,7 @@ def redis(redis_of_all: RedisServer) -> RedisServer:
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.integration)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the test's own store is, as `--store` has it."""
+    """Return the location of the test's own store in the form of the ``--store`` option."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis")
         return server.url

@@ -1,4 +1,4 @@
-"""Sessions, events and decisions for the stores' tests."""
+"""Sessions, events and decisions for the tests of the stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from host_client.store import Store, open_store
 from host_client.store.base import Decision, Note, Root, SessionRecord, SessionState, Status, StoredSession
 
 WAIT_SECONDS = 60.0
-"""How long anything is waited for."""
+"""Maximum number of seconds for any wait."""
 
 ME, OTHER = "replica-1", "replica-2"
 ROOT = Root(trace_id="a" * 32, span_id="b" * 16, parent_span_id=None, tracestate="", start=1_700_000_000_000_000_000)
@@ -25,7 +25,7 @@ ROOT = Root(trace_id="a" * 32, span_id="b" * 16, parent_span_id=None, tracestate
 def stored(
     session_id: str, tenant_id: str = "acme", created_at: float = 1_700_000_000.25, **state: object
 ) -> StoredSession:
-    """Return a new session; `state` are fields of its state."""
+    """Return a new session; ``state`` has fields of its state."""
     record = SessionRecord(
         id=session_id,
         tenant_id=tenant_id,
@@ -39,19 +39,19 @@ def stored(
 
 
 async def created(store: Store, session_id: str = "s-1", tenant_id: str = "acme", **fields: object) -> SessionState:
-    """Keep a new session of `ME`, and return its state."""
+    """Create a session that `ME` owns in the store; return its state."""
     session = stored(session_id, tenant_id, **fields)  # pyright: ignore[reportArgumentType]
     await store.create(session, ME, (), most_open=None)
     return session.state
 
 
 def texts(first: int, last: int) -> list[bytes]:
-    """Return events that say their numbers."""
+    """Return one event for each number, with the number as its content."""
     return [b'{"n":%d}' % number for number in range(first, last + 1)]
 
 
 async def append(store: Store, state: SessionState, count: int = 1, session_id: str = "s-1") -> SessionState:
-    """Let `ME` write so many further events, and return the state after them."""
+    """Append this number of events as `ME`; return the session's state after them."""
     last = state.last_event_id + count
     state = msgspec.structs.replace(state, last_event_id=last)
     await store.append(session_id, ME, texts(last - count + 1, last), state)
@@ -61,14 +61,14 @@ async def append(store: Store, state: SessionState, count: int = 1, session_id: 
 async def close(
     store: Store, session_id: str, state: SessionState, at: float, status: Status = "closed"
 ) -> SessionState:
-    """Let `ME` close a session at a time."""
+    """Close a session as `ME` at a time in seconds since the epoch; return its state."""
     state = msgspec.structs.replace(state, status=status, closed_at=at)
     await store.append(session_id, ME, (), state)
     return state
 
 
 async def numbers(store: Store, session_id: str = "s-1", after: int = 0) -> list[int]:
-    """Return the numbers of a log; what each event says is its number."""
+    """Return the event numbers in a log after checking that each event contains its own number."""
     entries = await store.read(session_id, after)
     assert [entry.data for entry in entries] == [b'{"n":%d}' % entry.id for entry in entries]
     return [entry.id for entry in entries]
@@ -79,7 +79,7 @@ def allow(request_id: str, by: str) -> Decision:
 
 
 async def told(inbox: AsyncIterator[Note | bytes], *expected: Note | bytes) -> None:
-    """Wait until a subscriber was told all of these, in any order and among others."""
+    """Wait until a subscriber has received all expected notes, in any order and among others."""
     missing = set(expected)
     async with asyncio.timeout(WAIT_SECONDS):
         while missing:
@@ -87,7 +87,7 @@ async def told(inbox: AsyncIterator[Note | bytes], *expected: Note | bytes) -> N
 
 
 async def live_until(inbox: AsyncIterator[Note | bytes], last: bytes) -> Sequence[Note | bytes]:
-    """Return what a subscriber is told, up to a live event."""
+    """Return a subscriber's notes and live events up to a given live event."""
     found: list[Note | bytes] = []
     async with asyncio.timeout(WAIT_SECONDS):
         while not found or found[-1] != last:
@@ -97,7 +97,7 @@ async def live_until(inbox: AsyncIterator[Note | bytes], last: bytes) -> Sequenc
 
 @contextmanager
 def process(module: str, call: str, place: str) -> Generator[subprocess.Popen[bytes]]:
-    """Run one of these tests' functions on a place, in a process of its own."""
+    """Run a test function with a store's location in a process of its own."""
     code = f"import asyncio, sys; from {module} import {call}; asyncio.run({call}(sys.argv[1]))"
     command = [sys.executable, "-c", code, place]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as child:
@@ -108,7 +108,7 @@ def process(module: str, call: str, place: str) -> Generator[subprocess.Popen[by
 
 
 def appending_process(place: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    """Run a process that appends and says each number once it is kept."""
+    """Run a process that appends events without end and prints the number of each stored one."""
     return process(__name__, "append_for_ever", place)
 
 

@@ -1,4 +1,4 @@
-"""What every store does, on a real file and on a real Redis."""
+"""The behaviour that all stores share, on a real file and on a real Redis."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ async def test_the_same_events_written_again_are_kept_once(store: Store) -> None
     assert await store.spent("acme", "2999-12-31") == 0.5
 
 
-# -- the log ------------------------------------------------------------------------------------------
+# -- events, spans and costs --------------------------------------------------------------------------
 
 
 async def test_a_log_has_no_holes_however_it_is_read(store: Store) -> None:
@@ -290,7 +290,7 @@ async def test_what_comes_with_events_is_kept_with_them(store: Store) -> None:
     more = Additions(spans=spans, decisions=[late, timeout], cost_usd=0.25, day="2026-01-01")
     await store.append("s-1", ME, (), state, more)
     assert [span async for span in store.spans("s-1")] == spans
-    assert await store.decision("s-1", "r-1") == late  # what the runner did counts
+    assert await store.decision("s-1", "r-1") == late  # the runner's own report replaces the earlier decision
     assert await store.decision("s-1", "r-2") == timeout
     assert await store.spent("acme", "2026-01-01") == 0.25
 
@@ -354,7 +354,7 @@ async def test_fifty_deciders_have_one_winner(store: Store) -> None:
     assert await store.decide("s-1", allow("r-2", "ada"), None) is None
 
 
-# -- what is passed on --------------------------------------------------------------------------------
+# -- notes and live events ----------------------------------------------------------------------------
 
 
 async def test_subscribers_are_told_of_events_commands_and_what_is_live(store: Store) -> None:
@@ -521,7 +521,7 @@ async def test_sessions_closed_before_a_time_are_forgotten_whole(store: Store) -
     assert await store.unfinished() == []
 
 
-# -- processes ----------------------------------------------------------------------------------------
+# -- killed processes ---------------------------------------------------------------------------------
 
 
 async def test_what_was_kept_is_there_for_the_next_process(place: str) -> None:

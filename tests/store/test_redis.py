@@ -1,4 +1,4 @@
-"""The store in a Redis: several processes, leases, lost connections, and what it leaves behind."""
+"""The Redis store with several processes, leases and lost connections, and the keys that it leaves."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 async def stores(redis: RedisServer) -> AsyncIterator[tuple[RedisStore, RedisStore]]:
-    """Return the stores of two processes."""
+    """Return two stores on one Redis, as two processes have them."""
     one, two = RedisStore(redis.url), RedisStore(redis.url)
     await one.open()
     await two.open()
@@ -53,7 +53,7 @@ async def stores(redis: RedisServer) -> AsyncIterator[tuple[RedisStore, RedisSto
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that is the test's own, to be stopped."""
+    """Run a Redis for this test alone, which may stop it."""
     with redis_server(tmp_path) as server:
         yield server
 
@@ -88,7 +88,7 @@ async def test_only_one_of_many_takes_over(stores: tuple[RedisStore, RedisStore]
     state = await append(stores[0], await created(stores[0]), 2)
     assert await stores[1].unfinished() == []
     assert not await stores[1].acquire("s-1", OTHER)
-    redis.command("DEL", "sandspan:{s-1}:lease")  # as after LEASE_SECONDS without a sign of life
+    redis.command("DEL", "sandspan:{s-1}:lease")  # as when the owner has not renewed its lease for LEASE_SECONDS
     assert await stores[1].unfinished() == ["s-1"]
     async with asyncio.timeout(WAIT_SECONDS):
         taken = await asyncio.gather(*(stores[1].acquire("s-1", f"{OTHER}-{number}") for number in range(20)))
@@ -171,7 +171,7 @@ async def test_killed_connections_lose_no_append_and_repeat_none(
 
 @asynccontextmanager
 async def forgetful(redis: RedisServer) -> AsyncGenerator[tuple[str, asyncio.Event]]:
-    """Yield the URL of a way to a Redis that, when told so, carries a command there and cuts before the answer."""
+    """Run a proxy of a Redis; yield its URL and an event that makes it drop the next answer and disconnect."""
     cut = asyncio.Event()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,7 +207,7 @@ async def test_what_was_done_and_whose_answer_was_lost_is_not_done_again(redis: 
             assert not cut.is_set()
             return found
 
-        # The Redis knows the scripts from here on, so that each of them is one command.
+        # After their first use the scripts are loaded, so that each later call is one command.
         await append(store, await created(store, "s-0"), session_id="s-0")
         await store.decide("s-0", allow("r-1", "ada"), b"{}")
         await store.push("s-0", b"{}")
@@ -293,7 +293,7 @@ async def test_a_full_redis_refuses_what_is_new_and_keeps_what_it_has(
     assert await numbers(stores[1]) == [1, 2]
 
 
-# -- what it leaves behind ----------------------------------------------------------------------------
+# -- remaining keys ------------------------------------------------------------------------------------
 
 
 async def test_a_forgotten_session_leaves_no_key(redis: RedisServer, stores: tuple[RedisStore, RedisStore]) -> None:
@@ -382,7 +382,7 @@ async def test_nobody_learns_the_password(redis: RedisServer, caplog: pytest.Log
     caplog.set_level("DEBUG")
     for url in (
         f"redis://ada:s3cret@127.0.0.1:{redis.port}/0",  # a wrong password
-        "redis://ada:s3cret@127.0.0.1:1/0",  # nobody is there
+        "redis://ada:s3cret@127.0.0.1:1/0",  # connection refused
         "unix://ada:s3cret@/no/socket",
     ):
         store = open_store(url)

@@ -1,4 +1,4 @@
-"""The store in a file: who may have it, what survives, and what a file that fails does."""
+"""The SQLite store: exclusive access to its file, surviving data, and failures of the file."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_a_hundred_appends_at_once_share_their_commits(store: SqliteStore,
     async with asyncio.timeout(WAIT_SECONDS):
         alone = await grown(one_by_one())
         together = await grown(at_once())
-    # What a transaction changes is written once, so the file says how many there were.
+    # A transaction writes each changed page once, so the file's growth shows the number of transactions.
     assert together < alone / 4
 
 
@@ -125,7 +125,7 @@ async def test_an_unexpected_error_in_the_stores_thread_fails_the_call_and_no_la
     store: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     def work(_: sqlite3.Connection) -> None:
-        raise SystemExit(3)  # no error that the thread knows what to do with
+        raise SystemExit(3)  # an error that the store's thread does not expect
 
     async with asyncio.timeout(WAIT_SECONDS):
         failed, done = await asyncio.gather(
@@ -140,7 +140,7 @@ async def test_an_unexpected_error_in_the_stores_thread_fails_the_call_and_no_la
 
 
 async def test_a_file_that_cannot_be_opened_for_an_unexpected_reason_is_told(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "null\0.sqlite")  # no OSError but a ValueError
+    store = SqliteStore(tmp_path / "null\0.sqlite")  # raises a ValueError, not an OSError
     async with asyncio.timeout(WAIT_SECONDS):
         with pytest.raises(StoreError, match="cannot be used: unexpected ValueError"):
             await store.open()
@@ -185,7 +185,7 @@ async def test_a_cancelled_append_is_kept_whole_or_not_at_all(store: SqliteStore
 
 
 async def fill_up(path: str) -> None:
-    """Append what the file may not take, then what it may; raise if that does anything else than it should."""
+    """Append more than the file may hold, which must fail, and a small event, which must succeed."""
     store = SqliteStore(Path(path))
     await store.open()
     state = await append(store, await created(store, "s-1"), 5)
@@ -265,7 +265,7 @@ async def test_counters_of_the_past_are_forgotten(path: Path) -> None:
     await store.close()
 
 
-# -- where it is --------------------------------------------------------------------------------------
+# -- the file's location ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

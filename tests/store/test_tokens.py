@@ -1,4 +1,4 @@
-"""Tokens are made while others use the file, and nothing in it can be used as a token."""
+"""Several processes create tokens in one file, which contains no usable token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EACH = 5
 
 
 def add_many(path: str, name: str) -> None:
-    """What each of several processes does."""
+    """Create `EACH` tokens, as each of several processes does."""
 
     async def add() -> None:
         for n in range(EACH):

@@ -1,4 +1,4 @@
-"""A certificate authority of the test's own, and what it signs."""
+"""A certificate authority for tests, and the certificates that it issues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates for loopback; all files are PEM."""
+    """Issues certificates for loopback; all files are PEM."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -24,7 +24,7 @@ class Authority:
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Return the files of a certificate and its key."""
+        """Issue a certificate; return the paths of the certificate and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         signed, secret = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         signed.write_bytes(self._built(_name(name), key, is_authority=False).public_bytes(serialization.Encoding.PEM))

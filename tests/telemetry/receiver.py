@@ -1,4 +1,4 @@
-"""A real OTLP receiver, over HTTP and over gRPC, that fails as it is told."""
+"""A real OTLP receiver over HTTP or gRPC that fails as a test wants."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ WAIT_SECONDS = 60.0
 
 METRICS_PATH = "/v1/metrics"
 _SERVICES = {"grpc": "trace.v1.TraceService", METRICS_PATH: "metrics.v1.MetricsService"}
-"""Services over gRPC, by the path that their requests are given here."""
+"""The gRPC service for each path; a received gRPC request is recorded with that path."""
 
 _RESOURCE = readable.resource("tests")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came."""
+    """One received request."""
 
     path: str
     headers: Mapping[str, str]
     body: bytes
     port: int = 0
-    """The client's, by which a connection over HTTP is known."""
+    """The client's port, by which an HTTP connection is identified."""
 
     @property
     def spans(self) -> list[SpanView]:
@@ -55,7 +55,7 @@ class Request:
 
     @property
     def metrics(self) -> set[str]:
-        """The names of the metrics."""
+        """Return the names of the metrics in the request."""
         request = ExportMetricsServiceRequest.FromString(self.body)
         of_scopes = [of_scope for of_resource in request.resource_metrics for of_scope in of_resource.scope_metrics]
         return {metric.name for of_scope in of_scopes for metric in of_scope.metrics}
@@ -67,7 +67,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer over HTTP; the spans count as received if it is a success."""
+    """An HTTP answer; the spans count as received if its status is a success."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -76,17 +76,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Hang:
-    """No answer, until the receiver stops."""
+    """An answer that does not come before the receiver stops."""
 
 
 @dataclass(frozen=True)
 class Reset:
-    """The connection is reset in the middle of the answer."""
+    """A reset of the connection in the middle of the answer."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that fails, over gRPC."""
+    """The failure of a gRPC call."""
 
     code: str
     details: str = ""
@@ -103,7 +103,7 @@ def partial_success(rejected: int, why: str) -> Answer:
 
 
 class Receiver:
-    """What came in; ``script`` answers the next requests, ``behave`` all others."""
+    """The received requests; ``script`` has the next answers, and ``behave`` makes all further ones."""
 
     def __init__(self) -> None:
         self.script: deque[Answer | Hang | Reset | Failure] = deque()
@@ -125,13 +125,13 @@ class Receiver:
 
     @property
     def received(self) -> set[tuple[str, str]]:
-        """Trace and span ids of all that was taken."""
+        """Return the trace and span ids of all received spans."""
         with self._changed:
             return set(self._received)
 
     @property
     def times(self) -> int:
-        """How many spans were taken, one that came twice counted twice."""
+        """Return the number of received spans, repeated ones included."""
         with self._changed:
             return len(self._received)
 
@@ -142,7 +142,7 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Tls:
-    """A receiver's certificate and key, and whose clients it takes; files in PEM."""
+    """PEM files of a receiver: its certificate and key, and the authority of the clients that it accepts."""
 
     certificate: Path
     key: Path
@@ -172,7 +172,7 @@ def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
                 case Reset():
                     self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf of")
                     self.wfile.flush()
-                    # Closed with a reset, not with an end.
+                    # SO_LINGER with 0 seconds closes with a reset in place of a FIN.
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
                     self.close_connection = True
@@ -181,7 +181,7 @@ def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
                     self.close_connection = True
 
         def handle(self) -> None:
-            with suppress(OSError, ValueError):  # the client is gone, or we have closed it
+            with suppress(OSError, ValueError):  # the client or this handler has closed the connection
                 super().handle()
 
         def finish(self) -> None:
@@ -189,7 +189,7 @@ def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
                 super().finish()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name for it
-            """The test's output is not the place."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
@@ -249,7 +249,7 @@ def grpc_receiver(tls: Tls | None = None) -> Generator[Receiver]:
 
 @contextmanager
 def nobody() -> Generator[int]:
-    """Hold a port on which nobody answers, so that nobody else takes it."""
+    """Yield the number of a bound port on which no process listens."""
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
@@ -257,7 +257,7 @@ def nobody() -> Generator[int]:
 
 
 def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> list[Span]:
-    """Make ended spans of one trace, numbered."""
+    """Return ended spans of one trace with consecutive span ids."""
     made: list[Span] = []
     for number in range(first, first + count):
         span = Span(name, f"{trace:032x}", f"{number:016x}", None, 1_000_000_000)
@@ -268,7 +268,7 @@ def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first:
 
 
 def batch(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> Batch:
-    """Encode `spans`."""
+    """Return `spans` as an encoded batch."""
     return Batch(otlp.encode(spans(count, trace, name=name, first=first), _RESOURCE), count)
 
 

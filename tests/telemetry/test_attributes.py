@@ -1,4 +1,4 @@
-"""The attributes of a sandbox's spans: which stay, which are cleaned, which of several counts, how many may come."""
+"""The attributes of a sandbox's spans are filtered, cleaned, made unique and limited in number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def body_of(span: Span) -> bytes:
 
 
 def decoded(*bodies: bytes, given: set[str] | None = None, common: dict[str, Any] | None = None) -> Span:
-    """Return the only span of a request; bodies in a row are one."""
+    """Return the host's version of the only span in a request, whose body may come in parts."""
     event = base64.b64encode(b"".join(bodies)).decode()
     ids = frozenset({TRACE.hex()})
     (span,) = spans_of(decoding.decode(event, trace_ids=ids, common=common or {}, given=given or ()))
@@ -38,7 +38,7 @@ def decoded(*bodies: bytes, given: set[str] | None = None, common: dict[str, Any
 
 
 def cleaned(*pairs: KeyValue, given: set[str] | None = None) -> list[KeyValue]:
-    """Return the attributes of a span and of an event that go on, which are the same."""
+    """Return the host's version of attributes after checking that it is the same on a span and an event."""
     event = Span.Event(name="e", time_unix_nano=1, attributes=pairs)
     span = decoded(body_of(Span(trace_id=TRACE, span_id=b"S" * 8, attributes=pairs, events=[event])), given=given)
     assert list(span.attributes) == list(span.events[0].attributes)
@@ -57,7 +57,7 @@ PIECES = st.sampled_from(
 @example(b"\x0a\x01k\x12\x03\x0a\x01\xff")
 @example(b"\x0a\x05k")
 def test_any_bytes_in_the_place_of_an_attribute_are_one_that_is_cleaned_or_refused(encoded: bytes) -> None:
-    field = b"\x4a" + bytes((len(encoded),)) + encoded  # field 9 of a span
+    field = b"\x4a" + bytes((len(encoded),)) + encoded  # field 9 of a span: attributes
     span = Span(trace_id=TRACE, span_id=b"S" * 8).SerializeToString() + field
     scope = b"\x12" + bytes((len(span),)) + span
     resource = b"\x12" + bytes((len(scope),)) + scope

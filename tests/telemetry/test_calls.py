@@ -1,4 +1,4 @@
-"""Tool calls are followed in one place: by name, by span, with the time that people took, and for a bounded time."""
+"""The record of tool calls, which finds them by id and span, measures waits for people, and is limited in size."""
 
 from __future__ import annotations
 

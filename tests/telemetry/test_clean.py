@@ -1,4 +1,4 @@
-"""What a sandbox relays is cleaned by the host: whatever wrote it, and whatever it writes it to."""
+"""The host cleans every text of a sandbox's spans before any exporter or the result gets them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def attribute(key: str, value: Any) -> KeyValue:
 
 
 def request(**attributes: Any) -> ExportTraceServiceRequest:
-    """Return a request of one span; ``__`` in a name is a dot."""
+    """Return a request with one span; ``__`` in an attribute's name stands for a dot."""
     made = ExportTraceServiceRequest()
     span = made.resource_spans.add().scope_spans.add().spans.add()
     span.trace_id, span.span_id, span.name = bytes.fromhex(TRACE), b"\x01" * 8, "execute_tool Bash"
@@ -68,7 +68,7 @@ def attributes(**given: Any) -> dict[str, Any]:
 
 
 def spoiled() -> ExportTraceServiceRequest:
-    """Return a request with the same evil text in every place that holds one."""
+    """Return a request with the same hostile text in every text field."""
     made = request(names=[EVIL], value=EVIL)
     (of_resource,) = made.resource_spans
     (of_scope,) = of_resource.scope_spans
@@ -152,7 +152,7 @@ def test_what_is_wanted_stays_in_its_order_however_much_is_taken_out(unwanted: i
     made = request(a=1, session__id="not mine", b=2)
     (span,) = made.resource_spans[0].scope_spans[0].spans
     for number in range(unwanted):
-        span.attributes.insert(number, attribute("a", number))  # of two of a name the last counts
+        span.attributes.insert(number, attribute("a", number))  # of attributes with the same name the last counts
     assert list((relayed(made).attributes or {}).items()) == [("a", 1), ("b", 2)]
 
 

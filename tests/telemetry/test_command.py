@@ -1,4 +1,4 @@
-"""``host_client run`` takes its telemetry from the environment, and runs whatever is wrong with it."""
+"""``host_client run`` is configured for telemetry by the environment, and runs in spite of mistakes in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPT = "conversations: {main: {replies: [{text: Done.}]}}"
 
 
 class Command:
-    """Runs prompts in a home of its own."""
+    """Runs ``host_client`` in a home directory of its own."""
 
     def __init__(self, home: Path, model: ScriptedModel) -> None:
         self.home = home
@@ -65,7 +65,7 @@ def test_what_has_not_arrived_is_told_and_the_next_run_sends_it(command: Command
         done = command("run", "go", **environ)
         told = re.search(r"telemetry: otlp: 0 exported, (\d+ retried, )?(\d+) spooled, (\d+) waiting\n", done.stdout)
         assert told is not None, done.stdout
-        # Where the run takes longer than spans linger, some come while the receiver is failing, and are not tried.
+        # Spans that come after the receiver's first failure are not sent before its pause is over.
         assert 0 < int(told[2]) <= int(told[3])
         collector.status = 200
         before = len(collector.requests)

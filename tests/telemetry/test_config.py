@@ -1,4 +1,4 @@
-"""The environment of telemetry: what it asks for, and what is said of what is wrong in it."""
+"""Telemetry's configuration from the environment, and its messages about mistakes."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_a_header_that_would_break_a_request_is_refused(text: str) -> None:
 
 
 class Watched(dict[str, str]):
-    """An environment that notes what was asked of it."""
+    """An environment that records the names of the variables that were read."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         super().__init__(values)

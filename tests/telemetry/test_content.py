@@ -1,4 +1,4 @@
-"""A sanitizer of the host's own, over the spans that a sandbox relays."""
+"""A sanitizer of the host changes the content of the spans that a sandbox relays."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def attributes_of(span: Message | Message.Event) -> dict[str, Any]:
 
 
 def content_of_the_runner() -> dict[str, Any]:
-    """All that the runner puts on a span of what was said."""
+    """Return all content attributes that the runner can put on a span."""
     of = Span("any", "0" * 32, "0" * 16, None, 0)
     genai.set_input(of, "my prompt", full)
     genai.set_output(of, "my answer", full)

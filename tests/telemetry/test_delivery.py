@@ -1,4 +1,4 @@
-"""Delivery against a real receiver that fails: nothing is lost, nobody waits, all of it is counted."""
+"""Delivery to a real receiver that fails: no span is lost, no caller waits, and every outcome is counted."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def grpc_server() -> Iterator[Receiver]:
 
 
 class Bench:
-    """One sender without a thread, and a clock that stands still."""
+    """One sender without a thread, with a clock that a test sets."""
 
     def __init__(self, destination: Destination, directory: Path | None = None) -> None:
         self.clock = Clock()
@@ -92,13 +92,13 @@ class Bench:
         self.spool.put(batches, ("otlp",))
 
     def drain(self) -> float | None:
-        """Step until there is a pause, or nothing more; return the pause."""
+        """Send until a pause is due or no span is left; return the pause in seconds, or None."""
         while (pause := self.sender.step()) == 0.0:
             pass
         return pause
 
     def drain_all(self) -> list[float]:
-        """Step until there is nothing more, letting pauses pass; return them."""
+        """Send until no span is left, advancing the clock over pauses; return the pauses in seconds."""
         pauses: list[float] = []
         while (pause := self.drain()) is not None:
             pauses.append(pause)
@@ -179,7 +179,7 @@ def test_a_receiver_that_asks_for_a_minute_is_given_it(make_bench: MakeBench, re
     bench.clock.now += 59
     bench.put(batch(1, trace=2))
     assert bench.drain() == 1
-    assert len(receiver.requests) == 1  # not asked in between
+    assert len(receiver.requests) == 1  # no request was sent before the pause was over
     bench.clock.now += 1
     assert bench.drain() is None
     assert bench.counts == Counts(exported=3, retried=2, spooled=2)
@@ -227,7 +227,7 @@ def test_a_wrong_key_is_told_once_and_loses_nothing(
 
 
 def refuse(*poisoned: int, status: int = 400) -> object:
-    """Answer requests that have one of these spans in them with an error."""
+    """Return a behaviour of the receiver that answers requests with one of these spans with an error."""
 
     def behave(request: Request) -> Answer:
         bad = {int(span.span_id, 16) for span in request.spans} & set(poisoned)
@@ -360,7 +360,7 @@ def test_back_within_the_run(tmp_path: Path) -> None:
 
 
 class Hanging:
-    """Never returns while the test lasts."""
+    """A destination whose requests hang until the test ends."""
 
     name = key = "hanging"
     durable = True
@@ -375,7 +375,7 @@ class Hanging:
         return Delivered()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as there is no connection."""
 
 
 class Raising:
@@ -418,7 +418,7 @@ def test_one_that_hangs_is_not_waited_for_where_the_next_process_has_its_spans(t
     delivery.offer([batch(3)])
     assert hanging.entered.wait(WAIT_SECONDS)
     clock.now += HANGS_AFTER
-    # One that waited would see them delivered.
+    # Waiting for the destination would deliver the spans.
     assert not delivery.flush(2 * WAIT_SECONDS)
     assert not delivery.close(2 * WAIT_SECONDS)
     assert delivery.counts()["hanging"] == Counts(waiting=3)
@@ -431,7 +431,7 @@ def test_one_that_hangs_is_not_waited_for_where_the_next_process_has_its_spans(t
 
 
 class Asked(Spool):
-    """Tells when it was asked what becomes of spans at the end."""
+    """A spool that signals when `outlives` was called."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -474,7 +474,7 @@ def test_a_flush_that_cannot_succeed_in_time_says_so_at_once(receiver: Receiver)
     delivery = Delivery([http(receiver)], Spool(None), linger=0)
     receiver.behave = lambda _: Answer(429, {"retry-after": "60"})
     delivery.offer([batch(1)])
-    assert not delivery.flush(59)  # a test that waited for it would be ended
+    assert not delivery.flush(59)  # waiting would exceed the test's time limit
     assert not delivery.close(5)
 
 
@@ -525,7 +525,7 @@ def test_spans_go_to_the_project_they_are_of_and_to_no_other(receiver: Receiver,
     assert other.flush(WAIT_SECONDS)
     assert receiver.received == ids_of(batch(1, trace=3).body)
     again = otlp("otlp", Endpoint(url=f"{receiver.url}/v1/traces", headers={"authorization": "a"}))
-    second = Delivery([again], Spool(tmp_path), linger=0)  # beside the other, which keeps nothing from it
+    second = Delivery([again], Spool(tmp_path), linger=0)  # beside the other, which did not lock this file
     assert second.close(WAIT_SECONDS)
     assert receiver.times == 3
     assert other.close(WAIT_SECONDS)
@@ -583,14 +583,14 @@ def host(receiver: Receiver, directory: Path, first: int = 1) -> subprocess.Pope
 def test_a_killed_host_with_spans_in_flight_loses_none(receiver: Receiver, tmp_path: Path) -> None:
     receiver.script.append(Hang())
     process = host(receiver, tmp_path)
-    receiver.wait_for(lambda: len(receiver.requests) == 1)  # in flight, and never answered
+    receiver.wait_for(lambda: len(receiver.requests) == 1)  # sent, but never answered
     process.kill()
     process.communicate(timeout=WAIT_SECONDS)
     assert receiver.received == set()
 
     delivery = Delivery([http(receiver)], Spool(tmp_path), linger=0)
     assert delivery.close(WAIT_SECONDS)
-    # Also what was not decided: a trace of which nobody knows how it ended is worth a look.
+    # An undecided trace of a killed host is kept, as its end is unknown.
     assert receiver.received == ids_of(*(batch(2, trace=trace).body for trace in range(1, 101)))
     assert receiver.times == 200
     assert list(tmp_path.iterdir()) == []
@@ -694,7 +694,7 @@ def test_grpc_that_hangs_or_is_not_there_is_tried_again(make_bench: MakeBench, g
 
 
 class Picky(SpanExporter):
-    """Raises at one span, and says that another failed the first time."""
+    """An exporter that raises at the span `POISON` and reports a failure for the first other request."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -733,7 +733,7 @@ def test_an_exporter_that_raises_at_one_span_loses_that_one(
 
 
 class Away(SpanExporter):
-    """Raises as long as its backend is away."""
+    """An exporter that raises while ``is_away`` is set."""
 
     def __init__(self) -> None:
         self.is_away = True

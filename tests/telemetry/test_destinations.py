@@ -1,4 +1,4 @@
-"""What goes over the wire to each backend, and how its answers are read."""
+"""Requests to each backend as bytes on the wire, and the interpretation of its answers."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, proxy: st
 
 def test_an_answer_to_one_request_is_not_taken_for_that_of_the_next() -> None:
     with http_receiver() as receiver:
-        receiver.script.append(Answer(103))  # and the answer itself might come at any time
+        receiver.script.append(Answer(103))  # an interim answer, after which the final one may still come
         destination = otlp("otlp", Endpoint(url=f"{receiver.url}/v1/traces", timeout=1))
         outcomes = [destination.send(batch(1).body) for _ in range(2)]
         destination.close()

@@ -1,4 +1,4 @@
-"""``host_client doctor``: does telemetry arrive, and what to do if not."""
+"""``host_client doctor`` checks that telemetry arrives, and advises if it does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEITHER = SYMBOLS[None]
 
 
 class HereDoctor(Doctor):
-    """Of this checkout, whichever is installed."""
+    """The doctor of this checkout, also if another version is installed."""
 
     def __call__(self, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return super().__call__(*args, PYTHONPATH=str(REPOSITORY), **environ)

@@ -1,4 +1,4 @@
-"""Spans in OTLP messages: read as OpenTelemetry's own class, selected, halved and merged."""
+"""OTLP messages are decoded as OpenTelemetry's own classes do it, filtered, split and merged."""
 
 from __future__ import annotations
 

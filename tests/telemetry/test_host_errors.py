@@ -1,4 +1,4 @@
-"""Errors that only the host sees are told to observers, once each: metrics count lost sessions by them."""
+"""Errors that only the host detects reach observers once each; metrics count lost sessions by them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCRIPT = """
 
 @dataclass
 class Errors:
-    """An observer of errors alone."""
+    """An observer that records the types of errors."""
 
     types: list[str] = field(default_factory=list[str])
 
@@ -54,7 +54,7 @@ class Errors:
 
 
 class Starting(LocalSandbox):
-    """Remembers its first process, or cannot start one."""
+    """A local sandbox that keeps its first process, or fails to start one if ``broken``."""
 
     started: LocalProcess | None = None
     broken = False

@@ -1,4 +1,4 @@
-"""The ledger: every turn once, sums exact, several writers, and a file that fails stops nobody."""
+"""The ledger records every turn once, sums exactly, accepts several writers, and tolerates failing files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def span_id(number: int) -> str:
 
 
 def told(data: p.ResultData, number: int) -> p.Result:
-    """Return the end of a turn, with a span of its own."""
+    """Return the result of a turn whose span has this number."""
     ended = event(data, span_id(number))
     assert isinstance(ended, p.Result)
     return ended
@@ -58,7 +58,7 @@ def costs(totals: Sequence[Total]) -> dict[str | None, int]:
 
 
 def noted(path: Path, *turns: tuple[Who, p.ResultData]) -> Ledger:
-    """Write turns, each with a span of its own, and close."""
+    """Return a closed ledger with the given turns, each with a span of its own."""
     ledger = Ledger(path)
     for number, (who, data) in enumerate(turns):
         ledger.record(told(data, number), who)
@@ -157,7 +157,7 @@ def test_models_that_cost_more_than_the_turn_are_not_believed() -> None:
 
 
 def test_forged_costs_overflow_no_sum(tmp_path: Path) -> None:
-    # Beyond 2**63 - 1 billionths, where SQLite's own sum is an error.
+    # The sum exceeds 2**63 - 1 billionths, at which SQLite's own sum fails.
     count = 93_000
     path = tmp_path / "ledger"
     noted(path, (ADA, result(MAX_COST_USD)), (BOB, result(0.000000001)))
@@ -180,17 +180,17 @@ def test_forged_costs_overflow_no_sum(tmp_path: Path) -> None:
 
 OPUS: Mapping[str, Any] = {"gen_ai.response.model": "claude-opus-4-5", "gen_ai.usage.input_tokens": 1000}
 OPUS_NANO = 1000 * 5 * 1000
-"""At five dollars a million."""
+"""Price of the request in billionths of a dollar, at five dollars per million tokens."""
 
 
 def chat(parent: int, about: Mapping[str, Any] = OPUS, session: str = ADA.session_id) -> EndedSpan:
-    """Return a model request under a span."""
+    """Return the ended span of a model request below the span with this number."""
     attributes = {"gen_ai.operation.name": "chat", "session.id": session, **about}
     return EndedSpan("chat", attributes, f"{parent:016x}", 0, 0)
 
 
 def requests_of(turn: int) -> Batch:
-    """Return a turn's only model request, as it comes from a sandbox."""
+    """Return a batch with the span of a turn's only model request, as a sandbox relays it."""
     span = Span("chat", TRACE, span_id(turn + 100), span_id(turn), 1, end=2)
     span.attributes = {"gen_ai.operation.name": "chat", **OPUS}
     body = base64.b64encode(otlp.encode([span], resource("tests", {}))).decode()
@@ -199,19 +199,19 @@ def requests_of(turn: int) -> Batch:
 
 
 def begun(number: int, parent: int | None = None) -> p.AnyEvent:
-    """Return the start of a turn, or of a tool call under a span."""
+    """Return the start of a turn, or, with a parent, the start of a tool call."""
     data = p.TurnStartData(turn=1, prompt_size=1) if parent is None else p.ToolUseData(id="t", name="Agent", input={})
     above = span_id(parent) if parent is not None else None
     return p.event_of(data, seq=1, ts=1.0, trace_id=TRACE, span_id=span_id(number), parent_span_id=above)
 
 
 def killed(path: Path) -> Ledger:
-    """Return a ledger of a session whose only turn made two requests, one of them in a subagent, and had no result."""
+    """Return the ledger of a session whose only turn has two model requests, one in a subagent, and no result."""
     ledger, calls = Ledger(path), ToolCalls()
     ledger.begin(ADA, calls)
     ledger.observe(begun(7), ADA)
     calls.observe(begun(8, parent=7))
-    for parent in (7, 8, 99):  # the last is nobody's
+    for parent in (7, 8, 99):  # no turn or call has span 99
         ledger.observe_span(chat(parent))
     ledger.end(ADA)
     return ledger
@@ -230,7 +230,7 @@ def test_a_turn_that_never_told_its_cost_is_estimated_when_its_session_ends(tmp_
 def test_a_result_that_comes_later_takes_the_place_of_the_estimate_and_nothing_else_does(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     assert killed(path).close(1.0)
-    assert killed(path).close(1.0)  # another process that reads the journal again
+    assert killed(path).close(1.0)  # as another process that replays the journal
     assert Ledger(path).total().nano_usd == 2 * OPUS_NANO
     noted_later = Ledger(path)
     for cost in (0.5, 0.7):
@@ -245,7 +245,7 @@ def test_what_an_unfinished_turn_has_spent_is_in_the_file_before_it_ends(tmp_pat
     ledger.observe(begun(7), ADA)
     for requests in (1, 2):
         ledger.observe_span(chat(7))
-        # Read by another process, as this one may be killed now.
+        # A second ledger reads the file, as a killed process would leave it.
         total = Ledger(tmp_path / "ledger").total()
         assert (total.estimated_turns, total.estimated_nano_usd) == (1, requests * OPUS_NANO)
     ledger.observe(told(result(0.25), 7), ADA)
@@ -269,7 +269,7 @@ def test_what_a_killed_host_did_not_write_is_written_by_the_one_that_took_over_a
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ledger"
-    assert noted(path, (ADA, result(0.25))).total().turns == 1  # the turn of span 0
+    assert noted(path, (ADA, result(0.25))).total().turns == 1  # its turn has span 0
     ledger = Ledger(path)
     telemetry = Telemetry(observers=[ledger])
     for each in (told(result(0.25), 0), told(result(0.5), 1), begun(7)):
@@ -299,7 +299,7 @@ def test_a_request_without_a_list_price_is_estimated_by_its_tokens_alone(tmp_pat
     for number in range(100):
         about = {"gen_ai.request.model": f"m-{number}", "gen_ai.usage.output_tokens": 3}
         ledger.observe_span(chat(7, about))
-    ledger.observe_span(chat(7, {**OPUS, "gen_ai.usage.cache_read.input_tokens": 10**18}))  # no number of tokens
+    ledger.observe_span(chat(7, {**OPUS, "gen_ai.usage.cache_read.input_tokens": 10**18}))  # an impossible number
     ledger.end(ADA)
     assert (ledger.total().nano_usd, ledger.total().output_tokens) == (OPUS_NANO, 300)
     assert len(ledger.totals("model")) == MAX_MODELS + 1
@@ -359,7 +359,7 @@ def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tm
     before = Total("ada", 1, 250_000_000, 1, 2, 3, 4)
     assert Ledger(path).totals("user") == [before]
     ledger = Ledger(path)
-    ledger.record(told(result(0.5), 1), ADA)  # told in version 1 already
+    ledger.record(told(result(0.5), 1), ADA)  # already recorded in version 1
     ledger.record(told(result(0.5), 2), BOB)
     assert ledger.close(1.0)
     assert Ledger(path).totals("user") == [Total("bob", 1, 500_000_000, 0, 0, 0, 0), before]
@@ -379,7 +379,7 @@ def test_a_host_of_version_1_that_has_the_file_open_goes_on_writing(tmp_path: Pa
     assert Ledger(path).total().nano_usd == 750_000_007
 
 
-# -- several at once ------------------------------------------------------------------------------------
+# -- several writers ------------------------------------------------------------------------------------
 
 
 def write_many(path: str, process: int, turns: int) -> None:
@@ -468,7 +468,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_counted(
             ledger.record(told(result(), 1000 + number), ADA)
         assert not ledger.close(0.2)
     assert ledger.lost == 5
-    assert len(caplog.records) == 2  # that it waits, that it is lost
+    assert len(caplog.records) == 2  # the costs wait in memory; the costs are lost
     assert all(str(path) in record.getMessage() for record in caplog.records)
 
 
@@ -492,7 +492,7 @@ def test_what_waited_is_written_when_the_file_can_be(tmp_path: Path) -> None:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """Another process's connection, which holds the ledger."""
+    """Hold an exclusive lock on the ledger, as another process could; yield the connection."""
     noted(tmp_path / "ledger", (ADA, result(0.01)))
     holder = sqlite3.connect(tmp_path / "ledger", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -540,7 +540,7 @@ def test_a_ledger_that_another_process_holds_holds_no_spans_up_and_is_written_la
 
 
 def then(tell: Callable[[], object], call: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that tells when ``call`` has succeeded."""
+    """Return a function that calls ``call`` and then ``tell``."""
 
     def both(*args: Any) -> None:
         call(*args)
@@ -550,7 +550,7 @@ def then(tell: Callable[[], object], call: Callable[..., None]) -> Callable[...,
 
 
 class Disk:
-    """Lets every SQLite file that is opened have so many pages: one more, and its disk is full."""
+    """Limits each SQLite file to a number of pages, beyond which its disk counts as full."""
 
     def __init__(self, pages: int) -> None:
         self.pages = pages

@@ -1,4 +1,4 @@
-"""Metrics: what runs come to, in labels bounded in number, whoever sends what."""
+"""The metrics of runs, with a limited number of label values whatever a sandbox sends."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ WORK = """
 
 
 def observe(metrics: Metrics, who: Who, *data: EventData, replayed: int = 0) -> None:
-    """Begin a session and observe its events, of which the first ``replayed`` are replayed."""
+    """Begin a session and observe its events; the first ``replayed`` ones count as replayed."""
     calls = ToolCalls()
     metrics.begin(who, calls)
     for number, each in enumerate(data):
@@ -67,7 +67,7 @@ def observe(metrics: Metrics, who: Who, *data: EventData, replayed: int = 0) -> 
 
 
 def observed(who: Who, *data: EventData, **options: Any) -> Kept:
-    """Return what a session's events come to."""
+    """Return the metrics of a session with these events."""
     kept = Kept()
     observe(Metrics([kept], **options), who, *data)
     return kept
@@ -167,7 +167,7 @@ async def test_model_requests_are_measured_from_their_spans() -> None:
     first = kept.points("gen_ai.client.operation.time_to_first_chunk")
     assert {point: value.recorded for point, value in first.items()} == {request: 3}
     of_kind = {kind: request | {("gen_ai.token.type", kind)} for kind in ("input", "output")}
-    # The conventions count cached tokens in.
+    # By the semantic conventions input tokens include cached ones.
     assert kept.points("gen_ai.client.token.usage") == {of_kind["input"]: (152, 3), of_kind["output"]: (30, 3)}
 
 
@@ -253,11 +253,11 @@ def test_sessions_under_way_are_those_that_began_and_did_not_end() -> None:
     assert kept.points("claude.agent.sessions.active") == {labels(**HERS): (1, 1)}
 
 
-# -- bounds ---------------------------------------------------------------------------------------
+# -- limits ---------------------------------------------------------------------------------------
 
 
 def users(count: int, **options: Any) -> Kept:
-    """Return what turns of so many users come to."""
+    """Return the metrics of one turn for each of this number of users."""
     kept = Kept()
     metrics = Metrics([kept], **options)
     for number in range(count):
@@ -278,7 +278,7 @@ def test_a_limit_of_no_users_leaves_them_out() -> None:
 
 
 def test_users_with_several_models_each_are_all_told_apart() -> None:
-    # OpenTelemetry's own limit of 2,000 series would fold them into one.
+    # More series than OpenTelemetry's default limit of 2,000, beyond which it would merge them.
     kept = Kept()
     metrics = Metrics([kept])
     used = {name: {"costUSD": 0.5} for name in ("a", "b", "c")}
@@ -435,7 +435,7 @@ def test_a_span_with_odd_attributes_is_measured_by_what_can_be_read() -> None:
     assert kept.points("gen_ai.client.operation.time_to_first_chunk") == {}
 
 
-# -- spans, by what became of them ------------------------------------------------------------------
+# -- spans by outcome -------------------------------------------------------------------------------
 
 
 def test_requests_of_many_kinds_in_one_session_are_told_apart_and_all_measured() -> None:
@@ -472,7 +472,7 @@ def test_spans_are_counted_by_exporter_outcome_and_reason() -> None:
 def sent_to(
     url: str, protocol: Protocol, interval: float = 3600.0, timeout: float = 5.0
 ) -> Generator[tuple[Metrics, OtlpPart]]:
-    """Metrics with one cost in them, on their way to a receiver."""
+    """Yield metrics with one recorded cost, and the part that exports them to a receiver."""
     url = url if protocol == "grpc" else url + METRICS_PATH
     part = OtlpPart(otlp_metrics("otlp", Endpoint(url=url, protocol=protocol, timeout=timeout)), interval)
     metrics = Metrics([part])

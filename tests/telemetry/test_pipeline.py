@@ -1,4 +1,4 @@
-"""The pipeline: each trace by its decision, nobody waits for anybody, and what is lost is counted."""
+"""The pipeline handles each trace by its sampling decision, blocks no caller, and counts losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from host_client.telemetry.tail import pipeline
 from host_client.telemetry.tail.sampling import SamplingConfig
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
-"""Trace ids that the ratio keeps first and last."""
+"""The trace ids that a ratio keeps first and last."""
 
 ADA = Who(session_id="s", user_id="ada")
 LIMIT = 10.0
@@ -58,7 +58,7 @@ def names(batches: Sequence[Batch]) -> list[str]:
 
 
 def relayed(*called: str, trace_id: str = LOW) -> Batch:
-    """Return spans as they come from a sandbox."""
+    """Return a batch with spans of these names, as a sandbox relays them."""
     spans = [Span(name, trace_id, f"{number:016x}", None, 1, end=2) for number, name in enumerate(called, 1)]
     event = base64.b64encode(batch(*spans).body).decode()
     request = decode(event, trace_ids=frozenset({trace_id}), common={})
@@ -67,7 +67,7 @@ def relayed(*called: str, trace_id: str = LOW) -> Batch:
 
 @dataclass
 class Recorder(Delivery):
-    """A delivery to nowhere that notes what it is told."""
+    """A delivery that records the names of held and sent spans."""
 
     held: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     sent: list[str] = field(default_factory=list[str])
@@ -105,7 +105,7 @@ class Recorder(Delivery):
 
 @dataclass
 class Watcher:
-    """An observer that notes what it sees, or fails."""
+    """An observer that records its calls, or raises."""
 
     seen: list[object] = field(default_factory=list[object])
     fails: bool = False
@@ -285,7 +285,7 @@ def test_what_a_shutdown_does_not_wait_for_is_counted() -> None:
     for thread in before:
         if thread.name == "sandspan-telemetry":
             thread.join(LIMIT)
-    # What the thread was about to write has come to the outbox, which counts what it has no use for.
+    # The spans that the thread was about to write have reached the closed outbox and are counted.
     assert telemetry.lost["span: shutdown"] + len(outbox.sent) == 40
     assert not telemetry.shutdown(LIMIT), "the answer stays the same"
 
@@ -361,7 +361,7 @@ def test_what_was_lost_on_the_way_to_the_outbox_is_told_once(caplog: pytest.LogC
 
 @dataclass
 class Unclosing(Watcher):
-    """An observer that cannot be closed."""
+    """An observer whose `close` raises."""
 
     def close(self, timeout: float) -> bool:
         raise OSError("it cannot be closed")
@@ -442,7 +442,7 @@ def test_with_nobody_to_tell_there_is_no_thread() -> None:
 
 
 class Upper(ContentFilter):
-    """Takes the name of a span for its content."""
+    """A content filter that sanitizes the span's name, in place of its content."""
 
     def clean(self, span: trace_pb2.Span) -> None:
         span.name = self.text(span.name)

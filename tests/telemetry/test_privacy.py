@@ -1,4 +1,4 @@
-"""What leaves the host holds no secret, wherever a run has met it; and who is billed is what the host says."""
+"""No output of the host contains a secret of a run, and a run's user is the one that the host names."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
 
 MARK = "Pl4nt3d"
-"""Stands in every secret and nowhere else."""
+"""A part of every planted secret, which occurs nowhere else."""
 
 RUNNER = {"PYTHONPATH": str(ROOT)}
-"""The runner of this checkout, whichever is installed."""
+"""Variables with which the runner of this checkout runs, also if another version is installed."""
 
 
 def secrets(place: str) -> str:
-    """Return a text with one secret of each kind, marked with where it was planted."""
+    """Return a text with one secret of each kind, each marked with the place where it is planted."""
     mark = f"{MARK}{place}"
     return (
         f"sk-ant-api03-{mark}0001 sk-lf-{mark}-0002 pk-lf-{mark}-0003 Authorization: Bearer {mark}.0004== "
@@ -47,7 +47,7 @@ def secrets(place: str) -> str:
 
 
 def quoted(place: str) -> str:
-    """Return the secrets as a shell's word; the CLI takes no carriage return in a command."""
+    """Return the secrets quoted for a shell, without the carriage return that the CLI refuses in a command."""
     return shlex.quote(secrets(place).replace("\r", ""))
 
 
@@ -70,18 +70,18 @@ def script(folder: Path) -> str:
 
 @dataclass
 class Left:
-    """What a run has left, by where it went; and the results."""
+    """The outputs of a run by their receiver, and the runs' results."""
 
     sinks: Mapping[str, bytes]
     results: list[AgentResult]
     metrics: str
     paths: set[str]
     events: bytes
-    """What the host's caller saw, which no exporter gets."""
+    """The events as the host's caller got them; no exporter gets them."""
 
 
 async def hostile_runs(tmp_path: Path, options: AgentOptions, **environ: str) -> Left:
-    """Run both conversations with every exporter there is, one of them down."""
+    """Run both conversations with every exporter, one of which fails."""
     with socket.create_server(("localhost", 0)) as server:
         port = int(server.getsockname()[1])
     events: list[AnyEvent] = []

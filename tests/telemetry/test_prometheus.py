@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes real runs: names are the documented ones, and its own tool has no complaint."""
+"""A real Prometheus scrapes the documented names from real runs, and promtool accepts the output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COUNTS = {"langfuse": {"exported": 7, "retried": 1, "spooled": 1, "dropped: refu
 
 @contextmanager
 def served() -> Generator[tuple[Telemetry, PrometheusServer]]:
-    """Telemetry whose metrics are there to scrape."""
+    """Yield telemetry and the server from which its metrics can be scraped."""
     server = PrometheusServer("127.0.0.1", 0)
     metrics = Metrics([server])
     metrics.watch(lambda: COUNTS)
@@ -64,7 +64,7 @@ def served() -> Generator[tuple[Telemetry, PrometheusServer]]:
 
 
 def scraped(server: PrometheusServer, accept: str = "text/plain") -> str:
-    """Return what a scrape gets."""
+    """Return the text of one scrape."""
     request = Request(f"http://127.0.0.1:{server.port}/metrics", headers={"accept": accept})
     with urlopen(request, timeout=WAIT_SECONDS) as answer:
         return answer.read().decode()
@@ -76,7 +76,7 @@ def check(promtool: str, exposed: str) -> subprocess.CompletedProcess[str]:
 
 
 async def everything(telemetry: Telemetry) -> list[float]:
-    """Run what every metric has something of; return what it cost."""
+    """Run agents that together record every metric; return the costs."""
     who = AgentOptions(user_id="ada", tenant_id="acme", user_tier="pro", model="scripted")
     with host_lab(SCRIPT) as lab:
         environ = {**lab.environ, "CLAUDE_CODE_MAX_RETRIES": "0"}
@@ -88,7 +88,7 @@ async def everything(telemetry: Telemetry) -> list[float]:
 
 
 def series(metric: Metric) -> str:
-    """Return a series that every such metric has."""
+    """Return the name of a series that exists for a metric of its kind."""
     return f"{metric.exposed}_count" if metric.kind == "histogram" else metric.exposed
 
 
@@ -147,7 +147,7 @@ def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
 
 
 class Slow:
-    """A collector that waits a moment for another scrape to come."""
+    """A collector that waits 0.2 s for a second scrape at the same time."""
 
     def __init__(self) -> None:
         self.met = False

@@ -1,4 +1,4 @@
-"""What a host takes of a sandbox's spans: what its own runner would send, whatever it was sent."""
+"""The host reduces a sandbox's spans to the form that its own runner sends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def text(name: str, value: str) -> KeyValue:
 
 
 def taken(*spans: Span, common: dict[str, str] | None = None) -> list[Span]:
-    """Return what goes on of spans."""
+    """Return the host's version of a sandbox's spans."""
     otlp = base64.b64encode(request(*spans).SerializeToString()).decode()
     return list(spans_of(decode(otlp, trace_ids=IDS, common=common or {}, given={"a=b,c=d"})))
 
@@ -84,7 +84,7 @@ def test_what_no_runner_sends_is_taken_out() -> None:
         links=[Span.Link(trace_id=OTHER, span_id=b"L" * 8)],
         events=[Span.Event(name="e", time_unix_nano=7, attributes=[text("langfuse.x", "y"), odd[0]])],
     )
-    sent.MergeFromString(b"\xfa\x3f\x03abc")  # a field that OTLP does not have
+    sent.MergeFromString(b"\xfa\x3f\x03abc")  # a field unknown to OTLP
     (made,) = taken(sent)
     empty = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="")]))
     assert made == span(

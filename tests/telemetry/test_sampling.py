@@ -1,4 +1,4 @@
-"""The decision: errors and slow traces kept, the rest by ratio, each trace whole or absent, memory bounded."""
+"""Sampling keeps errors and slow traces, the rest by ratio, each trace as a whole, in limited memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.tail.sampling import Sampler, SamplerLimits, SamplingConfig, Verdict
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
-"""Trace ids that the ratio keeps first and last."""
+"""The trace ids that a ratio keeps first and last."""
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_ten_thousand_traces_at_ten_percent_keep_every_error_and_the_ratio() -> 
     tracemalloc.stop()
     assert kept["error"] == seen["error"] > 400
     assert kept["slow"] == seen["slow"] > 400
-    # Four standard deviations of a binomial distribution: outside once in 16,000.
+    # Four standard deviations of a binomial distribution, which chance exceeds once in 16,000.
     deviation = (seen["plain"] * 0.1 * 0.9) ** 0.5
     assert abs(kept["plain"] - seen["plain"] * 0.1) < 4 * deviation
     assert sampler.undecided == 0
@@ -148,10 +148,10 @@ def test_a_trace_is_kept_whatever_is_known_of_it_where_that_is_asked() -> None:
 @pytest.mark.parametrize(
     ("spans", "verdict"),
     [
-        ([chat(2_600), chat(2_600)], Verdict.DROP),  # at the same time
-        ([tool(60_000, 100)], Verdict.DROP),  # a minute for a person, a tenth of a second of work
+        ([chat(2_600), chat(2_600)], Verdict.DROP),  # the two requests overlap
+        ([tool(60_000, 100)], Verdict.DROP),  # a minute of waiting for a person and a tenth of a second of work
         ([tool(60_000, 5_100)], Verdict.KEEP),
-        ([tool(60_000, 60_000, "Agent")], Verdict.DROP),  # made of calls that count by themselves
+        ([tool(60_000, 60_000, "Agent")], Verdict.DROP),  # the calls of a subagent count on their own
         ([span("agent.approval", 60_000)], Verdict.DROP),
         ([chat(5_100)], Verdict.KEEP),
     ],

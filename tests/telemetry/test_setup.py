@@ -1,4 +1,4 @@
-"""Telemetry as it is put together, from a configuration to what arrives."""
+"""Telemetry from its configuration to the spans that arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool: what it holds survives, is bounded, goes to whom it is due, and to the next process."""
+"""The spool's spans survive processes, are limited in size, and reach each destination that needs them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     spool.put([text("1")], ("one",))
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
-    assert len(list(directory.iterdir())) == 3  # the database, its log, the lock
+    assert len(list(directory.iterdir())) == 3  # the database, its write-ahead log, the lock
     spool.close()
 
 
@@ -133,7 +133,7 @@ def test_the_next_process_has_what_one_left_decided_or_not(tmp_path: Path) -> No
     first.close()
     second = make(tmp_path, {"one": True, "console": False})
     assert taken(second) == ["1", "undecided"]
-    assert taken(second, "console") == []  # was of use to the first alone
+    assert taken(second, "console") == []  # the console's spans matter only to the process that made them
     second.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_a_file_that_is_shared_is_let_go_of_and_not_written_to(tmp_path: Path) -
     second = make(tmp_path, {"one": True})
     second.hold(TRACE, [text("of the second")])
     assert taken(second) == ["1"]
-    third = make(tmp_path, {"two": True})  # while the second lives
+    third = make(tmp_path, {"two": True})  # while the second spool is open
     assert taken(third, "two") == ["1"]
     second.close()
     third.keep()
@@ -181,7 +181,7 @@ def test_two_at_once_on_one_directory_leave_each_other_alone(tmp_path: Path) -> 
     first.put([text("3")], ("one",))
     first.close()
     assert taken(second) == []
-    second.keep()  # the first is gone by now
+    second.keep()  # after the first was closed
     assert taken(second) == ["3"]
     second.close()
     assert list(tmp_path.iterdir()) == []
@@ -252,7 +252,7 @@ def test_on_disk_the_oldest_goes_first_and_is_counted(tmp_path: Path, caplog: py
     ]
     take(spool, "two")
     spool.keep()
-    assert size_of(tmp_path) < 2**20  # given back
+    assert size_of(tmp_path) < 2**20  # the disk space was released
     spool.close()
 
 
@@ -323,7 +323,7 @@ def test_a_file_that_is_corrupt_within_is_set_aside_and_the_run_goes_on(tmp_path
     first.close()
     (path,) = databases(tmp_path)
     content = bytearray(path.read_bytes())
-    for page in range(6, len(content) // 4096):  # the tables' roots stay
+    for page in range(6, len(content) // 4096):  # spares the roots of the tables
         content[page * 4096 : page * 4096 + 4096] = os.urandom(4096)
     path.write_bytes(content)
     spool = make(tmp_path)
@@ -368,7 +368,7 @@ def test_where_no_directory_can_be_made_memory_serves(tmp_path: Path, caplog: py
 
 @contextmanager
 def few_pages() -> Generator[str]:
-    """Let SQLite's files have 128 pages of 4 KiB: the next one is SQLite's own error of a full disk."""
+    """Limit SQLite's files to 128 pages of 4 KiB; yield SQLite's message for a full disk."""
     connect = sqlite3.connect
 
     def limited(path: str, **options: Any) -> sqlite3.Connection:
@@ -384,7 +384,7 @@ def few_pages() -> Generator[str]:
 
 @contextmanager
 def short_files() -> Generator[str]:
-    """Let no file of this process grow beyond 512 KiB: the system refuses to write more, to the log too."""
+    """Limit all files of this process to 512 KiB, also SQLite's log; yield SQLite's message for failed writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512 * 1024, hard))
     try:
@@ -412,7 +412,7 @@ def test_a_full_disk_loses_nothing_while_memory_has_room(
         spool.close()
     again = make(tmp_path / "spool")
     left = [int(words[:3]) for words in taken(again)]
-    assert len(left) == len(set(left)) < 50  # what could not be removed from a full disk comes once more
+    assert len(left) == len(set(left)) < 50  # spans whose removal a full disk prevented are sent once more
     again.close()
     last = make(tmp_path / "spool")
     assert taken(last) == []
@@ -424,7 +424,7 @@ def test_what_no_disk_took_is_told_as_lost_at_the_end(caplog: pytest.LogCaptureF
     spool = make(None)
     spool.put([text("1", 3)], ("one",))
     spool.close()
-    spool.put([text("2")], ("one",))  # too late
+    spool.put([text("2")], ("one",))  # after the spool was closed
     spool.hold(TRACE, [text("3")])
     assert spool.dropped() == {"one": {"closed": 5}, "two": {"closed": 1}}
     assert spool.waiting() == {"one": 0, "two": 0}

@@ -1,9 +1,9 @@
-"""Run the Dockerfile's steps for real in a clean Debian, do to it what E2B does after them, and attack the outcome.
+"""Run the Dockerfile's steps in a clean Debian, apply E2B's later changes, and check the result against attacks.
 
     python -m tests.template.clean_root [FOLDER]
 
-A script and no test: it needs root, debootstrap and package archives, and takes minutes. The steps are those that the
-e2b SDK makes of the Dockerfile. Prints seconds and sizes for each; the exit code is 0 if all holds.
+This is a script, not a test: it needs root, debootstrap and package archives, and takes minutes. The steps are those
+that the E2B SDK makes of the Dockerfile. It prints seconds and sizes for each; the exit code is 0 if all checks pass.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKERFILE = REPOSITORY / "template" / "e2b.Dockerfile"
 SUITE = "trixie"
 
-# What E2B's builder does as root, before the first step and after the last (e2b-dev/infra: the base phase's
-# provisioning, the user phase and the finalize phase), as far as it concerns who may become whom.
+# The commands of E2B's builder as root before the first step and after the last one (e2b-dev/infra: provisioning of
+# the base phase, the user phase and the finalize phase), as far as they affect the rights of accounts.
 BEFORE = """
     apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
         sudo openssh-server curl ca-certificates git adduser >/dev/null
@@ -46,7 +46,7 @@ AFTER = """
     chmod 777 -R /usr/local
     mkdir -p /code && chmod 777 -R /code
 """
-# The older builder (CLI 1.x) provisions only after the Dockerfile's steps.
+# The older builder (CLI 1.x) also provisions after the Dockerfile's steps.
 PROVISION_AGAIN = """
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --reinstall sudo openssh-server >/dev/null
@@ -55,7 +55,7 @@ PROVISION_AGAIN = """
 
 @dataclass
 class Root:
-    """A directory to change root to, and what the steps have set so far."""
+    """A root directory with the settings that the steps have made so far."""
 
     path: Path
     env: dict[str, str]
@@ -64,13 +64,13 @@ class Root:
     copied: dict[str, str] = field(default_factory=dict[str, str])
 
     def run(self, command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command as E2B does: a login bash, in the current directory, as an account with all of its groups."""
+        """Run a command as E2B does: in a login shell, in the current directory, as an account with all its groups."""
         user = user or self.user
         home = "/root" if user == "root" else f"/home/{user}"
         ids = ["chroot", str(self.path), "/usr/bin/id", "-G", user]
         groups = subprocess.run(ids, check=True, capture_output=True, text=True)
         accounts = ["--userspec", user, "--groups", ",".join(groups.stdout.split())]
-        # A PATH with /usr/local first is what envd hands on.
+        # envd passes a PATH that begins with /usr/local.
         script = f"cd {self.workdir} && {command}"
         return subprocess.run(
             ["chroot", *accounts, str(self.path), "/bin/bash", "-l", "-c", script],
@@ -87,21 +87,21 @@ class Root:
         )
 
     def must(self, command: str, user: str | None = None) -> str:
-        """Run a command that has to succeed; return what it printed."""
+        """Run a command and return its stdout; exit if it fails."""
         done = self.run(command, user)
         if done.returncode:
             sys.exit(f"failed with {done.returncode}: {command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done.stdout
 
     def size(self) -> int:
-        """Return the megabytes in use."""
+        """Return the size of the root directory in megabytes."""
         bound = f"--exclude={self.path}/run/host"
         done = subprocess.run(["du", "-xsm", bound, self.path], check=True, capture_output=True, text=True)
         return int(done.stdout.split()[0])
 
 
 def main() -> int:
-    """Build, let E2B's last phase loose on it, and check."""
+    """Run all steps, apply the changes of E2B's finalize phase, and run the checks; return the exit code."""
     with ExitStack() as stack:
         folder = sys.argv[1] if len(sys.argv) > 1 else stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder) / "root"
@@ -121,13 +121,13 @@ def main() -> int:
 
 
 def debootstrap(path: Path) -> None:
-    """Make a minimal Debian, which is what the base image holds."""
+    """Install a minimal Debian, as the base image has it."""
     subprocess.run(["debootstrap", "--variant=minbase", SUITE, str(path)], check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
 def mounted(path: Path) -> Generator[Root]:
-    """Mount what a machine has, and what pip's configuration here points at; unmount all of it."""
+    """Mount /proc, /dev/shm and the files of this machine's pip configuration; unmount them at the end."""
     shutil.copy("/etc/resolv.conf", path / "etc/resolv.conf")
     points: list[Path] = []
 
@@ -147,7 +147,7 @@ def mounted(path: Path) -> Generator[Root]:
 
 
 def pip_settings(folder: Path, mount: Callable[..., None]) -> dict[str, str]:
-    """Return pip's configuration of this machine as variables; folders and files in it are bound under a folder."""
+    """Return this machine's pip configuration as variables, with the files and folders in it mounted below a folder."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
     settings: dict[str, str] = {}
     for line in listed.stdout.splitlines():
@@ -158,7 +158,7 @@ def pip_settings(folder: Path, mount: Callable[..., None]) -> dict[str, str]:
 
 
 def inside(word: str, folder: Path, mount: Callable[..., None]) -> str:
-    """Return what a word of pip's configuration is called inside, once it is there."""
+    """Mount a path of pip's configuration below a folder; return its name inside the root, or another word as it is."""
     plain = word.removeprefix("file://")
     if not plain.startswith("/") or not Path(plain).exists():
         return word
@@ -168,25 +168,25 @@ def inside(word: str, folder: Path, mount: Callable[..., None]) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
     else:
-        # The files of an index lie beside the pages that name them.
+        # The files of a package index are beside its folder `simple`.
         base = source.parent if source.name == "simple" else source
         mount(folder / str(base).lstrip("/"), "--bind", "-o", "ro", str(base))
     return word[: len(word) - len(plain)] + f"/run/host{plain}"
 
 
 def steps() -> list[dict[str, Any]]:
-    """Return the steps that the SDK posts for the Dockerfile."""
+    """Return the build steps that the SDK sends for the Dockerfile."""
     template = Template(file_context_path=str(REPOSITORY)).from_dockerfile(DOCKERFILE.read_text())
     return json.loads(Template.to_json(template))["steps"]
 
 
 def title(step: Mapping[str, Any]) -> str:
-    """Return one line for a step."""
+    """Return a step as one line of at most 100 characters."""
     return f"{step['type']} {' '.join(step['args'])}"[:100]
 
 
 def take(root: Root, step: Mapping[str, Any]) -> None:
-    """Do one step."""
+    """Execute one build step."""
     args: list[str] = step["args"]
     match step["type"]:
         case "RUN":
@@ -206,7 +206,7 @@ def take(root: Root, step: Mapping[str, Any]) -> None:
 
 
 def copy(root: Root, source: str, target: str) -> None:
-    """Copy a file to a path, or what a directory holds into one, owned by the current account: here always root."""
+    """Copy a file, or the content of a directory, to a path in the root directory; root owns the copy."""
     origin, destination = REPOSITORY / source, root.path / target.lstrip("/")
     destination.parent.mkdir(parents=True, exist_ok=True)
     if origin.is_dir():
@@ -253,11 +253,11 @@ FAILS = (
     ("user changes Python's library", "touch /usr/lib/python3.*/json/__init__.py", DENIED),
     ("user finds a program that lends its rights", "find / -xdev -perm /6000 -type f 2>/dev/null | grep .", ""),
 )
-"""What must not work, tried as `user`, and what is said about it."""
+"""Commands that must fail as `user`, with a part of the error message."""
 
 
 def verdicts(root: Root, when: str) -> int:
-    """Print what holds and what does not; return how much does not."""
+    """Run all checks and print their results; return the number of failed ones."""
     print(f"\n{when}:")
     failed = 0
     for name, user, command in SUCCEEDS:
@@ -270,14 +270,14 @@ def verdicts(root: Root, when: str) -> int:
 
 
 def verdict(holds: bool, name: str, done: subprocess.CompletedProcess[str]) -> int:
-    """Print one line; return 1 for what does not hold."""
+    """Print the result of one check; return 1 if it failed, else 0."""
     last = (done.stdout.strip() or done.stderr.strip()).split("\n")[-1][:100]
     print(f"{'✓' if holds else '✗'} {name}  ({last})")
     return int(not holds)
 
 
 def timed(name: str, work: Callable[[], object]) -> None:
-    """Print how long something took."""
+    """Run a function and print its duration in seconds."""
     began = time.monotonic()
     work()
     print(f"{time.monotonic() - began:7.1f} s {name}", flush=True)

@@ -1,4 +1,4 @@
-"""Every test has an E2B of its own."""
+"""Fixtures with a stand-in of E2B for each test, and with the built wheel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.e2b import StandIn
 
 @pytest.fixture
 def e2b() -> Iterator[StandIn]:
-    """E2B, with no template yet."""
+    """Run a stand-in of E2B without any template."""
     with StandIn(templates=()) as stand_in:
         yield stand_in
 

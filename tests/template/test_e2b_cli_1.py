@@ -1,6 +1,6 @@
-"""The E2B CLI 1.x, also of those who run E2B themselves: builds an image with Docker, as e2b.toml says.
+"""The E2B CLI 1.x, which self-hosted E2B also needs, builds an image with Docker from e2b.toml.
 
-There is no Docker here: a recorder of that name takes the CLI's commands. All else is real.
+There is no Docker here: a program of that name records the CLI's commands. Everything else is real.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if [ "$1" = login ]; then cat > "$DOCKER_RECORD.password"; fi
 
 
 class Run:
-    """The CLI in a copy of the checkout, and what it asked of Docker."""
+    """Runs the CLI in a copy of the checkout, and reads the recorded Docker commands."""
 
     def __init__(self, e2b: StandIn, folder: Path) -> None:
         self.checkout = checkout(folder / "checkout")

@@ -1,4 +1,4 @@
-"""The E2B CLI 2.x: builds with ``template create``, and no more with ``template build``."""
+"""The E2B CLI 2.x builds the template with ``template create``; it no longer has ``template build``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``host_client template build``: the real Python SDK, without Node and Docker."""
+"""``host_client template build`` builds the template with the real Python SDK, without Node and Docker."""
 
 from __future__ import annotations
 

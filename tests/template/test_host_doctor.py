@@ -1,4 +1,4 @@
-"""``host_client doctor``: can agents run from here, and what to do if not."""
+"""``host_client doctor`` checks that agents can run from this machine, and advises if they cannot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYED = {"ANTHROPIC_API_KEY": "sk-never-shown"}
 
 
 class Doctor:
-    """Runs it in an environment of its own."""
+    """Runs ``host_client doctor`` in a minimal environment; checks that it shows neither a key nor a traceback."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ def doctor(tmp_path: Path) -> Doctor:
 
 
 def finding(done: subprocess.CompletedProcess[str], name: str) -> str:
-    """Return the one line of a check, without its name."""
+    """Return the output line of one check: its symbol and message, without its name."""
     (line,) = [line for line in done.stdout.splitlines() if line[2:].startswith(f"{name}: ")]
     return line[0] + line.partition(": ")[2]
 
@@ -88,7 +88,7 @@ def test_an_e2b_that_fails_is_found_and_asked_once(doctor: Doctor, e2b: StandIn)
 
 
 class Page:
-    """What a proxy answers in E2B's place."""
+    """A fault that answers with the HTML error page of a proxy."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await HTMLResponse("<h1>Bad Gateway</h1>", 500)(scope, receive, send)

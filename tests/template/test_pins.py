@@ -1,4 +1,4 @@
-"""e2b.toml, the Dockerfile, the pins and the package say the same."""
+"""Names and versions agree in e2b.toml, the Dockerfile, the pins and the package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_image_is_laid_out_as_the_host_and_the_runner_expect() -> None:
 def test_the_dockerfile_keeps_to_what_e2b_builds(capsys: pytest.CaptureFixture[str]) -> None:
     template = Template(file_context_path=str(REPOSITORY)).from_dockerfile(TEXT)
     built: dict[str, Any] = json.loads(Template.to_json(template))
-    assert capsys.readouterr().out == ""  # where a warning of the SDK's parser would be
+    assert capsys.readouterr().out == ""  # the SDK's parser prints its warnings to stdout
     assert {"startCmd", "readyCmd"} & built.keys() == set()
     instructions = re.findall(r"^([A-Z]+) ", TEXT, re.MULTILINE)
     assert instructions.count("FROM") == 1

@@ -1,4 +1,4 @@
-"""``agent_runner doctor``: what a run needs, checked where it is to run."""
+"""``agent_runner doctor`` checks the requirements of a run where it is to run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that build a template, run as a user runs them: in a clean environment and a home of their own."""
+"""Run the commands that build a template as a user does, in a clean environment and a home of their own."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ TIMEOUT = 60
 
 
 def clean(home: Path, stand_in: Mapping[str, str], path: str = SYSTEM_PATH) -> dict[str, str]:
-    """Return an environment with nothing of this process's in it."""
+    """Return a minimal environment without variables of this process."""
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", **stand_in}
 
 
 def host_client(*args: str, environ: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run our command."""
+    """Run ``host_client`` to its end."""
     return _run([sys.executable, "-m", "host_client", *args], environ, cwd)
 
 
 def agent_runner(*args: str, environ: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the runner's command."""
+    """Run ``agent_runner`` to its end."""
     return _run([sys.executable, "-m", "agent_runner", *args], environ, cwd)
 
 
 def cli_folder(major: int) -> Path:
-    """Return where `make test` has put the E2B CLI of a major version."""
+    """Return the folder where `make test` installs the E2B CLI of a major version."""
     return VENV / f"e2b-cli-{major}" / "node_modules" / ".bin"
 
 
 def e2b_cli(
     major: int, *args: str, environ: Mapping[str, str], cwd: Path, before_path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real E2B CLI of a major version; it asks nobody whether there is a newer one."""
+    """Run the real E2B CLI of a major version, without its check for a newer version."""
     folders = [before_path, cli_folder(major), NODE]
     path = os.pathsep.join([*(str(folder) for folder in folders if folder is not None), SYSTEM_PATH])
     quiet = {**environ, "PATH": path, "NO_UPDATE_NOTIFIER": "1", "NO_COLOR": "1"}
@@ -56,7 +56,7 @@ def _run(command: Sequence[str], environ: Mapping[str, str], cwd: Path) -> subpr
 
 
 def checkout(folder: Path) -> Path:
-    """Copy what a build needs of this checkout, what Python leaves lying about included: CLI 1 writes to it."""
+    """Copy the files of a build and a leftover ``.pyc`` file into a new folder, as CLI 1 writes into the checkout."""
     folder.mkdir()
     for name in (".dockerignore", "e2b.toml"):
         shutil.copy(REPOSITORY / name, folder)
@@ -68,7 +68,7 @@ def checkout(folder: Path) -> Path:
 
 
 def set_template_id(checkout: Path, template_id: str) -> Path:
-    """Write the id of a template into a checkout's e2b.toml, as its user has to; return the file."""
+    """Write a template's id into a checkout's e2b.toml, as its user must; return the file."""
     config = checkout / "e2b.toml"
     placeholder = 'template_id = "sandspan"'
     assert placeholder in config.read_text()
@@ -77,21 +77,21 @@ def set_template_id(checkout: Path, template_id: str) -> Path:
 
 
 def runner_files() -> list[str]:
-    """Return every file of the runner's package, as a template has to have it."""
+    """Return the paths of all files of the runner's package, which a template must contain."""
     package = REPOSITORY / "agent_runner"
     files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return sorted(str(path.relative_to(REPOSITORY)) for path in files)
 
 
 def files_in(uploaded: Sequence[str]) -> list[str]:
-    """Return the files among the names in the tarballs: what has an extension."""
+    """Return the names with an extension, which are files, among the uploaded names."""
     return sorted(name for name in uploaded if Path(name).suffix)
 
 
 def told(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Yield each step's type and arguments, as they can be compared.
+    """Yield each step's type and arguments without what differs between clients.
 
-    Hashes of files are each client's own, and of the space in a command the CLI leaves one.
+    Each client computes its own hashes of files, and the CLI collapses spaces in a command.
     """
     for step in steps:
         yield step["type"], *(" ".join(arg.split()) for arg in step["args"] if arg)
