@@ -13,12 +13,12 @@ from .queries import Increase, Query, Share
 TEN_MINUTES = Range("10m")
 QUARTER = Range("15m")
 LOST = ("sandbox", "cli_crash", "out_of_memory")
-"""Errors after which a session is gone, through no fault of its user's."""
+"""Error types of sessions that were lost through no fault of their user."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A rule: it fires when an expression has held for so long; ``severity`` says whom it wakes."""
+    """A rule that fires when an expression has held for a time; alert managers route it by ``severity``."""
 
     name: str
     expression: str

@@ -18,7 +18,7 @@ def model_label(metric: str) -> str | None:
 
 
 def is_histogram(metric: str) -> bool:
-    """Whether it is one, whose values count as a counter's do."""
+    """Return whether a metric is a histogram, whose values count like a counter's."""
     return BY_NAME[metric].kind == "histogram"
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from .queries import PRESENT, Current, Increase, Labels, OrZero, Quantile, Query, Rate, Share, Top, Where
 
 Kind = Literal["number", "lines", "bars", "ranking"]
-"""One value; lines over time; stacked bars over time; the largest few."""
+"""Kinds of panels: one value, lines over time, stacked bars over time, the largest values."""
 
 Unit = Literal["count", "per second", "per minute", "duration", "share", "usd", "usd per hour"]
 
@@ -35,7 +35,7 @@ MODEL: Labels = ("gen_ai.request.model",)
 
 @dataclass(frozen=True)
 class Limits:
-    """From where a value is a warning, and from where it is critical."""
+    """Thresholds from which a value is a warning or critical."""
 
     warning: float
     critical: float

@@ -11,7 +11,7 @@ ZERO = " or vector(0)"
 
 
 class Range(NamedTuple):
-    """Over how long rates and sums are taken, and which tenants and models are asked for (regular expressions).
+    """The time range of rates and sums, and the selected tenants and models (regular expressions).
 
     With ``seconds``, the range's length, a rate is the mean of all of it.
     """

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 PRESENT: Final = "*"
-"""As a label's value: any but none."""
+"""Label value that selects any value except an absent label."""
 
 Labels = tuple[str, ...]
 Where = tuple[tuple[str, str | tuple[str, ...]], ...]
-"""Labels and what they must be; of a tuple one."""
+"""Labels and their required values; a tuple lists alternatives."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def ptrace(pid):
 
 
 def read_memory(pid):
-    """process_vm_readv of a page that is always there: the stack's is not known, the refusal comes before."""
+    """Call process_vm_readv; the address does not matter, as the kernel checks the permission first."""
 
     class Iovec(ctypes.Structure):
         _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
@@ -169,7 +169,7 @@ def stay():
 
 
 def forge(journal):
-    """Read an approval's id from the pipe ``go``, try to grant it, write what came of it to the pipe ``told``."""
+    """Read an approval's id from the pipe ``go``, try to grant it, and write the results to the pipe ``told``."""
     runner, cli = find(b"agent_runner"), int(os.environ["CLAUDE_PID"])
     if not stay():
         return {}
@@ -195,7 +195,7 @@ def forge(journal):
 
 
 def tell_socket(line):
-    """The CLI's own inbox for other sessions takes any line of who has its token, and no answer to an approval."""
+    """Send a line to the CLI's inbox for other sessions, which accepts any line with its token but no approvals."""
     with socket.socket(socket.AF_UNIX) as inbox:
         inbox.connect(os.environ["CLAUDE_CODE_MESSAGING_SOCKET"])
         token = os.environ["CLAUDE_CODE_MESSAGING_TOKEN"]

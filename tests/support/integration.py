@@ -70,7 +70,7 @@ def _functions(value: Any) -> Iterator[FunctionType]:
 
 
 _starts: list[str] | None = None
-"""What was started since `starts_nothing` was entered; None outside of it."""
+"""Names of the processes and ports that were started within `starts_nothing`; None outside of it."""
 
 
 def _note_start(event: str, arguments: tuple[Any, ...]) -> None:

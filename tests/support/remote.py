@@ -16,7 +16,7 @@ from tests.support.hosts import E2BLab, views
 from tests.support.runs import MODEL, Fifo, Finished, SpanView, seqs
 
 Reaction = Callable[[Session, p.AnyEvent], Awaitable[None]]
-"""What a test does when an event has come."""
+"""Called by a test's run for each event."""
 
 
 @dataclass

@@ -47,7 +47,7 @@ class Served:
         self.process = process
         self.url = url
         self.said = said
-        """What it wrote to stderr, line by line."""
+        """Lines that it wrote to stderr."""
         self.listening = threading.Thread()
 
     def client(self, token: str | None = None, **options: Any) -> httpx.AsyncClient:

@@ -60,7 +60,7 @@ class ToldSandbox:
         self.may_be_made.set()
         self.is_being_made = asyncio.Event()
         self.stops = True
-        """Its runner ends when it is told to."""
+        """True if the runner ends when it gets a stop command."""
         self._trace_id = trace_id
         self._journal: list[bytes] = []
         self._processes: list[ToldProcess] = []

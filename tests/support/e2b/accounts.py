@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .connect_protocol import RpcError
 
 DEFAULT_USER = "user"
-"""Who a command runs as, when the request does not say."""
+"""Account of a command whose request names none."""
 
 
 class Account(NamedTuple):

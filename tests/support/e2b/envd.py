@@ -22,7 +22,7 @@ from .sandboxes import DEFAULT_TIMEOUT, Sandbox, Sandboxes
 from .streams import Ending, EventStream, lost
 
 KEEPALIVE_SECONDS = 90
-"""What envd takes when a request does not say."""
+"""Seconds between keepalives if a request names none, as in envd."""
 
 _SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM}
 

@@ -140,7 +140,7 @@ class CutAtRandom:
     ) -> None:
         self._random, self._most, self._endings = random.Random(seed), most_bytes, endings
         self.cuts = 0
-        """How many streams were long enough to be cut."""
+        """Number of streams that were cut; the others were too short."""
 
     async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         cut = CutAfterBytes(self._random.randint(1, self._most), self._random.choice(self._endings), self._count)
@@ -184,7 +184,7 @@ class Rule:
     times: int | None = 1
     skip: int = 0
     met: int = 0
-    """How many requests it was applied to."""
+    """Number of requests that had this fault."""
 
     def takes(self, line: str) -> bool:
         """Say whether the fault is for this request, and count it."""

@@ -32,7 +32,7 @@ Event: TypeAlias = dict[str, Any]
 """A ``process.ProcessEvent`` as JSON."""
 
 Chunking: TypeAlias = Callable[[bytes], Iterable[bytes]]
-"""How one read becomes several data events."""
+"""Splits the bytes of one read into data events."""
 
 
 def whole(data: bytes) -> Iterable[bytes]:
@@ -76,7 +76,7 @@ class Command:
     stdin: bool
     tag: str | None = None
     envs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What the request gave, as `List` reports it."""
+    """Environment variables of the request, as `List` reports them."""
 
     def to_dict(self) -> Event:
         """Return it as a ``process.ProcessConfig``."""
@@ -98,9 +98,9 @@ class Process:
         self.command, self.pid = command, child.pid
         self.end: Event | None = None
         self.received = bytearray()
-        """What was written to its stdin."""
+        """Bytes that were written to its stdin."""
         self.lost = bytearray()
-        """What it wrote to stdout or stderr while nobody was connected."""
+        """Bytes that it wrote to stdout or stderr while no client was connected."""
         self._child, self._chunking = child, chunking
         self._subscriptions: list[Subscription] = []
         self._stdin = child.stdin

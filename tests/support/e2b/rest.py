@@ -16,7 +16,7 @@ from .sandboxes import DEFAULT_TIMEOUT, ENVD_VERSION, Sandbox, Sandboxes
 from .templates import TemplateStore
 
 PAGE = 100
-"""How many sandboxes a page holds when the request does not say."""
+"""Number of sandboxes on a page if the request names none."""
 
 
 class RestApi:
@@ -25,7 +25,7 @@ class RestApi:
     def __init__(self, sandboxes: Sandboxes, templates: TemplateStore, max_timeout: int) -> None:
         self._sandboxes, self._templates, self._max_timeout = sandboxes, templates, max_timeout
         self.transform_rules = True
-        """Whether the team may have E2B's proxy add headers."""
+        """True if the team may use header rules of E2B's proxy."""
 
     def routes(self) -> list[Route]:
         """Return the routes of sandboxes."""

@@ -159,7 +159,7 @@ class Sandboxes:
         sandbox.state = "gone"
         sandbox.stop_clock()
         self._on_interrupt(sandbox)
-        # What forked meanwhile is met the next time round, and the end of one that is no child has no event.
+        # Repeated, as a process may fork meanwhile; polled, as the end of a process that is not a child has no event.
         while sandbox.signal_all(signal.SIGKILL):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for process in sandbox.table.living:

@@ -77,7 +77,7 @@ class Server:
         self._listening.close()
         for connection in self._connections():
             _reset(connection.transport)
-        await asyncio.sleep(0)  # the protocols hear of it before their requests are cancelled
+        await asyncio.sleep(0)  # lets the protocols process the reset before their requests are cancelled
         tasks = list(self._state.tasks)
         for task in tasks:
             task.cancel()
@@ -88,7 +88,7 @@ class Server:
 
     async def _with_abort(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[ABORT] = lambda: self._reset_from(scope["client"])
-        # Cancelled is only what the port was closed on, and nobody is left to answer.
+        # Only a closed port cancels a request, and then there is no client to answer.
         with contextlib.suppress(asyncio.CancelledError):
             await self._app(scope, receive, send)
 

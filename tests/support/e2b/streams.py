@@ -56,12 +56,12 @@ class EventStream:
         self._is_silent = False
 
     def cut(self, ending: Ending) -> None:
-        """End it now; of one that is silent nothing is seen but that its connection is reset."""
+        """End the stream now. A silent stream shows only a reset of its connection."""
         if not self._cut.done() and (ending is Ending.RESET or not self._is_silent):
             self._cut.set_result(ending)
 
     def silence(self) -> None:
-        """Stay open and bring nothing more, not even an end: what comes waits, and then those who write it."""
+        """Stay open without sending anything more, not even an end; output waits, and then blocks its writers."""
         self._is_silent = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
