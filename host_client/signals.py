@@ -21,17 +21,19 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 
 def exit_on_signals() -> None:
-    """Make the first SIGTERM or SIGHUP end child processes and raise `SystemExit`, so that ``with`` blocks clean up.
+    """Make the first signal end child processes and raise an exception, so that ``with`` blocks clean up.
 
-    By default these signals end Python at once, without cleaning up. SIGINT raises `KeyboardInterrupt` already.
-    Commands that run sessions replace these handlers with their own.
+    SIGTERM and SIGHUP raise `SystemExit`, SIGINT raises `KeyboardInterrupt`. By default the first two end Python at
+    once, without cleaning up, and none ends child processes. Commands that run sessions replace these handlers.
     """
-    caught = [each for each in ending_signals() if each != signal.SIGINT]
+    caught = [each for each in ending_signals() if signal.getsignal(each) != signal.SIG_IGN]
 
     def leave(number: int, _frame: FrameType | None) -> None:
         for each in caught:
             signal.signal(each, _ignore)  # another signal must not interrupt the clean-up
         Descendants().end()  # here, as the exception may interrupt the start of a process and leave it running
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
     for each in caught:

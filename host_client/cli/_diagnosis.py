@@ -6,7 +6,6 @@ circumstances do not need gets a finding that is neither good nor bad.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from agent_runner.contract.credentials import CREDENTIALS
 from agent_runner.contract.findings import Finding, check_python
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.extras import is_installed
+from host_client.signals import run_until_signal
 from host_client.telemetry.setup.environment import telemetry_config
 
 __all__ = ["CHECKS", "Circumstances", "Finding", "Kind", "diagnose"]
@@ -87,7 +87,7 @@ def check_e2b(circumstances: Circumstances) -> Iterator[Finding]:
 
     url = probe.api_url(circumstances.environ)
     try:
-        asyncio.run(probe.ask_for_sandboxes(circumstances.environ))
+        run_until_signal(probe.ask_for_sandboxes(circumstances.environ))
     except (ConfigurationError, SandboxError) as error:
         yield _e2b_failure(error, url)
         return
@@ -109,7 +109,7 @@ def _template(circumstances: Circumstances) -> Finding:
 
     name = circumstances.template
     try:
-        exists = asyncio.run(probe.template_exists(name, circumstances.environ))
+        exists = run_until_signal(probe.template_exists(name, circumstances.environ))
     except (ConfigurationError, SandboxError) as error:
         return Finding("E2B template", False, f"{name}: {error}")
     advice = f"Build it: host_client template build --name {name.partition(':')[0]}"

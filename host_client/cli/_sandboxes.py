@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from dataclasses import replace
@@ -10,6 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from host_client.signals import run_until_signal
 
 from ._checks import check_e2b_key
 from ._failures import reported_errors
@@ -36,7 +37,7 @@ def list_sandboxes(
 ) -> None:
     """List the sandboxes of sessions, running and paused; without a terminal, columns are separated by tabs."""
     now = datetime.now(UTC)
-    found = asyncio.run(_listed(user_id, tenant_id))
+    found = run_until_signal(_listed(user_id, tenant_id))
     if as_json:
         for each in found:
             typer.echo(json.dumps(_fields(each, now), ensure_ascii=False))
@@ -90,10 +91,10 @@ def sweep(
     now = datetime.now(UTC)
     chosen = [
         each.sandbox_id
-        for each in asyncio.run(_listed(user_id, tenant_id))
+        for each in run_until_signal(_listed(user_id, tenant_id))
         if every or each.is_abandoned(now) or (paused and each.state == "paused")
     ]
-    failed = {} if dry_run else asyncio.run(_remove(chosen))
+    failed = {} if dry_run else run_until_signal(_remove(chosen))
     for sandbox_id in chosen:
         why = failed.get(sandbox_id)
         typer.echo(f"{sandbox_id} {'would be removed' if dry_run else f'not removed: {why}' if why else 'removed'}")

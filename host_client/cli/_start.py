@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import typer
 from agent_runner.contract.tools import tool_names
 from host_client.client.options import APPROVAL_POLICIES, AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError
+from host_client.signals import run_until_signal
 
 from . import _parameters as o
 from ._checks import check_e2b_key, check_files, check_prompt
@@ -188,7 +188,7 @@ def _paused(session: str) -> Listed:
             f"session {session!r}: give its id, or at least the first {SHORTEST_PREFIX} characters of it"
         )
     check_e2b_key(os.environ)
-    return asyncio.run(_find(session))
+    return run_until_signal(_find(session))
 
 
 async def _find(session: str) -> Listed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Generator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from host_client.errors import ConfigurationError
+from host_client.signals import run_until_signal
 
 from ._failures import reported_errors
 from ._help import PlainCommand, PlainGroup
@@ -49,7 +49,7 @@ def create(
 
         expires_at = time.time() + expires_days * 86_400 if expires_days is not None else None
         plaintext, token = new_token(name, tenant, role, expires_at)
-        asyncio.run(_add(store, token))
+        run_until_signal(_add(store, token))
     typer.echo(plaintext)
     until = f"until {_day(expires_at)} (UTC)" if expires_at is not None else "until it is revoked"
     typer.echo(f"{token.id}: {role} for {tenant}, {until}; keep it now, it is not shown again", err=True)
@@ -62,7 +62,7 @@ def list_tokens(
 ) -> None:
     """List the names and roles of all tokens, also expired ones; the tokens themselves are not stored."""
     with _reported_errors():
-        found = asyncio.run(_all(store))
+        found = run_until_signal(_all(store))
     if as_json:
         for each in found:
             typer.echo(json.dumps(_fields(each), ensure_ascii=False))
@@ -81,7 +81,7 @@ def revoke(
     with _reported_errors():
         if token_id.startswith("sst_"):
             raise ConfigurationError("give the token's id (tok_…), not the token itself: see host_client tokens list")
-        was_there = asyncio.run(_remove(store, token_id))
+        was_there = run_until_signal(_remove(store, token_id))
     if not was_there:
         typer.echo(f"host_client tokens: there is no token {token_id[:100]!r}: see host_client tokens list", err=True)
         raise typer.Exit(1)

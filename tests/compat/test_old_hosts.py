@@ -82,10 +82,15 @@ def types(events: Sequence[Any]) -> list[str]:
 
 
 def results(events: Sequence[Json]) -> list[Json]:
-    """Return the result of each turn without fields that depend on time or chance."""
+    """Return the result of each turn without fields that depend on time or chance; dollars exact to 1e-9.
+
+    f6f5305 did not round ``total_cost_usd``.
+    """
     names = ("turn", "result", "is_error", "subtype", "cost_usd", "total_cost_usd", "num_turns", "error_type")
     data = [event["data"] for event in events if event["type"] == "result"]
-    return [{name: each.get(name) for name in names} for each in data]
+    return [
+        {name: each.get(name) for name in names} | {"total_cost_usd": round(each["total_cost_usd"], 9)} for each in data
+    ]
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -133,7 +133,7 @@ def test_a_template_without_the_agents_account_is_told_as_such(
     with e2b_lab(REPLY) as lab:
         told = run(lab, capfd, layout=Layout(user="no-such-user"), upload=tmp_path)
     assert (told.code, told.error_type) == (3, "sandbox")
-    assert "its template must be one of Sandspan's: /usr/bin/id: " in told.text
+    assert "(is its template one of Sandspan's?): /usr/bin/id: " in told.text
     assert "no-such-user" in told.text
 
 

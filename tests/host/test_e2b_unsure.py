@@ -60,7 +60,9 @@ async def test_a_command_whose_delivery_is_unsure_is_sent_again_and_taken_once(f
     with e2b_lab(ONE_TOOL) as lab:
         rule = lab.e2b.fail(COMMAND, fault, skip=skip, times=2)
         seen = await whole_run(lab)
-        assert rule.met == 2
+        # A runner that got the last command in spite of the reset may have ended before the command is sent again.
+        may_have_ended = isinstance(fault, ResetAfter) and skip == 2
+        assert rule.met == 2 or (may_have_ended and rule.met == 1)
     assert [event for event in seen if isinstance(event, p.Error)] == []
     assert len([event for event in seen if isinstance(event, p.TurnStart)]) == 1
 
