@@ -20,6 +20,7 @@ from ._journal import Journal, JournalError, RunnerGoneError, follow
 from ._wire import StdoutWriter, claim_stdio
 from .contract import __version__
 from .contract.protocol import LogData, command_schema, event_schema
+from .contract.signals import ending_signals, ignore
 from .contract.spans import Ids
 from .contract.trace_context import TraceContext, baggage_from_environment, from_environment
 
@@ -104,22 +105,13 @@ def run(argv: Sequence[str]) -> int:
     os._exit(code)
 
 
-def ending_signals() -> list[signal.Signals]:
-    """Return the signals that end this process; without SIGHUP if it is ignored, as under ``nohup``."""
-    return [each for each in EXIT_CODE_OF if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
-
-
 def _exit(number: int, _frame: object) -> None:
     from .contract.processes import Descendants  # only `doctor` gets here
 
     for each in EXIT_CODE_OF:
-        signal.signal(each, _ignore)  # another signal must not interrupt the clean-up
+        signal.signal(each, ignore)  # another signal must not interrupt the clean-up
     Descendants().end()  # an exception instead, while a process is being started, would leave that process running
     raise SystemExit(EXIT_CODE_OF[signal.Signals(number)])
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    """Ignore a signal; unlike SIG_IGN, child processes do not inherit this."""
 
 
 class EarlySignals:

@@ -10,14 +10,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from agent_runner.contract.processes import Descendants
+from agent_runner.contract.signals import ending_signals, ignore
 
 T = TypeVar("T")
-
-
-def ending_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask this process to end; without SIGHUP if it is ignored, as under ``nohup``."""
-    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return tuple(each for each in ending if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
 
 
 def exit_on_signals() -> None:
@@ -30,7 +25,7 @@ def exit_on_signals() -> None:
 
     def leave(number: int, _frame: FrameType | None) -> None:
         for each in caught:
-            signal.signal(each, _ignore)  # another signal must not interrupt the clean-up
+            signal.signal(each, ignore)  # another signal must not interrupt the clean-up
         Descendants().end()  # here, as the exception may interrupt the start of a process and leave it running
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -81,7 +76,3 @@ def loop_signals(on_signal: Callable[[signal.Signals], None]) -> Generator[None]
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing. Unlike SIG_IGN this is not inherited by child processes."""

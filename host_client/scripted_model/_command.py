@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from types import FrameType
 
 from agent_runner.contract.processes import Descendants
-from host_client.signals import ending_signals
+from agent_runner.contract.signals import ending_signals
 
 NOT_FOUND = 127
 """Exit code of a shell for a command that does not exist."""
