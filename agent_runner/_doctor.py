@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from ._privileges import bundled_cli
+from .contract.directories import temporary_directory
 from .contract.findings import Check, Finding, check_python, examine
 
 PACKAGES = {
@@ -106,7 +107,7 @@ def check_cli(account: str | None) -> Finding:
         return Finding("Claude CLI", None, f"not started: there is no account {account} to start it as")
     if entry is not None and os.geteuid() not in (0, entry.pw_uid):
         return Finding("Claude CLI", None, f"not started: only root can start it as {account}")
-    with tempfile.TemporaryDirectory() as home:
+    with temporary_directory("sandspan-home-") as home:
         if entry is not None:
             os.chown(home, entry.pw_uid, entry.pw_gid)
         try:
@@ -115,7 +116,7 @@ def check_cli(account: str | None) -> Finding:
                 user=entry.pw_uid if entry is not None else None,
                 group=entry.pw_gid if entry is not None else None,
                 extra_groups=[] if entry is not None else None,
-                env={"HOME": home, "PATH": os.defpath},
+                env={"HOME": str(home), "PATH": os.defpath},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -7,8 +7,9 @@ import contextlib
 import os
 import shlex
 import shutil
-import tempfile
 from pathlib import Path
+
+from agent_runner.contract.directories import temporary_directory
 
 LEAVE_SECONDS = 1.0
 """Seconds that an editor has to restore the terminal before it is killed."""
@@ -20,8 +21,8 @@ class EditorError(Exception):
 
 async def edit(text: str, suffix: str) -> bytes | None:
     """Open a text in the editor; return the saved bytes, or None if nothing was saved. Raise `EditorError`."""
-    with tempfile.TemporaryDirectory(prefix="sandspan-edit-") as folder:
-        path = _written(Path(folder, f"input{suffix}"), text)
+    with temporary_directory("sandspan-edit-") as folder:
+        path = _written(folder / f"input{suffix}", text)
         await _run(path)
         return _saved(path)
 

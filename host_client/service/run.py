@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
+from agent_runner.contract.directories import temporary_directory
 from host_client.client.options import AgentOptions
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
@@ -223,8 +223,8 @@ def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
     """Serve with a scripted model and a session that waits for approval; ``keeps``: use the configured store."""
     from host_client.scripted_model import ScriptedModel, load_script  # only the demo needs it
 
-    with tempfile.TemporaryDirectory(prefix="sandspan-demo-") as folder, ScriptedModel(load_script(_SCRIPT)) as model:
-        store = config.store if keeps else str(Path(folder, "service.sqlite"))
+    with temporary_directory("sandspan-demo-") as folder, ScriptedModel(load_script(_SCRIPT)) as model:
+        store = config.store if keeps else str(folder / "service.sqlite")
         config = replace(config, store=store, auth=False, upload=_PROJECT)
         environ = {
             "ANTHROPIC_BASE_URL": model.url,
@@ -233,7 +233,7 @@ def run_demo_service(config: ServiceConfig, *, keeps: bool) -> int:
         }
         sys.stderr.write(f"a scripted model answers at {model.url}: no account, no key, no network\n")
         # The scripted model costs nothing, so ledger and spool are deleted with the demo.
-        state = {**os.environ, "XDG_STATE_HOME": folder}
+        state = {**os.environ, "XDG_STATE_HOME": str(folder)}
         return run_service(
             config, lambda _: LocalSandbox(), environ, telemetry_environ=state, first=_create_demo_session
         )

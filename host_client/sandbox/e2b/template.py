@@ -7,7 +7,6 @@ requirements that came with it, so that a host and its sandboxes have the same v
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent_runner import contract
+from agent_runner.contract.directories import temporary_directory
 from host_client.errors import ConfigurationError, SandboxError
 
 from ._connection import api_params
@@ -119,8 +119,7 @@ def require_key(environ: Mapping[str, str]) -> None:
 def build_context() -> Generator[Path]:
     """Yield a temporary directory with the files that the Dockerfile copies; it is removed after the block."""
     files = image_files()
-    with tempfile.TemporaryDirectory(prefix="sandspan-template-") as folder:
-        context = Path(folder)
+    with temporary_directory("sandspan-template-") as context:
         (context / "template").mkdir()
         shutil.copy(files / "requirements.txt", context / "template")
         shutil.copy(files / DOCKERFILE, context)
