@@ -21,7 +21,7 @@ from host_client.service._hosting import House
 from host_client.service._limits import ServiceLimits
 from host_client.service._service import Service
 from host_client.service.config import ServiceConfig
-from host_client.service.run import options_of
+from host_client.service.run import exempt_from_collection, options_of
 from host_client.store._sqlite import SqliteStore
 from host_client.store.base import StoredSession
 from host_client.telemetry import Telemetry
@@ -125,6 +125,7 @@ async def main(path: str, store: str, events: int, rate: float) -> None:
         sessions_per_tenant=None, turns_per_minute=None, readers_per_session=None, readers_per_tenant=None
     )
     app = create_app(service, ServiceConfig(limits=limits))
+    exempt_from_collection()
     await serve(app)
 
 

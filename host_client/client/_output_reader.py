@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from host_client.sandbox import Process
 
@@ -27,13 +28,17 @@ class OutputReader:
         self._source = source
         self._output = source.output()
         self._limit = START_SECONDS
-        self._waiting: asyncio.Timeout | None = None
         self._has_written = False
+        self._waiting: asyncio.Timeout | None = None
+        self._deadline = math.inf
+        """The loop's time at which the wait in progress ends."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def next(self) -> bytes | None:
         """Return the next chunk, or None at the end; a call after a `TimeoutError` continues without loss."""
+        self._set_deadline(asyncio.get_running_loop().time() + self._limit)
         try:
-            async with asyncio.timeout(self._limit) as self._waiting:
+            async with asyncio.timeout(None) as self._waiting:
                 chunk = await anext(self._output, None)
         except TimeoutError:
             self._output = self._source.output()  # cancelling the wait ended the iterator
@@ -50,11 +55,31 @@ class OutputReader:
     def wait_at_most(self, seconds: float) -> None:
         """Lower the allowed silence, also for a wait in progress."""
         self._limit = min(self._limit, seconds)
-        until = asyncio.get_running_loop().time() + seconds
-        if self._waiting is not None and not self._waiting.expired() and until < (self._waiting.when() or until):
-            self._waiting.reschedule(until)
+        self._set_deadline(min(self._deadline, asyncio.get_running_loop().time() + seconds))
 
     def expect(self) -> None:
         """Lower the allowed silence because an answer is due, unless the process may still be starting."""
         if self._has_written:
             self.wait_at_most(ANSWER_SECONDS)
+
+    # One timer for all chunks that come in time: a timer for each costs as much as reading it.
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+        if self._timer is None or deadline < self._timer.when():
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """End the wait in progress at its deadline; a chunk that came meanwhile has moved the deadline."""
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._deadline > asyncio.get_running_loop().time():
+            self._set_timer()
+        elif not self._waiting.expired():
+            self._waiting.reschedule(self._deadline)

@@ -182,7 +182,8 @@ class SessionLog:
                 await self._write_step(items)
         finally:
             self._writer = None
-            self._has_moved.set()
+            if self._is_finished:
+                self._has_moved.set()
 
     def _take_queue(self) -> Sequence[AnyEvent | OwnChange]:
         """Take from the queue what may be written now."""
@@ -201,14 +202,16 @@ class SessionLog:
         """Write a step to the store and show it to readers; write it again as long as the store cannot be reached."""
         try:
             step = Step(self.state, items, self.spans, self.extras, time.time())
-            leading = list(takewhile(lambda frame: frame.id is None, step.frames))
+            published = step.frames if self._store.shared else []
             # Other replicas read the events as soon as they are stored, so the live text before them goes first.
-            await self._publish(leading)
+            if leading := list(takewhile(lambda frame: frame.id is None, published)):
+                await self._publish(leading)
             await self.insist(
                 lambda: self._store.append(self.record.id, self._owner, step.lines, step.state, step.more)
             )
             self._show(step)
-            await self._publish(step.frames[len(leading) :])
+            if following := published[len(leading) :]:
+                await self._publish(following)
         except NotOwnerError as error:
             self._queue = [*items, *self._queue]
             self._give_up(error)
@@ -222,7 +225,7 @@ class SessionLog:
 
         A failure is only logged: live text is not stored anyway, and the whole text follows.
         """
-        live = [each for each in frames if each.id is None] if self._store.shared else []
+        live = [each for each in frames if each.id is None]
         try:
             for after, together in groupby(live, lambda each: each.after):
                 joined = Frame(None, b"".join(each.data for each in together), after=after)
