@@ -18,6 +18,9 @@ POLL_SECONDS = 0.02
 WRONG = 64
 """Exit code for a command line that f6f5305's runner does not accept."""
 
+NO_JOURNAL = 2
+"""Exit code of `attach` if there is no journal."""
+
 
 def main(name: str, *args: str) -> int:
     """Execute the command line; return the exit code."""
@@ -49,7 +52,9 @@ def run(recording: Recording) -> int:
 
 
 def attach(journal: Path, after: int) -> int:
-    """Write the journal's events after a sequence number to stdout, up to the last event."""
+    """Write the journal's events after a sequence number to stdout, up to the last event; return the exit code."""
+    if not journal.exists():
+        return NO_JOURNAL
     written = 0
     while True:
         lines = journal.read_text().split("\n")[:-1]

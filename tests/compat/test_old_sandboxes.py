@@ -161,6 +161,7 @@ def test_a_session_in_an_old_template_is_taken_over_from_its_old_host(tmp_path: 
         sandbox = connect(lab, make(lab, session["other"]))
         handle = start(lab, sandbox, runner)
         sandbox.commands.send_stdin(handle.pid, runner["received"].splitlines(keepends=True)[0])
+        read_until(handle, seen_seq)
         told: Json = {**session["whereabouts"], "process_id": str(handle.pid)}
         assert told["info"]["journal"] == runner["envs"]["AGENT_JOURNAL"]
         told["info"] = {**told["info"], "id": sandbox.sandbox_id}
@@ -168,6 +169,16 @@ def test_a_session_in_an_old_template_is_taken_over_from_its_old_host(tmp_path: 
         rest = asyncio.run(_take_over(lab, recording, msgspec.convert(told, Whereabouts), seen_seq))
         assert lab.e2b.sandbox(sandbox.sandbox_id).state == "gone"
     assert rest == [step.value for step in recording.journal if step.seq > seen_seq]
+
+
+def read_until(handle: Any, seq: int) -> None:
+    """Read a runner's output up to an event, as its old host did, and disconnect."""
+    text = ""
+    for stdout, _, _ in handle:
+        text += stdout or ""
+        if any(json.loads(line).get("seq") == seq for line in text.splitlines(keepends=True) if line.endswith("\n")):
+            break
+    handle.disconnect()
 
 
 async def _take_over(lab: E2BLab, recording: Recording, told: Whereabouts, seen_seq: int) -> list[Json]:
