@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -15,6 +16,12 @@ from tests.support.runs import Lab, lab
 # On a busy machine the duration of an example is no sign of an error.
 settings.register_profile("sandspan", deadline=None)
 settings.load_profile("sandspan")
+
+
+def pytest_configure() -> None:
+    """Undo that SIGINT is ignored: a shell without job control starts background commands so, and children inherit it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
