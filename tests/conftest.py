@@ -19,7 +19,7 @@ settings.load_profile("sandspan")
 
 
 def pytest_configure() -> None:
-    """Undo that SIGINT is ignored: a shell without job control starts background commands so, and children inherit it."""
+    """Undo an ignored SIGINT, which children inherit: a script's shell starts background commands so."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
