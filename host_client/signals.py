@@ -21,7 +21,7 @@ def exit_on_signals() -> None:
     SIGTERM and SIGHUP raise `SystemExit`, SIGINT raises `KeyboardInterrupt`. By default the first two end Python at
     once, without cleaning up, and none ends child processes. Commands that run sessions replace these handlers.
     """
-    caught = [each for each in ending_signals() if signal.getsignal(each) != signal.SIG_IGN]
+    caught = ending_signals()
 
     def leave(number: int, _frame: FrameType | None) -> None:
         for each in caught:

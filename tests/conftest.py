@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -16,12 +15,6 @@ from tests.support.runs import Lab, lab
 # On a busy machine the duration of an example is no sign of an error.
 settings.register_profile("sandspan", deadline=None)
 settings.load_profile("sandspan")
-
-
-def pytest_configure() -> None:
-    """Undo an ignored SIGINT, which children inherit: a script's shell starts background commands so."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

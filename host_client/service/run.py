@@ -200,7 +200,6 @@ def exempt_from_collection() -> None:
 
     A full collection that visits them stops the service for 0.1 s, in which no event is sent.
     """
-    gc.collect()
     gc.freeze()
 
 

@@ -168,6 +168,16 @@ def test_a_service_that_is_starting_removes_its_directory(place: Place, number: 
     assert place.left() == []
 
 
+def test_an_interrupt_ends_a_starting_service_that_inherited_an_ignored_one(place: Place) -> None:
+    # As a script's shell starts background commands.
+    command = (*PYTHON, "host_client", "serve", "--demo", "--port", "0")
+    service = place.start("sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command)
+    place.until("sandspan-demo-*")
+    service.send_signal(signal.SIGINT)
+    assert service.wait(WAIT_SECONDS) in (130, 0)
+    assert place.left() == []
+
+
 def hanging(path: Path, up: Path) -> str:
     """Write a program that writes to the pipe ``up`` and then hangs; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import NO_ADDITIONS, Additions, SessionState
 
 
 class Flaky(SqliteStore):
@@ -25,14 +25,7 @@ class Flaky(SqliteStore):
         self.held: list[asyncio.Future[None]] = []
         self.published: list[bytes] = []
 
-    async def append(
-        self,
-        session_id: str,
-        owner: str,
-        events: Sequence[bytes],
-        state: SessionState,
-        more: Additions = NO_ADDITIONS,
-    ) -> None:
+    async def append(self, *args: Any, **kwargs: Any) -> None:
         self.attempts += 1
         if self.holds:
             self.held.append(asyncio.get_running_loop().create_future())
@@ -40,7 +33,7 @@ class Flaky(SqliteStore):
         elif (error := self.fails()) is not None:
             raise error
         else:
-            await super().append(session_id, owner, events, state, more)
+            await super().append(*args, **kwargs)
 
     async def publish(self, session_id: str, data: bytes) -> None:
         self.published.append(data)

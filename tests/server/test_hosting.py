@@ -23,7 +23,6 @@ from agent_runner.contract.protocol import (
     EndData,
     LogData,
     QuestionRequestData,
-    ResultData,
     TelemetryData,
     TurnStartData,
 )
@@ -43,16 +42,14 @@ from host_client.telemetry import Telemetry
 from tests.server.flaky import Flaky
 from tests.store.records import created as kept
 from tests.store.records import stored
+from tests.support.metrics import result
 from tests.support.told_sandbox import ToldSandbox
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60.0
 SHA = "0" * 64
 APPROVED = Approval(approval_id="a-1", decision="allow", input_sha256=SHA, decided_by="bob")
-RESULT = ResultData(
-    turn=1, result="", is_error=False, subtype="success", cost_usd=0.25, total_cost_usd=0.25, duration_ms=1.0,
-    duration_api_ms=1.0, num_turns=1, usage={}, model_usage={}, session_id="s",
-)  # fmt: skip
+RESULT = result(0.25)
 
 
 class Scene:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner.contract.protocol import AnyEvent, LogData, ResultData, TextDeltaData, event_of
+from agent_runner.contract.protocol import AnyEvent, LogData, TextDeltaData, event_of
 from host_client.client.mailbox import MAX_ITEMS
 from host_client.service._events import AdoptedData
 from host_client.service._feed import Feed, unpack
@@ -18,6 +18,7 @@ from host_client.store._sqlite import SqliteStore
 from host_client.store.base import NotOwnerError, StoredSession, StoreError
 from tests.server.flaky import Flaky
 from tests.store.records import ME, OTHER, created, stored
+from tests.support.metrics import result
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60.0
@@ -63,21 +64,7 @@ async def test_what_the_agent_says_waits_until_it_is_known_where_it_is(store: Sq
 
 
 def ended(turn: int, cost_usd: float) -> AnyEvent:
-    data = ResultData(
-        turn=turn,
-        result="Done.",
-        is_error=False,
-        subtype="success",
-        cost_usd=cost_usd,
-        total_cost_usd=cost_usd,
-        duration_ms=1.0,
-        duration_api_ms=1.0,
-        num_turns=1,
-        usage={},
-        model_usage={},
-        session_id="c-1",
-    )
-    return event_of(data, seq=turn, ts=1.0, trace_id="1" * 32, span_id="1" * 16)
+    return event_of(result(cost_usd, turn), seq=turn, ts=1.0, trace_id="1" * 32, span_id="1" * 16)
 
 
 async def test_costs_add_up_without_the_error_of_floats(store: SqliteStore) -> None:

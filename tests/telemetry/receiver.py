@@ -149,10 +149,8 @@ class Tls:
     authority: Path
 
 
-@contextmanager
-def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
-    """Run an OTLP/HTTP receiver on loopback."""
-    receiver = Receiver()
+def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
+    """Return a class of handlers that answer as the receiver says."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -191,7 +189,14 @@ def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name for it
             """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return Handler
+
+
+@contextmanager
+def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
+    """Run an OTLP/HTTP receiver on loopback."""
+    receiver = Receiver()
+    server = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(receiver))
     server.daemon_threads = True
     if tls is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.authority))

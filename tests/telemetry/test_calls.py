@@ -9,6 +9,7 @@ import pytest
 from agent_runner.contract import protocol as p
 from host_client.telemetry import calls
 from host_client.telemetry.calls import ToolCalls
+from tests.support.metrics import result
 
 TURN, OUTER, INNER, ASKED = "1" * 16, "2" * 16, "3" * 16, "4" * 16
 
@@ -44,16 +45,7 @@ def ended(tool_id: str, span_id: str) -> p.AnyEvent:
 
 
 def turn_ended() -> p.AnyEvent:
-    about: dict[str, Any] = {
-        "turn": 1,
-        "result": "",
-        "is_error": False,
-        "subtype": "success",
-        "cost_usd": 0.0,
-        "total_cost_usd": 0.0,
-    }
-    more: dict[str, Any] = {"duration_ms": 1.0, "duration_api_ms": 1.0, "num_turns": 1, "session_id": "s"}
-    return event(p.ResultData(**about, **more, usage={}, model_usage={}), TURN)
+    return event(result(0.0), TURN)
 
 
 def following(*events: p.AnyEvent) -> ToolCalls:

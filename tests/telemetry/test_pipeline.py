@@ -24,6 +24,7 @@ from host_client.telemetry.export.sender import Counts
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.tail import pipeline
 from host_client.telemetry.tail.sampling import SamplingConfig
+from tests.support.metrics import result
 
 LOW, HIGH = "0" * 31 + "1", "0" * 16 + "f" * 16
 """The trace ids that a ratio keeps first and last."""
@@ -309,28 +310,12 @@ def test_a_result_has_room_where_others_have_none(monkeypatch: pytest.MonkeyPatc
         telemetry.export(batch(span("a", LOW)))
     log = p.LogData(stream="runner", text="x")
     telemetry.observe(p.Log(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=log), ADA)
-    telemetry.observe(p.Result(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=RESULT), ADA)
+    telemetry.observe(p.Result(v=1, ts=1.0, trace_id=LOW, span_id="1" * 16, data=result(1.0)), ADA)
     telemetry.end((LOW,), ADA)
     go_on.set()
     assert not telemetry.shutdown(LIMIT)
     assert watcher.seen[-2:] == [("result", ADA), ("end", ADA)]
     assert telemetry.lost["event: queue full"] == 1
-
-
-RESULT = p.ResultData(
-    turn=1,
-    result="",
-    is_error=False,
-    subtype="success",
-    cost_usd=1.0,
-    total_cost_usd=1.0,
-    duration_ms=1.0,
-    duration_api_ms=1.0,
-    num_turns=1,
-    usage={},
-    model_usage={},
-    session_id="s",
-)
 
 
 def assert_set(event: threading.Event) -> None:
