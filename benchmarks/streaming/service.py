@@ -29,7 +29,6 @@ from host_client.telemetry import Telemetry
 from .runners import Pace
 
 CHUNK = 256 * 1024
-MANY = 1_000_000
 
 
 class SocketProcess:

@@ -16,12 +16,10 @@ from agent_runner.contract.protocol import (
     QuestionResolved,
     ToolUse,
 )
+from agent_runner.contract.sanitize import BRIEF_LENGTH, brief
 
 MAX_CALLS = 10_000
 """Maximum number of calls that are remembered, the latest ones: forged events must not fill the host's memory."""
-
-_MAX_CHARACTERS = 200
-"""Maximum length of a remembered id or name, for the same reason."""
 
 
 @dataclass(slots=True)
@@ -30,6 +28,7 @@ class FollowedCall:
 
     id: str
     name: str
+    """In brief and redacted, as the model may call a tool that does not exist."""
     span_id: str | None = None
     turn_span_id: str | None = None
     depth: int = 0
@@ -64,7 +63,7 @@ class ToolCalls:
 
     def get(self, tool_use_id: str | None) -> FollowedCall | None:
         """Return a call by the id that the model gave it."""
-        return self._by_id.get((tool_use_id or "")[:_MAX_CHARACTERS])
+        return self._by_id.get((tool_use_id or "")[:BRIEF_LENGTH])
 
     def turn_of(self, span_id: str) -> str:
         """Return the id of the turn's span that a call's span is below; any other id is returned as it is."""
@@ -72,23 +71,24 @@ class ToolCalls:
         return span_id if call is None or call.turn_span_id is None else call.turn_span_id
 
     def _open(self, event: ToolUse) -> None:
-        call = self._known(event.data.id, event.data.name)
+        name = brief(event.data.name)
+        call = self._known(event.data.id, name)
         if call.span_id is not None:
             self._by_span.pop(call.span_id, None)
         parent = self.get(event.data.parent_tool_use_id)
-        call.name, call.span_id = event.data.name[:_MAX_CHARACTERS], event.span_id
+        call.name, call.span_id = name, event.span_id
         call.turn_span_id = self.turn_of(event.parent_span_id or "")
         call.depth = parent.depth + 1 if parent is not None else 0
         self._by_span[event.span_id] = call
 
     def _wait(self, span_id: str, tool_use_id: str, name: str) -> None:
-        call = self._known(tool_use_id, name)
+        call = self._known(tool_use_id, brief(name))
         if len(self._waiting) < MAX_CALLS:
             self._waiting[span_id] = call
 
     def _known(self, tool_use_id: str, name: str) -> FollowedCall:
         """Return a call, a new one for an unknown id; the oldest call makes room for it."""
-        tool_use_id, name = tool_use_id[:_MAX_CHARACTERS], name[:_MAX_CHARACTERS]
+        tool_use_id = tool_use_id[:BRIEF_LENGTH]  # a forged id must not fill the host's memory either
         if (call := self._by_id.get(tool_use_id)) is None:
             if len(self._by_id) >= MAX_CALLS:
                 oldest = self._by_id.pop(next(iter(self._by_id)))

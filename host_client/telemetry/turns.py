@@ -83,7 +83,8 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
 def priced(request: Request) -> ModelCost:
     """Return the cost of a model request at list price, 0 for a model that the price list does not have."""
     model, tokens = request
-    return ModelCost(_name(model), round((list_price(request) or 0) * NANO), *tokens)
+    nano = _nano(of_tokens(model, *tokens)) if family(model) is not None else 0
+    return ModelCost(_name(model), nano, *tokens)
 
 
 def list_price(request: Request) -> float | None:

@@ -99,7 +99,7 @@ def event(data: p.EventData, seq: int, span_id: str, ts: float, parent: str | No
 
 def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
     turn, done, stuck, asked = "1" * 16, "2" * 16, "3" * 16, "4" * 16
-    orphans = Orphans({"user.id": "ada"})
+    orphans = Orphans({"user.id": "ada"}, ToolCalls())
     for each in (
         event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0, "0" * 15 + "1"),
         event(p.ToolUseData(id="t1", name="Bash", input={}), 2, done, 2.0, turn),
@@ -136,7 +136,7 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
 
 def test_of_many_calls_those_whose_spans_did_not_arrive_are_rebuilt() -> None:
     turn, number = "1" * 16, 400
-    orphans = Orphans({})
+    orphans = Orphans({}, ToolCalls())
     orphans.observe(event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0))
     for seq in range(number):
         call = p.ToolUseData(id=f"t{seq}", name="Bash", input={})

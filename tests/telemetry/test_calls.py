@@ -104,3 +104,12 @@ def test_a_forged_name_or_id_of_any_length_takes_little_memory() -> None:
     call = following(called(long, long, OUTER, TURN)).get(long)
     assert call is not None
     assert (len(call.id), len(call.name)) == (200, 200)
+
+
+def test_a_secret_in_a_calls_name_is_redacted_before_the_name_is_cut() -> None:
+    calls = ToolCalls()
+    secret = "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0" * 12 + ".c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
+    calls.observe(called("t", secret, OUTER, TURN))
+    call = calls.get("t")
+    assert call is not None
+    assert "eyJ" not in call.name

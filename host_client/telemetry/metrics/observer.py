@@ -312,8 +312,7 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
 
 
 def _tool(session: _Session, tool_use_id: str) -> str:
-    # The model may call a tool that does not exist, so the name is text of its own.
-    return brief(call.name) if (call := session.calls.get(tool_use_id)) is not None else ""
+    return call.name if (call := session.calls.get(tool_use_id)) is not None else ""
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str | None:

@@ -42,9 +42,6 @@ _NO_ID = bytes(8)
 _OF_THE_DEPLOYMENT = ("deployment.", "service.namespace")
 """Prefixes of attributes in the host's OTEL_RESOURCE_ATTRIBUTES that spans of its sandboxes get too."""
 
-_MAX_CACHED_RESOURCE = 4096
-"""Maximum size in bytes of a resource whose cleaned copy is cached."""
-
 _KINDS = range(Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_CONSUMER + 1)
 _FLAGS = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _NUMBERS = frozenset({"bool_value", "int_value", "double_value"})
@@ -103,10 +100,11 @@ class _Cleaner:
         return request
 
     def _resource(self, untrusted: Resource) -> Resource:
+        """Return which program made the spans, and from the host's environment how it is deployed."""
         self._count(len(untrusted.attributes))
-        serialized = untrusted.SerializeToString()
-        cleaned = _resource if len(serialized) <= _MAX_CACHED_RESOURCE else _resource.__wrapped__
-        return cleaned(serialized, os.environ.get(OTEL_RESOURCE_ATTRIBUTES, ""))
+        pairs = ((pair.key, pair.value.string_value) for pair in untrusted.attributes)
+        attributes = clean.resource(pairs) | _deployment(os.environ.get(OTEL_RESOURCE_ATTRIBUTES, ""))
+        return Resource(attributes=key_values(attributes))
 
     def _span(self, untrusted: Span, span: Span) -> None:
         parent = untrusted.parent_span_id
@@ -211,13 +209,10 @@ def _status(untrusted: Status) -> Status:
     return Status(code=untrusted.code if untrusted.code == Status.STATUS_CODE_OK else Status.STATUS_CODE_UNSET)
 
 
-# A runner sends the same resource with all of its spans, and cleaning it takes 20 us.
-@lru_cache(64)
-def _resource(serialized: bytes, host_attributes: str) -> Resource:
-    """Clean a resource, and add the deployment from the host's OTEL_RESOURCE_ATTRIBUTES, whose value is given."""
-    pairs = ((pair.key, pair.value.string_value) for pair in Resource.FromString(serialized).attributes)
-    attributes = clean.resource(pairs)
-    if host_attributes:
-        detected = OTELResourceDetector().detect().attributes  # reads the same variable
-        attributes |= {name: str(value) for name, value in detected.items() if name.startswith(_OF_THE_DEPLOYMENT)}
-    return Resource(attributes=key_values(attributes))
+@lru_cache(4)
+def _deployment(host_attributes: str) -> dict[str, str]:
+    """Return the deployment's attributes from the host's OTEL_RESOURCE_ATTRIBUTES, whose value is given."""
+    if not host_attributes:
+        return {}
+    detected = OTELResourceDetector().detect().attributes  # reads the same variable
+    return {name: str(value) for name, value in detected.items() if name.startswith(_OF_THE_DEPLOYMENT)}

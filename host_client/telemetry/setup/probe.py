@@ -114,7 +114,7 @@ def check_ledger(path: Path | None) -> Finding:
     if path is None:
         return Finding("Ledger", None, "none: no costs are stored")
     advice = "Set SANDSPAN_LEDGER to a file that you can write, or move the broken one away"
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - as below
         is_writable = _writable(path) is not None
         return Finding("Ledger", is_writable, f"{path}{'' if is_writable else ' cannot be written'}", advice)
     try:
@@ -130,5 +130,5 @@ def check_ledger(path: Path | None) -> Finding:
 
 def _writable(path: Path) -> Path | None:
     """Return the path or its nearest existing parent, None if that is not a directory that can be written."""
-    existing = next(each for each in (path, *path.parents) if each.exists())
+    existing = next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - `Path.exists` raises below a directory that may not be searched
     return existing if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else None

@@ -34,19 +34,15 @@ class Orphans:
     """Collect the spans of a session that were announced and have not arrived.
 
     ``common`` are attributes of all of them. ``calls`` are the session's, and observe each event before this does.
-    Without ``calls`` this follows the calls itself.
     """
 
-    def __init__(self, common: Mapping[str, Value], calls: ToolCalls | None = None) -> None:
+    def __init__(self, common: Mapping[str, Value], calls: ToolCalls) -> None:
         self._common: Attributes = dict(common)
-        self._follows_calls = calls is None
-        self._calls = ToolCalls() if calls is None else calls
+        self._calls = calls
         self._spans: dict[str, Span] = {}
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of an event that opens or ends a span."""
-        if self._follows_calls:
-            self._calls.observe(event)
         match event:
             case TurnStart():
                 self._open(event, "agent.execute", genai.invoke_agent(None, event.data.turn))
