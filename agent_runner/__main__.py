@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ._metering import Meter
     from ._model_access import ModelAccess
 
-EXIT_CODE_OF = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
-
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent
        agent_runner attach [--after SEQ]   print a run's events after SEQ
@@ -108,10 +106,10 @@ def run(argv: Sequence[str]) -> int:
 def _exit(number: int, _frame: object) -> None:
     from .contract.processes import Descendants  # only `doctor` gets here
 
-    for each in EXIT_CODE_OF:
+    for each in ending_signals():
         signal.signal(each, ignore)  # another signal must not interrupt the clean-up
     Descendants().end()  # an exception instead, while a process is being started, would leave that process running
-    raise SystemExit(EXIT_CODE_OF[signal.Signals(number)])
+    raise SystemExit(128 + number)
 
 
 class EarlySignals:
@@ -124,7 +122,7 @@ class EarlySignals:
             signal.signal(number, self._record)
 
     def _record(self, number: int, _frame: object) -> None:
-        self.exit_code = self.exit_code or EXIT_CODE_OF[signal.Signals(number)]
+        self.exit_code = self.exit_code or 128 + number
 
 
 def open_journal(config: Config) -> Journal | None:
@@ -190,7 +188,7 @@ async def _run(
     if warning := readable_cli_warning(config):
         events.emit(LogData(stream="runner", text=warning))
     for number in early.numbers:
-        loop.add_signal_handler(number, this.signalled, EXIT_CODE_OF[number])
+        loop.add_signal_handler(number, this.signalled, 128 + number)
     if early.exit_code is not None:
         this.signalled(early.exit_code)
     if terminal:

@@ -109,7 +109,10 @@ def bundled_cli() -> Path:
 
 def cli_binary(configured: str | None) -> Path | None:
     """Return the path of the CLI that the SDK starts, found as the SDK finds it; None if there is no such file."""
-    path = configured or (str(bundled_cli()) if bundled_cli().is_file() else shutil.which("claude"))
+    import claude_agent_sdk  # imported by the run already
+
+    bundled = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+    path = configured or (str(bundled) if bundled.is_file() else shutil.which("claude"))
     return Path(path) if path and Path(path).is_file() else None
 
 

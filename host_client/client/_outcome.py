@@ -11,7 +11,6 @@ from host_client.telemetry.costs.dollars import cost_of, total_usd
 MAX_DENIED_TOOLS = 20
 """Maximum number of denied tools whose names are kept, as a sandbox may invent any number."""
 
-_MAX_NAME = 100
 _DENIED: tuple[ErrorType, ...] = ("permission_denied", "approval_timeout")
 _SILENT_FAILURE = ErrorData(error_type="internal", message="the runner failed without an error event")
 
@@ -71,7 +70,7 @@ class SessionOutcome:
             return
         self.denied_calls += 1
         call = self.calls.get(event.data.tool_use_id)
-        name = call.name[:_MAX_NAME] if call is not None else ""
+        name = call.name if call is not None else ""
         if name and name not in self.denied_tools and len(self.denied_tools) < MAX_DENIED_TOOLS:
             self.denied_tools.append(name)
 

@@ -19,7 +19,6 @@ from agent_runner.contract.protocol import (
     Result,
     Start,
     ToolResult,
-    ToolUse,
 )
 from host_client.errors import RunnerDiedError
 
@@ -32,8 +31,15 @@ MAX_REPORTED_FAULTS = 100
 """Maximum number of faults that are reported as errors; a flood of forged lines makes any number."""
 
 _NOTED = (
-    *(Start, ToolUse, ToolResult, ApprovalRequest, ApprovalResolved, QuestionRequest, QuestionResolved),
-    *(Result, Error, End),
+    Start,
+    ToolResult,
+    ApprovalRequest,
+    ApprovalResolved,
+    QuestionRequest,
+    QuestionResolved,
+    Result,
+    Error,
+    End,
 )
 """Types of the events that the outcome and the commander need; most other events are text."""
 

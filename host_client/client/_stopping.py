@@ -39,7 +39,7 @@ class RunnerStopper:
             await self._wait_for_end()
             if self._ended.is_set():
                 return True
-        with contextlib.suppress(SandboxError):
+        with contextlib.suppress(SandboxError, TimeoutError):  # closing the sandbox ends the runner too
             async with asyncio.timeout(self._timeout):
                 await process.kill()
         await self._wait_for_end()

@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from agent_runner.contract.classify import classify
-from agent_runner.contract.protocol import AnyEvent, ErrorType
+from agent_runner.contract.protocol import AnyEvent
 from host_client.errors import RunnerDiedError, SandboxError, SandboxGoneError, StreamLostError
 from host_client.sandbox import Exit, Process, Sandbox
+from host_client.sandbox.base import TEMPORARY
 
 from ._output_reader import OutputReader
 from ._reader import EventReader, Fault, Gap
@@ -24,9 +25,6 @@ MAX_PAUSE_SECONDS = 5.0
 
 GRACE_SECONDS = 1.0
 """Seconds in which an event of the journal must arrive by the stream, before the stream is given up."""
-
-_TEMPORARY: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
-"""Error types of the sandbox that may be temporary."""
 
 _NOT_STARTED = (126, 127)
 """Exit codes of a shell for a program that cannot be run or does not exist."""
@@ -140,7 +138,7 @@ class RunnerStream:
             try:
                 process = await self._sandbox.run(args, {})
             except SandboxError as error:
-                if isinstance(error, SandboxGoneError) or error.error_type not in _TEMPORARY:
+                if isinstance(error, SandboxGoneError) or error.error_type not in TEMPORARY:
                     raise
                 barren += 1
             else:

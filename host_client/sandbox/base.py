@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from agent_runner.contract.protocol import ErrorType
 from host_client.errors import FileRefusedError
+
+TEMPORARY: tuple[ErrorType, ...] = ("network", "timeout", "overloaded", "rate_limit", "sandbox")
+"""Types of a sandbox's errors after which the same request may succeed."""
 
 
 class Exit(NamedTuple):

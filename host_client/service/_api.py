@@ -216,7 +216,7 @@ class Api:
             return decision_view(await self.service.decide(stored, reply))
         except DecidedError as error:
             view = decision_view(error.decision)
-            who = f"by {view.decided_by}" if view.decided_by else "as nobody decided in time"
+            who = f"by {view.decided_by}" if view.decided_by else "before anyone decided"
             raise ProblemError("already-decided", f"{view.decision} {who}", **view.model_dump()) from None
 
     async def stream(self, stored: StoredSession, after: int) -> Response:

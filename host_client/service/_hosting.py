@@ -44,6 +44,7 @@ from ._events import AdoptedData, ClosedData, CloseReason, PromptData, SandboxDa
 from ._feed import Feed
 from ._kept import own
 from ._log import SessionLog
+from ._tasks import cancelled_at_end
 
 LAST_WORDS_SECONDS = 10.0
 """Seconds that a runner has for its last events after the command to stop."""
@@ -101,7 +102,7 @@ class Hosted:
         """
         hosting = asyncio.ensure_future(self._host())
         try:
-            async with _cancelled_at_end(hosting, asyncio.ensure_future(self._watch_for_close(hosting))):
+            async with cancelled_at_end(hosting, asyncio.ensure_future(self._watch_for_close(hosting))):
                 try:
                     await asyncio.wait((hosting,))
                 except asyncio.CancelledError:
@@ -207,7 +208,7 @@ class Hosted:
         draining = asyncio.ensure_future(self.log.drain())
         serving = self._until(partial(self._carry_out_all, session))
         tasks = (draining, asyncio.ensure_future(serving), asyncio.ensure_future(self._watch_idle()))
-        async with _cancelled_at_end(*tasks):
+        async with cancelled_at_end(*tasks):
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await self._check_owner()
             if not draining.done():
@@ -227,7 +228,7 @@ class Hosted:
     async def _unless_hurried(self, stopping: Coroutine[Any, Any, None]) -> None:
         """Wait until the runner has stopped, or `hurry` is called."""
         stopped, hurried = asyncio.ensure_future(stopping), asyncio.ensure_future(self._hurried.wait())
-        async with _cancelled_at_end(stopped, hurried):
+        async with cancelled_at_end(stopped, hurried):
             await asyncio.wait((stopped, hurried), return_when=asyncio.FIRST_COMPLETED)
         if not stopped.cancelled():
             stopped.result()
@@ -418,17 +419,6 @@ class Hosted:
                 return
             else:
                 return
-
-
-@asynccontextmanager
-async def _cancelled_at_end(*tasks: asyncio.Future[Any]) -> AsyncGenerator[None]:
-    """Cancel tasks at the end of the block and wait for them."""
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 async def _send(session: Session, command: c.AnyCommand, command_id: str) -> None:

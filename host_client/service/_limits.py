@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import msgspec
 from starlette.responses import Response
 
-from host_client.store.base import Store, StoredSession, StoreError
+from host_client.store.base import DAY_SECONDS, Store, StoredSession, StoreError
 from host_client.telemetry.costs.dollars import total_usd
 
 from ._problems import ProblemError
@@ -76,15 +76,20 @@ async def check_turn(store: Store, tenant_id: str, limits: ServiceLimits, now: f
         raise ProblemError("too-many-turns", detail, headers=_retry(wait), limit=limits.turns_per_minute)
 
 
-async def check_budget(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
-    """Raise `ProblemError` (429) if the tenant has spent its budget of this day (UTC)."""
+async def check_budget(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> float:
+    """Return the US dollars that the tenant has left of its budget of this day (UTC), infinite without a budget.
+
+    Raise `ProblemError` (429) if it has spent all of it.
+    """
     if limits.usd_per_tenant_day is None:
-        return
+        return math.inf
     now = time.time() if now is None else now
-    if await _unspent(store, tenant_id, limits.usd_per_tenant_day, now) <= 0:
+    left = total_usd(limits.usd_per_tenant_day, -await store.spent(tenant_id, day_of(now)))
+    if left <= 0:
         detail = f"the tenant has spent its ${limits.usd_per_tenant_day:.10g} of this day (UTC)"
-        wait = 86_400 - now % 86_400
+        wait = DAY_SECONDS - now % DAY_SECONDS
         raise ProblemError("budget-exceeded", detail, headers=_retry(wait), limit_usd=limits.usd_per_tenant_day)
+    return left
 
 
 async def budget_of(
@@ -99,9 +104,8 @@ async def budget_of(
         return requested
     # Promises are read first: money spent meanwhile then counts twice; in the other order it would not count at all.
     promises = [_promised(each) for each in await store.open_sessions(tenant_id)]
-    promised = math.inf if math.inf in promises else total_usd(*promises)
-    await check_budget(store, tenant_id, limits, now)
-    left = await _unspent(store, tenant_id, limits.usd_per_tenant_day, now) - promised
+    unspent = await check_budget(store, tenant_id, limits, now)
+    left = 0.0 if math.inf in promises else total_usd(unspent, *(-each for each in promises))
     if left < _SMALLEST_USD:
         detail = (
             f"open sessions may spend the rest of the tenant's ${limits.usd_per_tenant_day:.10g} of this day (UTC):"
@@ -109,7 +113,6 @@ async def budget_of(
         )
         headers = _retry(PROMISED_SECONDS)
         raise ProblemError("budget-exceeded", detail, headers=headers, limit_usd=limits.usd_per_tenant_day)
-    left = round(left, 9)
     return left if requested is None else min(left, requested)
 
 
@@ -117,10 +120,6 @@ def _promised(stored: StoredSession) -> float:
     """Return the US dollars that an open session may still spend; infinite if it has no budget."""
     budget = stored.record.request.get("max_budget_usd")
     return math.inf if budget is None else max(0.0, budget - stored.state.cost_usd)
-
-
-async def _unspent(store: Store, tenant_id: str, usd: float, now: float | None) -> float:
-    return total_usd(usd, -await store.spent(tenant_id, day_of(time.time() if now is None else now)))
 
 
 def _retry(seconds: float) -> dict[str, str]:

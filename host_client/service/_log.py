@@ -201,7 +201,8 @@ class SessionLog:
     async def _write_step(self, items: Sequence[AnyEvent | OwnChange]) -> None:
         """Write a step to the store and show it to readers; write it again as long as the store cannot be reached."""
         try:
-            step = Step(self.state, items, self.spans, self.extras, time.time())
+            spans, extras = list(self.spans), dict(self.extras)
+            step = Step(self.state, items, spans, extras, time.time())
             published = step.frames if self._store.shared else []
             # Other replicas read the events as soon as they are stored, so the live text before them goes first.
             if leading := list(takewhile(lambda frame: frame.id is None, published)):
@@ -209,6 +210,8 @@ class SessionLog:
             await self.insist(
                 lambda: self._store.append(self.record.id, self._owner, step.lines, step.state, step.more)
             )
+            del self.spans[: len(spans)]
+            self.extras = {name: value for name, value in self.extras.items() if (name, value) not in extras.items()}
             self._show(step)
             if following := published[len(leading) :]:
                 await self._publish(following)
@@ -237,8 +240,6 @@ class SessionLog:
 
     def _show(self, step: Step) -> None:
         """Make a stored step the state of this log and send it to readers."""
-        del self.spans[: step.own_span_count]
-        self.extras = {name: value for name, value in self.extras.items() if step.extras.get(name) != value}
         self.state = step.state
         self.written_at = time.monotonic()
         self._feed.add(*step.frames)

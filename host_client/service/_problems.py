@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
@@ -147,19 +148,18 @@ def install(app: FastAPI, problem_of: Mapping[type[Exception], str] = {}) -> Non
     ``problem_of`` gives the problem for further errors. Call this before adding `Guard`: the middleware added last is
     outermost, and errors need the headers of `Guard` too.
     """
-
-    async def on_known(request: Request, error: Exception) -> Response:
-        slug = next(problem_of[kind] for kind in type(error).__mro__ if kind in problem_of)
-        return ProblemError(slug, str(error)).response(request.scope)
-
-    for kind in problem_of:
-        app.add_exception_handler(kind, on_known)
+    for kind, slug in {TooManyError: "too-many-sessions", **problem_of}.items():
+        app.add_exception_handler(kind, partial(_on_known, slug))
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(StoreError, _on_store)
     app.add_exception_handler(BadCursorError, _on_cursor)
     app.add_middleware(Incidents)
     _describe(app)
+
+
+async def _on_known(slug: str, request: Request, error: Exception) -> Response:
+    return ProblemError(slug, str(error)).response(request.scope)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -228,8 +228,6 @@ def _where(location: Sequence[str | int]) -> str:
 
 
 async def _on_store(request: Request, error: Exception) -> Response:
-    if isinstance(error, TooManyError):
-        return ProblemError("too-many-sessions", str(error)).response(request.scope)
     if isinstance(error, UnknownSessionError):
         return ProblemError("not-found", "there is no such session").response(request.scope)
     _logger.error("the store failed %s: %s", request.method, error)

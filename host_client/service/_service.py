@@ -25,6 +25,7 @@ from agent_runner.contract.trace_context import TraceContext
 from host_client.client.session import common_attributes
 from host_client.errors import SessionClosedError
 from host_client.store.base import (
+    DAY_SECONDS,
     Decision,
     Note,
     SessionRecord,
@@ -59,7 +60,7 @@ _logger = logging.getLogger(__name__)
 class Retention:
     """Seconds for which a closed session is kept, and the number of events that a log keeps."""
 
-    closed_seconds: float = 7 * 86400.0
+    closed_seconds: float = 7 * DAY_SECONDS
     events: int = 100_000
 
 

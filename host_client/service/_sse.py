@@ -24,6 +24,7 @@ from host_client.store.base import Root, Store, StoreError
 
 from ._events import DroppedData, GapData, own_json
 from ._feed import Feed, FrameBatch
+from ._tasks import cancelled_at_end
 
 HEARTBEAT = b": heartbeat\n\n"
 RETRY = b"retry: 1000\n\n"
@@ -185,16 +186,12 @@ class EventStream(Response):
         leaving = asyncio.ensure_future(_gone(receive))
         late = False
         try:
-            while not (sending.done() or leaving.done() or self._is_late()):
-                await asyncio.wait((sending, leaving), timeout=self._left(), return_when=asyncio.FIRST_COMPLETED)
-            late = self._is_late() and not (sending.done() or leaving.done())
+            async with cancelled_at_end(sending, leaving):
+                while not (sending.done() or leaving.done() or self._is_late()):
+                    await asyncio.wait((sending, leaving), timeout=self._left(), return_when=asyncio.FIRST_COMPLETED)
+                late = self._is_late() and not (sending.done() or leaving.done())
         finally:
-            for task in (sending, leaving):
-                task.cancel()
-            try:
-                await asyncio.wait((sending, leaving))
-            finally:
-                self._on_end("slow" if late else _outcome(sending))
+            self._on_end("slow" if late else _outcome(sending))
 
     # One timer for the stream instead of one for each write; `_since` is the start time of the current write.
 

@@ -34,7 +34,7 @@ class Step:
     """The effect of queued ``items`` on a session.
 
     ``state`` is the state after it, ``lines`` are the events' JSON, ``frames`` what readers are sent, and ``more`` what
-    is stored with the events. ``own_spans`` and ``extras`` are those of the log, ``now`` is the time of the step.
+    is stored with the events. ``own_spans`` and ``extras`` are the log's, ``now`` is the time of the step.
     """
 
     def __init__(
@@ -45,8 +45,6 @@ class Step:
         extras: Mapping[str, Any],
         now: float,
     ) -> None:
-        self.own_span_count = len(own_spans)
-        self.extras = dict(extras)
         self.lines: list[bytes] = []
         self.frames: list[Frame] = []
         self._number = state.last_event_id
@@ -60,9 +58,7 @@ class Step:
                 self._add_change(each)
             else:
                 self._add_event(each)
-        self.state = replace(
-            self._state, last_event_id=self._number, updated_at=now, seen_seq=self._seen_seq, **self.extras
-        )
+        self.state = replace(self._state, last_event_id=self._number, updated_at=now, seen_seq=self._seen_seq, **extras)
         day = day_of(now) if self._cost_usd else ""
         self.more = Additions(spans=self._spans, decisions=self._decisions, cost_usd=self._cost_usd, day=day)
 

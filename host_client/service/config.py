@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 from starlette.types import Receive, Scope, Send
 
 from host_client.errors import ConfigurationError
+from host_client.store.base import DAY_SECONDS
 
 from ._guard import Guard
 from ._limits import ServiceLimits
-
-DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import math
 
 from .base import BadCursorError, StoredSession
@@ -20,12 +20,9 @@ def page_of(sessions: list[StoredSession], limit: int) -> tuple[list[StoredSessi
 
 def read_cursor(cursor: str) -> tuple[float, str]:
     """Return the creation time and id of the last session of a cursor's page; raise `BadCursorError`."""
-    try:
+    with contextlib.suppress(ValueError):  # as all errors below are
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         created_at, session_id = text.split(" ", 1)
-        at = float(created_at)
-    except (ValueError, binascii.Error):
-        at, session_id = math.nan, ""
-    if not math.isfinite(at):
-        raise BadCursorError("before= takes the cursor of an earlier page")
-    return at, session_id
+        if math.isfinite(at := float(created_at)):
+            return at, session_id
+    raise BadCursorError("before= takes the cursor of an earlier page")

@@ -143,11 +143,17 @@ class SqliteStore:
         where = f"WHERE {' AND '.join(given)}" if given else ""
         query = f"SELECT record, state FROM sessions {where} ORDER BY created_at DESC, id DESC LIMIT ?"  # noqa: S608 - of constants
         values = [value for each in given.values() for value in each]
-        return page_of([decode_session(*row) for row in await self._rows(query, *values, limit + 1)], limit)
+        return page_of(await self._sessions(query, *values, limit + 1), limit)
 
     async def open_sessions(self, tenant_id: str) -> list[StoredSession]:
         query = "SELECT record, state FROM sessions WHERE tenant_id = ? AND is_open ORDER BY created_at, id"
-        return [decode_session(*row) for row in await self._rows(query, tenant_id)]
+        return await self._sessions(query, tenant_id)
+
+    async def _sessions(self, query: str, *values: Any) -> list[StoredSession]:
+        """Return the sessions of a query; they are decoded in the thread, as they can be many and large."""
+        return await self._thread.run(
+            lambda connection: [decode_session(*row) for row in connection.execute(query, values)]
+        )
 
     async def unfinished(self) -> list[str]:
         def work(connection: sqlite3.Connection) -> list[str]:

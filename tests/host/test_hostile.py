@@ -23,6 +23,7 @@ from host_client.sandbox.local import LocalProcess
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.export.console import TraceTree, otlp_json
 from tests.support.hosts import numbered, views
+from tests.support.told_sandbox import ToldSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -168,6 +169,15 @@ time.sleep(600)
         async with open_session("go", sandbox=TakenOver(program), environ={}, stop_timeout=0.3) as session:
             first = await anext(aiter(session))
     assert first.seq == 1
+
+
+async def test_a_sandbox_is_removed_also_if_the_request_to_kill_its_runner_gets_no_answer() -> None:
+    sandbox = ToldSandbox("0" * 32)
+    sandbox.stops, sandbox.is_stuck = False, True
+    async with asyncio.timeout(30):
+        async with open_session("go", sandbox=sandbox, environ={}, stop_timeout=0.05) as session:
+            await anext(aiter(session))
+    assert (sandbox.closed, session.left_behind) == (1, None)
 
 
 @pytest.mark.parametrize(

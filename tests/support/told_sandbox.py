@@ -42,19 +42,26 @@ class ToldProcess:
         return Exit(0)
 
     async def terminate(self) -> None:
-        self.lines.put_nowait(None)
+        if not self._sandbox.is_stuck:
+            self.lines.put_nowait(None)
 
     async def kill(self) -> None:
+        if self._sandbox.is_stuck:
+            await asyncio.Event().wait()
         self.lines.put_nowait(None)
 
 
 class ToldSandbox:
-    """``is_deaf``: its runner takes no command. ``fails``: what taking it over raises, one after the other."""
+    """``is_deaf``: its runner takes no command. ``fails``: what taking it over raises, one after the other.
+
+    ``is_stuck``: its runner heeds no signal, and a request to kill it gets no answer.
+    """
 
     def __init__(self, trace_id: str) -> None:
         self.commands: list[str] = []
         self.closed = 0
         self.is_deaf = False
+        self.is_stuck = False
         self.fails: list[Exception] = []
         self.may_be_made = asyncio.Event()
         self.may_be_made.set()

@@ -12,6 +12,7 @@ from e2b import AsyncSandbox, CommandExitException, SandboxException, SandboxNot
 
 from agent_runner.contract.protocol import ErrorType
 from host_client.errors import SandboxError, SandboxGoneError, SandboxStartError, StreamLostError
+from host_client.sandbox.base import TEMPORARY
 
 from ._failures import NO_TEMPLATE, Translated
 from .inventory import remove, sandboxes
@@ -26,8 +27,6 @@ PAUSES = (0.2, 1.0, 4.0)
 
 _ANSWER_LOST: tuple[ErrorType, ...] = ("network", "timeout")
 """Error types after which the request may have been carried out, as only the answer was lost."""
-
-_TEMPORARY: tuple[ErrorType, ...] = (*_ANSWER_LOST, "sandbox", "overloaded", "rate_limit")
 
 _REQUEST_SECONDS = 10.0
 _LEAVE_SECONDS = 10.0
@@ -62,7 +61,7 @@ async def connect_to(sandbox_id: str, timeout: int, connection: ApiParams) -> As
         with Translated():
             return await AsyncSandbox.connect(sandbox_id, timeout=timeout, **connection)
 
-    return await _with_retries(connect, _TEMPORARY)
+    return await _with_retries(connect, TEMPORARY)
 
 
 async def _remove_unknown(run_id: str, environ: Mapping[str, str]) -> None:
@@ -83,7 +82,7 @@ async def remove_one(sandbox: AsyncSandbox) -> None:
         with Translated():
             await sandbox.kill(request_timeout=_REQUEST_SECONDS)
 
-    await _with_retries(kill, _TEMPORARY)
+    await _with_retries(kill, TEMPORARY)
 
 
 async def pause(sandbox: AsyncSandbox) -> None:
@@ -97,7 +96,7 @@ async def pause(sandbox: AsyncSandbox) -> None:
                 message = f"sandbox {sandbox.sandbox_id} ended before it could be paused"
                 raise SandboxGoneError(message) from error
 
-    await _with_retries(ask, _TEMPORARY)
+    await _with_retries(ask, TEMPORARY)
 
 
 async def end_processes(sandbox: AsyncSandbox) -> None:
