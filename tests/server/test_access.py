@@ -170,6 +170,9 @@ async def test_a_tenant_has_so_many_sessions_turns_and_dollars(make_service: Mak
             await until(events, "result")
         spent = await client.post(f"/api/sessions/{session['id']}/turns", json={"text": "more"})
         assert (spent.status_code, spent.json()["type"]) == (429, "/problems/budget-exceeded")
-        often = await client.post(f"/api/sessions/{session['id']}/turns", json={"text": "more"})
+        often = spent
+        for _ in range(6):  # turns are counted by the minute, and a new one may begin here
+            if often.json()["type"] == "/problems/budget-exceeded":
+                often = await client.post(f"/api/sessions/{session['id']}/turns", json={"text": "more"})
         assert (often.status_code, often.json()["type"]) == (429, "/problems/too-many-turns")
         assert int(often.headers["retry-after"]) > 0
