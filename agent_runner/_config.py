@@ -37,6 +37,7 @@ class Config:
     max_retries: int | None = None
     resume: str | None = None
     approval_timeout: float = 300.0
+    background_timeout: float = 600.0
     journal: str | None = None
     system_prompt: str | None = None
     setting_sources: tuple[str, ...] = ()
@@ -99,6 +100,11 @@ SETTINGS = (
     RunnerSetting("resume", str, "Claude's session id of the conversation to continue."),
     RunnerSetting(
         "approval_timeout", number_above_zero, "Seconds to wait for a person before a call is denied. Default: 300."
+    ),
+    RunnerSetting(
+        "background_timeout",
+        number_above_zero,
+        "Seconds that the end of a run waits for commands and subagents in the background. Default: 600.",
     ),
     RunnerSetting("journal", str, "File to which every event with a seq is appended. Must be empty or new."),
     RunnerSetting("system_prompt", str, "System prompt in place of Claude Code's own."),

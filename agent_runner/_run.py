@@ -42,6 +42,9 @@ GRACE_SECONDS = 5.0
 LEAVE_SECONDS = 1.0
 """Seconds in which the CLI may end by itself; it would wait 5 seconds for background processes."""
 
+WAKE_SECONDS = 10.0
+"""Seconds in which the CLI must begin its turn after the end of a background task; it takes a tenth of a second."""
+
 MAX_ATTRIBUTE = 1000
 """Maximum characters of the name and of the value of a configured span attribute."""
 
@@ -104,6 +107,10 @@ class Run:
         self._interrupt_early = False
         self._stderr_lines = 0
         self._leaving = False
+        self._unfinished: list[str] = []
+        self._patience: float | None = None
+        self._patience_timer: asyncio.TimerHandle | None = None
+        self._out_of_patience = False
         self._descendants = descendants
         self._oom_before = oom_kills()
 
@@ -160,7 +167,9 @@ class Run:
         self._interrupt_early = bool(self._prompts) if turn is None else not self._translator.requested
         if turn is not None:
             turn.interrupted = True
-        if turn is not None and not self._interrupt_early:
+        if turn is None and not self._stopping:
+            self._spawn(self._stop_background_tasks())
+        elif turn is not None and not self._interrupt_early:
             self._permissions.cancel_all()
             self._spawn(self._interrupt_cli())
 
@@ -169,6 +178,13 @@ class Run:
             await self._client.interrupt()
         except Exception as error:  # the CLI may have ended, which `_read` reports
             self._events.emit(LogData(stream="runner", text=f"interrupt: {error}"))
+
+    async def _stop_background_tasks(self) -> None:
+        for task_id in list(self._translator.background.running):
+            try:
+                await self._client.stop_task(task_id)
+            except Exception as error:  # the task or the CLI may have ended
+                self._events.emit(LogData(stream="runner", text=f"stop of a background task: {error}"))
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -211,6 +227,7 @@ class Run:
                 if not await self._turn_ends():
                     return
             else:
+                self._watch_patience()
                 await self._changed.wait()
             self._changed.clear()
             if not prepared and self._translator.started:
@@ -228,7 +245,30 @@ class Run:
             return True
         if self._stopping:
             return self._translator.turn is None
-        return not self._more_prompts and not self._prompts and self._translator.idle
+        return self._only_background_left and (self._translator.idle or self._out_of_patience)
+
+    @property
+    def _only_background_left(self) -> bool:
+        """Return whether no turn runs and no prompt can follow, so that only background tasks can delay the end."""
+        return not self._more_prompts and not self._prompts and self._translator.turn is None
+
+    def _watch_patience(self) -> None:
+        """Limit the wait for background tasks, or for the turn that follows on their end, if only these are left."""
+        patience = None
+        if self._only_background_left:
+            wakes = self._translator.state == "idle" and not self._translator.background.running
+            patience = WAKE_SECONDS if wakes else self._config.background_timeout
+        if patience == self._patience:
+            return
+        if self._patience_timer is not None:
+            self._patience_timer.cancel()
+        self._patience, self._patience_timer = patience, None
+        if patience is not None:
+            self._patience_timer = asyncio.get_running_loop().call_later(patience, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._out_of_patience = True
+        self._changed.set()
 
     async def _unless_stopped(self, connecting: asyncio.Future[None]) -> bool:
         """Wait for the connection; return False if it failed or the run ends without it."""
@@ -330,11 +370,14 @@ class Run:
         self._permissions.cancel_all()
         await asyncio.sleep(0)  # lets the cancelled waits emit their events
         busy = bool(self._translator.tools)
+        self._report_unfinished()
         if self._failure is not None:
             self._events.emit(self._failure, self._translator.turn.span if self._translator.turn else None)
             self._translator.abort(self._failure.error_type, self._failure.message)
         elif self._signal is not None or self._stopping:
             self._translator.abort("cancelled", _SIGNALLED.get(self._signal or 0, "stopped"))
+        elif self._unfinished:
+            self._translator.abort("timeout", "still running in the background at the end of the run")
         else:
             self._translator.abort("internal", "the run ended")
         if busy or self._failure is not None or self._signal is not None:
@@ -346,6 +389,14 @@ class Run:
             self._events.emit(LogData(stream="telemetry", text=lost))
         for task in self._tasks:
             task.cancel()
+
+    def _report_unfinished(self) -> None:
+        """Report the background tasks that the end of the run ends."""
+        self._unfinished = [task.description for task in self._translator.background.running.values()]
+        after = f" after {self._config.background_timeout:g} s" if self._out_of_patience else ""
+        for description in self._unfinished:
+            text = f"ended unfinished{after}, as it still ran in the background: {description[:_MAX_STDERR_LINE]}"
+            self._events.emit(LogData(stream="runner", text=text))
 
     async def _disconnect(self) -> None:
         """Disconnect from the CLI and end the processes that it leaves in the background."""
@@ -366,7 +417,7 @@ class Run:
         if self._unprompted and not self._stopping and self._failure is None:
             return misconfigured(self._events, NO_PROMPT)
         code, reason = self._outcome()
-        self._events.emit(EndData(reason=reason, exit_code=code))
+        self._events.emit(EndData(reason=reason, exit_code=code, unfinished=self._unfinished))
         return code
 
     def _outcome(self) -> tuple[int, EndReason]:

@@ -31,6 +31,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
+from ._background import BackgroundTasks, RunningTask
 from ._events import Events
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
 from ._model_access import ModelAccess, ModelVerdict
@@ -40,6 +41,7 @@ from .contract.protocol import (
     ErrorData,
     ErrorType,
     LogData,
+    TaskState,
     TextData,
     ThinkingData,
     ToolResultData,
@@ -51,7 +53,6 @@ from .contract.sanitize import Sanitizer, preview
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
-_TERMINAL = ("completed", "failed", "stopped", "killed")
 _SYNTHETIC = "<synthetic>"
 
 
@@ -67,7 +68,7 @@ class ToolCall:
     wait_ms: float = 0.0
     refusal: str | None = None
     task: str | None = None
-    """Id of the subagent's task, which may continue after the call's result."""
+    """Id of the CLI's task for the call, a command or a subagent, which may continue after the call's result."""
     result_seen: bool = False
 
 
@@ -126,13 +127,15 @@ class Translator:
     """The state in the CLI's last ``session_state_changed`` message; None before the first."""
     started: bool = False
     """True when the agent has started and the ``start`` event was sent."""
+    expects_own_turn: bool = False
+    """True when a background task has ended, for which the CLI begins a turn."""
     tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     """The tool calls that have not ended, by id."""
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
     _pending_turn_start: TurnStartData | None = None
     _last_context: TraceContext | None = None
-    _expects_own_turn: bool = False
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -168,12 +171,13 @@ class Translator:
     @property
     def takes_prompts(self) -> bool:
         """Return whether a prompt can begin a turn: none is running, and the CLI is not about to begin its own."""
-        return self.turn is None and not (self._expects_own_turn and self.state == "running")
+        return self.turn is None and not (self.expects_own_turn and self.state == "running")
 
     @property
     def idle(self) -> bool:
-        """Return whether no turn is running and the CLI is not about to begin one."""
-        return self.turn is None and self.state in (None, "idle")
+        """Return whether no turn and no background task is running and the CLI is not about to begin a turn."""
+        waits = self.background.running or self.expects_own_turn
+        return self.turn is None and self.state in (None, "idle") and not waits
 
     # -- messages ---------------------------------------------------------------------------------
 
@@ -189,10 +193,11 @@ class Translator:
             case TaskStartedMessage():
                 self._task_started(message)
             case TaskNotificationMessage():
-                self._task_ended(message.task_id, message.status)
+                self.background.settle(message.task_id, message.status, message.summary)
             case TaskUpdatedMessage():
-                if message.status in _TERMINAL:
-                    self._task_ended(message.task_id, message.status)
+                self.background.settle(message.task_id, message.status)
+                if message.patch.get("is_backgrounded") is True:
+                    self._task_in_background(message.task_id)
             case SystemMessage():
                 self._system(message)
             case ResultMessage():
@@ -212,9 +217,12 @@ class Translator:
                 self._request_started()
             case "api_retry":
                 self._retry(message.data)
+            case "background_tasks_changed":
+                for task in self.background.update(message.data.get("tasks") or ()):
+                    self._task_ended(task)
             case "session_state_changed":
                 self.state = message.data.get("state")
-                self._expects_own_turn = self._expects_own_turn and self.state != "idle"
+                self.expects_own_turn = self.expects_own_turn and self.state != "idle"
             case _:
                 pass
 
@@ -455,7 +463,7 @@ class Translator:
             ),
             span,
         )
-        if tool.task is None:
+        if tool.task not in self.background.running:
             self._close_tool(tool_id, end=now)
 
     def _tool_error(self, tool: ToolCall) -> ErrorType:
@@ -471,28 +479,53 @@ class Translator:
         if tool is not None:
             self.spans.close(tool.span, end=end)
 
-    # -- subagents --------------------------------------------------------------------------------
+    # -- tasks: subagents, and commands that take long ---------------------------------------------
 
     def _task_started(self, message: TaskStartedMessage) -> None:
         tool = self.tools.get(message.tool_use_id or "")
-        if tool is None or message.tool_use_id is None or message.task_type != "local_agent":
+        if tool is None or message.tool_use_id is None:
             return
         tool.task = message.task_id
-        tool.span.attributes["gen_ai.agent.name"] = str(message.data.get("subagent_type") or "subagent")
-        self._agents[message.tool_use_id] = AgentState(tool.span, boundary=self.spans.clock())
+        if message.task_type == "local_agent":
+            tool.span.attributes["gen_ai.agent.name"] = str(message.data.get("subagent_type") or "subagent")
+            self._agents[message.tool_use_id] = AgentState(tool.span, boundary=self.spans.clock())
+        self._task_in_background(message.task_id)
 
-    def _task_ended(self, task_id: str, status: str | None) -> None:
-        tool_id = next((key for key, tool in self.tools.items() if tool.task == task_id), None)
-        if tool_id is None:
+    def _task_in_background(self, task_id: str) -> None:
+        """Report a task that has begun in the background or was moved there; its call's span stays open."""
+        task = self.background.running.get(task_id)
+        if task is None or task.tool_use_id is not None:
             return
-        tool = self.tools[tool_id]
-        tool.task = None
-        if status in ("failed", "killed", "stopped"):
-            tool.span.fail("tool_error" if status == "failed" else "cancelled", f"subagent {status}")
+        task.tool_use_id = next((key for key, tool in self.tools.items() if tool.task == task_id), None)
+        if task.tool_use_id is not None:
+            self.tools[task.tool_use_id].span.attributes["tool.background"] = True
+        self._report_task(task, "running")
+
+    def _report_task(self, task: RunningTask, state: TaskState) -> None:
+        tool = self.tools.get(task.tool_use_id or "")
+        self.events.emit(task.data(state), tool.span if tool is not None else self._turn_span)
+
+    def _task_ended(self, task: RunningTask) -> None:
+        """Report the end of a background task, and end its call's span."""
+        self._report_task(task, task.state)
+        tool_id = task.tool_use_id or ""
+        # The CLI begins a turn of its own then, or tells the model in the present turn.
+        self.expects_own_turn |= self.turn is None and task.state != "stopped"
+        if (tool := self.tools.get(tool_id)) is None:
+            return
+        now = self.spans.clock()
+        genai.set_background_outcome(tool.span, task.exit_code, (now - tool.span.start) / 1e6 - tool.wait_ms)
+        if task.state != "completed":
+            error_type = classify(tool="failed" if task.state == "failed" else "cancelled").error_type
+            tool.span.fail(error_type, f"{tool.name}: {task.state} in the background")
+        if task.state == "stopped":
+            for nested in self._nested_in(tool):
+                nested.refusal = "cancelled"
         if tool.result_seen:
-            # It ran in the background: the CLI begins a turn of its own when it ends.
-            self._expects_own_turn = True
-            self._close_tool(tool_id)
+            self._close_tool(tool_id, end=now)
+
+    def _nested_in(self, tool: ToolCall) -> list[ToolCall]:
+        return [each for each in self.tools.values() if each.span.parent_span_id == tool.span.span_id]
 
     # -- the end of a turn ------------------------------------------------------------------------
 
@@ -547,17 +580,20 @@ class Translator:
         error_type = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
         for tool_id in list(self.tools):
             tool = self.tools.get(tool_id)
-            if tool is None or (tool.task is not None and not turn.interrupted) or self._in_background(tool):
+            if tool is None or self._in_background(tool):
                 continue
             tool.span.fail(error_type, "ended without a result")
             self._close_tool(tool_id)
 
     def _in_background(self, tool: ToolCall) -> bool:
-        running = {each.span.span_id for each in self.tools.values() if each.task is not None}
-        return tool.span.parent_span_id in running
+        tasks = [each for each in self.tools.values() if each.task in self.background.running]
+        return tool in tasks or tool.span.parent_span_id in {each.span.span_id for each in tasks}
 
     def abort(self, error_type: ErrorType, message: str) -> None:
         """End everything that is open as failed, as the CLI has ended or is about to."""
+        for task in self.background.running.values():
+            self._report_task(task, "stopped")
+        self.background.running.clear()
         for key, agent in self._agents.items():
             if key is not None:
                 # A subagent's request is known from its answer only, so an open one has been answered.

@@ -127,6 +127,13 @@ def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms:
     span.attributes["tool.approval_wait_ms"] = round(wait_ms, 3)
 
 
+def set_background_outcome(span: Span, exit_code: int | None, execution_ms: float) -> None:
+    """Set execution time and exit code on the span of a call whose work has ended in the background."""
+    span.attributes["tool.execution_ms"] = round(max(0.0, execution_ms), 3)
+    if exit_code is not None:
+        span.attributes["process.exit.code"] = exit_code
+
+
 def set_result(span: Span, message: Any, cost: float) -> None:
     """Set cost in US dollars, number of model requests and stop reason on a turn's span, from a ``ResultMessage``."""
     span.attributes["agent.cost_usd"] = round(cost, 9)

@@ -45,6 +45,8 @@ Decision = Literal["allow", "allow_edited", "deny", "timeout", "cancelled"]
 
 EndReason = Literal["completed", "stopped", "interrupted", "terminated", "failed", "misconfigured"]
 
+TaskState = Literal["running", "completed", "failed", "stopped"]
+
 EXIT_CODES: dict[int, str] = {
     0: "every turn ended well",
     1: "the agent ended in an error",
@@ -167,6 +169,21 @@ class QuestionResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True)
     decided_by: str | None = None
 
 
+class BackgroundTaskData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """A command or subagent runs in the background, or has ended there; a turn does not wait for it.
+
+    ``kind`` is the CLI's name for it, such as ``local_bash`` or ``local_agent``. ``tool_use_id`` is the id of the call
+    that started it, whose span is open until the task ends. ``exit_code`` is that of an ended command.
+    """
+
+    task_id: str
+    kind: str
+    state: TaskState
+    description: str
+    tool_use_id: str | None = None
+    exit_code: int | None = None
+
+
 class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """A turn ended. ``cost_usd`` is the cost of this turn, ``total_cost_usd`` that of the conversation so far.
 
@@ -212,10 +229,11 @@ class TelemetryData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EndData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """The runner ends. This is always the last event."""
+    """The runner ends. This is always the last event. ``unfinished`` describes the background tasks that it ended."""
 
     reason: EndReason
     exit_code: int
+    unfinished: list[str] = []
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -282,6 +300,10 @@ class QuestionResolved(Event, frozen=True, kw_only=True, tag="question_resolved"
     data: QuestionResolvedData
 
 
+class BackgroundTask(Event, frozen=True, kw_only=True, tag="task"):
+    data: BackgroundTaskData
+
+
 class Result(Event, frozen=True, kw_only=True, tag="result"):
     data: ResultData
 
@@ -318,6 +340,7 @@ AnyEvent = (
     | ApprovalResolved
     | QuestionRequest
     | QuestionResolved
+    | BackgroundTask
     | Result
     | Error
     | Log
@@ -336,6 +359,7 @@ EventData = (
     | ApprovalResolvedData
     | QuestionRequestData
     | QuestionResolvedData
+    | BackgroundTaskData
     | ResultData
     | ErrorData
     | LogData
@@ -391,7 +415,7 @@ class Answer(Command, frozen=True, kw_only=True, tag="answer"):
 
 
 class Interrupt(Command, frozen=True, kw_only=True, tag="interrupt"):
-    """End the current turn; the conversation continues."""
+    """End the current turn, or between turns all background tasks; the conversation continues."""
 
 
 class Stop(Command, frozen=True, kw_only=True, tag="stop"):
@@ -399,7 +423,7 @@ class Stop(Command, frozen=True, kw_only=True, tag="stop"):
 
 
 class Finish(Command, frozen=True, kw_only=True, tag="finish"):
-    """End the runner when all turns have ended: no more prompts follow. Approvals and answers are still accepted."""
+    """End the runner when all turns and background tasks have ended: no more prompts follow. Replies are accepted."""
 
 
 AnyCommand = Prompt | Approval | Answer | Interrupt | Stop | Finish

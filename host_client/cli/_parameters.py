@@ -23,6 +23,9 @@ MaxTurns = Annotated[int | None, typer.Option(help="Maximum number of model requ
 MaxRetries = Annotated[int | None, typer.Option(help="Maximum retries of a failed model request. Default: 10.")]
 Approvals = Annotated[str, typer.Option(help="ask, auto or deny.")]
 ApprovalTimeout = Annotated[float, typer.Option(help="Seconds that a person has to answer.")]
+BackgroundTimeout = Annotated[
+    float, typer.Option(help="Seconds that the run's end waits for commands and subagents in the background.")
+]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]
 TraceOut = Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")]
 

@@ -87,6 +87,10 @@ class Renderer:
                 by = f" by {visible(event.data.decided_by)}" if event.data.decided_by else ""
                 style = "green" if event.data.decision.startswith("allow") else "yellow"
                 return Text(f"  ⏸ {event.data.decision}{by} after {event.data.wait_ms / 1e3:.1f} s", style=style)
+            case p.BackgroundTask():
+                code = f" with exit code {event.data.exit_code}" if event.data.exit_code else ""
+                text = f"  ⧖ in the background, {event.data.state}{code}: {visible(event.data.description)}"
+                return Text(text.replace("\n", " ⏎ ")[:_LINE], style="cyan")
             case p.QuestionResolved():
                 return Text(f"  ⏸ {event.data.decision}: {visible(str(event.data.answers or ''))}", style="green")
             case p.Error():

@@ -223,7 +223,7 @@ class Interrupts:
                 self.session.hurry()
         elif number == signal.SIGINT and not self._interrupted and self.session is not None:
             self._interrupted = True
-            self._console.print("\ninterrupting the turn; Ctrl-C again stops", style="yellow")
+            self._console.print("\ninterrupting; Ctrl-C again stops", style="yellow")
             task = asyncio.ensure_future(self._interrupt(self.session))
             self._sent.add(task)
             task.add_done_callback(self._sent.discard)
@@ -242,7 +242,7 @@ class Interrupts:
         except SessionClosedError:
             return  # the session has just ended
         except SandboxError as error:
-            self._console.print(Text(f"the turn was not interrupted: {error}; Ctrl-C again stops", style="yellow"))
+            self._console.print(Text(f"not interrupted: {error}; Ctrl-C again stops", style="yellow"))
 
 
 def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:

@@ -50,6 +50,7 @@ def run(
     max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
+    background_timeout: o.BackgroundTimeout = 600.0,
     keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory to keep (local).")] = None,
     resume: Annotated[str | None, typer.Option(help="Claude session id to continue; needs --keep DIRECTORY.")] = None,
     template: o.Template = None,
@@ -101,6 +102,7 @@ def run(
             max_turns=max_turns,
             max_retries=max_retries,
             approval_timeout=approval_timeout,
+            background_timeout=background_timeout,
             resume=resume,
         )
         job = Job(
@@ -136,6 +138,7 @@ def resume(
     max_retries: o.MaxRetries = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
+    background_timeout: o.BackgroundTimeout = 600.0,
     end: Annotated[bool, typer.Option("--end", help="Remove the sandbox after the run. Default: pause it.")] = False,
     timeout: o.Timeout = None,
     keys: o.KeysOfResume = None,
@@ -159,6 +162,7 @@ def resume(
             max_turns=max_turns,
             max_retries=max_retries,
             approval_timeout=approval_timeout,
+            background_timeout=background_timeout,
         )
         paused = _paused(session)
         keep = None if end else PAUSE

@@ -42,6 +42,8 @@ class SessionOutcome:
     tool_calls: int = 0
     denied_calls: int = 0
     denied_tools: list[str] = field(default_factory=list[str])
+    unfinished: list[str] = field(default_factory=list[str])
+    """Descriptions of the background tasks that the end of the runner ended."""
 
     def observe(self, event: AnyEvent) -> None:
         """Update the facts with an event of the runner."""
@@ -57,6 +59,7 @@ class SessionOutcome:
                 self.last_error = event.data
             case End():
                 self.exit_code = event.data.exit_code
+                self.unfinished = event.data.unfinished
                 if event.data.reason in ("failed", "misconfigured"):
                     # The error before the end is the reason. Earlier turns may have ended well.
                     why = self.last_error or _SILENT_FAILURE

@@ -241,7 +241,7 @@ class Session:
         await self._commander.decide(reply)
 
     async def interrupt(self, *, command_id: str | None = None) -> None:
-        """End the current turn; the conversation can continue."""
+        """End the current turn, or between turns all background tasks; the conversation can continue."""
         await self._commander.write(p.Interrupt(command_id=command_id))
 
     async def stop(self) -> None:

@@ -54,6 +54,8 @@ class AgentResult:
     """Number of tool calls that a person or a policy denied, or for which no decision came in time."""
     denied_tools: tuple[str, ...] = ()
     """Names of the tools of the denied calls, each once."""
+    unfinished: tuple[str, ...] = ()
+    """Commands and subagents that still ran in the background and were ended with the run."""
 
     @property
     def remark(self) -> str | None:
@@ -129,6 +131,7 @@ def result_of(session: Session) -> AgentResult:
         tool_calls=outcome.tool_calls,
         denied_calls=outcome.denied_calls,
         denied_tools=tuple(outcome.denied_tools),
+        unfinished=tuple(outcome.unfinished),
     )
 
 

@@ -50,6 +50,8 @@ class AgentOptions:
     """Customer class of the user; the sampling configuration can keep a different share of traces for each."""
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     approval_timeout: float = 300.0
+    background_timeout: float = 600.0
+    """Seconds that the end of a run waits for commands and subagents in the background."""
     content: Content = "preview"
     tool_content: Content = "none"
     env: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -91,6 +93,7 @@ OPTION_FORMS: dict[str, Form] = {
     "user_tier": _TEXT,
     "attributes": Form(typed(Mapping[str, str]), 'names and texts, such as {"org": "acme"}'),
     "approval_timeout": Form(number(float), "a number above 0"),
+    "background_timeout": Form(number(float), "a number above 0"),
     "content": _CONTENT,
     "tool_content": _CONTENT,
     "env": Form(typed(Mapping[str, str]), 'names and texts of variables, such as {"LANG": "C.UTF-8"}'),
@@ -169,6 +172,7 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "MCP_SERVERS": _joined(options.mcp_servers),
         "RESUME": options.resume,
         "APPROVAL_TIMEOUT": options.approval_timeout,
+        "BACKGROUND_TIMEOUT": options.background_timeout,
         "SESSION_ID": session_id,
         "USER_ID": options.user_id,
         "TENANT_ID": options.tenant_id,

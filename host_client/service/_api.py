@@ -368,7 +368,7 @@ async def answer_question(
 
 @router.post("/sessions/{session_id}/interrupt", status_code=202, response_model=SessionView, responses=_OVER)
 async def interrupt_turn(api: TheApi, session_id: SessionId, principal: Operator) -> Response:
-    """End the current turn; the session goes on."""
+    """End the current turn, or between turns all background tasks; the session goes on."""
     stored = await api.stored(session_id, principal)
     await api.service.interrupt(stored, by=principal.name)
     return _json(api.view(stored), 202, api.traced(stored))

@@ -350,10 +350,11 @@ class Hosted:
         """Return the time (of `time.monotonic`) at which the session will have been idle for too long.
 
         A running turn, with which each session begins, may be silent for `House.silent_seconds`, as a tool or the model
-        may be. A request that waits for a person keeps the session open until it expires.
+        may be, and so may work in the background. A request that waits for a person keeps the session open until it
+        expires.
         """
         house, state = self._house, self.log.state
-        may_be_silent = house.silent_seconds if state.busy or not state.turns else 0.0
+        may_be_silent = house.silent_seconds if state.busy or state.background or not state.turns else 0.0
         at = self.log.written_at + max(house.idle_seconds, may_be_silent)
         expires = max((each.expires_at for each in state.waiting), default=0.0)
         return max(at, time.monotonic() + expires + GRACE_SECONDS - time.time()) if expires else at

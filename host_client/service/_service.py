@@ -296,7 +296,7 @@ class Service:
         return await self.store.decision(stored.record.id, _TURN + turn_id) is not None
 
     async def interrupt(self, stored: StoredSession, *, by: str) -> None:
-        """End the current turn; raise `SessionOverError`."""
+        """End the current turn, or between turns all background tasks; raise `SessionOverError`."""
         await self._push(stored, c.InterruptCommand(by=by))
 
     async def close(self, stored: StoredSession, *, by: str) -> None:

@@ -12,6 +12,7 @@ from agent_runner.contract.protocol import (
     AnyEvent,
     ApprovalRequest,
     ApprovalResolved,
+    BackgroundTask,
     QuestionRequest,
     QuestionResolved,
     Result,
@@ -24,7 +25,11 @@ from host_client.telemetry.costs.dollars import cost_of, total_usd
 from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptEvent, SandboxEvent
 
 QUESTION_TOOL = "AskUserQuestion"
-CHANGING = (Start, TurnStart, ApprovalRequest, QuestionRequest, ApprovalResolved, QuestionResolved, Result)
+CHANGING = (
+    *(Start, TurnStart, ApprovalRequest, QuestionRequest, ApprovalResolved, QuestionResolved, BackgroundTask, Result),
+)
+_MAX_BACKGROUND = 100
+"""Maximum number of background tasks in a state, as a sandbox may invent any number."""
 
 
 def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionState:
@@ -47,6 +52,10 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
             return _without(state, event.data.approval_id)
         case QuestionResolved():
             return _without(state, event.data.question_id)
+        case BackgroundTask():
+            others = tuple(each for each in state.background if each != event.data.task_id)[-_MAX_BACKGROUND:]
+            running = event.data.state == "running"
+            return replace(state, background=(*others, event.data.task_id) if running else others)
         case Result():
             cost = total_usd(state.cost_usd, cost_of(event))
             return _shown(replace(state, busy=False, turns=state.turns + 1, cost_usd=cost))

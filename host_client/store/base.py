@@ -83,6 +83,8 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     sandbox: SandboxRef | None = None
     whereabouts: dict[str, Any] | None = None
     waiting: tuple[WaitingRequest, ...] = ()
+    background: tuple[str, ...] = ()
+    """Ids of commands and subagents that run in the background of turns."""
 
     @property
     def is_closed(self) -> bool:

@@ -263,7 +263,7 @@ def test_ctrl_c_once_interrupts_the_turn(tmp_path: Path) -> None:
         run.type("y\n")
         run.until("allow by ada")
         run.process.send_signal(signal.SIGINT)
-        run.until("interrupting the turn")
+        run.until("interrupting;")
         assert run.finish() == 130
     assert "✗ cancelled: interrupted  trace" in run.text
     assert "execute_tool Bash" in run.text

@@ -42,7 +42,7 @@ class Command:
 
     def interrupt(self, times: int) -> None:
         """Send SIGINT, once or twice, each time waiting until the command reports it."""
-        for words in ("interrupting the turn", "stopping")[:times]:
+        for words in ("interrupting;", "stopping")[:times]:
             self.process.send_signal(signal.SIGINT)
             until(lambda words=words: words in self.said or self.process.poll() is not None)
 

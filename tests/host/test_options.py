@@ -55,6 +55,7 @@ RIGHT: dict[str, Any] = {
     "user_tier": "pro",
     "attributes": {"org": "acme"},
     "approval_timeout": 1.5,
+    "background_timeout": 2,
     "content": "full",
     "tool_content": "preview",
     "env": {"LANG": "C"},

@@ -274,6 +274,25 @@ async def test_a_killed_runner_ends_the_stream_with_an_error_and_the_trace_is_wh
     assert _processes_in("/", "SANDSPAN_SANDBOX=" + sandbox.name) == []
 
 
+async def test_work_in_the_background_that_never_ends_is_named_in_the_result() -> None:
+    forever = "python3 -c 'import time; time.sleep(600)'"
+    script = f"""
+        model: scripted
+        conversations:
+          main:
+            replies:
+              - tools: [{{name: Bash, input: {{command: "{forever}", run_in_background: true}}}}]
+              - text: It runs.
+    """
+    with host_lab(script) as lab:
+        options = AgentOptions(background_timeout=0.5)
+        result = await run_agent("go", options, approvals="auto", environ=lab.environ)
+    assert (result.text, result.is_error, result.exit_code) == ("It runs.", False, 0)
+    assert result.unfinished == (forever,)
+    bash = next(span for span in views(result.spans) if span.name == "execute_tool Bash")
+    assert (bash.attributes["error.type"], bash.attributes["tool.background"]) == ("timeout", True)
+
+
 class CutSandbox(LocalSandbox):
     """A local sandbox whose first streams are cut after a random number of bytes."""
 

@@ -147,6 +147,29 @@ def test_of_many_calls_those_whose_spans_did_not_arrive_are_rebuilt() -> None:
     assert left == {turn, *(f"{seq + 16:016x}" for seq in range(1, number, 2))}
 
 
+def test_a_call_in_the_background_is_rebuilt_to_the_end_of_its_task() -> None:
+    turn, failed, stuck = "1" * 16, "2" * 16, "3" * 16
+    orphans = Orphans({}, ToolCalls())
+    orphans.observe(event(p.TurnStartData(turn=1, prompt_size=2), 1, turn, 1.0))
+    task: dict[str, Any] = {"kind": "local_bash", "description": "make"}
+    for span_id in (failed, stuck):
+        result = p.ToolResultData(tool_use_id=span_id, content="", is_error=False, duration_ms=5.0, bytes=0)
+        for data in (
+            p.ToolUseData(id=span_id, name="Bash", input={}),
+            p.BackgroundTaskData(**task, task_id=span_id, tool_use_id=span_id, state="running"),
+            result,
+        ):
+            orphans.observe(event(data, 2, span_id, 2.0, turn if isinstance(data, p.ToolUseData) else None))
+    ended = p.BackgroundTaskData(**task, task_id=failed, tool_use_id=failed, state="failed", exit_code=3)
+    orphans.observe(event(ended, 8, failed, 5.0))
+    rebuilt = {span.span_id: span for span in orphans.take("out_of_memory", "killed", 10 * SECOND)}
+    assert {key: ((span.end or 0) / SECOND, span.error_type) for key, span in rebuilt.items()} == {
+        turn: (10.0, "out_of_memory"),
+        failed: (5.0, "tool_error"),
+        stuck: (10.0, "out_of_memory"),
+    }
+
+
 def test_a_call_whose_approval_arrived_alone_is_rebuilt_with_its_wait() -> None:
     turn, call, asked = "1" * 16, "2" * 16, "3" * 16
     calls = ToolCalls()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from agent_runner.contract import protocol as p
-from tests.page.logs import begin, end_turn, text, work
+from tests.page.logs import begin, call, done, end_turn, text, work
 from tests.support.browser import PHONE, Windows, ready
 from tests.support.page_server import Log, PageServer
 
@@ -156,6 +157,24 @@ def test_a_session_is_interrupted_and_closed_after_a_question(server: PageServer
     page.get_by_role("dialog").get_by_role("button", name="Close session").click()
     expect(page.locator(".session-head .pill")).to_have_text("Closed")
     assert server.decisions == [{"interrupt": "session-1"}]
+
+
+def test_work_in_the_background_is_shown_and_can_be_stopped_when_the_turn_has_ended(
+    server: PageServer, windows: Windows, log: Log
+) -> None:
+    page = opened(windows, server, log)
+    call(log, "b", "Bash", {"command": "make"})
+    task: dict[str, Any] = {"task_id": "b1", "kind": "local_bash", "description": "make", "tool_use_id": "b"}
+    log.add(p.BackgroundTaskData(**task, state="running"))
+    done(log, "b", "Command running in background")
+    server.play(lambda: end_turn(log))
+    chip = page.locator(".tool .chip:visible").last
+    expect(chip).to_have_text("In the background")
+    page.get_by_role("button", name="Stop background work").click()
+    assert server.decisions == [{"interrupt": "session-1"}]
+    server.play(lambda: log.add(p.BackgroundTaskData(**task, state="stopped")))
+    expect(chip).to_have_text("Stopped in the background")
+    expect(page.get_by_role("button", name="Stop background work")).to_have_count(0)
 
 
 def test_a_phone_shows_it_all_without_scrolling_sideways(server: PageServer, windows: Windows, log: Log) -> None:

@@ -120,9 +120,12 @@ def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab:
     assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]], ["agent.execute", [CHAT]]]
     main, subagent = _by_subagent(done)
     assert main == [
-        *("start", "turn_start", "tool_use", "tool_result", "text", "result"),
-        *("turn_start", "text", "result", "end"),
+        *("start", "turn_start", "tool_use", "task", "tool_result", "text", "result"),
+        *("task", "turn_start", "text", "result", "end"),
     ]
+    began, ended = (event.data for event in done.of(protocol.BackgroundTask))
+    assert (began.kind, began.description, began.state, ended.state) == ("local_agent", "d", "running", "completed")
+    assert began.tool_use_id == ended.tool_use_id == done.of(protocol.ToolUse)[0].data.id
     assert subagent == ["tool_use", "tool_result", "text"]
     first, second = sorted((span for span in done.spans if span.name == "agent.execute"), key=lambda span: span.start)
     agent = done.span("execute_tool Agent")

@@ -20,6 +20,7 @@ from agent_runner.contract.protocol import (
     Answer,
     Approval,
     ApprovalRequestData,
+    BackgroundTaskData,
     EndData,
     LogData,
     QuestionRequestData,
@@ -353,6 +354,19 @@ async def test_a_turn_is_activity_until_it_seems_to_hang(scene: Scene) -> None:
     log = await scene.until(made.record.id, "closed")
     assert log[-1]["data"]["reason"] == "inactive"
     assert log[-1]["ts"] - log[log_of(log).index("prompt")]["ts"] >= 0.2
+    await service.stop()
+
+
+async def test_work_in_the_background_of_an_ended_turn_is_activity_too(scene: Scene) -> None:
+    scene.idle_seconds, scene.silent_seconds = 0.01, 0.3
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    task = BackgroundTaskData(task_id="b1", kind="local_bash", state="running", description="make")
+    scene.sandboxes[made.record.id].say(TurnStartData(turn=1, prompt_size=2), task, RESULT)
+    log = await scene.until(made.record.id, "closed")
+    assert log[-1]["data"]["reason"] == "inactive"
+    assert log[-1]["ts"] - log[log_of(log).index("result")]["ts"] >= 0.3
     await service.stop()
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from agent_runner.contract import genai
+from agent_runner.contract.classify import classify
 from agent_runner.contract.protocol import (
     AnyEvent,
     ApprovalRequest,
     ApprovalResolved,
+    BackgroundTask,
     ErrorType,
     QuestionRequest,
     QuestionResolved,
@@ -40,6 +42,8 @@ class Orphans:
         self._common: Attributes = dict(common)
         self._calls = calls
         self._spans: dict[str, Span] = {}
+        self._in_background: set[str] = set()
+        """Ids of spans of calls whose work continues in the background after their result."""
 
     def observe(self, event: AnyEvent) -> None:
         """Take note of an event that opens or ends a span."""
@@ -55,6 +59,8 @@ class Orphans:
             case QuestionRequest(data=data):
                 attributes = genai.approval(data.question_id, data.tool_use_id, "AskUserQuestion")
                 self._open(event, "agent.approval", attributes)
+            case BackgroundTask():
+                self._observe_task(event)
             case ToolResult() | ApprovalResolved() | QuestionResolved() | Result():
                 self._end(event)
             case _:
@@ -64,6 +70,7 @@ class Orphans:
         """Forget spans that the runner has sent."""
         for span_id in span_ids if self._spans else ():
             self._spans.pop(span_id, None)
+            self._in_background.discard(span_id)
 
     def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
         """Yield and forget the spans that have not arrived, all ended; ``now`` is in nanoseconds since the epoch."""
@@ -74,6 +81,7 @@ class Orphans:
             span.attributes["sandspan.rebuilt"] = True
             yield span
         self._spans.clear()
+        self._in_background.clear()
 
     def _open(self, event: AnyEvent, name: str, attributes: Attributes) -> None:
         if len(self._spans) >= MAX_OPEN or event.span_id in self._spans:
@@ -83,11 +91,25 @@ class Orphans:
         span.attributes = {**self._common, **attributes}
         self._spans[event.span_id] = span
 
+    def _observe_task(self, event: BackgroundTask) -> None:
+        span = self._spans.get(event.span_id)
+        if span is None:
+            return
+        if event.data.state == "running":
+            self._in_background.add(event.span_id)
+            return
+        self._in_background.discard(event.span_id)
+        span.end = max(span.start, int(event.ts * 1e9))
+        if event.data.state != "completed":
+            error_type = classify(tool="failed" if event.data.state == "failed" else "cancelled").error_type
+            span.fail(error_type, f"{event.data.state} in the background")
+
     def _end(self, event: ToolResult | ApprovalResolved | QuestionResolved | Result) -> None:
         span = self._spans.get(event.span_id)
         if span is None:
             return
-        span.end = max(span.start, int(event.ts * 1e9))
+        if event.span_id not in self._in_background:
+            span.end = max(span.start, int(event.ts * 1e9))
         data = event.data
         match event:
             case ToolResult():

@@ -23,6 +23,7 @@ export const initial = Object.freeze({
   live: null,
   requests: new Map(), // approvals and questions by id
   waiting: Object.freeze([]), // the requests that wait, oldest first
+  background: Object.freeze([]), // ids of the tasks that run in the background
   segments: Object.freeze([]),
   lanes: Object.freeze([]),
   events: Object.freeze([]),
@@ -98,6 +99,11 @@ const HANDLERS = {
   thinking: (draft, data, at) => addBlock(draft, "thinking", data, at),
   tool_use: addTool,
   tool_result: endTool,
+  task: (draft, data) => {
+    const others = draft.background.filter((each) => each !== data.task_id);
+    draft.background = data.state === "running" ? [...others, data.task_id] : others;
+    changeTool(draft, data.tool_use_id, { task: data.state });
+  },
   approval_request: (draft, data, at) =>
     ask(draft, "approval", data.approval_id, data, at, {
       toolName: data.tool_name,
@@ -120,6 +126,7 @@ const HANDLERS = {
   closed: (draft, data, at) => {
     draft.closed = data;
     draft.live = null;
+    draft.background = [];
     if (typeof data.cost_usd === "number") draft.costUsd = data.cost_usd;
     new Lanes(draft).endAll(at.ts);
     for (const request of draft.waiting) draft.requests.set(request.id, { ...request, isCut: true });
@@ -172,6 +179,7 @@ function addTool(draft, data, at) {
     input: data.input,
     request: asked,
     result: null,
+    task: null,
     isCut: false,
   });
   draft.toolItems.set(data.id, place);

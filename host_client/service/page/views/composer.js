@@ -27,9 +27,11 @@ export class Composer {
     });
   }
 
-  update({ status, closed }) {
+  update({ status, closed, background = [] }) {
     const isBusy = status === "running" || status === "starting";
-    this.interrupt.hidden = status !== "running" && status !== "needs_you";
+    const isTurn = status === "running" || status === "needs_you";
+    this.interrupt.hidden = !isTurn && !background.length;
+    setText(this.interrupt, isTurn ? "Interrupt" : "Stop background work");
     const when = status === "needs_you" ? " Read after this turn; it approves nothing." : isBusy ? " Read after this turn." : "";
     setText(this.hint, `${SENDS}${when}`);
     this.form.hidden = Boolean(closed);

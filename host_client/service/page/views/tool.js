@@ -46,6 +46,7 @@ export function stateOf(item) {
 }
 
 const CHIPS = { waiting: "Needs you", refused: "Refused", failed: "Failed", cut: "Cut off" };
+const TASK_CHIPS = { running: "In the background", completed: "Ended in the background", failed: "Failed in the background", stopped: "Stopped in the background" };
 
 /** The card of a call: {node, update, open, nested}; `nested` is the list of a subagent's own items. */
 export class ToolCard {
@@ -77,8 +78,9 @@ export class ToolCard {
     const line = toolLine(item.name, item.input, state === "running" ? "running" : state === "waiting" || state === "refused" ? "wants" : "done");
     setText(this.verb, { waiting: `Wants to ${line.verb}`, refused: `Did not ${line.verb}` }[state] ?? line.verb);
     setText(this.object, oneLine(line.object, 200));
-    setText(this.chip, CHIPS[state] ?? "");
-    this.chip.hidden = !CHIPS[state];
+    const chip = CHIPS[state] ?? TASK_CHIPS[item.task] ?? "";
+    setText(this.chip, chip);
+    this.chip.hidden = !chip;
     setText(this.time, item.result && state !== "refused" ? duration(item.result.durationMs) : "");
     this.updateNotes(item, state);
     this.fold.rebuild();
