@@ -38,6 +38,7 @@ class Config:
     resume: str | None = None
     approval_timeout: float = 300.0
     background_timeout: float = 600.0
+    heartbeat: float = 15.0
     journal: str | None = None
     system_prompt: str | None = None
     setting_sources: tuple[str, ...] = ()
@@ -105,6 +106,9 @@ SETTINGS = (
         "background_timeout",
         number_above_zero,
         "Seconds that the end of a run waits for commands and subagents in the background. Default: 600.",
+    ),
+    RunnerSetting(
+        "heartbeat", number_above_zero, "Seconds without an event after which work that goes on is told. Default: 15."
     ),
     RunnerSetting("journal", str, "File to which every event with a seq is appended. Must be empty or new."),
     RunnerSetting("system_prompt", str, "System prompt in place of Claude Code's own."),

@@ -14,6 +14,7 @@ from .contract.protocol import (
     EndData,
     ErrorData,
     EventData,
+    HeartbeatData,
     LogData,
     TextDeltaData,
     encode,
@@ -51,6 +52,8 @@ class Events:
         self._context = context
         self._clock = clock
         self._seq = 0
+        self.last_sent = time.monotonic()
+        """Time (of `time.monotonic`) of the last event but heartbeats."""
         self._delta: list[str] = []
         self._delta_of: tuple[str | None, Span | None] = (None, None)
         self._delta_timer: asyncio.TimerHandle | None = None
@@ -58,6 +61,7 @@ class Events:
     def emit(self, data: EventData, span: Span | None = None, *, opens: bool = False) -> None:
         """Number, journal and send an event. If it ``opens`` its span, it also names the span's parent."""
         self.flush_delta()
+        self.last_sent = time.monotonic()
         line = self._encoded(data, span, opens)
         if len(line) > MAX_LINE_BYTES:
             self._seq -= 1
@@ -93,8 +97,12 @@ class Events:
         message_id, span = self._delta_of
         text = "".join(self._delta)
         self._delta.clear()
-        line = encode(self._event(TextDeltaData(text=text, message_id=message_id), span, None, opens=False))
-        self._output.put(line, None, live=True)
+        self.last_sent = time.monotonic()
+        self.send_live(TextDeltaData(text=text, message_id=message_id), span)
+
+    def send_live(self, data: TextDeltaData | HeartbeatData, span: Span | None) -> None:
+        """Send an event that has no seq and is not in the journal."""
+        self._output.put(encode(self._event(data, span, None, opens=False)), None, live=True)
 
     def _encoded(self, data: EventData, span: Span | None, opens: bool) -> bytes:
         self._seq += 1

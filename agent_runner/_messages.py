@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ ModelUsage = dict[str, dict[str, float]]
 
 MAX_CONTENT = 256 * 1024
 """Maximum characters of a tool result in its event; the event's ``bytes`` is the size of the whole result."""
+
+_EXIT_CODE = re.compile(r"Exit code (\d+)(?:\n|$)")
+_WITHOUT_EXIT_CODE = {"backgroundTaskId", "returnCodeInterpretation"}
 
 
 def start_data(data: dict[str, Any], resumed: bool) -> StartData:
@@ -89,6 +93,23 @@ def bounded(content: object) -> tuple[object, int, bool]:
     if len(encoded) <= MAX_CONTENT:
         return content, sum(_sizes(content)), False
     return "\n".join(_texts(content))[:MAX_CONTENT], sum(_sizes(content)), True
+
+
+def exit_code_of(name: str, output: object, error: object) -> int | None:
+    """Return the exit code of a command that Bash ran, or None if the CLI does not report it.
+
+    ``output`` is the ``tool_response`` of a PostToolUse hook, ``error`` the text of a PostToolUseFailure hook, which
+    alone has the code of a failed command.
+    """
+    if name != "Bash":
+        return None
+    if isinstance(error, str):
+        found = _EXIT_CODE.match(error)
+        return int(found[1]) if found else None
+    facts = cast("dict[str, Any]", output) if isinstance(output, dict) else {}
+    # The CLI tells no code of a command that still runs, or whose code is no failure, such as 1 of grep.
+    ended_well = facts.get("interrupted") is False and not facts.keys() & _WITHOUT_EXIT_CODE
+    return 0 if ended_well else None
 
 
 def whole_size(output: object) -> int:

@@ -23,6 +23,7 @@ from .contract.protocol import (
     Approval,
     ApprovalRequestData,
     ApprovalResolvedData,
+    LogData,
     QuestionRequestData,
     QuestionResolvedData,
     input_digest,
@@ -107,13 +108,28 @@ class Permissions:
         )
 
         def resolved(reply: Approval | Unanswered, wait_ms: float) -> ApprovalResolvedData:
-            decision = reply.outcome if isinstance(reply, Unanswered) else outcome_of(reply, digest)
+            ids: dict[str, Any] = {"approval_id": key, "tool_use_id": tool_id, "decided_by": reply.decided_by}
+            if isinstance(reply, Unanswered):
+                return ApprovalResolvedData(**ids, decision=reply.outcome, wait_ms=wait_ms)
+            decision = outcome_of(reply, digest)
+            if decision == "deny":
+                return ApprovalResolvedData(**ids, decision=decision, wait_ms=wait_ms)
+            edit = reply.updated_input if decision == "allow_edited" else None
             return ApprovalResolvedData(
-                approval_id=key, tool_use_id=tool_id, decision=decision, decided_by=reply.decided_by, wait_ms=wait_ms
+                **ids,
+                decision=decision,
+                wait_ms=wait_ms,
+                updated_input=edit,
+                input_sha256=digest if edit is None else input_digest(edit),
+                remembered=reply.remember and bool(context.suggestions),
             )
 
         span = self._open_span(tool, tool_id, key)
-        return _permission(await self._reply(self._approvals, key, request, resolved, tool, span), context)
+        reply = await self._reply(self._approvals, key, request, resolved, tool, span)
+        if isinstance(reply, Approval) and reply.remember and not context.suggestions:
+            text = f"{tool.name} is allowed once and not remembered: Claude Code suggests no rule for this call"
+            self._events.emit(LogData(stream="runner", text=text), tool.span)
+        return _permission(reply, context)
 
     async def _ask(self, tool: ToolCall, tool_id: str, tool_input: dict[str, Any]) -> Permission:
         questions: list[Any] = list(tool_input.get("questions") or ())
@@ -138,7 +154,9 @@ class Permissions:
         return round(time.time() + self._timeout, 3)
 
     def _open_span(self, tool: ToolCall, tool_id: str, key: str) -> Span:
-        return self._translator.spans.open_child("agent.approval", tool.span, genai.approval(key, tool_id, tool.name))
+        span = self._translator.spans.open_child("agent.approval", tool.span, genai.approval(key, tool_id, tool.name))
+        tool.begun = tool.begun or span.start
+        return span
 
     async def _reply(
         self,
@@ -162,7 +180,8 @@ class Permissions:
             tool.wait_ms += wait_ms
             if data.decision in ("deny", "timeout", "cancelled"):
                 tool.refusal = data.decision
-            genai.set_approval(span, data.decision, reply.decided_by, wait_ms)
+            digest = data.input_sha256 if isinstance(data, ApprovalResolvedData) else None
+            genai.set_approval(span, data.decision, reply.decided_by, wait_ms, digest)
             self._translator.spans.close(span, end=now)
             self._events.emit(data, span)
         return reply
@@ -190,9 +209,12 @@ def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) ->
 
 
 def _rules_to_remember(suggestions: list[PermissionUpdate]) -> list[PermissionUpdate]:
-    """Return the suggested rules for this session; the suggested permission modes only if no rule is suggested."""
-    rules = [update for update in suggestions if update.type != "setMode"]
-    return [_for_session(update) for update in rules or suggestions]
+    """Return the suggestions for this session; a permission mode, which allows more, only if no rule is suggested.
+
+    A directory alone would not do: Claude Code would ask again for the next edit in it.
+    """
+    has_rules = any(update.type == "addRules" for update in suggestions)
+    return [_for_session(update) for update in suggestions if not (has_rules and update.type == "setMode")]
 
 
 def _for_session(update: PermissionUpdate) -> PermissionUpdate:

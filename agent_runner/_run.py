@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,17 +22,29 @@ from claude_agent_sdk import (
 
 from ._config import Config, ConfigError
 from ._events import Events, misconfigured
+from ._messages import exit_code_of, whole_size
 from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._requests import RefusedError
-from ._sdk_options import Spent, agent_options, imported, resumed_cost
+from ._sdk_options import Spent, agent_options, config_directory, imported, resumed_cost, saved_size
 from ._telemetry import SpanOutbox, SpanSink
 from ._translate import Translator
 from .contract import processes
 from .contract.classify import Failure, classify
 from .contract.oom import oom_kills
-from .contract.protocol import AnyCommand, EndData, EndReason, ErrorData, Finish, Interrupt, LogData, Prompt, Stop
+from .contract.protocol import (
+    AnyCommand,
+    EndData,
+    EndReason,
+    ErrorData,
+    Finish,
+    HeartbeatData,
+    Interrupt,
+    LogData,
+    Prompt,
+    Stop,
+)
 from .contract.sanitize import SANITIZERS, Content, Sanitizer, single_line
 from .contract.spans import Spans, Value
 from .contract.trace_context import TraceContext, from_fields
@@ -180,11 +193,16 @@ class Run:
             self._events.emit(LogData(stream="runner", text=f"interrupt: {error}"))
 
     async def _stop_background_tasks(self) -> None:
-        for task_id in list(self._translator.background.running):
-            try:
-                await self._client.stop_task(task_id)
-            except Exception as error:  # the task or the CLI may have ended
-                self._events.emit(LogData(stream="runner", text=f"stop of a background task: {error}"))
+        """Stop all background tasks; only commands by themselves, as an interrupt ends subagents without a new turn."""
+        running = list(self._translator.background.running.values())
+        if any(task.kind == "local_agent" for task in running):
+            await self._interrupt_cli()
+        for task in running:
+            if task.kind != "local_agent":
+                try:
+                    await self._client.stop_task(task.id)
+                except Exception as error:  # the task or the CLI may have ended
+                    self._events.emit(LogData(stream="runner", text=f"stop of a background task: {error}"))
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -219,6 +237,7 @@ class Run:
         if self._descendants is not None:
             self._descendants.started()
         self._spawn(self._read())
+        self._spawn(self._send_heartbeats())
         prepared = False
         while not self._finished():
             if self._prompts and self._translator.takes_prompts and not self._stopping:
@@ -347,6 +366,17 @@ class Run:
                 pass  # begins and ends no turn
         return True
 
+    async def _send_heartbeats(self) -> None:
+        """Send a heartbeat after each interval without an event, while a turn or a background task runs."""
+        interval = self._config.heartbeat
+        while True:
+            silent = time.monotonic() - self._events.last_sent
+            works = self._translator.turn is not None or bool(self._translator.background.running)
+            if works and silent >= interval:
+                data = HeartbeatData(silent_ms=round(silent * 1000, 3), tool_use_ids=list(self._translator.tools))
+                self._events.send_live(data, self._translator.turn.span if self._translator.turn else None)
+            await asyncio.sleep(interval if silent >= interval else interval - silent)
+
     def _give_up(self) -> None:
         """Interrupt a turn whose model request is retried although a retry cannot succeed."""
         turn = self._translator.turn
@@ -459,7 +489,14 @@ class Run:
         """Take the CLI's measurement of a tool call (hooks PostToolUse and PostToolUseFailure)."""
         duration = data.get("duration_ms")
         if tool_use_id is not None and isinstance(duration, int | float):
-            self._translator.executed(tool_use_id, float(duration), data.get("tool_response"))
+            output = data.get("tool_response")
+            self._translator.executed(
+                tool_use_id,
+                float(duration),
+                data.get("tool_input") or {},
+                exit_code_of(data.get("tool_name", ""), output, data.get("error")),
+                whole_size(output) or saved_size(output, config_directory(self._environ)),
+            )
         return {}
 
     def _stderr(self, line: str) -> None:

@@ -25,6 +25,9 @@ MAX_MESSAGE = 128 * 1024 * 1024
 # Variables hidden from the agent: they hold ids of tenants and users, and headers with credentials.
 _PRIVATE = re.compile(r"AGENT_|OTEL_|BAGGAGE$")
 
+# The text in place of an MCP result that is too long for the model.
+_SAVED = re.compile(r"Error: result \([^\n]*exceeds maximum allowed tokens\. Output has been saved to ([^\n]+)\.\n")
+
 
 def agent_options(
     config: Config,
@@ -63,6 +66,8 @@ def agent_options(
         can_use_tool=can_use_tool,
         hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
         include_partial_messages=True,
+        # Only settings can have hooks besides ours, whose time is to be told.
+        include_hook_events=bool(config.setting_sources),
         forward_subagent_text=True,
         max_buffer_size=MAX_MESSAGE,
         stderr=on_stderr,
@@ -155,6 +160,17 @@ def resumed_cost(environ: Mapping[str, str], session_id: str) -> Spent | None:
     if spent is not None and not 0 <= spent.cost < math.inf:
         raise ValueError(f"{spent.cost} is not a cost")
     return spent
+
+
+def saved_size(output: object, directory: Path) -> int:
+    """Return the size in bytes of a long MCP result that the CLI has saved in its ``directory``; 0 for other output."""
+    found = _SAVED.match(output) if isinstance(output, str) else None
+    if found is None or not Path(found[1]).is_relative_to(directory) or ".." in Path(found[1]).parts:
+        return 0
+    try:
+        return os.lstat(found[1]).st_size
+    except OSError:
+        return 0
 
 
 def _regular_file(path: Path) -> bytes:

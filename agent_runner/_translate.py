@@ -14,6 +14,7 @@ from typing import Any
 
 from claude_agent_sdk import (
     AssistantMessage,
+    HookEventMessage,
     Message,
     RateLimitEvent,
     ResultMessage,
@@ -33,7 +34,7 @@ from claude_agent_sdk import (
 
 from ._background import BackgroundTasks, RunningTask
 from ._events import Events
-from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
+from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since
 from ._model_access import ModelAccess, ModelVerdict
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
@@ -57,15 +58,35 @@ _SYNTHETIC = "<synthetic>"
 
 
 @dataclass(slots=True)
+class HookTime:
+    """The time from the start of the first to the end of the last hook of one kind on a call, in nanoseconds."""
+
+    start: int = 0
+    end: int = 0
+
+    @property
+    def ms(self) -> float:
+        return max(0, self.end - self.start) / 1e6
+
+
+@dataclass(slots=True)
 class ToolCall:
     """The state of a tool call that has not ended."""
 
     span: Span
     name: str
+    input: dict[str, Any]
+    executed_input: dict[str, Any] | None = None
+    """The input that the tool ran with, if it is not the model's."""
+    exit_code: int | None = None
     execution_ms: float | None = None
     output_size: int = 0
     """Bytes of the whole output, or 0 if the CLI does not report it."""
     wait_ms: float = 0.0
+    begun: int | None = None
+    """Time when a person was first asked, or else the tool began to run: until then, the call was in the queue."""
+    hooks_before: HookTime = field(default_factory=HookTime)
+    hooks_after: HookTime = field(default_factory=HookTime)
     refusal: str | None = None
     task: str | None = None
     """Id of the CLI's task for the call, a command or a subagent, which may continue after the call's result."""
@@ -79,6 +100,8 @@ class AgentState:
     span: Span
     chat: Span | None = None
     message_id: str | None = None
+    failure: Failure | None = None
+    """Failure of a subagent's model request, which ends the subagent."""
     boundary: int = 0
     """Time when a subagent's next model request may have begun."""
     last_seen: int = 0
@@ -132,6 +155,8 @@ class Translator:
     tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     """The tool calls that have not ended, by id."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    _hooks: dict[str, HookTime] = field(default_factory=dict[str, HookTime])
+    """The times of the hooks that run, by the hook's id."""
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
     _pending_turn_start: TurnStartData | None = None
@@ -198,6 +223,8 @@ class Translator:
                 self.background.settle(message.task_id, message.status)
                 if message.patch.get("is_backgrounded") is True:
                     self._task_in_background(message.task_id)
+            case HookEventMessage():
+                self._hook(message.subtype, message.hook_event_name, message.data)
             case SystemMessage():
                 self._system(message)
             case ResultMessage():
@@ -365,6 +392,11 @@ class Translator:
     def _api_error(self, agent: AgentState, message: AssistantMessage) -> None:
         text = "".join(block.text for block in message.content if isinstance(block, TextBlock))
         failure = classify(budget_spent=budget_spent_in(text), status=status_in(text), label=message.error, text=text)
+        if message.parent_tool_use_id is not None:
+            # There are no stream events of a subagent's request, so its span begins only now.
+            self._end_chat(agent, end=agent.boundary)
+            agent.chat = self._open_chat(agent, self.model, agent.boundary or agent.last_seen)
+            agent.failure = failure
         if agent.chat is not None:
             agent.chat.fail(failure.error_type, text)
             self._end_chat(agent)
@@ -395,7 +427,7 @@ class Translator:
         label = f"execute_tool {attributes['gen_ai.tool.name']}"
         span = self.spans.open_child(label, self._parent_span(parent_id), attributes)
         genai.set_arguments(span, tool_input, self.sanitize_tools)
-        tool = self.tools[tool_id] = ToolCall(span, name)
+        tool = self.tools[tool_id] = ToolCall(span, name, tool_input)
         if awaited := self._awaited.pop(tool_id, None):
             awaited.set()
         self.events.emit(
@@ -416,12 +448,15 @@ class Translator:
         """Return the id of the tool call that started a subagent, or None."""
         return next((key for key, tool in self.tools.items() if agent_id and tool.task == agent_id), None)
 
-    def executed(self, tool_id: str, duration_ms: float, output: object = None) -> None:
-        """Note the CLI's measurements of a tool call: its duration without waits, and the size of its output."""
+    def executed(
+        self, tool_id: str, duration_ms: float, tool_input: dict[str, Any], exit_code: int | None, output_size: int
+    ) -> None:
+        """Note the CLI's report on a tool that ran: its duration without waits, input, exit code and size of output."""
         tool = self.tools.get(tool_id)
         if tool is not None:
-            tool.execution_ms = duration_ms
-            tool.output_size = whole_size(output)
+            tool.execution_ms, tool.exit_code, tool.output_size = duration_ms, exit_code, output_size
+            tool.begun = tool.begun or self.spans.clock() - int(duration_ms * 1e6)
+            tool.executed_input = tool_input if tool_input != tool.input else None
 
     def _user(self, message: UserMessage) -> None:
         agent, now = self._agent(message.parent_tool_use_id), self.spans.clock()
@@ -447,10 +482,14 @@ class Translator:
         elapsed_ms = (now - span.start) / 1e6 - tool.wait_ms
         duration = tool.execution_ms if tool.execution_ms is not None else max(0.0, elapsed_ms)
         genai.set_tool_outcome(span, size, is_error, tool.execution_ms, tool.wait_ms)
+        if tool.begun is not None:
+            queue_ms = (tool.begun - span.start) / 1e6 - tool.hooks_before.ms
+            genai.set_delays(span, queue_ms, tool.hooks_before.ms + tool.hooks_after.ms)
         genai.set_tool_output(span, tool.name, kept, self.sanitize_tools)
-        error_type = self._tool_error(tool) if is_error else None
-        if error_type is not None:
-            span.fail(error_type, f"{tool.name}: {tool.refusal or 'failed'}")
+        genai.set_exit_code(span, tool.exit_code)
+        if tool.executed_input is not None:
+            genai.set_executed(span, tool.executed_input, self.sanitize_tools)
+        error_type = self._fail_tool(tool_id, tool) if is_error else None
         self.events.emit(
             ToolResultData(
                 tool_use_id=tool_id,
@@ -460,16 +499,25 @@ class Translator:
                 bytes=size,
                 truncated=truncated,
                 error_type=error_type,
+                executed_input=tool.executed_input,
+                exit_code=tool.exit_code,
             ),
             span,
         )
         if tool.task not in self.background.running:
             self._close_tool(tool_id, end=now)
 
-    def _tool_error(self, tool: ToolCall) -> ErrorType:
+    def _fail_tool(self, tool_id: str, tool: ToolCall) -> ErrorType:
+        """Mark the span of a call with an error as its result; return the error type."""
+        agent = self._agents.get(tool_id)
+        if agent is not None and agent.failure is not None:  # of a subagent's model request
+            tool.span.fail(agent.failure.error_type, f"{tool.name}: the subagent's model request failed")
+            return agent.failure.error_type
         interrupted = self.turn is not None and self.turn.interrupted
         how = tool.refusal or ("cancelled" if interrupted else "failed")
-        return classify(tool=how).error_type
+        error_type = classify(tool=how).error_type
+        tool.span.fail(error_type, f"{tool.name}: {how}")
+        return error_type
 
     def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:
         tool = self.tools.pop(tool_id, None)
@@ -478,6 +526,31 @@ class Translator:
             self._end_chat(agent, end=agent.boundary)
         if tool is not None:
             self.spans.close(tool.span, end=end)
+
+    # -- hooks from settings ----------------------------------------------------------------------
+
+    def _hook(self, subtype: str, event: str, data: dict[str, Any]) -> None:
+        """Note the time of a hook on a tool call, which is the first one of its tool that waits for such a hook.
+
+        The CLI names the tool, and not the call.
+        """
+        key, now = str(data.get("hook_id")), self.spans.clock()
+        if subtype == "hook_response":
+            if (time := self._hooks.pop(key, None)) is not None:
+                time.end = now
+            return
+        name = str(data.get("hook_name") or "").partition(":")[2]
+        calls = [tool for tool in self.tools.values() if tool.name == name and not tool.result_seen]
+        if event == "PreToolUse":
+            time = next((tool.hooks_before for tool in calls if tool.begun is None), None)
+        elif event in ("PostToolUse", "PostToolUseFailure"):
+            # Our own hook runs beside the others, so it may not have told yet that the tool ran.
+            time = next((tool.hooks_after for tool in calls), None)
+        else:
+            return
+        if time is not None:
+            time.start = time.start or now
+            self._hooks[key] = time
 
     # -- tasks: subagents, and commands that take long ---------------------------------------------
 
@@ -502,8 +575,12 @@ class Translator:
         self._report_task(task, "running")
 
     def _report_task(self, task: RunningTask, state: TaskState) -> None:
+        """Report a task's state; at its end, put its time, which includes that after the call's result, on the span."""
         tool = self.tools.get(task.tool_use_id or "")
         self.events.emit(task.data(state), tool.span if tool is not None else self._turn_span)
+        if tool is not None and state != "running":
+            ms = (self.spans.clock() - tool.span.start) / 1e6 - tool.wait_ms
+            tool.span.attributes["tool.execution_ms"] = round(max(0.0, ms), 3)
 
     def _task_ended(self, task: RunningTask) -> None:
         """Report the end of a background task, and end its call's span."""
@@ -514,13 +591,14 @@ class Translator:
         if (tool := self.tools.get(tool_id)) is None:
             return
         now = self.spans.clock()
-        genai.set_background_outcome(tool.span, task.exit_code, (now - tool.span.start) / 1e6 - tool.wait_ms)
+        genai.set_exit_code(tool.span, task.exit_code)
         if task.state != "completed":
             error_type = classify(tool="failed" if task.state == "failed" else "cancelled").error_type
             tool.span.fail(error_type, f"{tool.name}: {task.state} in the background")
         if task.state == "stopped":
             for nested in self._nested_in(tool):
                 nested.refusal = "cancelled"
+                nested.span.fail("cancelled", f"{nested.name}: cancelled")  # its result may not arrive any more
         if tool.result_seen:
             self._close_tool(tool_id, end=now)
 
@@ -546,7 +624,7 @@ class Translator:
         usage = model_usage(message.model_usage or {})
         used, self.usage_before = used_since(usage, self.usage_before), {**self.usage_before, **usage}
         if failure is not None:
-            text = verdict.message if verdict else error_text(message)
+            text = verdict.message if verdict else "interrupted" if turn.interrupted else error_text(message)
             turn.span.fail(failure.error_type, text)
             if failure.error_type != "cancelled":
                 data = ErrorData(error_type=failure.error_type, message=text, retryable=failure.retryable)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .classify import classify
-from .protocol import ErrorType, to_json
+from .protocol import ErrorType, input_digest, to_json
 from .sanitize import Sanitizer, brief, single_line
 from .spans import Attributes, Span
 
@@ -65,9 +65,13 @@ def approval(approval_id: str, tool_id: str, name: str) -> Attributes:
     return {**{key: single_line(value, _MAX_NAME) for key, value in ids.items()}, "gen_ai.tool.name": brief(name)}
 
 
-def set_approval(span: Span, decision: str, decided_by: str | None, wait_ms: float) -> None:
-    """Set decision, decider and time on an approval span. A denial is an answer, not an error."""
+def set_approval(
+    span: Span, decision: str, decided_by: str | None, wait_ms: float, input_sha256: str | None = None
+) -> None:
+    """Set decision, decider, time and the allowed input's digest on an approval span. A denial is not an error."""
     span.attributes["approval.decision"] = decision
+    if input_sha256 is not None:
+        span.attributes["approval.input_sha256"] = single_line(input_sha256, _MAX_NAME)
     span.attributes["approval.wait_ms"] = round(wait_ms, 3)
     if decided_by:
         span.attributes["approval.decided_by"] = single_line(decided_by, _MAX_NAME)
@@ -94,10 +98,16 @@ def set_response(span: Span, message: Mapping[str, Any]) -> None:
         span.attributes.setdefault("gen_ai.request.model", model)
     if isinstance(response_id := message.get("id"), str):
         span.attributes["gen_ai.response.id"] = response_id
-    usage: dict[str, Any] = message.get("usage") or {}
-    read, created = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
+    _set_input_tokens(span, message.get("usage") or {})
+
+
+_INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def _set_input_tokens(span: Span, usage: Mapping[str, Any]) -> None:
+    own, read, created = (_count(usage, key) for key in _INPUT_COUNTS)
     # Anthropic's input_tokens exclude cached tokens; the conventions include them.
-    span.attributes["gen_ai.usage.input_tokens"] = _count(usage, "input_tokens") + read + created
+    span.attributes["gen_ai.usage.input_tokens"] = own + read + created
     span.attributes["gen_ai.usage.cache_read.input_tokens"] = read
     span.attributes["gen_ai.usage.cache_creation.input_tokens"] = created
 
@@ -108,8 +118,10 @@ def set_first_chunk(span: Span, now: int) -> None:
 
 
 def set_usage(span: Span, usage: Mapping[str, Any]) -> None:
-    """Set a chat span's output tokens, which are known at the end of the response."""
+    """Set a chat span's output tokens, which are known at the end of the response, and input tokens if it has them."""
     span.attributes["gen_ai.usage.output_tokens"] = _count(usage, "output_tokens")
+    if any(_count(usage, key) for key in _INPUT_COUNTS):
+        _set_input_tokens(span, usage)
 
 
 def set_finish(span: Span, reason: object) -> None:
@@ -127,11 +139,23 @@ def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms:
     span.attributes["tool.approval_wait_ms"] = round(wait_ms, 3)
 
 
-def set_background_outcome(span: Span, exit_code: int | None, execution_ms: float) -> None:
-    """Set execution time and exit code on the span of a call whose work has ended in the background."""
-    span.attributes["tool.execution_ms"] = round(max(0.0, execution_ms), 3)
+def set_exit_code(span: Span, exit_code: int | None) -> None:
+    """Set the exit code of a command on its call's span, if it is known."""
     if exit_code is not None:
         span.attributes["process.exit.code"] = exit_code
+
+
+def set_executed(span: Span, executed_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:
+    """Set the digest, and if configured the arguments, of an input that differs from the one the model wrote."""
+    span.attributes["tool.executed_input_sha256"] = input_digest(dict(executed_input))
+    set_arguments(span, executed_input, sanitize)
+
+
+def set_delays(span: Span, queue_ms: float, hook_ms: float) -> None:
+    """Set, on a call's span, the time until it began and the time in hooks from settings, both in milliseconds."""
+    span.attributes["tool.queue_ms"] = round(max(0.0, queue_ms), 3)
+    if hook_ms:
+        span.attributes["tool.hook_ms"] = round(hook_ms, 3)
 
 
 def set_result(span: Span, message: Any, cost: float) -> None:

@@ -116,7 +116,11 @@ class ToolUseData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A tool call ended. ``bytes`` is the size of the whole result, ``content`` may be cut (``truncated``)."""
+    """A tool call ended. ``bytes`` is the size of the whole result, ``content`` may be cut (``truncated``).
+
+    ``executed_input`` is the input that the tool ran with, if a person, a hook or the CLI changed the model's.
+    ``exit_code`` is that of a command in Bash, where the CLI reports it.
+    """
 
     tool_use_id: str
     content: Any
@@ -125,6 +129,8 @@ class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     bytes: int
     truncated: bool = False
     error_type: ErrorType | None = None
+    executed_input: dict[str, Any] | None = None
+    exit_code: int | None = None
 
 
 class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,13 +147,20 @@ class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApprovalResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval request was decided, or ended without a decision."""
+    """An approval request was decided, or ended without a decision.
+
+    Of an allowed call, ``input_sha256`` is the digest of the allowed input, and ``updated_input`` is that input if a
+    person edited it. ``remembered`` says that the suggested rules now allow such calls for the rest of the session.
+    """
 
     approval_id: str
     tool_use_id: str
     decision: Decision
     wait_ms: float
     decided_by: str | None = None
+    updated_input: dict[str, Any] | None = None
+    input_sha256: str | None = None
+    remembered: bool = False
 
 
 class QuestionRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -207,6 +220,16 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     error_type: ErrorType | None = None
 
 
+class HeartbeatData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """The runner is alive, and there was no event for some seconds. It has no seq and is not in the journal.
+
+    ``silent_ms`` is the time since the last event, ``tool_use_ids`` are the calls that have not ended.
+    """
+
+    silent_ms: float
+    tool_use_ids: list[str]
+
+
 class ErrorData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """Something failed. ``retryable`` says whether a retry may succeed."""
 
@@ -237,7 +260,7 @@ class EndData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """The envelope of an event. ``seq`` starts at 1 and has no gaps; only `TextDelta` has no ``seq``.
+    """The envelope of an event. ``seq`` starts at 1 and has no gaps; those of `LIVE` have none.
 
     ``trace_id`` and ``span_id`` name the span that the event belongs to. An event that opens a span also has
     ``parent_span_id``, so that a reader can end spans that a dead runner left open.
@@ -308,6 +331,10 @@ class Result(Event, frozen=True, kw_only=True, tag="result"):
     data: ResultData
 
 
+class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
+    data: HeartbeatData
+
+
 class Error(Event, frozen=True, kw_only=True, tag="error"):
     data: ErrorData
 
@@ -342,6 +369,7 @@ AnyEvent = (
     | QuestionResolved
     | BackgroundTask
     | Result
+    | Heartbeat
     | Error
     | Log
     | TelemetryEvent
@@ -361,11 +389,15 @@ EventData = (
     | QuestionResolvedData
     | BackgroundTaskData
     | ResultData
+    | HeartbeatData
     | ErrorData
     | LogData
     | TelemetryData
     | EndData
 )
+
+LIVE = (TextDelta, Heartbeat)
+"""The events without a seq: they are for a reader of the stream, and are not in the journal."""
 
 EVENT_TYPES: dict[str, type[AnyEvent]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyEvent)}
 _EVENT_OF: dict[type[EventData], type[AnyEvent]] = {get_type_hints(kind)["data"]: kind for kind in EVENT_TYPES.values()}

@@ -26,9 +26,10 @@ from host_client.client.session import Session
 from host_client.errors import NotWaitingError, SessionClosedError
 
 from ._editor import EditorError, edit
-from ._render import approval_card, visible
+from ._render import approval_card, remembered_rules, visible
 
-KEYS = "[y]es  [a]llow and remember  [e]dit  [n]o, or n and the reason"
+_REMEMBER = "[a]llow and remember  "
+KEYS = f"[y]es  {_REMEMBER}[e]dit  [n]o, or n and the reason"
 
 
 class Person:
@@ -77,12 +78,15 @@ class Person:
         key = event.data.approval_id
         self._console.print(approval_card(event.data))
         me = os.environ.get("USER") or "terminal"
+        can_remember = bool(remembered_rules(event.data))
         while True:
-            answer = await self._prompt(KEYS)
+            answer = await self._prompt(KEYS if can_remember else KEYS.replace(_REMEMBER, ""))
             choice, _, reason = answer.strip().partition(" ")
             match choice.lower():
                 case "y" | "yes":
                     return await self._session.approve(key, decided_by=me)
+                case "a" if not can_remember:
+                    self._console.print("this call cannot be remembered, only allowed: y, e, or n")
                 case "a":
                     return await self._session.approve(key, remember=True, decided_by=me)
                 case "e":

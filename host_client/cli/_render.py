@@ -86,7 +86,8 @@ class Renderer:
             case p.ApprovalResolved():
                 by = f" by {visible(event.data.decided_by)}" if event.data.decided_by else ""
                 style = "green" if event.data.decision.startswith("allow") else "yellow"
-                return Text(f"  ⏸ {event.data.decision}{by} after {event.data.wait_ms / 1e3:.1f} s", style=style)
+                edit = f": {headline(event.data.updated_input)}"[:_LINE] if event.data.updated_input else ""
+                return Text(f"  ⏸ {event.data.decision}{by} after {event.data.wait_ms / 1e3:.1f} s{edit}", style=style)
             case p.BackgroundTask():
                 code = f" with exit code {event.data.exit_code}" if event.data.exit_code else ""
                 text = f"  ⧖ in the background, {event.data.state}{code}: {visible(event.data.description)}"
@@ -194,16 +195,16 @@ def _diff(path: str, old: str, new: str) -> Text:
 
 
 def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
-    """Return, as readable texts, the rules that ``remember`` would allow for the rest of the session."""
+    """Return, as readable texts, what ``remember`` would allow for the rest of the session: as in the runner."""
     rules: list[str] = []
+    has_rules = any(each.get("rules") for each in data.suggestions)
     for suggestion in data.suggestions:
         for rule in suggestion.get("rules") or ():
             content = rule.get("ruleContent")
             rules.append(f"{rule.get('toolName')}({content})" if content else str(rule.get("toolName")))
         rules += [f"the directory {directory}" for directory in suggestion.get("directories") or ()]
-    if not rules:
-        modes = [str(each["mode"]) for each in data.suggestions if each.get("mode")]
-        rules = [f"all edits (mode {mode})" if mode == "acceptEdits" else f"mode {mode}" for mode in modes]
+        if (mode := suggestion.get("mode")) and not has_rules:
+            rules.append("all edits (mode acceptEdits)" if mode == "acceptEdits" else f"mode {mode}")
     return rules
 
 

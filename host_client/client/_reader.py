@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent_runner.contract.lines import LineFramer, Oversized
-from agent_runner.contract.protocol import MAX_LINE_BYTES, AnyEvent, End, ProtocolError, UnknownEvent, decode_event
+from agent_runner.contract.protocol import (
+    LIVE,
+    MAX_LINE_BYTES,
+    AnyEvent,
+    End,
+    ProtocolError,
+    UnknownEvent,
+    decode_event,
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class EventReader:
         if seq is None:
             if isinstance(event, UnknownEvent):
                 return None
-            return event if event.type == "text_delta" else self._fault(f"its type {event.type} requires a seq")
+            return event if isinstance(event, LIVE) else self._fault(f"its type {event.type} requires a seq")
         if seq <= self.last_seq:
             return None
         if seq > self.last_seq + 1:

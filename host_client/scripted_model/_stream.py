@@ -20,7 +20,8 @@ Timed = tuple[float, dict[str, Any]]
 
 def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Timed]:
     """Yield all events of one reply with the seconds to wait before each; the reply's ``delay`` is not included."""
-    usage = reply.usage
+    usage = msgspec.to_builtins(reply.usage)
+    at_end = usage.pop("at_end")
     yield (
         0.0,
         {
@@ -34,7 +35,7 @@ def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Tim
                 "stop_reason": None,
                 "stop_sequence": None,
                 # The real API reports a small number of output tokens here and the final one in message_delta.
-                "usage": {**msgspec.to_builtins(usage), "output_tokens": 1},
+                "usage": dict.fromkeys(usage, 0) if at_end else {**usage, "output_tokens": 1},
             },
         },
     )
@@ -46,7 +47,7 @@ def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Tim
         {
             "type": "message_delta",
             "delta": {"stop_reason": stop_reason, "stop_sequence": None},
-            "usage": {"output_tokens": usage.output_tokens},
+            "usage": usage if at_end else {"output_tokens": usage["output_tokens"]},
         },
     )
     yield 0.0, {"type": "message_stop"}

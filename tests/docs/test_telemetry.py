@@ -24,7 +24,7 @@ from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
 
 DOCUMENT = (ROOT / "docs" / "OPENTELEMETRY_INTEGRATION.md").read_text()
-ATTRIBUTE = r"(?:gen_ai|agent|tool|sandbox|approval|retry|user|tenant|session|error|http|process)\.[a-z_.]+"
+ATTRIBUTE = r"(?:gen_ai|agent|tool|sandbox|approval|retry|user|tenant|session|error|http|process)\.[a-z0-9_.]+"
 SPANS = {"agent.session", "agent.execute", "agent.approval", "sandbox.create", "sandbox.cleanup"}
 SETTERS = (
     "agent_runner/contract/genai.py",

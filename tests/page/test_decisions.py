@@ -280,6 +280,29 @@ def test_a_folded_call_tells_what_a_person_said_and_changed(server: PageServer, 
     expect(page.locator(".fold-body h4").first).to_have_text("Input as Claude wrote it; it was changed before it ran")
 
 
+def test_a_call_shows_the_input_that_it_ran_with_before_the_one_that_claude_wrote(
+    server: PageServer, windows: Windows, log: Log
+) -> None:
+    edit = {"command": "make edited"}
+    log.add(
+        p.ApprovalResolvedData(
+            approval_id="x1", tool_use_id="b1", decision="allow_edited", wait_ms=8000, updated_input=edit
+        )
+    )
+    done(log, "b1", "ok", executed_input=edit)
+    call(log, "b2", "Bash", COMMAND)
+    done(log, "b2", "ok", executed_input={"command": "make hooked"})
+    page = windows.open(server.session_url(log))
+    for at, (title, command) in enumerate(
+        [("Input as it ran, changed by a person", "make edited"), ("Input as it ran", "make hooked")]
+    ):
+        page.locator(".fold-line").nth(at).click()
+        body = page.locator(".fold-body").nth(at)
+        expect(body.locator("h4")).to_have_text([title, "Input as Claude wrote it", "Output"])
+        expect(body).to_contain_text(command)
+        expect(body).to_contain_text(COMMAND["command"])
+
+
 @pytest.mark.parametrize(("role", "decides", "writes"), [("viewer", 0, 0), ("approver", 1, 0), ("operator", 1, 1)])
 def test_a_role_sees_only_what_it_may_do(
     server: PageServer, windows: Windows, log: Log, role: str, decides: int, writes: int

@@ -237,6 +237,10 @@ def test_an_empty_line_after_the_last_is_none(page: Page, before: str, after: st
         ([{"type": "setMode", "mode": "acceptEdits", "destination": "session"}], ["all edits (mode acceptEdits)"]),
         ([RULE, {"type": "setMode", "mode": "acceptEdits"}], ["Bash(npm test:*)"]),
         ([{"type": "addDirectories", "directories": ["/srv"]}], ["directory /srv"]),
+        (
+            [{"type": "setMode", "mode": "acceptEdits"}, {"type": "addDirectories", "directories": ["/srv"]}],
+            ["all edits (mode acceptEdits)", "directory /srv"],
+        ),
         ([], []),
     ],
 )

@@ -95,7 +95,7 @@ def test_the_wait_for_a_person_and_the_execution_are_told_apart(make_lab: MakeLa
 
 def test_an_edited_input_is_what_runs(make_lab: MakeLab) -> None:
     lab = make_lab(TOUCH)
-    runner, request = asked(lab)
+    runner, request = asked(lab, "--tool-content", "full")
     assert request.data.input == {"command": "touch made"}
     assert request.data.input_sha256 == input_digest(request.data.input)
     runner.send(
@@ -111,7 +111,15 @@ def test_an_edited_input_is_what_runs(make_lab: MakeLab) -> None:
     assert done.exit_code == 0
     assert done.tree == APPROVED_TREE
     assert done.one(protocol.ApprovalResolved).data.decision == "allow_edited"
-    assert done.span("agent.approval").attributes["approval.decision"] == "allow_edited"
+    edit = {"command": "touch edited"}
+    resolved, result = done.one(protocol.ApprovalResolved).data, done.one(protocol.ToolResult).data
+    assert (resolved.updated_input, resolved.input_sha256) == (edit, input_digest(edit))
+    assert result.executed_input == edit
+    approval = done.span("agent.approval").attributes
+    assert (approval["approval.decision"], approval["approval.input_sha256"]) == ("allow_edited", input_digest(edit))
+    bash = done.span("execute_tool Bash").attributes
+    assert bash["tool.executed_input_sha256"] == input_digest(edit)
+    assert bash["gen_ai.tool.call.arguments"] == '{"command":"touch edited"}'
     assert [path.name for path in lab.cwd.iterdir()] == ["edited"]
 
 
@@ -192,6 +200,44 @@ def test_a_remembered_approval_is_not_asked_for_again(make_lab: MakeLab) -> None
     # What one person allows in one run is written nowhere.
     assert [path.name for path in lab.cwd.iterdir()] == ["made"]
     assert not list(lab.home.glob("**/settings*.json"))
+
+
+def test_a_remembered_edit_outside_the_directory_allows_the_next_one_too(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Write, input: {file_path: ../outside/one, content: x}}]
+              - tools: [{name: Write, input: {file_path: ../outside/two, content: x}}]
+              - text: Done.
+    """)
+    runner, request = asked(lab)
+    assert sorted(each["type"] for each in request.data.suggestions) == ["addDirectories", "setMode"]
+    runner.send(Approval(approval_id=request.data.approval_id, decision="allow", remember=True))
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.one(protocol.ApprovalResolved).data.remembered is True
+    assert sorted(path.name for path in (lab.root / "outside").iterdir()) == ["one", "two"]
+
+
+def test_an_approval_that_cannot_be_remembered_says_so_and_counts_once(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: echo $(touch made)}}]
+              - text: Done.
+    """)
+    runner, request = asked(lab)
+    assert request.data.suggestions == []
+    runner.send(Approval(approval_id=request.data.approval_id, decision="allow", remember=True))
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.one(protocol.ApprovalResolved).data.remembered is False
+    assert [log.data.text for log in done.of(protocol.Log)] == [
+        "Bash is allowed once and not remembered: Claude Code suggests no rule for this call"
+    ]
+    assert (lab.cwd / "made").exists()
 
 
 def test_a_question_of_the_agent_is_answered_by_the_person(make_lab: MakeLab) -> None:

@@ -117,6 +117,22 @@ def test_an_interrupt_between_turns_stops_what_runs_in_the_background(make_lab: 
     assert not os.path.exists(f"/proc/{pid}")
 
 
+def test_a_heartbeat_tells_a_long_silence_from_a_dead_runner(make_lab: MakeLab) -> None:
+    lab = make_lab(script(WAITS, "timeout: 60000", then=""))
+    os.mkfifo(lab.cwd / "gate")
+    journal = lab.root / "journal"
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash", "--heartbeat", "0.2", "--journal", str(journal))
+    use = runner.until(protocol.ToolUse)
+    beats = [runner.until(protocol.Heartbeat) for _ in range(2)]
+    (lab.cwd / "gate").write_text("done\n")
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.exit_code == 0
+    assert [beat.data.tool_use_ids for beat in beats] == [[use.data.id]] * 2
+    assert 200 <= beats[0].data.silent_ms < beats[1].data.silent_ms
+    assert b'"type":"heartbeat"' not in journal.read_bytes()
+
+
 def test_a_prompt_begins_a_turn_while_a_command_runs_in_the_background(make_lab: MakeLab) -> None:
     lab = make_lab(script(WAITS, then="- text: Hello.\n              - text: It is ready."))
     os.mkfifo(lab.cwd / "gate")

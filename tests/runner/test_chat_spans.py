@@ -64,6 +64,25 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
     assert done.one(protocol.Thinking).span_id == first.span_id
 
 
+def test_tokens_that_only_the_end_of_a_response_tells_are_counted(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - text: Hi.
+                usage:
+                  input_tokens: 3
+                  cache_read_input_tokens: 50
+                  cache_creation_input_tokens: 7
+                  output_tokens: 42
+                  at_end: true
+    """)
+    done = lab.run("--prompt", "go")
+    chat = done.span(CHAT).attributes
+    names = ("input_tokens", "cache_read.input_tokens", "cache_creation.input_tokens", "output_tokens")
+    assert [chat[f"gen_ai.usage.{name}"] for name in names] == [60, 50, 7, 42]
+
+
 def test_text_arrives_live_before_it_arrives_whole(make_lab: MakeLab) -> None:
     text = "word " * 200
     lab = make_lab(f"""

@@ -30,6 +30,8 @@ GOOD: dict[str, tuple[str, object]] = {
     "max_retries": ("0", 0),
     "resume": ("1-2-3", "1-2-3"),
     "approval_timeout": ("1.5", 1.5),
+    "background_timeout": ("2", 2.0),
+    "heartbeat": ("0.5", 0.5),
     "journal": ("/srv/journal", "/srv/journal"),
     "system_prompt": ("Be brief.", "Be brief."),
     "setting_sources": ("user,project", ("user", "project")),

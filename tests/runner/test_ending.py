@@ -59,6 +59,8 @@ def test_an_interrupt_ends_the_turn_and_the_conversation_goes_on(make_lab: MakeL
         *("turn_start", "text", "result", "end"),
     ]
     assert done.tree == [CANCELLED, ["agent.execute", [CHAT]]]
+    turn = min((span for span in done.spans if span.name == "agent.execute"), key=lambda span: span.start)
+    assert (turn.message, done.span("execute_tool Bash").message) == ("interrupted", "Bash: cancelled")
     assert done.one(protocol.ToolResult).data.error_type == "cancelled"
     assert done.one(protocol.End).data == protocol.EndData(reason="completed", exit_code=130)
 
@@ -289,6 +291,33 @@ def test_after_finish_the_runner_ends_by_itself_and_answers_still_count(make_lab
     assert done.exit_code == 0
     assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash", ["agent.approval"]], [CHAT]]]
     assert (lab.cwd / "made").exists()
+
+
+def test_an_interrupt_ends_a_subagent_that_alone_works_in_the_background(make_lab: MakeLab) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {{name: Agent, input: {{description: d, prompt: Work slowly, subagent_type: general-purpose}}}}
+              - text: It runs.
+          helper:
+            when: Work slowly
+            replies:
+              - tools: [{{name: Bash, input: {{command: {json.dumps(HANG)}}}}}]
+              - text: never
+    """)
+    up = lab.fifo()
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
+    runner.until(protocol.Result)
+    pid = int(up.read())
+    runner.send(Interrupt())
+    runner.until(protocol.BackgroundTask, lambda task: task.data.state == "stopped")
+    done = runner.finish()
+    assert is_gone(pid)
+    assert_whole(done)
+    agent = ["execute_tool Agent !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]
+    assert done.tree == [["agent.execute", [CHAT], agent, [CHAT]]]
 
 
 def test_an_interrupt_ends_what_works_in_the_background_too(make_lab: MakeLab) -> None:

@@ -47,3 +47,18 @@ def test_a_result_that_the_cli_hands_over_whole_is_cut_for_its_event() -> None:
     assert truncated
     assert bounded([{"type": "text", "text": "é"}]) == ([{"type": "text", "text": "é"}], 2, False)
     assert bounded(None) == ("", 0, False)
+
+
+def test_an_mcp_result_that_the_cli_saves_in_a_file_has_the_size_of_that_file(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: mcp__lab__large, input: {size: 400000}}]
+              - text: Done.
+    """)
+    done = lab.run("--prompt", "go", *LAB_SERVER, "--allowed-tools", "mcp__lab__large")
+    result = done.one(protocol.ToolResult).data
+    assert "exceeds maximum allowed tokens" in result.content
+    assert (result.bytes, result.truncated) == (400_000, True)
+    assert done.span("execute_tool mcp__lab__large").attributes["tool.output_size"] == 400_000

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, OK, Finished, Lab
+from tests.support.runs import CHAT, ERROR, OK, Finished, Lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -53,6 +53,30 @@ def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab) -> None:
     # The request, the call and the next request follow one another within the subagent's own time.
     assert agent.start <= first.start <= first.end <= bash.end <= second.start <= second.end <= agent.end
     assert first.end <= bash.start + 5_000_000
+
+
+def test_a_failed_request_of_a_subagent_is_a_failed_request_and_no_failed_tool(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - name: Agent
+                    input: {description: d, prompt: Say hello,
+                            subagent_type: general-purpose, run_in_background: false}
+              - text: It failed.
+                expect: no such model
+          helper:
+            when: Say hello
+            replies:
+              - fail: [{status: 400, message: no such model, times: 99}]
+    """)
+    done = lab.run("--prompt", "go")
+    assert done.exit_code == 0
+    agent = ["execute_tool Agent !invalid_request", [f"{CHAT} !invalid_request"]]
+    assert done.tree == [["agent.execute", [CHAT], agent, [CHAT]]]
+    assert done.one(protocol.ToolResult).data.error_type == "invalid_request"
+    assert "no such model" in next(span for span in done.spans if span.status == ERROR and span.name == CHAT).message
 
 
 def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, ERROR, HANG, MODEL, OK, Lab, is_gone
+from tests.support.runs import CHAT, ERROR, MODEL, OK, Lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -40,6 +42,7 @@ def test_one_tool_is_one_span_under_its_turn(make_lab: MakeLab) -> None:
     assert (call.trace_id, call.span_id, call.parent_span_id) == (turn.trace_id, tool.span_id, turn.span_id)
     assert result.span_id == tool.span_id
     assert turn.parent_span_id == ""
+    assert 0 <= tool.attributes.pop("tool.queue_ms") <= tool.ms
     assert tool.attributes == {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "Bash",
@@ -52,6 +55,7 @@ def test_one_tool_is_one_span_under_its_turn(make_lab: MakeLab) -> None:
         "tool.is_error": False,
         "tool.execution_ms": result.data.duration_ms,
         "tool.approval_wait_ms": 0.0,
+        "process.exit.code": 0,
     }
     assert turn.attributes["gen_ai.operation.name"] == "invoke_agent"
     assert turn.attributes["gen_ai.conversation.id"] == start.session_id
@@ -102,12 +106,80 @@ def test_a_failing_tool_is_an_error_of_the_call_and_not_of_the_turn(make_lab: Ma
     assert done.types == ["start", "turn_start", "tool_use", "tool_result", "text", "result", "end"]
     assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash !tool_error"], [CHAT]]]
     result = done.one(protocol.ToolResult).data
-    assert (result.is_error, result.error_type) == (True, "tool_error")
+    assert (result.is_error, result.error_type, result.exit_code) == (True, "tool_error", 3)
     assert "Exit code 3" in result.content
     tool = done.span("execute_tool Bash !tool_error".removesuffix(" !tool_error"))
     assert (tool.status, tool.attributes["tool.is_error"], tool.attributes["error.type"]) == (ERROR, True, "tool_error")
     assert tool.attributes["tool.execution_ms"] == result.duration_ms
+    assert tool.attributes["process.exit.code"] == 3
     assert done.span("agent.execute").status == OK
+
+
+def test_a_commands_exit_code_is_told_where_the_cli_knows_it(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: Bash, input: {command: echo fine}}
+                  - {name: Bash, input: {command: grep nothing-like-it /dev/null}}
+                  - {name: Bash, input: {command: sh -c 'kill -9 $$'}}
+                  - {name: Read, input: {file_path: missing}}
+              - text: Done.
+    """)
+    done = lab.run("--prompt", "go", "--allowed-tools", "Bash")
+    codes = {result.data.tool_use_id: result.data.exit_code for result in done.of(protocol.ToolResult)}
+    # Of grep that found nothing the CLI says so in words, and not that it ended with 1.
+    assert list(codes.values()) == [0, None, 137, None]
+    calls = [span for span in done.spans if span.name.startswith("execute_tool")]
+    spans = {span.attributes["gen_ai.tool.call.id"]: span for span in calls}
+    assert {key: spans[key].attributes.get("process.exit.code") for key in codes} == codes
+
+
+def test_a_call_tells_how_long_it_waited_for_the_calls_before_it(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: Bash, input: {command: touch one}}
+                  - {name: Bash, input: {command: touch two}}
+              - text: Done.
+    """)
+    runner = lab.start("--prompt", "go")
+    first = runner.until(protocol.ApprovalRequest)
+    runner.until(protocol.ToolUse)
+    runner.send(protocol.Approval(approval_id=first.data.approval_id, decision="allow"))
+    second = runner.until(protocol.ApprovalRequest)
+    runner.send(protocol.Approval(approval_id=second.data.approval_id, decision="allow"))
+    runner.until(protocol.Result)
+    done = runner.finish()
+    one, two = sorted((span for span in done.spans if span.name == "execute_tool Bash"), key=lambda span: span.start)
+    asked = next(span for span in done.spans if span.parent_span_id == two.span_id)
+    assert two.attributes["tool.queue_ms"] == pytest.approx((asked.start - two.start) / 1e6, abs=0.01)
+    assert one.attributes["tool.queue_ms"] < two.attributes["tool.queue_ms"]
+    assert one.end <= asked.start
+    assert "tool.hook_ms" not in one.attributes
+
+
+def test_the_time_in_hooks_of_settings_is_told_apart(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: touch made}}]
+              - text: Done.
+    """)
+    slow = {"matcher": "Bash", "hooks": [{"type": "command", "command": "sleep 0.3"}]}
+    settings = {"hooks": {"PreToolUse": [slow], "PostToolUse": [slow]}}
+    (lab.cwd / ".claude").mkdir()
+    (lab.cwd / ".claude" / "settings.json").write_text(json.dumps(settings))
+    done = lab.run("--prompt", "go", "--setting-sources", "project", "--allowed-tools", "Bash")
+    bash = done.span("execute_tool Bash")
+    assert (lab.cwd / "made").exists()
+    assert 600 <= bash.attributes["tool.hook_ms"] <= bash.ms
+    parts = sum(bash.attributes[f"tool.{name}_ms"] for name in ("queue", "hook", "execution", "approval_wait"))
+    assert parts <= bash.ms + 1
 
 
 def test_an_unknown_tool_and_a_bad_input_are_failed_calls(make_lab: MakeLab) -> None:
@@ -125,21 +197,3 @@ def test_an_unknown_tool_and_a_bad_input_are_failed_calls(make_lab: MakeLab) -> 
     tools = [["execute_tool NoSuchTool !tool_error"], ["execute_tool Read !tool_error"]]
     assert done.tree == [["agent.execute", [CHAT], *tools, [CHAT]]]
     assert [result.data.error_type for result in done.of(protocol.ToolResult)] == ["tool_error", "tool_error"]
-
-
-def test_a_command_left_in_the_background_is_gone_when_the_run_ends(make_lab: MakeLab) -> None:
-    lab = make_lab(f"""
-        conversations:
-          main:
-            replies:
-              - tools: [{{name: Bash, input: {{command: {json.dumps(HANG)}, run_in_background: true}}}}]
-              - text: It runs.
-    """)
-    up = lab.fifo()
-    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
-    pid = int(up.read())
-    runner.until(protocol.Result)
-    done = runner.finish()
-    assert done.exit_code == 0
-    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
-    assert is_gone(pid)

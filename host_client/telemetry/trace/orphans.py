@@ -116,8 +116,13 @@ class Orphans:
                 call = self._calls.get(event.data.tool_use_id)
                 waited = call.waited_ms if call is not None else 0.0
                 genai.set_tool_outcome(span, event.data.bytes, event.data.is_error, None, waited)
-            case ApprovalResolved() | QuestionResolved():
-                genai.set_approval(span, event.data.decision, event.data.decided_by, event.data.wait_ms)
+                genai.set_exit_code(span, event.data.exit_code)
+                if event.data.executed_input is not None:
+                    genai.set_executed(span, event.data.executed_input, None)
+            case ApprovalResolved(data=data):
+                genai.set_approval(span, data.decision, data.decided_by, data.wait_ms, data.input_sha256)
+            case QuestionResolved(data=data):
+                genai.set_approval(span, data.decision, data.decided_by, data.wait_ms)
             case Result():
                 span.attributes["agent.cost_usd"] = event.data.cost_usd
         if error_type := getattr(data, "error_type", None):

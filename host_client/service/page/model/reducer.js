@@ -196,6 +196,7 @@ function endTool(draft, data, at) {
     bytes: data.bytes,
     isTruncated: data.truncated === true,
     errorType: data.error_type ?? null,
+    executedInput: data.executed_input ?? null,
   };
   const item = changeTool(draft, data.tool_use_id, { result });
   new Lanes(draft).endTool(data.tool_use_id, at, outcome(item, result));
@@ -259,6 +260,7 @@ function resolve(draft, id, data, at) {
     waitMs: data.wait_ms,
     ts: at.ts,
     answers: data.answers ?? null,
+    updatedInput: data.updated_input ?? null,
   };
   draft.waiting = draft.waiting.filter((request) => request.id !== id);
   if (before) {

@@ -104,13 +104,13 @@ export function saidWith({ kind, resolved }, result) {
 }
 
 /**
- * Return the rules that "remember" would add, one line each; empty if nothing is suggested. As in the runner: the
- * rules for this session, and a change of mode only if there is no rule.
+ * Return what "remember" would add, one line each; empty if nothing is suggested. As in the runner: a change of mode
+ * only if no rule is suggested.
  */
 export function rememberedRules(suggestions) {
   const all = (suggestions ?? []).filter((each) => each && typeof each === "object");
-  const rules = all.filter((each) => each.type !== "setMode");
-  return (rules.length ? rules : all).flatMap(ruleLines);
+  const hasRules = all.some((each) => each.type === "addRules");
+  return all.filter((each) => !hasRules || each.type !== "setMode").flatMap(ruleLines);
 }
 
 function ruleLines(update) {

@@ -108,7 +108,7 @@ export class ToolCard {
   body() {
     const { item } = this;
     return [
-      item.request?.kind === "question" ? questionsView(item.request) : [h("h4", {}, inputTitle(item)), inputView(item.name, item.input)],
+      item.request?.kind === "question" ? questionsView(item.request) : inputsView(item),
       this.nestedCount || ["Agent", "Task"].includes(item.name) ? [h("h4", {}, "What it did"), this.nested] : null,
       this.output(item),
     ];
@@ -126,9 +126,16 @@ export class ToolCard {
   }
 }
 
-/** Return the heading of a call's input, which the log has as the model wrote it, without a person's edit. */
-function inputTitle({ request }) {
-  return request?.resolved?.decision === "allow_edited" ? "Input as Claude wrote it; it was changed before it ran" : "Input";
+/** Return a call's input; if it ran with another one than Claude wrote, both. */
+function inputsView({ name, input, request, result }) {
+  const edited = request?.resolved?.updatedInput ?? null;
+  const executed = result?.executedInput ?? edited;
+  if (executed === null) {
+    const wasEdited = request?.resolved?.decision === "allow_edited"; // by a runner that does not tell the edit
+    return [h("h4", {}, wasEdited ? "Input as Claude wrote it; it was changed before it ran" : "Input"), inputView(name, input)];
+  }
+  const title = edited === null ? "Input as it ran" : "Input as it ran, changed by a person";
+  return [h("h4", {}, title), inputView(name, executed), h("h4", {}, "Input as Claude wrote it"), inputView(name, input)];
 }
 
 /** Return the last line of an output, where most tools write what went wrong. */
