@@ -19,7 +19,14 @@ SETTING_SOURCES = ("user", "project", "local")
 
 
 class ConfigError(ValueError):
-    """A setting has a bad value; the message names the setting and its valid values."""
+    """A setting has a bad value; the message names the setting and its valid values.
+
+    ``rest`` is the configuration without the bad values, which the span of the failed run needs, if it is known.
+    """
+
+    def __init__(self, message: str, rest: Config | None = None) -> None:
+        super().__init__(message)
+        self.rest = rest
 
 
 @dataclass(frozen=True)
@@ -137,31 +144,32 @@ def load_config(environ: Mapping[str, str], argv: Sequence[str], baggage: Mappin
     An empty variable counts as absent, as in the OpenTelemetry specification. From the baggage only the ids of user,
     session and tenant are used.
     """
-    options = _options(argv)
+    options, unreadable = _options(argv)
+    faults = {"content": unreadable} if unreadable else {}  # one may be a misspelt --content
     values: dict[str, Any] = {name: baggage[key] for name, key in _BAGGAGE_KEYS.items() if baggage.get(key)}
     for setting in SETTINGS:
         given = options.get(setting.field)
         name, text = (setting.option, given) if given is not None else (setting.variable, environ.get(setting.variable))
         if text:
-            values[setting.field] = _parsed(setting, name, text)
-    return Config(**values)
+            try:
+                values[setting.field] = setting.parse(text)
+            except ValueError as error:
+                faults.setdefault(setting.field, f"{name}={text[:80]!r}: {error}")
+    if "content" in faults:
+        values["content"] = "none"  # the setting that cannot be read may have kept the prompt out of the span
+    config = Config(**values)
+    if faults:
+        raise ConfigError(next(iter(faults.values())), config)
+    return config
 
 
-def _options(argv: Sequence[str]) -> dict[str, str | None]:
+def _options(argv: Sequence[str]) -> tuple[dict[str, str | None], str | None]:
+    """Return the options that can be read, and a message about what cannot be read, or None."""
     try:
         known, unknown = arguments().parse_known_args(argv)
     except argparse.ArgumentError as error:
-        raise ConfigError(str(error)) from None
-    if unknown:
-        raise ConfigError(f"unknown option {unknown[0]}: see agent_runner run --help")
-    return vars(known)
-
-
-def _parsed(setting: RunnerSetting, name: str, text: str) -> Any:
-    try:
-        return setting.parse(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}={text[:80]!r}: {error}") from None
+        return {}, str(error)
+    return vars(known), f"unknown option {unknown[0]}: see agent_runner run --help" if unknown else None
 
 
 assert [setting.field for setting in SETTINGS] == [each.name for each in fields(Config)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,20 +21,21 @@ from claude_agent_sdk import (
 )
 
 from ._config import Config, ConfigError
-from ._events import Events, misconfigured
+from ._events import Events
+from ._failed_start import FailedStart, unprompted
 from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._requests import RefusedError
-from ._sdk_options import Spent, agent_options, imported, resumed_cost
+from ._sdk_options import Spent, agent_options, resumed_cost
+from ._span_settings import common_attributes, sanitizer_of
 from ._telemetry import SpanOutbox, SpanSink
 from ._translate import Translator
 from .contract import processes
 from .contract.classify import Failure, classify
 from .contract.oom import oom_kills
 from .contract.protocol import AnyCommand, EndData, EndReason, ErrorData, Finish, Interrupt, LogData, Prompt, Stop
-from .contract.sanitize import SANITIZERS, Content, Sanitizer, single_line
-from .contract.spans import Spans, Value
+from .contract.spans import Spans
 from .contract.trace_context import TraceContext, from_fields
 
 GRACE_SECONDS = 5.0
@@ -41,11 +43,6 @@ GRACE_SECONDS = 5.0
 
 LEAVE_SECONDS = 1.0
 """Seconds in which the CLI may end by itself; it would wait 5 seconds for background processes."""
-
-MAX_ATTRIBUTE = 1000
-"""Maximum characters of the name and of the value of a configured span attribute."""
-
-NO_PROMPT = "no prompt: set AGENT_PROMPT, give --prompt, or send a prompt command"
 
 _MAX_REMEMBERED = 1000
 """Number of command ids that are kept to recognise repeated commands."""
@@ -185,7 +182,8 @@ class Run:
                 on_stderr=self._stderr,
             )
         except ConfigError as error:
-            return misconfigured(self._events, str(error))
+            failed = FailedStart(self._config, self._events, self._sink, self._context)
+            return failed.misconfigured(str(error))
         self._read_past_cost()
         self._client = ClaudeSDKClient(options, transport=self._transport)
         try:
@@ -331,6 +329,7 @@ class Run:
         await asyncio.sleep(0)  # lets the cancelled waits emit their events
         busy = bool(self._translator.tools)
         if self._failure is not None:
+            self._begin_failed_turn()
             self._events.emit(self._failure, self._translator.turn.span if self._translator.turn else None)
             self._translator.abort(self._failure.error_type, self._failure.message)
         elif self._signal is not None or self._stopping:
@@ -346,6 +345,13 @@ class Run:
             self._events.emit(LogData(stream="telemetry", text=lost))
         for task in self._tasks:
             task.cancel()
+
+    def _begin_failed_turn(self) -> None:
+        """Begin the first turn if the run failed before it, so that its span says why."""
+        if self._translator.turn is None and not self._translator.outcome.turns and not self._unprompted:
+            prompt = self._prompts.popleft() if self._prompts else None
+            context = self._context_of(prompt) if prompt else self._context
+            self._translator.begin_turn(context, prompt.text if prompt else None, self._first_span_id)
 
     async def _disconnect(self) -> None:
         """Disconnect from the CLI and end the processes that it leaves in the background."""
@@ -364,7 +370,7 @@ class Run:
 
     def _end(self) -> int:
         if self._unprompted and not self._stopping and self._failure is None:
-            return misconfigured(self._events, NO_PROMPT)
+            return unprompted(self._events)
         code, reason = self._outcome()
         self._events.emit(EndData(reason=reason, exit_code=code))
         return code
@@ -447,34 +453,19 @@ def _translator(config: Config, events: Events, spans: Spans, access: ModelAcces
     )
 
 
-def common_attributes(config: Config) -> dict[str, Value]:
-    """Return the configured attributes that every span of a run has."""
-    ids = {"user.id": config.user_id, "session.id": config.session_id, "tenant.id": config.tenant_id}
-    given = {**config.attributes, **{name: value for name, value in ids.items() if value}}
-    return {single_line(name, MAX_ATTRIBUTE): single_line(value, MAX_ATTRIBUTE) for name, value in given.items()}
+_REFUSALS = ("No conversation found", "--resume requires a valid session ID")
+"""Texts of the CLI, which has no codes for them, when it ends at once because of a bad setting."""
 
-
-def sanitizer_of(config: Config, content: Content) -> Sanitizer | None:
-    """Return the sanitizer of texts for spans, or None to leave them out; raise `ConfigError` if it is not found."""
-    if config.sanitizer is None or content == "none":
-        return SANITIZERS[content]
-    given = imported("AGENT_SANITIZER", config.sanitizer)
-
-    def sanitize(text: str) -> str:
-        try:
-            return str(given(text))
-        except Exception as error:  # a custom function must not fail the run, and its text must not pass
-            return f"[the sanitizer failed: {type(error).__name__}]"
-
-    return sanitize
+_NOT_A_PROGRAM = (errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
+"""Errors of starting a file that will never be a program."""
 
 
 def failure_of(error: Exception, *, oom_killed: bool = False) -> Failure:
     """Return the classified failure for an exception of the CLI or the SDK."""
-    if isinstance(error, CLINotFoundError):
-        return Failure("cli_crash", False)
-    if "No conversation found" in str(error):
+    if any(text in str(error) for text in _REFUSALS):
         return Failure("invalid_request", False)
+    if isinstance(error, CLINotFoundError) or getattr(error.__cause__, "errno", None) in _NOT_A_PROGRAM:
+        return Failure("cli_crash", False)
     if isinstance(error, ProcessError) and error.exit_code == -9:
         return classify(oom_killed=oom_killed or None, process="cli")
     return classify(process="cli")
