@@ -49,6 +49,7 @@ class Config:
     setting_sources: tuple[str, ...] = ()
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    require_mcp: bool = False
     user_id: str | None = None
     session_id: str | None = None
     tenant_id: str | None = None
@@ -112,6 +113,7 @@ SETTINGS = (
     RunnerSetting("setting_sources", _sources, "Settings that the CLI reads: user, project, local. Default: none."),
     RunnerSetting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
     RunnerSetting("mcp_servers", pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
+    RunnerSetting("require_mcp", on_off, "on: do not start if an MCP server cannot be used. Default: off."),
     RunnerSetting("user_id", str, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
     RunnerSetting("session_id", str, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
     RunnerSetting("tenant_id", str, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from claude_agent_sdk import (
     ClaudeSDKClient,
@@ -23,6 +23,7 @@ from claude_agent_sdk import (
 from ._config import Config, ConfigError
 from ._events import Events
 from ._failed_start import FailedStart, unprompted
+from ._mcp import McpServers
 from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
@@ -96,6 +97,7 @@ class Run:
         self._stopping = False
         self._signal: int | None = None
         self._failure: ErrorData | None = None
+        self._misconfigured = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._interrupt_early = False
@@ -186,6 +188,7 @@ class Run:
             return failed.misconfigured(str(error))
         self._read_past_cost()
         self._client = ClaudeSDKClient(options, transport=self._transport)
+        self._mcp = McpServers(self._client, cast("dict[str, Any]", options.mcp_servers))
         try:
             await self._converse()
         except Exception as error:  # a bug in the runner must not prevent the `end` event
@@ -200,6 +203,8 @@ class Run:
             return
         if self._descendants is not None:
             self._descendants.started()
+        if self._config.require_mcp and not await self._unless_stopped(asyncio.ensure_future(self._mcp.require_all())):
+            return
         self._spawn(self._read())
         prepared = False
         while not self._finished():
@@ -229,7 +234,7 @@ class Run:
         return not self._more_prompts and not self._prompts and self._translator.idle
 
     async def _unless_stopped(self, connecting: asyncio.Future[None]) -> bool:
-        """Wait for the connection; return False if it failed or the run ends without it."""
+        """Wait for the connection to the CLI or its servers; return False if it failed or the run ends without it."""
         while not connecting.done() and not self._stopping and not self._unprompted:
             changed = asyncio.ensure_future(self._changed.wait())
             await asyncio.wait((connecting, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -277,12 +282,24 @@ class Run:
                     await self._access.look()
                 if not self._take(message):
                     return
+                if isinstance(message, SystemMessage) and message.subtype == "init":
+                    await self._report_missing_servers(message.data.get("mcp_servers") or ())
         except Exception as error:  # the SDK also raises plain exceptions
             self._fail(error)
         else:
             self._fail(ProcessError("the CLI ended", exit_code=0))
         finally:
             self._changed.set()
+
+    async def _report_missing_servers(self, listed: Iterable[Mapping[str, Any]]) -> None:
+        """Report the MCP servers that a turn begins without: on its span, and if that is new in ``log`` events."""
+        missing = await self._mcp.missing(listed)
+        if (turn := self._translator.turn) is None:
+            return
+        for server in self._mcp.changed(missing):
+            self._events.emit(LogData(stream="runner", text=server.remark), turn.span)
+        for server in missing:
+            turn.span.add_event("mcp_server", self._translator.spans.clock(), server.attributes)
 
     def _take(self, message: Message) -> bool:
         """Process a message; return False if the runner failed."""
@@ -314,6 +331,7 @@ class Run:
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None and not self._leaving:
+            self._misconfigured = isinstance(error, ConfigError)
             failure = failure_of(error, oom_killed=oom_kills() > self._oom_before)
             self._failure = ErrorData(
                 error_type=failure.error_type, message=str(error)[:1000], retryable=failure.retryable
@@ -379,7 +397,7 @@ class Run:
         if self._signal is not None:
             return self._signal, _SIGNALLED[self._signal]
         if self._failure is not None:
-            return 3, "failed"
+            return (2, "misconfigured") if self._misconfigured else (3, "failed")
         outcome = self._translator.outcome
         code = 1 if outcome.failed else 130 if outcome.interrupted else 0
         return code, "stopped" if self._stopping else "completed"
@@ -462,7 +480,7 @@ _NOT_A_PROGRAM = (errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 
 def failure_of(error: Exception, *, oom_killed: bool = False) -> Failure:
     """Return the classified failure for an exception of the CLI or the SDK."""
-    if any(text in str(error) for text in _REFUSALS):
+    if isinstance(error, ConfigError) or any(text in str(error) for text in _REFUSALS):
         return Failure("invalid_request", False)
     if isinstance(error, CLINotFoundError) or getattr(error.__cause__, "errno", None) in _NOT_A_PROGRAM:
         return Failure("cli_crash", False)

@@ -31,6 +31,7 @@ class AgentOptions:
 
     ``attributes`` are set on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
     ``max_retries`` is the maximum number of times that a failed model request is sent again; the CLI's default is 10.
+    With ``require_mcp`` a run ends before its first turn if an MCP server cannot be used.
     """
 
     model: str | None = None
@@ -43,6 +44,7 @@ class AgentOptions:
     system_prompt: str | None = None
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    require_mcp: bool = False
     resume: str | None = None
     user_id: str | None = None
     tenant_id: str | None = None
@@ -64,6 +66,7 @@ class AgentOptions:
 
 
 _TEXT = Form(typed(str | None), "a text")
+_SWITCH = Form(typed(bool), "True or False")
 _TOOLS = Form(typed(tuple[str, ...]), 'names of tools and rules, such as ("Read", "Bash(git log:*)")')
 _CONTENT = Form(one_of(*CONTENTS), f"one of {', '.join(CONTENTS)}")
 
@@ -85,6 +88,7 @@ OPTION_FORMS: dict[str, Form] = {
         'names of in-process servers and where each is imported from, such as {"calc": "my_tools:server"}'
         " (other servers go into mcp_config, as JSON)",
     ),
+    "require_mcp": _SWITCH,
     "resume": _TEXT,
     "user_id": _TEXT,
     "tenant_id": _TEXT,
@@ -167,6 +171,7 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "SYSTEM_PROMPT": options.system_prompt,
         "MCP_CONFIG": options.mcp_config,
         "MCP_SERVERS": _joined(options.mcp_servers),
+        "REQUIRE_MCP": "on" if options.require_mcp else None,
         "RESUME": options.resume,
         "APPROVAL_TIMEOUT": options.approval_timeout,
         "SESSION_ID": session_id,

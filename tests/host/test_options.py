@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent_runner._config import load_config
 from agent_runner.contract.trace_context import TraceContext
 from host_client import AgentOptions, LocalSandbox, Whereabouts, open_session, run_agent, take_over
 from host_client.client.options import OPTION_FORMS, runner_environment
@@ -36,6 +37,14 @@ def test_the_number_of_retries_is_the_clis_own_variable_and_goes_before_the_host
     assert retries(AgentOptions(max_retries=0)) == "0"
 
 
+def test_required_servers_are_a_variable_of_the_runner_only_where_they_are_asked_for() -> None:
+    """An old runner ignores the variable."""
+    context, info = TraceContext("a" * 32, "b" * 16), SandboxInfo(id="x", kind="local", work="/w", journal="/j")
+    assert "AGENT_REQUIRE_MCP" not in runner_environment(AgentOptions(), "s", {}, context, info)
+    required = runner_environment(AgentOptions(require_mcp=True), "s", {}, context, info)
+    assert load_config(required, [], {}).require_mcp
+
+
 SDK_SERVER = {"calc": {"type": "stdio", "command": "calc"}}
 MODULE = '{"calc": "my_tools:server"}'
 RIGHT: dict[str, Any] = {
@@ -49,6 +58,7 @@ RIGHT: dict[str, Any] = {
     "system_prompt": "Be brief.",
     "mcp_config": "{}",
     "mcp_servers": {"calc": "my_tools:server"},
+    "require_mcp": True,
     "resume": "1-2-3",
     "user_id": "ada",
     "tenant_id": "acme",
