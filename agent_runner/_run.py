@@ -467,6 +467,7 @@ def _translator(config: Config, events: Events, spans: Spans, access: ModelAcces
         sanitize=sanitizer_of(config, config.content),
         sanitize_tools=sanitizer_of(config, config.tool_content),
         resumed=config.resume is not None,
+        disallowed=config.disallowed_tools,
         access=access,
     )
 

@@ -31,12 +31,14 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
+from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since, whole_size
 from ._model_access import ModelAccess, ModelVerdict
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
 from .contract.protocol import (
+    DeniedBy,
     ErrorData,
     ErrorType,
     LogData,
@@ -66,6 +68,7 @@ class ToolCall:
     """Bytes of the whole output, or 0 if the CLI does not report it."""
     wait_ms: float = 0.0
     refusal: str | None = None
+    denied_by: DeniedBy | None = None
     task: str | None = None
     """Id of the subagent's task, which may continue after the call's result."""
     result_seen: bool = False
@@ -117,6 +120,8 @@ class Translator:
     sanitize_tools: Sanitizer | None = None
     """Sanitizer of tools' arguments and MCP tools' results in spans; None leaves them out."""
     resumed: bool = False
+    disallowed: tuple[str, ...] = ()
+    """The configured tools and rules that are refused."""
     access: ModelAccess = field(default_factory=lambda: ModelAccess({}))
     cost_before: float = 0.0
     usage_before: ModelUsage = field(default_factory=dict[str, dict[str, float]])
@@ -129,6 +134,8 @@ class Translator:
     tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     """The tool calls that have not ended, by id."""
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    _denials: dict[str, DeniedBy] = field(default_factory=dict[str, DeniedBy])
+    """Who denied the calls whose results have not come, by the calls' ids."""
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
     _pending_turn_start: TurnStartData | None = None
     _last_context: TraceContext | None = None
@@ -205,15 +212,18 @@ class Translator:
                 pass
 
     def _system(self, message: SystemMessage) -> None:
+        data = message.data
         match message.subtype:
             case "init":
-                self._init(message.data)
-            case "status" if message.data.get("status") == "requesting":
+                self._init(data)
+            case "status" if data.get("status") == "requesting":
                 self._request_started()
             case "api_retry":
-                self._retry(message.data)
+                self._retry(data)
+            case "permission_denied":
+                self._denials[str(data.get("tool_use_id"))] = denier_of_reason(data.get("decision_reason_type"))
             case "session_state_changed":
-                self.state = message.data.get("state")
+                self.state = data.get("state")
                 self._expects_own_turn = self._expects_own_turn and self.state != "idle"
             case _:
                 pass
@@ -440,9 +450,12 @@ class Translator:
         duration = tool.execution_ms if tool.execution_ms is not None else max(0.0, elapsed_ms)
         genai.set_tool_outcome(span, size, is_error, tool.execution_ms, tool.wait_ms)
         genai.set_tool_output(span, tool.name, kept, self.sanitize_tools)
-        error_type = self._tool_error(tool) if is_error else None
+        denied_by = self._denied_by(tool_id, tool, content) if is_error else None
+        error_type = self._tool_error(tool, denied_by) if is_error else None
         if error_type is not None:
-            span.fail(error_type, f"{tool.name}: {tool.refusal or 'failed'}")
+            how = f"denied ({denied_by})" if denied_by else tool.refusal or "failed"
+            span.fail(error_type, f"{tool.name}: {how}")
+            genai.set_denied_by(span, denied_by)
         self.events.emit(
             ToolResultData(
                 tool_use_id=tool_id,
@@ -452,15 +465,23 @@ class Translator:
                 bytes=size,
                 truncated=truncated,
                 error_type=error_type,
+                denied_by=denied_by,
             ),
             span,
         )
         if tool.task is None:
             self._close_tool(tool_id, end=now)
 
-    def _tool_error(self, tool: ToolCall) -> ErrorType:
+    def _denied_by(self, tool_id: str, tool: ToolCall, content: object) -> DeniedBy | None:
+        reported = self._denials.pop(tool_id, None)
+        if tool.refusal is not None:
+            return tool.denied_by
+        text, ran = content if isinstance(content, str) else "", tool.execution_ms is not None
+        return reported or denier_in_result(tool.name, text, ran=ran, disallowed=self.disallowed)
+
+    def _tool_error(self, tool: ToolCall, denied_by: DeniedBy | None) -> ErrorType:
         interrupted = self.turn is not None and self.turn.interrupted
-        how = tool.refusal or ("cancelled" if interrupted else "failed")
+        how = tool.refusal or ("deny" if denied_by else "cancelled" if interrupted else "failed")
         return classify(tool=how).error_type
 
     def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:

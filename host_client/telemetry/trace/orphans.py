@@ -94,6 +94,7 @@ class Orphans:
                 call = self._calls.get(event.data.tool_use_id)
                 waited = call.waited_ms if call is not None else 0.0
                 genai.set_tool_outcome(span, event.data.bytes, event.data.is_error, None, waited)
+                genai.set_denied_by(span, event.data.denied_by)
             case ApprovalResolved() | QuestionResolved():
                 genai.set_approval(span, event.data.decision, event.data.decided_by, event.data.wait_ms)
             case Result():
