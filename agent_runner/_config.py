@@ -46,6 +46,7 @@ class Config:
     approval_timeout: float = 300.0
     journal: str | None = None
     system_prompt: str | None = None
+    verbatim_prompts: bool = False
     setting_sources: tuple[str, ...] = ()
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -110,6 +111,9 @@ SETTINGS = (
     ),
     RunnerSetting("journal", str, "File to which every event with a seq is appended. Must be empty or new."),
     RunnerSetting("system_prompt", str, "System prompt in place of Claude Code's own."),
+    RunnerSetting(
+        "verbatim_prompts", on_off, "on: `@/path` in a prompt reads no file, `/name` runs no command. Default: off."
+    ),
     RunnerSetting("setting_sources", _sources, "Settings that the CLI reads: user, project, local. Default: none."),
     RunnerSetting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
     RunnerSetting("mcp_servers", pairs, "In-process MCP servers: name=module:attribute, separated by commas."),

@@ -54,6 +54,7 @@ def agent_options(
         max_budget_usd=config.max_budget_usd,
         resume=config.resume,
         system_prompt=config.system_prompt or {"type": "preset", "preset": "claude_code"},
+        verbatim_prompts=config.verbatim_prompts,
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
         mcp_servers=cast("Any", _mcp_servers(config)),
         strict_mcp_config=True,

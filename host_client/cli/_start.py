@@ -48,6 +48,7 @@ def run(
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
+    verbatim_prompts: o.VerbatimPrompts = False,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory to keep (local).")] = None,
@@ -100,6 +101,7 @@ def run(
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
             max_retries=max_retries,
+            verbatim_prompts=verbatim_prompts,
             approval_timeout=approval_timeout,
             resume=resume,
         )
@@ -134,6 +136,7 @@ def resume(
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
+    verbatim_prompts: o.VerbatimPrompts = False,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     end: Annotated[bool, typer.Option("--end", help="Remove the sandbox after the run. Default: pause it.")] = False,
@@ -158,6 +161,7 @@ def resume(
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
             max_retries=max_retries,
+            verbatim_prompts=verbatim_prompts,
             approval_timeout=approval_timeout,
         )
         paused = _paused(session)

@@ -31,7 +31,8 @@ class AgentOptions:
 
     ``attributes`` are set on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
     ``max_retries`` is the maximum number of times that a failed model request is sent again; the CLI's default is 10.
-    With ``require_mcp`` a run ends before its first turn if an MCP server cannot be used.
+    With ``verbatim_prompts`` the text of a prompt reads no file (``@/path``) and runs no slash command (``/name``), as
+    texts of third parties need. With ``require_mcp`` a run ends before its first turn if an MCP server cannot be used.
     """
 
     model: str | None = None
@@ -42,6 +43,7 @@ class AgentOptions:
     max_budget_usd: float | None = None
     max_retries: int | None = None
     system_prompt: str | None = None
+    verbatim_prompts: bool = False
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
     require_mcp: bool = False
@@ -79,6 +81,7 @@ OPTION_FORMS: dict[str, Form] = {
     "max_budget_usd": Form(number(float | None), "a number above 0"),
     "max_retries": Form(number(int | None, zero=True), "a whole number of 0 or more"),
     "system_prompt": _TEXT,
+    "verbatim_prompts": _SWITCH,
     "mcp_config": Form(
         typed(str | None),
         """MCP servers as JSON, such as '{"calc": {"command": "my-server"}}', or the path of such a file""",
@@ -169,6 +172,7 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "MAX_TURNS": options.max_turns,
         "MAX_BUDGET_USD": options.max_budget_usd,
         "SYSTEM_PROMPT": options.system_prompt,
+        "VERBATIM_PROMPTS": "on" if options.verbatim_prompts else None,
         "MCP_CONFIG": options.mcp_config,
         "MCP_SERVERS": _joined(options.mcp_servers),
         "REQUIRE_MCP": "on" if options.require_mcp else None,

@@ -37,12 +37,14 @@ def test_the_number_of_retries_is_the_clis_own_variable_and_goes_before_the_host
     assert retries(AgentOptions(max_retries=0)) == "0"
 
 
-def test_required_servers_are_a_variable_of_the_runner_only_where_they_are_asked_for() -> None:
+@pytest.mark.parametrize("name", ["require_mcp", "verbatim_prompts"])
+def test_a_switch_is_a_variable_of_the_runner_only_where_it_is_on(name: str) -> None:
     """An old runner ignores the variable."""
     context, info = TraceContext("a" * 32, "b" * 16), SandboxInfo(id="x", kind="local", work="/w", journal="/j")
-    assert "AGENT_REQUIRE_MCP" not in runner_environment(AgentOptions(), "s", {}, context, info)
-    required = runner_environment(AgentOptions(require_mcp=True), "s", {}, context, info)
-    assert load_config(required, [], {}).require_mcp
+    assert f"AGENT_{name.upper()}" not in runner_environment(AgentOptions(), "s", {}, context, info)
+    switch: dict[str, Any] = {name: True}
+    switched_on = runner_environment(AgentOptions(**switch), "s", {}, context, info)
+    assert getattr(load_config(switched_on, [], {}), name) is True
 
 
 SDK_SERVER = {"calc": {"type": "stdio", "command": "calc"}}
@@ -56,6 +58,7 @@ RIGHT: dict[str, Any] = {
     "max_budget_usd": 0.5,
     "max_retries": 0,
     "system_prompt": "Be brief.",
+    "verbatim_prompts": True,
     "mcp_config": "{}",
     "mcp_servers": {"calc": "my_tools:server"},
     "require_mcp": True,
