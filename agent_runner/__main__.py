@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._config import Config, ConfigError, arguments, load_config
-from ._events import Events, misconfigured, not_installed
+from ._events import Events
+from ._failed_start import FailedStart, unprompted
 from ._journal import Journal, JournalError, RunnerGoneError, follow
+from ._telemetry import choose_sink
 from ._wire import StdoutWriter, claim_stdio
 from .contract import __version__
 from .contract.protocol import LogData, command_schema, event_schema
@@ -86,12 +88,14 @@ def run(argv: Sequence[str]) -> int:
         config = load_config(environ, argv, baggage_from_environment(environ, remarks.append))
         journal = open_journal(config)
         environ = change_account(config, environ)
-    except (ConfigError, JournalError) as error:
+    except ConfigError as error:
+        problem, config = str(error), error.rest or config
+    except JournalError as error:
         problem = str(error)
     outlet = StdoutWriter(stdout, journal)
     events = Events(outlet, journal, context)
     if problem is not None:
-        code = misconfigured(events, problem)
+        code = FailedStart(config, events, choose_sink(environ, events.emit), context).misconfigured(problem)
     else:
         for remark in remarks:
             events.emit(LogData(stream="runner", text=remark))
@@ -162,21 +166,21 @@ async def _run(
     from ._commands import read_commands
     from ._metering import Meter
     from ._model_access import ModelAccess
-    from ._telemetry import choose_sink
     from .contract.processes import Descendants
 
+    sink = choose_sink(environ, events.emit)
+    failed_start = FailedStart(config, events, sink, context)
     try:
-        from ._run import NO_PROMPT, Run
+        from ._run import Run
     except ModuleNotFoundError as error:
-        return not_installed(events, error)
+        return failed_start.not_installed(error)
 
     gc.freeze()
     gc.enable()
     terminal = os.isatty(stdin)
     if config.prompt is None and terminal:
-        return misconfigured(events, NO_PROMPT)
+        return unprompted(events)
     loop = asyncio.get_running_loop()
-    sink = choose_sink(environ, events.emit)
     meter = Meter(config.max_budget_usd) if config.gateway and config.max_budget_usd else None
     access = ModelAccess(environ)
     try:
@@ -184,7 +188,7 @@ async def _run(
             environ = await _behind_gateway(environ, events, meter, access)
         this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
     except ConfigError as error:
-        return misconfigured(events, str(error))
+        return failed_start.misconfigured(str(error))
     if warning := readable_cli_warning(config):
         events.emit(LogData(stream="runner", text=warning))
     for number in early.numbers:

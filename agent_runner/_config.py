@@ -19,7 +19,14 @@ SETTING_SOURCES = ("user", "project", "local")
 
 
 class ConfigError(ValueError):
-    """A setting has a bad value; the message names the setting and its valid values."""
+    """A setting has a bad value; the message names the setting and its valid values.
+
+    ``rest`` is the configuration without the bad values, which the span of the failed run needs, if it is known.
+    """
+
+    def __init__(self, message: str, rest: Config | None = None) -> None:
+        super().__init__(message)
+        self.rest = rest
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,11 @@ class Config:
     heartbeat: float = 15.0
     journal: str | None = None
     system_prompt: str | None = None
+    verbatim_prompts: bool = False
     setting_sources: tuple[str, ...] = ()
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    require_mcp: bool = False
     user_id: str | None = None
     session_id: str | None = None
     tenant_id: str | None = None
@@ -112,9 +121,13 @@ SETTINGS = (
     ),
     RunnerSetting("journal", str, "File to which every event with a seq is appended. Must be empty or new."),
     RunnerSetting("system_prompt", str, "System prompt in place of Claude Code's own."),
+    RunnerSetting(
+        "verbatim_prompts", on_off, "on: `@/path` in a prompt reads no file, `/name` runs no command. Default: off."
+    ),
     RunnerSetting("setting_sources", _sources, "Settings that the CLI reads: user, project, local. Default: none."),
     RunnerSetting("mcp_config", _mcp_config, "MCP servers: a JSON object as in .mcp.json, or a path to one."),
     RunnerSetting("mcp_servers", pairs, "In-process MCP servers: name=module:attribute, separated by commas."),
+    RunnerSetting("require_mcp", on_off, "on: do not start if an MCP server cannot be used. Default: off."),
     RunnerSetting("user_id", str, "`user.id` on every span. Default: `user.id` of BAGGAGE."),
     RunnerSetting("session_id", str, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
     RunnerSetting("tenant_id", str, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
@@ -147,31 +160,32 @@ def load_config(environ: Mapping[str, str], argv: Sequence[str], baggage: Mappin
     An empty variable counts as absent, as in the OpenTelemetry specification. From the baggage only the ids of user,
     session and tenant are used.
     """
-    options = _options(argv)
+    options, unreadable = _options(argv)
+    faults = {"content": unreadable} if unreadable else {}  # one may be a misspelt --content
     values: dict[str, Any] = {name: baggage[key] for name, key in _BAGGAGE_KEYS.items() if baggage.get(key)}
     for setting in SETTINGS:
         given = options.get(setting.field)
         name, text = (setting.option, given) if given is not None else (setting.variable, environ.get(setting.variable))
         if text:
-            values[setting.field] = _parsed(setting, name, text)
-    return Config(**values)
+            try:
+                values[setting.field] = setting.parse(text)
+            except ValueError as error:
+                faults.setdefault(setting.field, f"{name}={text[:80]!r}: {error}")
+    if "content" in faults:
+        values["content"] = "none"  # the setting that cannot be read may have kept the prompt out of the span
+    config = Config(**values)
+    if faults:
+        raise ConfigError(next(iter(faults.values())), config)
+    return config
 
 
-def _options(argv: Sequence[str]) -> dict[str, str | None]:
+def _options(argv: Sequence[str]) -> tuple[dict[str, str | None], str | None]:
+    """Return the options that can be read, and a message about what cannot be read, or None."""
     try:
         known, unknown = arguments().parse_known_args(argv)
     except argparse.ArgumentError as error:
-        raise ConfigError(str(error)) from None
-    if unknown:
-        raise ConfigError(f"unknown option {unknown[0]}: see agent_runner run --help")
-    return vars(known)
-
-
-def _parsed(setting: RunnerSetting, name: str, text: str) -> Any:
-    try:
-        return setting.parse(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}={text[:80]!r}: {error}") from None
+        return {}, str(error)
+    return vars(known), f"unknown option {unknown[0]}: see agent_runner run --help" if unknown else None
 
 
 assert [setting.field for setting in SETTINGS] == [each.name for each in fields(Config)]

@@ -11,7 +11,6 @@ from ._journal import Journal
 from .contract.protocol import (
     MAX_LINE_BYTES,
     AnyEvent,
-    EndData,
     ErrorData,
     EventData,
     HeartbeatData,
@@ -118,18 +117,3 @@ class Events:
             span_id=span.span_id if span else self._context.span_id or NO_SPAN,
             parent_span_id=(span.parent_span_id if span and opens else None),
         )
-
-
-def misconfigured(events: Events, message: str) -> int:
-    """Emit an error about the configuration and the ``end`` event; return the exit code."""
-    events.emit(ErrorData(error_type="invalid_request", message=message))
-    events.emit(EndData(reason="misconfigured", exit_code=2))
-    return 2
-
-
-def not_installed(events: Events, error: ModuleNotFoundError) -> int:
-    """Emit an error about a missing package and the ``end`` event; return the exit code."""
-    message = f"{error.name} is not installed, and the runner needs it: pip install 'sandspan[runner]'"
-    events.emit(ErrorData(error_type="internal", message=message))
-    events.emit(EndData(reason="failed", exit_code=3))
-    return 3

@@ -87,7 +87,7 @@ class Permissions:
         if name == QUESTION_TOOL:
             return await self._ask(tool, tool_id, tool_input)
         if len(to_json(tool_input)) > MAX_INPUT:
-            tool.refusal = "deny"
+            tool.refusal, tool.denied_by = "deny", "runner"
             return PermissionResultDeny(message="The input is too large to be shown to a person.")
         return await self._approve(tool, tool_id, tool_input, context)
 
@@ -180,6 +180,7 @@ class Permissions:
             tool.wait_ms += wait_ms
             if data.decision in ("deny", "timeout", "cancelled"):
                 tool.refusal = data.decision
+                tool.denied_by = "approval" if data.decision == "deny" else None
             digest = data.input_sha256 if isinstance(data, ApprovalResolvedData) else None
             genai.set_approval(span, data.decision, reply.decided_by, wait_ms, digest)
             self._translator.spans.close(span, end=now)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from claude_agent_sdk import (
     ClaudeSDKClient,
@@ -21,13 +22,16 @@ from claude_agent_sdk import (
 )
 
 from ._config import Config, ConfigError
-from ._events import Events, misconfigured
+from ._events import Events
+from ._failed_start import FailedStart, unprompted
+from ._mcp import McpServers
 from ._messages import exit_code_of, whole_size
 from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._requests import RefusedError
-from ._sdk_options import Spent, agent_options, config_directory, imported, resumed_cost, saved_size
+from ._sdk_options import Spent, agent_options, config_directory, resumed_cost, saved_size
+from ._span_settings import common_attributes, sanitizer_of
 from ._telemetry import SpanOutbox, SpanSink
 from ._translate import Translator
 from .contract import processes
@@ -45,8 +49,7 @@ from .contract.protocol import (
     Prompt,
     Stop,
 )
-from .contract.sanitize import SANITIZERS, Content, Sanitizer, single_line
-from .contract.spans import Spans, Value
+from .contract.spans import Spans
 from .contract.trace_context import TraceContext, from_fields
 
 GRACE_SECONDS = 5.0
@@ -57,11 +60,6 @@ LEAVE_SECONDS = 1.0
 
 WAKE_SECONDS = 10.0
 """Seconds in which the CLI must begin its turn after the end of a background task; it takes a tenth of a second."""
-
-MAX_ATTRIBUTE = 1000
-"""Maximum characters of the name and of the value of a configured span attribute."""
-
-NO_PROMPT = "no prompt: set AGENT_PROMPT, give --prompt, or send a prompt command"
 
 _MAX_REMEMBERED = 1000
 """Number of command ids that are kept to recognise repeated commands."""
@@ -115,6 +113,7 @@ class Run:
         self._stopping = False
         self._signal: int | None = None
         self._failure: ErrorData | None = None
+        self._misconfigured = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._interrupt_early = False
@@ -219,9 +218,11 @@ class Run:
                 on_stderr=self._stderr,
             )
         except ConfigError as error:
-            return misconfigured(self._events, str(error))
+            failed = FailedStart(self._config, self._events, self._sink, self._context)
+            return failed.misconfigured(str(error))
         self._read_past_cost()
         self._client = ClaudeSDKClient(options, transport=self._transport)
+        self._mcp = McpServers(self._client, cast("dict[str, Any]", options.mcp_servers))
         try:
             await self._converse()
         except Exception as error:  # a bug in the runner must not prevent the `end` event
@@ -236,6 +237,8 @@ class Run:
             return
         if self._descendants is not None:
             self._descendants.started()
+        if self._config.require_mcp and not await self._unless_stopped(asyncio.ensure_future(self._mcp.require_all())):
+            return
         self._spawn(self._read())
         self._spawn(self._send_heartbeats())
         prepared = False
@@ -290,7 +293,7 @@ class Run:
         self._changed.set()
 
     async def _unless_stopped(self, connecting: asyncio.Future[None]) -> bool:
-        """Wait for the connection; return False if it failed or the run ends without it."""
+        """Wait for the connection to the CLI or its servers; return False if it failed or the run ends without it."""
         while not connecting.done() and not self._stopping and not self._unprompted:
             changed = asyncio.ensure_future(self._changed.wait())
             await asyncio.wait((connecting, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -338,12 +341,24 @@ class Run:
                     await self._access.look()
                 if not self._take(message):
                     return
+                if isinstance(message, SystemMessage) and message.subtype == "init":
+                    await self._report_missing_servers(message.data.get("mcp_servers") or ())
         except Exception as error:  # the SDK also raises plain exceptions
             self._fail(error)
         else:
             self._fail(ProcessError("the CLI ended", exit_code=0))
         finally:
             self._changed.set()
+
+    async def _report_missing_servers(self, listed: Iterable[Mapping[str, Any]]) -> None:
+        """Report the MCP servers that a turn begins without: on its span, and if that is new in ``log`` events."""
+        missing = await self._mcp.missing(listed)
+        if (turn := self._translator.turn) is None:
+            return
+        for server in self._mcp.changed(missing):
+            self._events.emit(LogData(stream="runner", text=server.remark), turn.span)
+        for server in missing:
+            turn.span.add_event("mcp_server", self._translator.spans.clock(), server.attributes)
 
     def _take(self, message: Message) -> bool:
         """Process a message; return False if the runner failed."""
@@ -386,6 +401,7 @@ class Run:
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None and not self._leaving:
+            self._misconfigured = isinstance(error, ConfigError)
             failure = failure_of(error, oom_killed=oom_kills() > self._oom_before)
             self._failure = ErrorData(
                 error_type=failure.error_type, message=str(error)[:1000], retryable=failure.retryable
@@ -402,6 +418,7 @@ class Run:
         busy = bool(self._translator.tools)
         self._report_unfinished()
         if self._failure is not None:
+            self._begin_failed_turn()
             self._events.emit(self._failure, self._translator.turn.span if self._translator.turn else None)
             self._translator.abort(self._failure.error_type, self._failure.message)
         elif self._signal is not None or self._stopping:
@@ -428,6 +445,13 @@ class Run:
             text = f"ended unfinished{after}, as it still ran in the background: {description[:_MAX_STDERR_LINE]}"
             self._events.emit(LogData(stream="runner", text=text))
 
+    def _begin_failed_turn(self) -> None:
+        """Begin the first turn if the run failed before it, so that its span says why."""
+        if self._translator.turn is None and not self._translator.outcome.turns and not self._unprompted:
+            prompt = self._prompts.popleft() if self._prompts else None
+            context = self._context_of(prompt) if prompt else self._context
+            self._translator.begin_turn(context, prompt.text if prompt else None, self._first_span_id)
+
     async def _disconnect(self) -> None:
         """Disconnect from the CLI and end the processes that it leaves in the background."""
         leaving = asyncio.ensure_future(self._client.disconnect())
@@ -445,7 +469,7 @@ class Run:
 
     def _end(self) -> int:
         if self._unprompted and not self._stopping and self._failure is None:
-            return misconfigured(self._events, NO_PROMPT)
+            return unprompted(self._events)
         code, reason = self._outcome()
         self._events.emit(EndData(reason=reason, exit_code=code, unfinished=self._unfinished))
         return code
@@ -454,7 +478,7 @@ class Run:
         if self._signal is not None:
             return self._signal, _SIGNALLED[self._signal]
         if self._failure is not None:
-            return 3, "failed"
+            return (2, "misconfigured") if self._misconfigured else (3, "failed")
         outcome = self._translator.outcome
         code = 1 if outcome.failed else 130 if outcome.interrupted else 0
         return code, "stopped" if self._stopping else "completed"
@@ -531,38 +555,24 @@ def _translator(config: Config, events: Events, spans: Spans, access: ModelAcces
         sanitize=sanitizer_of(config, config.content),
         sanitize_tools=sanitizer_of(config, config.tool_content),
         resumed=config.resume is not None,
+        disallowed=config.disallowed_tools,
         access=access,
     )
 
 
-def common_attributes(config: Config) -> dict[str, Value]:
-    """Return the configured attributes that every span of a run has."""
-    ids = {"user.id": config.user_id, "session.id": config.session_id, "tenant.id": config.tenant_id}
-    given = {**config.attributes, **{name: value for name, value in ids.items() if value}}
-    return {single_line(name, MAX_ATTRIBUTE): single_line(value, MAX_ATTRIBUTE) for name, value in given.items()}
+_REFUSALS = ("No conversation found", "--resume requires a valid session ID")
+"""Texts of the CLI, which has no codes for them, when it ends at once because of a bad setting."""
 
-
-def sanitizer_of(config: Config, content: Content) -> Sanitizer | None:
-    """Return the sanitizer of texts for spans, or None to leave them out; raise `ConfigError` if it is not found."""
-    if config.sanitizer is None or content == "none":
-        return SANITIZERS[content]
-    given = imported("AGENT_SANITIZER", config.sanitizer)
-
-    def sanitize(text: str) -> str:
-        try:
-            return str(given(text))
-        except Exception as error:  # a custom function must not fail the run, and its text must not pass
-            return f"[the sanitizer failed: {type(error).__name__}]"
-
-    return sanitize
+_NOT_A_PROGRAM = (errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
+"""Errors of starting a file that will never be a program."""
 
 
 def failure_of(error: Exception, *, oom_killed: bool = False) -> Failure:
     """Return the classified failure for an exception of the CLI or the SDK."""
-    if isinstance(error, CLINotFoundError):
-        return Failure("cli_crash", False)
-    if "No conversation found" in str(error):
+    if isinstance(error, ConfigError) or any(text in str(error) for text in _REFUSALS):
         return Failure("invalid_request", False)
+    if isinstance(error, CLINotFoundError) or getattr(error.__cause__, "errno", None) in _NOT_A_PROGRAM:
+        return Failure("cli_crash", False)
     if isinstance(error, ProcessError) and error.exit_code == -9:
         return classify(oom_killed=oom_killed or None, process="cli")
     return classify(process="cli")

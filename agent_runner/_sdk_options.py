@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
 
 from ._config import Config, ConfigError
 from ._messages import ModelUsage, model_usage
+from ._span_settings import imported
 from .contract.trace_context import TraceContext
 
 MAX_MESSAGE = 128 * 1024 * 1024
@@ -57,6 +57,7 @@ def agent_options(
         max_budget_usd=config.max_budget_usd,
         resume=config.resume,
         system_prompt=config.system_prompt or {"type": "preset", "preset": "claude_code"},
+        verbatim_prompts=config.verbatim_prompts,
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
         mcp_servers=cast("Any", _mcp_servers(config)),
         strict_mcp_config=True,
@@ -125,15 +126,6 @@ def _external_servers(source: str) -> dict[str, Any]:
         return {str(name): dict(server) for name, server in servers.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"AGENT_MCP_CONFIG={source[:80]!r}: cannot be read as MCP servers: {error}") from None
-
-
-def imported(what: str, place: str) -> Any:
-    """Return the object at ``module:attribute``; raise `ConfigError` with the setting's name if there is none."""
-    module, _, attribute = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty name
-        raise ConfigError(f"{what}={place!r}: takes module:attribute ({error})") from None
 
 
 class Spent(NamedTuple):

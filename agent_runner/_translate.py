@@ -33,12 +33,14 @@ from claude_agent_sdk import (
 )
 
 from ._background import BackgroundTasks, RunningTask
+from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since
 from ._model_access import ModelAccess, ModelVerdict
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
 from .contract.protocol import (
+    DeniedBy,
     ErrorData,
     ErrorType,
     LogData,
@@ -88,6 +90,7 @@ class ToolCall:
     hooks_before: HookTime = field(default_factory=HookTime)
     hooks_after: HookTime = field(default_factory=HookTime)
     refusal: str | None = None
+    denied_by: DeniedBy | None = None
     task: str | None = None
     """Id of the CLI's task for the call, a command or a subagent, which may continue after the call's result."""
     result_seen: bool = False
@@ -141,6 +144,8 @@ class Translator:
     sanitize_tools: Sanitizer | None = None
     """Sanitizer of tools' arguments and MCP tools' results in spans; None leaves them out."""
     resumed: bool = False
+    disallowed: tuple[str, ...] = ()
+    """The configured tools and rules that are refused."""
     access: ModelAccess = field(default_factory=lambda: ModelAccess({}))
     cost_before: float = 0.0
     usage_before: ModelUsage = field(default_factory=dict[str, dict[str, float]])
@@ -158,6 +163,8 @@ class Translator:
     _hooks: dict[str, HookTime] = field(default_factory=dict[str, HookTime])
     """The times of the hooks that run, by the hook's id."""
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    _denials: dict[str, DeniedBy] = field(default_factory=dict[str, DeniedBy])
+    """Who denied the calls whose results have not come, by the calls' ids."""
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
     _pending_turn_start: TurnStartData | None = None
     _last_context: TraceContext | None = None
@@ -237,18 +244,21 @@ class Translator:
                 pass
 
     def _system(self, message: SystemMessage) -> None:
+        data = message.data
         match message.subtype:
             case "init":
-                self._init(message.data)
-            case "status" if message.data.get("status") == "requesting":
+                self._init(data)
+            case "status" if data.get("status") == "requesting":
                 self._request_started()
             case "api_retry":
-                self._retry(message.data)
+                self._retry(data)
+            case "permission_denied":
+                self._denials[str(data.get("tool_use_id"))] = denier_of_reason(data.get("decision_reason_type"))
             case "background_tasks_changed":
-                for task in self.background.update(message.data.get("tasks") or ()):
+                for task in self.background.update(data.get("tasks") or ()):
                     self._task_ended(task)
             case "session_state_changed":
-                self.state = message.data.get("state")
+                self.state = data.get("state")
                 self.expects_own_turn = self.expects_own_turn and self.state != "idle"
             case _:
                 pass
@@ -489,7 +499,8 @@ class Translator:
         genai.set_exit_code(span, tool.exit_code)
         if tool.executed_input is not None:
             genai.set_executed(span, tool.executed_input, self.sanitize_tools)
-        error_type = self._fail_tool(tool_id, tool) if is_error else None
+        denied_by = self._denied_by(tool_id, tool, content) if is_error else None
+        error_type = self._fail_tool(tool_id, tool, denied_by) if is_error else None
         self.events.emit(
             ToolResultData(
                 tool_use_id=tool_id,
@@ -501,22 +512,31 @@ class Translator:
                 error_type=error_type,
                 executed_input=tool.executed_input,
                 exit_code=tool.exit_code,
+                denied_by=denied_by,
             ),
             span,
         )
         if tool.task not in self.background.running:
             self._close_tool(tool_id, end=now)
 
-    def _fail_tool(self, tool_id: str, tool: ToolCall) -> ErrorType:
+    def _denied_by(self, tool_id: str, tool: ToolCall, content: object) -> DeniedBy | None:
+        reported = self._denials.pop(tool_id, None)
+        if tool.refusal is not None:
+            return tool.denied_by
+        text, ran = content if isinstance(content, str) else "", tool.execution_ms is not None
+        return reported or denier_in_result(tool.name, text, ran=ran, disallowed=self.disallowed)
+
+    def _fail_tool(self, tool_id: str, tool: ToolCall, denied_by: DeniedBy | None) -> ErrorType:
         """Mark the span of a call with an error as its result; return the error type."""
         agent = self._agents.get(tool_id)
         if agent is not None and agent.failure is not None:  # of a subagent's model request
             tool.span.fail(agent.failure.error_type, f"{tool.name}: the subagent's model request failed")
             return agent.failure.error_type
         interrupted = self.turn is not None and self.turn.interrupted
-        how = tool.refusal or ("cancelled" if interrupted else "failed")
+        how = tool.refusal or ("deny" if denied_by else "cancelled" if interrupted else "failed")
         error_type = classify(tool=how).error_type
-        tool.span.fail(error_type, f"{tool.name}: {how}")
+        tool.span.fail(error_type, f"{tool.name}: {f'denied ({denied_by})' if denied_by else how}")
+        genai.set_denied_by(tool.span, denied_by)
         return error_type
 
     def _close_tool(self, tool_id: str, *, end: int | None = None) -> None:

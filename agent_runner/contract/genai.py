@@ -158,6 +158,12 @@ def set_delays(span: Span, queue_ms: float, hook_ms: float) -> None:
         span.attributes["tool.hook_ms"] = round(hook_ms, 3)
 
 
+def set_denied_by(span: Span, denied_by: str | None) -> None:
+    """Set who denied a tool call on its span, if it was denied."""
+    if denied_by:
+        span.attributes["tool.denied_by"] = denied_by
+
+
 def set_result(span: Span, message: Any, cost: float) -> None:
     """Set cost in US dollars, number of model requests and stop reason on a turn's span, from a ``ResultMessage``."""
     span.attributes["agent.cost_usd"] = round(cost, 9)

@@ -43,6 +43,10 @@ ERROR_TYPES: tuple[ErrorType, ...] = get_args(ErrorType)
 
 Decision = Literal["allow", "allow_edited", "deny", "timeout", "cancelled"]
 
+DeniedBy = Literal["approval", "rule", "mode", "hook", "configuration", "runner", "cli"]
+"""Who denied a tool call: the reply to an approval request, a permission rule, the permission mode, a hook, a
+configuration that does not offer the tool, the runner, or Claude Code for another reason."""
+
 EndReason = Literal["completed", "stopped", "interrupted", "terminated", "failed", "misconfigured"]
 
 TaskState = Literal["running", "completed", "failed", "stopped"]
@@ -131,6 +135,7 @@ class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     error_type: ErrorType | None = None
     executed_input: dict[str, Any] | None = None
     exit_code: int | None = None
+    denied_by: DeniedBy | None = None
 
 
 class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,9 @@ Model = Annotated[str | None, typer.Option(help="Model id or alias.")]
 AllowedTools = Annotated[str, typer.Option(help="Tools and rules that need no approval, separated by commas.")]
 DisallowedTools = Annotated[str, typer.Option(help="Tools and rules that are refused, separated by commas.")]
 PermissionMode = Annotated[str, typer.Option(help=f"One of {', '.join(PERMISSION_MODES)}.")]
+VerbatimPrompts = Annotated[
+    bool, typer.Option("--verbatim-prompts", help="Read no file for @/path and run no /command in the prompt.")
+]
 Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox before the run.")]
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
 Attribute = Annotated[list[str] | None, typer.Option(help="name=value to set on every span; repeatable.")]

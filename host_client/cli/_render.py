@@ -114,7 +114,8 @@ class Renderer:
         lines = visible(content_text(data.content)).strip().split("\n")
         shown = [line[:_LINE] for line in lines[:_RESULT_LINES] if line]
         more = f" (+{len(lines) - _RESULT_LINES} lines)" if len(lines) > _RESULT_LINES else ""
-        mark = f"✗ {data.error_type or 'error'}" if data.is_error else "✓"
+        by = f" (by {data.denied_by})" if data.denied_by else ""
+        mark = f"✗ {data.error_type or 'error'}{by}" if data.is_error else "✓"
         call = self._calls.get(data.tool_use_id)
         name, depth = (visible(call.name), call.depth) if call is not None else ("", 0)
         head = Text(

@@ -12,6 +12,9 @@ MAX_DENIED_TOOLS = 20
 """Maximum number of denied tools whose names are kept, as a sandbox may invent any number."""
 
 _DENIED: tuple[ErrorType, ...] = ("permission_denied", "approval_timeout")
+_BY_A_REPLY = (None, "approval")
+"""Who denied a call that another reply would have allowed; a runner of an earlier version does not say who."""
+
 _SILENT_FAILURE = ErrorData(error_type="internal", message="the runner failed without an error event")
 
 
@@ -27,8 +30,8 @@ class SessionFailure:
 class SessionOutcome:
     """The facts from a session's events so far; ``cost_usd`` is the sum of all turns in US dollars.
 
-    A call counts as denied if a person or a policy denied it, or if no decision came in time. ``denied_tools`` are the
-    names of the tools of these calls.
+    A call counts as denied if a person or a policy denied it, or if no decision came in time, but not if a permission
+    rule or mode or a hook did. ``denied_tools`` are the names of the tools of these calls.
     """
 
     calls: ToolCalls
@@ -69,7 +72,7 @@ class SessionOutcome:
 
     def _count_call(self, event: ToolResult) -> None:
         self.tool_calls += 1
-        if event.data.error_type not in _DENIED:
+        if event.data.error_type not in _DENIED or event.data.denied_by not in _BY_A_REPLY:
             return
         self.denied_calls += 1
         call = self.calls.get(event.data.tool_use_id)

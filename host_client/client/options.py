@@ -31,6 +31,8 @@ class AgentOptions:
 
     ``attributes`` are set on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
     ``max_retries`` is the maximum number of times that a failed model request is sent again; the CLI's default is 10.
+    With ``verbatim_prompts`` the text of a prompt reads no file (``@/path``) and runs no slash command (``/name``), as
+    texts of third parties need. With ``require_mcp`` a run ends before its first turn if an MCP server cannot be used.
     """
 
     model: str | None = None
@@ -41,8 +43,10 @@ class AgentOptions:
     max_budget_usd: float | None = None
     max_retries: int | None = None
     system_prompt: str | None = None
+    verbatim_prompts: bool = False
     mcp_config: str | None = None
     mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    require_mcp: bool = False
     resume: str | None = None
     user_id: str | None = None
     tenant_id: str | None = None
@@ -66,6 +70,7 @@ class AgentOptions:
 
 
 _TEXT = Form(typed(str | None), "a text")
+_SWITCH = Form(typed(bool), "True or False")
 _TOOLS = Form(typed(tuple[str, ...]), 'names of tools and rules, such as ("Read", "Bash(git log:*)")')
 _CONTENT = Form(one_of(*CONTENTS), f"one of {', '.join(CONTENTS)}")
 
@@ -78,6 +83,7 @@ OPTION_FORMS: dict[str, Form] = {
     "max_budget_usd": Form(number(float | None), "a number above 0"),
     "max_retries": Form(number(int | None, zero=True), "a whole number of 0 or more"),
     "system_prompt": _TEXT,
+    "verbatim_prompts": _SWITCH,
     "mcp_config": Form(
         typed(str | None),
         """MCP servers as JSON, such as '{"calc": {"command": "my-server"}}', or the path of such a file""",
@@ -87,6 +93,7 @@ OPTION_FORMS: dict[str, Form] = {
         'names of in-process servers and where each is imported from, such as {"calc": "my_tools:server"}'
         " (other servers go into mcp_config, as JSON)",
     ),
+    "require_mcp": _SWITCH,
     "resume": _TEXT,
     "user_id": _TEXT,
     "tenant_id": _TEXT,
@@ -168,8 +175,10 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "MAX_TURNS": options.max_turns,
         "MAX_BUDGET_USD": options.max_budget_usd,
         "SYSTEM_PROMPT": options.system_prompt,
+        "VERBATIM_PROMPTS": "on" if options.verbatim_prompts else None,
         "MCP_CONFIG": options.mcp_config,
         "MCP_SERVERS": _joined(options.mcp_servers),
+        "REQUIRE_MCP": "on" if options.require_mcp else None,
         "RESUME": options.resume,
         "APPROVAL_TIMEOUT": options.approval_timeout,
         "BACKGROUND_TIMEOUT": options.background_timeout,

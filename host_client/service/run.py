@@ -47,6 +47,7 @@ def options_of(stored: StoredSession) -> AgentOptions:
         **{name: request[name] for name in (*known, "approval_timeout") if name in request},
         allowed_tools=tuple(request.get("allowed_tools", ())),
         disallowed_tools=tuple(request.get("disallowed_tools", ())),
+        verbatim_prompts=True,  # a caller of the service may not read the sandbox's files through the prompt's text
         tenant_id=stored.record.tenant_id,
         attributes=request.get("metadata", {}),
     )

@@ -440,6 +440,16 @@ def test_a_busy_model_is_asked_again_as_often_as_the_option_says(tmp_path: Path,
     assert "overloaded" in done.stdout.decode()
 
 
+@pytest.mark.parametrize("options", [(), ("--verbatim-prompts",)], ids=["without", "with"])
+def test_a_prompt_reads_no_file_with_the_option_for_that(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "secret").write_text("the content of the file")
+    with ScriptedModel(parse_script("conversations: {main: {replies: [{text: Done.}]}}")) as model:
+        done = piped(tmp_path, "run", f"summarize @{tmp_path}/secret", *options, model=model)
+        (request,) = model.requests
+    assert done.returncode == 0
+    assert ("the content of the file" in str(request.body["messages"])) is not bool(options)
+
+
 def test_root_is_told_how_permissions_can_be_bypassed_and_that_works(tmp_path: Path) -> None:
     need_root()
     run = ("run", "go", "--permission-mode", "bypassPermissions")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import pytest
+from rich.console import Console
 
-from agent_runner.contract.protocol import ApprovalRequest
+from agent_runner.contract.protocol import AnyEvent, ApprovalRequest
 from host_client import AgentOptions, run_agent
-from tests.support.hosts import host_lab
+from host_client.cli._render import Renderer
+from host_client.telemetry.calls import ToolCalls
+from tests.support.hosts import host_lab, views
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +57,24 @@ async def test_a_run_with_a_call_that_was_allowed_has_no_remark(allowed: str) ->
         result = await run_agent("go", AgentOptions(allowed_tools=(allowed,)), environ=lab.environ)
     assert (result.tool_calls, result.denied_calls) == (2, 1)
     assert result.remark is None
+
+
+async def test_a_call_that_the_mode_denied_is_told_with_that_and_without_advice_on_approvals() -> None:
+    script = "{conversations: {main: {replies: [{tools: [{name: Bash, input: {command: touch x}}]}, {text: No.}]}}}"
+    out, calls = io.StringIO(), ToolCalls()
+    renderer = Renderer(Console(file=out, width=200), calls)
+
+    def show(event: AnyEvent) -> None:
+        calls.observe(event)
+        renderer.show(event)
+
+    with host_lab(script) as lab:
+        options = AgentOptions(permission_mode="dontAsk")
+        result = await run_agent("go", options, approvals="auto", on_event=show, environ=lab.environ)
+    (call,) = (span for span in views(result.spans) if span.name == "execute_tool Bash")
+    assert (call.attributes["error.type"], call.attributes["tool.denied_by"]) == ("permission_denied", "mode")
+    assert "✗ permission_denied (by mode) Bash" in out.getvalue()
+    assert (result.tool_calls, result.denied_calls, result.remark) == (1, 0, None)
 
 
 async def test_a_run_without_a_call_has_no_remark() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent_runner._config import load_config
 from agent_runner.contract.trace_context import TraceContext
 from host_client import AgentOptions, LocalSandbox, Whereabouts, open_session, run_agent, take_over
 from host_client.client.options import OPTION_FORMS, runner_environment
@@ -36,6 +37,16 @@ def test_the_number_of_retries_is_the_clis_own_variable_and_goes_before_the_host
     assert retries(AgentOptions(max_retries=0)) == "0"
 
 
+@pytest.mark.parametrize("name", ["require_mcp", "verbatim_prompts"])
+def test_a_switch_is_a_variable_of_the_runner_only_where_it_is_on(name: str) -> None:
+    """An old runner ignores the variable."""
+    context, info = TraceContext("a" * 32, "b" * 16), SandboxInfo(id="x", kind="local", work="/w", journal="/j")
+    assert f"AGENT_{name.upper()}" not in runner_environment(AgentOptions(), "s", {}, context, info)
+    switch: dict[str, Any] = {name: True}
+    switched_on = runner_environment(AgentOptions(**switch), "s", {}, context, info)
+    assert getattr(load_config(switched_on, [], {}), name) is True
+
+
 SDK_SERVER = {"calc": {"type": "stdio", "command": "calc"}}
 MODULE = '{"calc": "my_tools:server"}'
 RIGHT: dict[str, Any] = {
@@ -47,8 +58,10 @@ RIGHT: dict[str, Any] = {
     "max_budget_usd": 0.5,
     "max_retries": 0,
     "system_prompt": "Be brief.",
+    "verbatim_prompts": True,
     "mcp_config": "{}",
     "mcp_servers": {"calc": "my_tools:server"},
+    "require_mcp": True,
     "resume": "1-2-3",
     "user_id": "ada",
     "tenant_id": "acme",

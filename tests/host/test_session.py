@@ -430,6 +430,16 @@ async def test_bad_options_are_told_before_anything_starts(tmp_path: Path) -> No
         await run_agent("go", environ={}, traceparent="garbage")
 
 
+async def test_a_run_that_fails_before_its_first_turn_has_the_span_of_that_turn() -> None:
+    with host_lab(ONE_TOOL.replace("touch made", "true")) as lab:
+        options = AgentOptions(user_id="ada", mcp_servers={"lab": "no.such:thing"})
+        result = await run_agent("go", options, environ=lab.environ)
+    spans = views(result.spans)
+    turn = ["agent.execute !invalid_request"]
+    assert tree(spans) == [["agent.session !invalid_request", ["sandbox.create"], turn, ["sandbox.cleanup"]]]
+    assert {span.attributes["user.id"] for span in spans} == {"ada"}
+
+
 async def test_a_sandbox_that_cannot_be_made_is_a_start_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SandboxStartError):

@@ -105,7 +105,13 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
         event(p.ToolUseData(id="t1", name="Bash", input={}), 2, done, 2.0, turn),
         event(
             p.ToolResultData(
-                tool_use_id="t1", content="", is_error=True, duration_ms=500.0, bytes=0, error_type="tool_error"
+                tool_use_id="t1",
+                content="",
+                is_error=True,
+                duration_ms=500.0,
+                bytes=0,
+                error_type="permission_denied",
+                denied_by="rule",
             ),
             3,
             done,
@@ -126,12 +132,13 @@ def test_what_a_dead_runner_left_is_rebuilt_from_its_events() -> None:
     rebuilt = {span.span_id: span for span in orphans.take("out_of_memory", "killed", 10 * SECOND)}
     assert {key: (span.start / SECOND, (span.end or 0) / SECOND, span.error_type) for key, span in rebuilt.items()} == {
         turn: (1.0, 10.0, "out_of_memory"),
-        done: (2.0, 2.5, "tool_error"),
+        done: (2.0, 2.5, "permission_denied"),
         stuck: (3.0, 10.0, "out_of_memory"),
         asked: (3.5, 10.0, "out_of_memory"),
     }
     assert [span.parent_span_id for span in rebuilt.values()] == ["0" * 15 + "1", turn, turn, stuck]
     assert all(span.attributes["user.id"] == "ada" for span in rebuilt.values())
+    assert [span.attributes.get("tool.denied_by") for span in rebuilt.values()] == [None, "rule", None, None]
 
 
 def test_of_many_calls_those_whose_spans_did_not_arrive_are_rebuilt() -> None:

@@ -73,7 +73,8 @@ def test_runner_role_imports_all_of_the_runner_and_nothing_of_the_host(installed
 
 def test_a_runner_without_the_claude_sdk_says_so_in_its_events(installed: Installed) -> None:
     done = installed("client").run("agent_runner", "run", "--prompt", "go")
-    error, end = (json.loads(line) for line in done.stdout.splitlines())
+    error, telemetry, end = (json.loads(line) for line in done.stdout.splitlines())
+    assert telemetry["type"] == "telemetry"
     assert done.returncode == 3, done.stderr
     assert error["type"] == "error"
     assert error["data"]["message"] == (

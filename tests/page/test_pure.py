@@ -33,6 +33,15 @@ def reduced(page: Page, some: list[dict[str, Any]], view: str) -> Any:
     return page.evaluate("async (entries) => { " + work % view + " }", some)
 
 
+def test_a_call_that_a_rule_denied_is_shown_as_denied_by_it(page: Page) -> None:
+    log = Log("denied")
+    begin(log)
+    call(log, "b1", "Bash", {"command": "touch x"})
+    done(log, "b1", "no", failed=True, error_type="permission_denied", denied_by="rule")
+    view = "(s) => [s.segments.find((g) => g.kind === 'tool').outcome, s.items.at(-1).result.deniedBy]"
+    assert reduced(page, entries(log), view) == ["denied", "rule"]
+
+
 @pytest.fixture
 def worked() -> Log:
     log = Log("worked")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runner._events import Events, misconfigured
+from agent_runner._events import Events
 from agent_runner._journal import Journal
 from agent_runner.contract import protocol
 from agent_runner.contract.protocol import MAX_LINE_BYTES, LogData, TextData, ToolUseData, TurnStartData
@@ -116,11 +116,3 @@ def test_the_journal_holds_what_has_a_number() -> None:
     events.emit(remark("two"))
     assert journal.read(0) == b"".join(kept.lines)
     journal.close()
-
-
-def test_a_bad_configuration_is_an_error_and_the_end() -> None:
-    kept = Kept()
-    assert misconfigured(Events(kept, None, CONTEXT), "what is wrong") == 2
-    error, end = (event.data for event in kept.events)
-    assert error == protocol.ErrorData(error_type="invalid_request", message="what is wrong")
-    assert end == protocol.EndData(reason="misconfigured", exit_code=2)

@@ -113,7 +113,7 @@ def test_resuming_what_does_not_exist_fails_with_a_clear_error(make_lab: MakeLab
     error = done.one(protocol.Error).data
     assert (error.error_type, error.retryable) == ("invalid_request", False)
     assert "No conversation found" in error.message
-    assert done.tree == []  # no turn began
+    assert done.tree == [["agent.execute !invalid_request"]]
 
 
 def test_two_runs_at_once_do_not_mix(make_lab: MakeLab) -> None:

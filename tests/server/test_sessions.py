@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,23 @@ async def test_a_session_is_made_streamed_decided_and_closed(make_service: Make)
         after = (await client.get(f"/api/sessions/{session['id']}")).json()
         assert (after["status"], after["turns"], after["waiting"]) == ("closed", 2, [])
         assert after["last_event_id"] == closed.id
+
+
+async def test_no_prompt_reads_a_file_or_runs_a_command(make_service: Make, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"the content of {name}")
+    prompts = (f"summarize @{tmp_path}/one", f"summarize @{tmp_path}/two", "/compact")
+    lab, host = make_service(TALK)
+    async with lab.start().client() as client:
+        session = await created(client, prompts[0])
+        async with stream(client, session["id"]) as events:
+            await until(events, "result")
+            for text in prompts[1:]:
+                await client.post(f"/api/sessions/{session['id']}/turns", json={"text": text})
+                await until(events, "result")
+    asked = str(host.model.requests[2].body["messages"])
+    assert [prompt in asked for prompt in prompts] == [True, True, True]
+    assert "the content of" not in asked
 
 
 async def test_a_question_is_answered_by_the_one_who_answers_first(make_service: Make) -> None:

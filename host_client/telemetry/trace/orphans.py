@@ -117,6 +117,7 @@ class Orphans:
                 waited = call.waited_ms if call is not None else 0.0
                 genai.set_tool_outcome(span, event.data.bytes, event.data.is_error, None, waited)
                 genai.set_exit_code(span, event.data.exit_code)
+                genai.set_denied_by(span, event.data.denied_by)
                 if event.data.executed_input is not None:
                     genai.set_executed(span, event.data.executed_input, None)
             case ApprovalResolved(data=data):

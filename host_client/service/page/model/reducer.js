@@ -197,6 +197,7 @@ function endTool(draft, data, at) {
     isTruncated: data.truncated === true,
     errorType: data.error_type ?? null,
     executedInput: data.executed_input ?? null,
+    deniedBy: data.denied_by ?? null,
   };
   const item = changeTool(draft, data.tool_use_id, { result });
   new Lanes(draft).endTool(data.tool_use_id, at, outcome(item, result));
@@ -204,7 +205,7 @@ function endTool(draft, data, at) {
 
 /** Return how a call ended: ok, denied or error. */
 function outcome(item, result) {
-  if (["deny", "timeout", "cancelled"].includes(item?.request?.resolved?.decision)) return "denied";
+  if (result.deniedBy !== null || ["deny", "timeout", "cancelled"].includes(item?.request?.resolved?.decision)) return "denied";
   return result.isError ? "error" : "ok";
 }
 

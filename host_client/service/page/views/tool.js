@@ -118,9 +118,9 @@ export class ToolCard {
     if (!result) return null;
     const text = contentText(result.content);
     const size = result.isTruncated ? `, the first ${bytes(text.length)} of ${bytes(result.bytes)}` : "";
-    const type = result.errorType ? ` (${result.errorType})` : "";
+    const type = [result.errorType, result.deniedBy && `denied by ${result.deniedBy}`].filter(Boolean).join(", ");
     return [
-      h("h4", {}, `${result.isError ? "Failure" : "Output"}${type}${size}`),
+      h("h4", {}, `${result.isError ? "Failure" : "Output"}${type && ` (${type})`}${size}`),
       text === "" ? h("p.muted", {}, "Nothing.") : longText(text),
     ];
   }
