@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_PR_SET_CHILD_SUBREAPER = 36
+from .prctl import SET_CHILD_SUBREAPER, prctl
 
 
 class Descendants:
@@ -21,8 +20,8 @@ class Descendants:
 
     def __init__(self) -> None:
         self._own: set[int] = set()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        with contextlib.suppress(OSError):
+            prctl(SET_CHILD_SUBREAPER, 1)
 
     def started(self) -> None:
         """Remember the present children: the SDK reaps these, `reap` the others."""
@@ -36,10 +35,10 @@ class Descendants:
 
     def end(self, grace: float = 1.0, limit: float = 3.0) -> None:
         """Terminate all descendants; kill those left after ``grace`` seconds, for at most ``limit`` more seconds."""
-        _signal_all(signal.SIGTERM)
+        signal_descendants(signal.SIGTERM)
         self._wait_until_gone(grace)
         # The signal is repeated, as processes may start others before they die.
-        self._wait_until_gone(limit, lambda: _signal_all(signal.SIGKILL))
+        self._wait_until_gone(limit, lambda: signal_descendants(signal.SIGKILL))
 
     def _wait_until_gone(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         until = time.monotonic() + seconds
@@ -50,7 +49,8 @@ class Descendants:
         self.reap()
 
 
-def _signal_all(number: int) -> None:
+def signal_descendants(number: int) -> None:
+    """Send a signal to all descendants of this process that it may signal."""
     for pid in list(_descendants(os.getpid())):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)

@@ -196,6 +196,17 @@ class RunnerProcess:
         assert self.process.stderr is not None
         self._stderr.extend(self.process.stderr)
 
+    @property
+    def pid(self) -> int:
+        """Return the pid of the runner itself."""
+        return runner_below(self.process.pid)
+
+    @property
+    def cli(self) -> int:
+        """Return the pid of the CLI."""
+        (pid,) = children(self.pid)
+        return pid
+
     def until(self, kind: type[E], when: Callable[[E], bool] = lambda _event: True) -> E:
         """Wait for an event of a type, taking all before it."""
         limit = time.monotonic() + WAIT_SECONDS
@@ -247,6 +258,14 @@ class Fifo:
         assert select.select([self._fd], [], [], WAIT_SECONDS)[0], "nothing was written to the fifo"
         return os.read(self._fd, 4096).decode()
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether no process has it open for writing."""
+        try:
+            return os.read(self._fd, 1) == b""
+        except BlockingIOError:
+            return False
+
     def read_all(self) -> str:
         """Wait until something was written and its writer has closed; return all of it."""
         text = self.read()
@@ -262,6 +281,13 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):  # the thread has ended
             found.extend(map(int, (task / "children").read_text().split()))
     return found
+
+
+def runner_below(front: int) -> int:
+    """Return the pid of the runner below the process that was started and its guardian."""
+    (guardian,) = children(front)
+    (runner,) = children(guardian)
+    return runner
 
 
 def is_gone(pid: int) -> bool:
@@ -311,6 +337,7 @@ class Lab:
             stderr=stderr,
             env={**self.environment(), **(env or {})},
             cwd=Path(__file__).resolve().parents[2],
+            start_new_session=True,  # as hosts start it
         )
         self.started.append(process)
         return process
