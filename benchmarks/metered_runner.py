@@ -21,7 +21,7 @@ _exit = os._exit
 
 def _write_and_exit(code: int) -> NoReturn:
     file, own = Path(os.environ[VARIABLE]), time.process_time()
-    if file.exists():  # by the runner itself: this is its guardian or the front, which end after it
+    if file.exists():  # by the runner itself: this is one of its guardians, which end after it
         runner, cli = json.loads(file.read_text())
         seconds = [runner + own, cli]
     else:

@@ -35,10 +35,10 @@ class Descendants:
 
     def end(self, grace: float = 1.0, limit: float = 3.0) -> None:
         """Terminate all descendants; kill those left after ``grace`` seconds, for at most ``limit`` more seconds."""
-        signal_descendants(signal.SIGTERM)
+        _signal_all(signal.SIGTERM)
         self._wait_until_gone(grace)
         # The signal is repeated, as processes may start others before they die.
-        self._wait_until_gone(limit, lambda: signal_descendants(signal.SIGKILL))
+        self._wait_until_gone(limit, lambda: _signal_all(signal.SIGKILL))
 
     def _wait_until_gone(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         until = time.monotonic() + seconds
@@ -49,15 +49,14 @@ class Descendants:
         self.reap()
 
 
-def signal_descendants(number: int) -> None:
-    """Send a signal to all descendants of this process that it may signal."""
-    for pid in list(_descendants(os.getpid())):
+def _signal_all(number: int) -> None:
+    for pid in reversed(descendants(os.getpid())):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
 def _any_runs() -> bool:
-    return any(_runs(pid) for pid in _descendants(os.getpid()))
+    return any(_runs(pid) for pid in descendants(os.getpid()))
 
 
 def _runs(pid: int) -> bool:
@@ -70,10 +69,12 @@ def _runs(pid: int) -> bool:
     return stat[stat.rfind(")") + 2] not in "ZX"
 
 
-def _descendants(root: int) -> Iterator[int]:
-    for child in _children(root):
-        yield from _descendants(child)
-        yield child
+def descendants(root: int) -> list[int]:
+    """Return the pids of a process's descendants, parents before their children."""
+    found = [*_children(root)]
+    for pid in found:  # not recursive: tools can make chains of any length
+        found += _children(pid)
+    return found
 
 
 def _children(pid: int) -> Iterator[int]:

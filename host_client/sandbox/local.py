@@ -37,8 +37,8 @@ _STDERR_LINES = 50
 _MARK = "SANDSPAN_SANDBOX"
 """Environment variable that every process of a sandbox has; its value is the sandbox's name."""
 
-_END_SECONDS = 6.0
-"""Seconds in which a killed runner's guardian ends all processes below it; it takes at most 5."""
+_END_SECONDS = 4.0
+"""Seconds to wait for a killed runner's guardian to end the other processes; it takes at most 3."""
 
 AGENT_LOST = "the agent ran locally, in a service that has ended, and the agent ended with it"
 
@@ -89,7 +89,7 @@ class LocalSandbox:
             raise ConfigurationError(f"sandbox {info.id} in {root} is not a local sandbox")
         self.name, self.work = info.id, Path(info.work)
         self._root, self._temporary = Path(info.journal).parent, root
-        await asyncio.to_thread(_kill_front, self.name, process_id)
+        await asyncio.to_thread(_kill_runner, self.name, process_id)
         await asyncio.to_thread(_kill_marked, self.name)
         if not await asyncio.to_thread(_has_files, Path(info.journal), self.work):
             raise SandboxGoneError(f"{AGENT_LOST}; its files no longer exist")
@@ -156,8 +156,8 @@ class LocalSandbox:
             await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
 
 
-def _kill_front(name: str, process_id: str) -> None:
-    """Kill the process that was started for a runner, and wait until its guardian has ended the other processes."""
+def _kill_runner(name: str, process_id: str) -> None:
+    """Kill the process that was started, and wait until the runner's guardian has ended the other processes."""
     if process_id in _marked(name):
         with contextlib.suppress(OSError):
             os.kill(int(process_id), signal.SIGKILL)
@@ -167,7 +167,7 @@ def _kill_front(name: str, process_id: str) -> None:
 
 
 def _kill_marked(name: str) -> None:
-    """Kill every process of a sandbox that its guardian has left, as without a guardian, or if that was killed too."""
+    """Kill every process of a sandbox that is left, as of a runner without a guardian."""
     for process_id in _marked(name):
         with contextlib.suppress(OSError):
             os.kill(int(process_id), signal.SIGKILL)

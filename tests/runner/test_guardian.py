@@ -55,10 +55,10 @@ for _ in range(100_000):  # a minute or two
 
 
 class Tree(NamedTuple):
-    """The processes of a run."""
+    """The processes of a run; ``outer`` and ``inner`` are its guardians."""
 
-    front: int
-    guardian: int
+    outer: int
+    inner: int
     runner: int
     cli: int
     tool: int
@@ -71,15 +71,15 @@ def start_tree(lab: Lab, *args: str, **env: str) -> tuple[RunnerProcess, Tree]:
     os.chmod(lab.cwd / "up", 0o666)
     started = lab.start("--prompt", "go", *args, env=env)
     tool, stray = map(int, up.read().split())
-    (guardian,) = children(started.process.pid)
+    (inner,) = children(started.process.pid)
     (cli,) = {*children(started.pid)} - {stray}  # which the runner has adopted
-    return started, Tree(started.process.pid, guardian, started.pid, cli, tool, stray)
+    return started, Tree(started.process.pid, inner, started.pid, cli, tool, stray)
 
 
 def kill(tree: Tree, victim: str, number: int = signal.SIGKILL) -> None:
     """Send a signal to one process of a run, or to the process group that its host knows."""
     if victim == "group":
-        os.killpg(tree.front, number)
+        os.killpg(tree.outer, number)
     else:
         os.kill(tree._asdict()[victim], number)
 
@@ -96,7 +96,7 @@ def wait_for_end(pid: int) -> None:
         os.close(descriptor)
 
 
-LAST = {"runner": "front", "guardian": "front", "front": "guardian", "group": "guardian"}
+LAST = {"runner": "outer", "inner": "outer", "outer": "inner", "group": "inner"}
 """For each victim, the process that ends last, after it has ended all others."""
 
 victims = pytest.mark.parametrize("victim", LAST)
@@ -106,7 +106,7 @@ def assert_all_end(started: RunnerProcess, tree: Tree, last: str) -> None:
     """Check that no process of a run is left when the last one ends, and that the host sees a killed runner."""
     pids = tree._asdict()
     wait_for_end(pids.pop(last))
-    pids.pop("front", None)  # a zombie, until `finish`
+    pids.pop("outer", None)  # a zombie, until `finish`
     assert [name for name, pid in pids.items() if not is_gone(pid)] == []
     assert started.process.stdin is not None
     with pytest.raises(BrokenPipeError):
@@ -133,12 +133,12 @@ def test_the_processes_of_another_account_end_too(cli_binary: Path, victim: str)
         assert_all_end(started, tree, LAST[victim])
 
 
-def test_a_runner_that_hangs_ends_with_its_front(make_lab: MakeLab) -> None:
+def test_a_runner_that_hangs_ends_when_its_host_kills_it(make_lab: MakeLab) -> None:
     started, tree = start_tree(make_lab(TREE), *ALLOWED)
     kill(tree, "runner", signal.SIGSTOP)
-    kill(tree, "guardian", signal.SIGSTOP)
-    kill(tree, "front")
-    assert_all_end(started, tree, "guardian")
+    kill(tree, "inner", signal.SIGSTOP)
+    kill(tree, "outer")
+    assert_all_end(started, tree, "inner")
 
 
 @victims
@@ -147,15 +147,29 @@ def test_a_process_that_forks_all_the_time_does_not_escape(make_lab: MakeLab, vi
     up, alive = lab.fifo(), lab.fifo("alive")
     started = lab.start("--prompt", "go", *ALLOWED)
     up.read()
-    (guardian,) = children(started.process.pid)
-    tree = Tree(started.process.pid, guardian, started.pid, 0, 0, 0)
+    (inner,) = children(started.process.pid)
+    tree = Tree(started.process.pid, inner, started.pid, 0, 0, 0)
     kill(tree, victim)
     wait_for_end(tree._asdict()[LAST[victim]])
     assert alive.is_closed
     assert started.finish().exit_code == KILLED
 
 
-def test_a_runner_that_crashes_ends_its_front_by_the_same_signal(make_lab: MakeLab) -> None:
+def test_a_host_sees_that_the_runner_reads_and_writes_no_more_while_its_guardians_clean_up(make_lab: MakeLab) -> None:
+    started, tree = start_tree(make_lab(TREE), *ALLOWED)
+    assert started.process.stdin is not None
+    for guardian in ("inner", "outer"):
+        kill(tree, guardian, signal.SIGSTOP)
+    kill(tree, "runner")
+    started.until_end_of_output()
+    with pytest.raises(BrokenPipeError):
+        os.write(started.process.stdin.fileno(), b"\n")
+    for guardian in ("inner", "outer"):
+        kill(tree, guardian, signal.SIGCONT)
+    assert_all_end(started, tree, "outer")
+
+
+def test_the_exit_status_tells_the_signal_by_which_a_runner_crashed(make_lab: MakeLab) -> None:
     started, tree = start_tree(make_lab(TREE), *ALLOWED)
     kill(tree, "runner", signal.SIGSEGV)
     assert started.finish().exit_code == -signal.SIGSEGV
@@ -165,8 +179,8 @@ def test_a_runner_that_crashes_ends_its_front_by_the_same_signal(make_lab: MakeL
 def test_a_run_that_ends_leaves_no_process(make_lab: MakeLab) -> None:
     started = make_lab(HI).start("--prompt", "go")
     started.until(protocol.Result)
-    (guardian,) = children(started.process.pid)
-    pids = [guardian, started.pid, started.cli]
+    (inner,) = children(started.process.pid)
+    pids = [inner, started.pid, started.cli]
     assert started.finish().exit_code == 0
     assert [pid for pid in pids if not is_gone(pid)] == []
 
@@ -213,9 +227,9 @@ LOOK = f"""
 import agent_runner.contract.prctl as p
 os.setuid({pwd.getpwnam(ACCOUNT).pw_uid})
 p.prctl(p.SET_DUMPABLE, 1)  # as after exec
-front = os.getpid()
+outer = os.getpid()
 guard()
-for pid in (front, os.getppid(), os.getpid()):
+for pid in (outer, os.getppid(), os.getpid()):
     try:
         print(b"sk-ant" in open(f"/proc/{{pid}}/environ", "rb").read())
     except PermissionError:
@@ -223,7 +237,7 @@ for pid in (front, os.getppid(), os.getpid()):
 """
 
 
-def test_a_process_of_the_same_account_cannot_read_the_environment_of_front_and_guardian() -> None:
+def test_a_process_of_the_same_account_cannot_read_the_environment_of_the_guardians() -> None:
     need_root()
     assert guarded(LOOK) == ["refused", "refused", "True"]
 

@@ -230,6 +230,11 @@ class RunnerProcess:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
+    def until_end_of_output(self) -> None:
+        """Wait until no process has stdout open."""
+        self._threads[0].join(timeout=WAIT_SECONDS)
+        assert not self._threads[0].is_alive()
+
     def finish(self) -> Finished:
         """Close stdin and wait for the end."""
         if self.process.stdin is not None and not self.process.stdin.closed:
@@ -283,10 +288,10 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def runner_below(front: int) -> int:
-    """Return the pid of the runner below the process that was started and its guardian."""
-    (guardian,) = children(front)
-    (runner,) = children(guardian)
+def runner_below(outer: int) -> int:
+    """Return the pid of the runner below its two guardians, the first of which is the process that was started."""
+    (inner,) = children(outer)
+    (runner,) = children(inner)
     return runner
 
 
