@@ -134,6 +134,7 @@ def test_attach_tells_when_the_runner_is_gone(make_lab: MakeLab, tmp_path: Path)
     runner.send_raw(b"nonsense\n")
     runner.until(protocol.Error)
     runner.process.kill()
+    runner.until_end_of_output()  # its stdin ends later, else it could still hear of that
     runner.finish()
     attached = lab.attach(journal)
     assert attached.returncode == 3
