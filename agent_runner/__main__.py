@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ._config import Config, ConfigError, arguments, load_config
 from ._events import Events
 from ._failed_start import FailedStart, unprompted
+from ._guardian import fork_below_guardians
 from ._journal import Journal, JournalError, RunnerGoneError, follow
 from ._telemetry import choose_sink
 from ._wire import StdoutWriter, claim_stdio
@@ -78,6 +79,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     environ = dict(os.environ)
     early = EarlySignals()
+    fork_below_guardians()
     stdin, stdout = claim_stdio()
     remarks: list[str] = []
     context = from_environment(environ, remarks.append) or TraceContext(Ids().trace_id(), "")

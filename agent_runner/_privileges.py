@@ -7,7 +7,6 @@ It remains root, so its children cannot signal, trace or read it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import shutil
@@ -18,9 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ._config import ConfigError
-
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
+from .contract.prctl import SET_DUMPABLE, SET_NO_NEW_PRIVS, prctl
 
 
 class Account(NamedTuple):
@@ -64,19 +61,12 @@ def drop_privileges(account: Account) -> None:
     """Take the account's groups, and give up for good the rights that setuid programs grant."""
     os.setgroups(account.groups)
     os.setresgid(account.gid, account.gid, account.gid)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
     """Prevent processes of the same account from reading this one's memory, environment and descriptors."""
-    _prctl(_PR_SET_DUMPABLE, 0)
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+    prctl(SET_DUMPABLE, 0)
 
 
 def check_usable(directory: str, account: Account) -> None:

@@ -115,7 +115,7 @@ def _private_of_descendants() -> float:
     while pids:
         pid = pids.pop()
         pids += children(pid)
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
+        with contextlib.suppress(OSError):  # the process has just ended, or only root may look at it
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
             found += sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
     return found / 1024

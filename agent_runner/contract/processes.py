@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_PR_SET_CHILD_SUBREAPER = 36
+from .prctl import SET_CHILD_SUBREAPER, prctl
 
 
 class Descendants:
@@ -21,8 +20,8 @@ class Descendants:
 
     def __init__(self) -> None:
         self._own: set[int] = set()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        with contextlib.suppress(OSError):
+            prctl(SET_CHILD_SUBREAPER, 1)
 
     def started(self) -> None:
         """Remember the present children: the SDK reaps these, `reap` the others."""
@@ -51,13 +50,13 @@ class Descendants:
 
 
 def _signal_all(number: int) -> None:
-    for pid in list(_descendants(os.getpid())):
+    for pid in reversed(descendants(os.getpid())):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
 def _any_runs() -> bool:
-    return any(_runs(pid) for pid in _descendants(os.getpid()))
+    return any(_runs(pid) for pid in descendants(os.getpid()))
 
 
 def _runs(pid: int) -> bool:
@@ -70,10 +69,12 @@ def _runs(pid: int) -> bool:
     return stat[stat.rfind(")") + 2] not in "ZX"
 
 
-def _descendants(root: int) -> Iterator[int]:
-    for child in _children(root):
-        yield from _descendants(child)
-        yield child
+def descendants(root: int) -> list[int]:
+    """Return the pids of a process's descendants, parents before their children."""
+    found = [*_children(root)]
+    for pid in found:  # not recursive: tools can make chains of any length
+        found += _children(pid)
+    return found
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -14,8 +14,9 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 from agent_runner.contract.oom import oom_kills
@@ -35,6 +36,9 @@ _CHUNK = 256 * 1024
 _STDERR_LINES = 50
 _MARK = "SANDSPAN_SANDBOX"
 """Environment variable that every process of a sandbox has; its value is the sandbox's name."""
+
+_END_SECONDS = 4.0
+"""Seconds to wait for a killed runner's guardian to end the other processes; it takes at most 3."""
 
 AGENT_LOST = "the agent ran locally, in a service that has ended, and the agent ended with it"
 
@@ -85,6 +89,7 @@ class LocalSandbox:
             raise ConfigurationError(f"sandbox {info.id} in {root} is not a local sandbox")
         self.name, self.work = info.id, Path(info.work)
         self._root, self._temporary = Path(info.journal).parent, root
+        await asyncio.to_thread(_kill_runner, self.name, process_id)
         await asyncio.to_thread(_kill_marked, self.name)
         if not await asyncio.to_thread(_has_files, Path(info.journal), self.work):
             raise SandboxGoneError(f"{AGENT_LOST}; its files no longer exist")
@@ -151,13 +156,30 @@ class LocalSandbox:
             await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
 
 
+def _kill_runner(name: str, process_id: str) -> None:
+    """Kill the process that was started, and wait until the runner's guardian has ended the other processes."""
+    if process_id in _marked(name):
+        with contextlib.suppress(OSError):
+            os.kill(int(process_id), signal.SIGKILL)
+        until = time.monotonic() + _END_SECONDS
+        while any(_marked(name)) and time.monotonic() < until:
+            time.sleep(0.02)  # no notification: the guardian is not a child of this process
+
+
 def _kill_marked(name: str) -> None:
-    """Kill every process of a sandbox, by its variable `_MARK`: the CLI gives each tool a process group of its own."""
+    """Kill every process of a sandbox that is left, as of a runner without a guardian."""
+    for process_id in _marked(name):
+        with contextlib.suppress(OSError):
+            os.kill(int(process_id), signal.SIGKILL)
+
+
+def _marked(name: str) -> Iterator[str]:
+    """Yield the ids of a sandbox's processes, by the variable `_MARK`: each tool has a process group of its own."""
     mark = f"{_MARK}={name}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGKILL)
+                yield process.name
 
 
 def _has_files(journal: Path, work: Path) -> bool:
@@ -270,10 +292,11 @@ class LocalProcess:
             self._process.terminate()
 
     async def kill(self) -> None:
-        """Kill the whole process group: the runner, its CLI and their tools."""
+        """Kill the process group, and wait until the runner's guardian has ended all processes below it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         await self._process.wait()
+        await asyncio.wait((self._draining,), timeout=_END_SECONDS)  # the guardian has stderr open until its own end
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._draining.cancel()

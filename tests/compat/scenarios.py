@@ -10,7 +10,7 @@ from typing import Any
 
 from host_client import Session
 from host_client import events as p
-from tests.support.runs import MODEL, children
+from tests.support.runs import MODEL, children, runner_below
 
 React = Callable[[Session, p.AnyEvent], Awaitable[None]]
 
@@ -107,16 +107,16 @@ async def _stop(session: Session, event: p.AnyEvent) -> None:
 
 async def _kill_runner(session: Session, event: p.AnyEvent) -> None:
     if isinstance(event, p.Telemetry):  # after the model request that called the tool
-        os.kill(_runner(session), signal.SIGKILL)
+        os.kill(_started(session), signal.SIGKILL)
 
 
 async def _kill_cli(session: Session, event: p.AnyEvent) -> None:
     if isinstance(event, p.Telemetry):
-        for child in children(_runner(session)):
+        for child in children(runner_below(_started(session))):
             os.kill(child, signal.SIGKILL)
 
 
-def _runner(session: Session) -> int:
+def _started(session: Session) -> int:
     assert session.whereabouts is not None
     return int(session.whereabouts.process_id)
 

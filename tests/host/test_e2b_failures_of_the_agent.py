@@ -18,7 +18,7 @@ from tests.runner.test_ending import CANCELLED, LONG
 from tests.runner.test_model_failures import ONE_RETRY
 from tests.support.hosts import E2BLab, e2b_lab, views
 from tests.support.remote import fifo_of, read, run_remotely, runner_pid, trace_of
-from tests.support.runs import CHAT, HANG, MODEL, children, is_gone, tree
+from tests.support.runs import CHAT, HANG, MODEL, children, is_gone, runner_below, tree
 
 pytestmark = pytest.mark.anyio
 
@@ -146,7 +146,7 @@ async def test_a_runner_that_is_terminated_in_a_tool_ends_its_turn_and_its_proce
 
         async def terminate(_session: Session, event: p.AnyEvent) -> None:
             if isinstance(event, p.ToolUse):
-                pids.extend([await read(up), *children(runner_pid(lab))])
+                pids.extend([await read(up), *children(runner_below(runner_pid(lab)))])
                 os.kill(runner_pid(lab), signal.SIGTERM)
             if isinstance(event, p.End):
                 assert all(is_gone(pid) for pid in pids)
@@ -164,7 +164,7 @@ async def test_a_cli_that_is_killed_in_a_tool_of_a_later_turn_fails_the_session_
 
         async def kill(_session: Session, event: p.AnyEvent) -> None:
             if isinstance(event, p.ToolUse):
-                [cli] = children(runner_pid(lab))
+                [cli] = children(runner_below(runner_pid(lab)))
                 pids.extend([await read(up), cli])
                 os.kill(cli, signal.SIGKILL)
             if isinstance(event, p.End):

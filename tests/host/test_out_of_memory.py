@@ -14,6 +14,7 @@ from host_client.errors import SessionClosedError
 from host_client.sandbox.local import LocalProcess
 from tests.host.test_session import LONG_TOOL
 from tests.support.hosts import host_lab, views
+from tests.support.runs import runner_below
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ async def test_a_runner_out_of_memory_is_told_as_such(small_cgroup: Path) -> Non
                 if isinstance(event, p.ApprovalResolved):
                     assert sandbox.runner is not None
                     # Only memory allocated from now on counts; a prompt of 12 MB exceeds the limit of 4 MB.
-                    (small_cgroup / "cgroup.procs").write_text(str(sandbox.runner.pid))
+                    (small_cgroup / "cgroup.procs").write_text(str(runner_below(sandbox.runner.pid)))
                     with pytest.raises(SessionClosedError):
                         await session.send("x" * 12 * 1024 * 1024)
     assert session.failure is not None

@@ -19,7 +19,7 @@ from host_client.errors import ConfigurationError, NotAskedError, NotWaitingErro
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
 from tests.support.hosts import host_lab, numbered, views
-from tests.support.runs import tree
+from tests.support.runs import Fifo, is_gone, tree
 
 pytestmark = pytest.mark.anyio
 
@@ -209,6 +209,29 @@ async def test_leaving_in_the_middle_of_a_tool_leaves_nothing_behind() -> None:
             ["sandbox.cleanup"],
         ]
     ]
+
+
+STRAY = """
+    model: scripted
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: "(setsid env -i sh -c 'echo $$ > up; exec sleep 600' &); sleep 600"}}]
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "adopted"])
+async def test_what_left_its_session_and_its_environment_ends_with_a_local_runner(tmp_path: Path, how: str) -> None:
+    up, sandbox, options = Fifo(tmp_path / "up"), LocalSandbox(work=tmp_path), AgentOptions(allowed_tools=("Bash",))
+    with host_lab(STRAY) as lab:
+        async with open_session("go", options, sandbox=sandbox, environ=lab.environ) as session:
+            pid = int(await asyncio.to_thread(up.read))
+            if how == "closed":
+                await sandbox.close()
+            else:
+                assert session.whereabouts is not None
+                await LocalSandbox().adopt(session.whereabouts.info, session.whereabouts.process_id)
+            assert is_gone(pid)
 
 
 def _processes_in(folder: str, mark: str = "") -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from agent_runner.contract import protocol
 from tests.support.account import ACCOUNT, account_environment, account_lab, cli_binary, need_root
-from tests.support.runs import HANG, Lab, children, is_gone
+from tests.support.runs import HANG, Lab, is_gone
 
 __all__ = ["cli_binary"]
 
@@ -127,7 +127,7 @@ def test_a_signalled_run_ends_the_accounts_processes(cli_binary: Path) -> None:
         up = lab.fifo()
         os.chmod(lab.cwd / "up", 0o666)
         runner = lab.start("--prompt", "go", *BYPASS, env=account_environment(lab, cli_binary))
-        tool, (cli,) = int(up.read()), children(runner.process.pid)
+        tool, cli = int(up.read()), runner.cli
         assert os.stat(f"/proc/{tool}").st_uid == pwd.getpwnam(ACCOUNT).pw_uid
         runner.process.terminate()
         done = runner.finish()

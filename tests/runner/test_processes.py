@@ -15,6 +15,7 @@ PARENT = """
 import subprocess, sys
 from agent_runner.contract.processes import Descendants
 
+sys.setrecursionlimit(100)  # in place of 1,000: a chain of so many processes takes a while
 below = Descendants()
 child = subprocess.Popen(
     ["bash", "-c", "read -r; " + sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -41,6 +42,11 @@ def end_of(script: str, lines: int) -> list[int]:
 def test_children_of_children_are_ended() -> None:
     pids = end_of("sleep 600 & echo $!; echo $$; wait; exit 3", 2)
     assert [is_gone(pid) for pid in pids] == [True, True]
+
+
+def test_a_long_chain_of_processes_is_ended() -> None:
+    chain = "chain() { if [ $1 = 0 ]; then sleep 600; else echo $BASHPID; (chain $(($1 - 1))); exit; fi; }; chain 120"
+    assert all(is_gone(pid) for pid in end_of(chain, 120))
 
 
 def test_what_ignores_the_request_is_killed() -> None:

@@ -196,6 +196,17 @@ class RunnerProcess:
         assert self.process.stderr is not None
         self._stderr.extend(self.process.stderr)
 
+    @property
+    def pid(self) -> int:
+        """Return the pid of the runner itself."""
+        return runner_below(self.process.pid)
+
+    @property
+    def cli(self) -> int:
+        """Return the pid of the CLI."""
+        (pid,) = children(self.pid)
+        return pid
+
     def until(self, kind: type[E], when: Callable[[E], bool] = lambda _event: True) -> E:
         """Wait for an event of a type, taking all before it."""
         limit = time.monotonic() + WAIT_SECONDS
@@ -218,6 +229,11 @@ class RunnerProcess:
     def close_stdin(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
+
+    def until_end_of_output(self) -> None:
+        """Wait until no process has stdout open."""
+        self._threads[0].join(timeout=WAIT_SECONDS)
+        assert not self._threads[0].is_alive()
 
     def finish(self) -> Finished:
         """Close stdin and wait for the end."""
@@ -247,6 +263,14 @@ class Fifo:
         assert select.select([self._fd], [], [], WAIT_SECONDS)[0], "nothing was written to the fifo"
         return os.read(self._fd, 4096).decode()
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether no process has it open for writing."""
+        try:
+            return os.read(self._fd, 1) == b""
+        except BlockingIOError:
+            return False
+
     def read_all(self) -> str:
         """Wait until something was written and its writer has closed; return all of it."""
         text = self.read()
@@ -262,6 +286,13 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):  # the thread has ended
             found.extend(map(int, (task / "children").read_text().split()))
     return found
+
+
+def runner_below(outer: int) -> int:
+    """Return the pid of the runner below its two guardians, the first of which is the process that was started."""
+    (inner,) = children(outer)
+    (runner,) = children(inner)
+    return runner
 
 
 def is_gone(pid: int) -> bool:
@@ -311,6 +342,7 @@ class Lab:
             stderr=stderr,
             env={**self.environment(), **(env or {})},
             cwd=Path(__file__).resolve().parents[2],
+            start_new_session=True,  # as hosts start it
         )
         self.started.append(process)
         return process

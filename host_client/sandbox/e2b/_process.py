@@ -185,7 +185,7 @@ class E2BProcess:
             await self._sandbox.commands.run(f"kill -TERM {self.pid}", user="root")
 
     async def kill(self) -> None:
-        """Send SIGKILL and stop reading. Children of the process end with the sandbox."""
+        """Send SIGKILL and stop reading; the runner's guardian ends the other processes."""
         with contextlib.suppress(StreamLostError, SandboxGoneError), _undelivered():
             await self._sandbox.commands.kill(self.pid)
         await self.disconnect()
