@@ -2,7 +2,7 @@
 
 It relies on an order of messages that was observed with SDK 0.2.187 and CLI 2.1.330. ``background_tasks_changed`` lists
 all tasks in the background after each change. When a task begins, it comes before the message about that task; when a
-task ends, it comes after the messages that tell how.
+task ends, it comes after the messages that report its outcome.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RunningTask:
     description: str
     tool_use_id: str | None = None
     state: TaskState = "completed"
-    """State that the task will have ended in, as far as the CLI has told."""
+    """State to report when the task ends."""
     exit_code: int | None = None
 
     def data(self, state: TaskState) -> BackgroundTaskData:

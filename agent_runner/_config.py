@@ -117,7 +117,9 @@ SETTINGS = (
         "Seconds that the end of a run waits for commands and subagents in the background. Default: 600.",
     ),
     RunnerSetting(
-        "heartbeat", number_above_zero, "Seconds without an event after which work that goes on is told. Default: 15."
+        "heartbeat",
+        number_above_zero,
+        "Seconds without an event after which a `heartbeat` is sent, while work goes on. Default: 15.",
     ),
     RunnerSetting("journal", str, "File to which every event with a seq is appended. Must be empty or new."),
     RunnerSetting("system_prompt", str, "System prompt in place of Claude Code's own."),

@@ -44,10 +44,13 @@ def denier_in_result(name: str, text: str, *, ran: bool, disallowed: Collection[
         return "hook"
     if _FILE_RULE.match(text):
         return "rule"
-    if text.startswith(f"{_NO_TOOL}{name}. {name} is disabled for this session"):
-        return "configuration"
+    if not text.startswith(_NO_TOOL):
+        return None
     # Of an MCP tool that is disallowed, the CLI says the same as of one that does not exist.
-    return "configuration" if text.startswith(_NO_TOOL) and _is_disallowed(name, disallowed) else None
+    if _is_disallowed(name, disallowed):
+        return "configuration"
+    # A settings file has disallowed it, or the CLI does not offer it in this mode of operation.
+    return "cli" if text.startswith(f"{_NO_TOOL}{name}. {name} is disabled for this session") else None
 
 
 def _is_disallowed(name: str, disallowed: Collection[str]) -> bool:

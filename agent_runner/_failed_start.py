@@ -5,6 +5,7 @@ It imports no Claude Agent SDK, as that may be what is missing.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ._config import Config, ConfigError
@@ -17,6 +18,8 @@ from .contract.sanitize import Sanitizer
 from .contract.spans import Spans
 from .contract.trace_context import TraceContext
 
+# The value after it may be a prompt or hold a secret, so a span has the setting's name only.
+_SETTING = re.compile(r"(AGENT_[A-Z_]+|--[a-z-]+)=")
 _MISCONFIGURED = EndData(reason="misconfigured", exit_code=2)
 
 
@@ -39,19 +42,22 @@ class FailedStart:
 
     def misconfigured(self, message: str) -> int:
         """Emit an error about the configuration, the first turn's span and the ``end`` event."""
-        return self._end(ErrorData(error_type="invalid_request", message=message), _MISCONFIGURED)
+        setting = _SETTING.match(message)
+        shown = f"{setting[1]} is not valid" if setting else "the configuration is not valid"
+        return self._end(ErrorData(error_type="invalid_request", message=message), _MISCONFIGURED, shown)
 
     def not_installed(self, error: ModuleNotFoundError) -> int:
         """Emit an error about a missing package, the first turn's span and the ``end`` event."""
         message = f"{error.name} is not installed, and the runner needs it: pip install 'sandspan[runner]'"
-        return self._end(ErrorData(error_type="internal", message=message), EndData(reason="failed", exit_code=3))
+        end = EndData(reason="failed", exit_code=3)
+        return self._end(ErrorData(error_type="internal", message=message), end, message)
 
-    def _end(self, error: ErrorData, end: EndData) -> int:
+    def _end(self, error: ErrorData, end: EndData, shown: str) -> int:
         spans = Spans(common_attributes(self.config))
         span = spans.open_root("agent.execute", self.context, genai.invoke_agent(self.config.model, 1))
         if self.config.prompt is not None:
             genai.set_input(span, self.config.prompt, self._sanitizer())
-        span.fail(error.error_type, error.message)
+        span.fail(error.error_type, shown)
         spans.close(span)
         self.events.emit(error, span)
         self.sink.export(spans.take_ended())

@@ -107,7 +107,7 @@ def exit_code_of(name: str, output: object, error: object) -> int | None:
         found = _EXIT_CODE.match(error)
         return int(found[1]) if found else None
     facts = cast("dict[str, Any]", output) if isinstance(output, dict) else {}
-    # The CLI tells no code of a command that still runs, or whose code is no failure, such as 1 of grep.
+    # The CLI reports no code of a command that still runs, or whose code is no failure, such as 1 of grep.
     ended_well = facts.get("interrupted") is False and not facts.keys() & _WITHOUT_EXIT_CODE
     return 0 if ended_well else None
 

@@ -120,9 +120,10 @@ class Run:
         self._stderr_lines = 0
         self._leaving = False
         self._unfinished: list[str] = []
-        self._patience: float | None = None
-        self._patience_timer: asyncio.TimerHandle | None = None
-        self._out_of_patience = False
+        self._wait_ends_at: float | None = None
+        """Time of the event loop when the wait for background tasks ends; None while the end does not wait for them."""
+        self._waited_long = False
+        self._own_turn_timer: asyncio.TimerHandle | None = None
         self._descendants = descendants
         self._oom_before = oom_kills()
 
@@ -174,9 +175,10 @@ class Run:
 
     def _interrupt(self) -> None:
         turn = self._translator.turn
-        # A prompt that waits, or that has not reached the model, must be interrupted too. The CLI has nothing to
-        # interrupt before its first model request, so the interrupt is sent when that begins.
-        self._interrupt_early = bool(self._prompts) if turn is None else not self._translator.requested
+        # A prompt that waits or has not reached the model must be interrupted too, and so must a turn that the CLI is
+        # about to begin. The CLI has nothing to interrupt before a turn's first model request: it is sent then.
+        comes = bool(self._prompts) or self._translator.expects_own_turn
+        self._interrupt_early = comes if turn is None else not self._translator.requested
         if turn is not None:
             turn.interrupted = True
         if turn is None and not self._stopping:
@@ -192,7 +194,7 @@ class Run:
             self._events.emit(LogData(stream="runner", text=f"interrupt: {error}"))
 
     async def _stop_background_tasks(self) -> None:
-        """Stop all background tasks; only commands by themselves, as an interrupt ends subagents without a new turn."""
+        """Stop all background tasks: subagents by an interrupt, after which no turn follows, others one by one."""
         running = list(self._translator.background.running.values())
         if any(task.kind == "local_agent" for task in running):
             await self._interrupt_cli()
@@ -249,8 +251,7 @@ class Run:
                 if not await self._turn_ends():
                     return
             else:
-                self._watch_patience()
-                await self._changed.wait()
+                await self._next_change()
             self._changed.clear()
             if not prepared and self._translator.started:
                 # Not earlier, as importing in a thread would delay the `start` event.
@@ -267,29 +268,40 @@ class Run:
             return True
         if self._stopping:
             return self._translator.turn is None
-        return self._only_background_left and (self._translator.idle or self._out_of_patience)
+        return self._only_background_left and (self._translator.idle or self._waited_long)
 
     @property
     def _only_background_left(self) -> bool:
         """Return whether no turn runs and no prompt can follow, so that only background tasks can delay the end."""
         return not self._more_prompts and not self._prompts and self._translator.turn is None
 
-    def _watch_patience(self) -> None:
-        """Limit the wait for background tasks, or for the turn that follows on their end, if only these are left."""
-        patience = None
-        if self._only_background_left:
-            wakes = self._translator.state == "idle" and not self._translator.background.running
-            patience = WAKE_SECONDS if wakes else self._config.background_timeout
-        if patience == self._patience:
-            return
-        if self._patience_timer is not None:
-            self._patience_timer.cancel()
-        self._patience, self._patience_timer = patience, None
-        if patience is not None:
-            self._patience_timer = asyncio.get_running_loop().call_later(patience, self._lose_patience)
+    async def _next_change(self) -> None:
+        """Wait for a change, but for background tasks that alone delay the end only until the timeout."""
+        loop = asyncio.get_running_loop()
+        if not self._only_background_left:
+            self._wait_ends_at = None
+        elif self._wait_ends_at is None:
+            self._wait_ends_at = loop.time() + self._config.background_timeout
+        try:
+            async with asyncio.timeout_at(self._wait_ends_at):
+                await self._changed.wait()
+        except TimeoutError:
+            self._waited_long = True
 
-    def _lose_patience(self) -> None:
-        self._out_of_patience = True
+    def _watch_own_turn(self) -> None:
+        """Expect the CLI's own turn for `WAKE_SECONDS` only, as prompts and the end of the run wait for it."""
+        expects = self._translator.expects_own_turn
+        if expects and self._own_turn_timer is None:
+            self._own_turn_timer = asyncio.get_running_loop().call_later(WAKE_SECONDS, self._expect_no_own_turn)
+        elif not expects and self._own_turn_timer is not None:
+            self._own_turn_timer.cancel()
+            self._own_turn_timer = None
+
+    def _expect_no_own_turn(self) -> None:
+        self._own_turn_timer = None
+        if self._translator.turn is None:
+            self._translator.expects_own_turn = False
+            self._interrupt_early = False
         self._changed.set()
 
     async def _unless_stopped(self, connecting: asyncio.Future[None]) -> bool:
@@ -365,6 +377,7 @@ class Run:
         try:
             self._translator.receive(message)
             self._outbox.flush_soon(in_turn=self._translator.turn is not None)
+            self._watch_own_turn()
         except Exception as error:  # a bug in the runner must not prevent the `end` event
             self._failure = ErrorData(error_type="internal", message=f"the runner failed: {error!r}"[:1000])
             return False
@@ -440,9 +453,9 @@ class Run:
     def _report_unfinished(self) -> None:
         """Report the background tasks that the end of the run ends."""
         self._unfinished = [task.description for task in self._translator.background.running.values()]
-        after = f" after {self._config.background_timeout:g} s" if self._out_of_patience else ""
+        after = f" {self._config.background_timeout:g} s after the last turn" if self._waited_long else ""
         for description in self._unfinished:
-            text = f"ended unfinished{after}, as it still ran in the background: {description[:_MAX_STDERR_LINE]}"
+            text = f"ended unfinished, as it still ran in the background{after}: {description}"
             self._events.emit(LogData(stream="runner", text=text))
 
     def _begin_failed_turn(self) -> None:

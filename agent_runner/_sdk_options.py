@@ -67,7 +67,7 @@ def agent_options(
         can_use_tool=can_use_tool,
         hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
         include_partial_messages=True,
-        # Only settings can have hooks besides ours, whose time is to be told.
+        # Only settings can add hooks to ours, and their time is measured.
         include_hook_events=bool(config.setting_sources),
         forward_subagent_text=True,
         max_buffer_size=MAX_MESSAGE,

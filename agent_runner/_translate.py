@@ -58,6 +58,9 @@ from .contract.trace_context import TraceContext
 
 _SYNTHETIC = "<synthetic>"
 
+MAX_EXECUTED_INPUT = 4 * 1024 * 1024
+"""Maximum bytes of JSON of a changed input that is reported; with a longer one, the event could be left out."""
+
 
 @dataclass(slots=True)
 class HookTime:
@@ -188,6 +191,7 @@ class Translator:
 
     def _begin_own_turn(self) -> Span:
         """Begin a turn without a prompt, as the CLI does when a background task has ended."""
+        self.expects_own_turn = False
         return self.begin_turn(self._last_context or self.spans.new_trace(), None)
 
     def _emit_turn_start(self) -> None:
@@ -203,7 +207,7 @@ class Translator:
     @property
     def takes_prompts(self) -> bool:
         """Return whether a prompt can begin a turn: none is running, and the CLI is not about to begin its own."""
-        return self.turn is None and not (self.expects_own_turn and self.state == "running")
+        return self.turn is None and not self.expects_own_turn
 
     @property
     def idle(self) -> bool:
@@ -466,7 +470,8 @@ class Translator:
         if tool is not None:
             tool.execution_ms, tool.exit_code, tool.output_size = duration_ms, exit_code, output_size
             tool.begun = tool.begun or self.spans.clock() - int(duration_ms * 1e6)
-            tool.executed_input = tool_input if tool_input != tool.input else None
+            differs = tool_input != tool.input and len(to_json(tool_input)) <= MAX_EXECUTED_INPUT
+            tool.executed_input = tool_input if differs else None
 
     def _user(self, message: UserMessage) -> None:
         agent, now = self._agent(message.parent_tool_use_id), self.spans.clock()
@@ -564,7 +569,7 @@ class Translator:
         if event == "PreToolUse":
             time = next((tool.hooks_before for tool in calls if tool.begun is None), None)
         elif event in ("PostToolUse", "PostToolUseFailure"):
-            # Our own hook runs beside the others, so it may not have told yet that the tool ran.
+            # Our own hook runs beside the others, so it may not have reported yet that the tool ran.
             time = next((tool.hooks_after for tool in calls), None)
         else:
             return
@@ -606,15 +611,17 @@ class Translator:
         """Report the end of a background task, and end its call's span."""
         self._report_task(task, task.state)
         tool_id = task.tool_use_id or ""
-        # The CLI begins a turn of its own then, or tells the model in the present turn.
-        self.expects_own_turn |= self.turn is None and task.state != "stopped"
+        # The CLI then begins a turn of its own, or informs the model in the present turn.
+        self.expects_own_turn |= task.state != "stopped"
         if (tool := self.tools.get(tool_id)) is None:
             return
         now = self.spans.clock()
         genai.set_exit_code(tool.span, task.exit_code)
         if task.state != "completed":
-            error_type = classify(tool="failed" if task.state == "failed" else "cancelled").error_type
-            tool.span.fail(error_type, f"{tool.name}: {task.state} in the background")
+            agent = self._agents.get(tool_id)
+            failure = classify(tool="failed" if task.state == "failed" else "cancelled")
+            failure = agent.failure or failure if agent is not None else failure
+            tool.span.fail(failure.error_type, f"{tool.name}: {task.state} in the background")
         if task.state == "stopped":
             for nested in self._nested_in(tool):
                 nested.refusal = "cancelled"

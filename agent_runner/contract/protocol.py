@@ -44,7 +44,7 @@ ERROR_TYPES: tuple[ErrorType, ...] = get_args(ErrorType)
 Decision = Literal["allow", "allow_edited", "deny", "timeout", "cancelled"]
 
 DeniedBy = Literal["approval", "rule", "mode", "hook", "configuration", "runner", "cli"]
-"""Who denied a tool call: the reply to an approval request, a permission rule, the permission mode, a hook, a
+"""Who denied a tool call: the outcome of an approval request, a permission rule, the permission mode, a hook, a
 configuration that does not offer the tool, the runner, or Claude Code for another reason."""
 
 EndReason = Literal["completed", "stopped", "interrupted", "terminated", "failed", "misconfigured"]
@@ -64,6 +64,8 @@ EXIT_CODES: dict[int, str] = {
 
 TraceId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 SpanId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+ExitCode = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 Timestamp = Annotated[float, msgspec.Meta(ge=0, le=9e9)]
 """Seconds since the epoch, at most so many that the nanoseconds fit into OTLP's 64 bits."""
 
@@ -87,8 +89,8 @@ class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 class TurnStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """A turn begins. ``prompt_size`` is in bytes, and 0 for a turn that the CLI began by itself."""
 
-    turn: int
-    prompt_size: int
+    turn: Size
+    prompt_size: Size
 
 
 class TextDeltaData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -130,11 +132,11 @@ class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     content: Any
     is_error: bool
     duration_ms: float
-    bytes: int
+    bytes: Size
     truncated: bool = False
     error_type: ErrorType | None = None
     executed_input: dict[str, Any] | None = None
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     denied_by: DeniedBy | None = None
 
 
@@ -199,7 +201,7 @@ class BackgroundTaskData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     state: TaskState
     description: str
     tool_use_id: str | None = None
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
 
 
 class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -460,7 +462,7 @@ class Stop(Command, frozen=True, kw_only=True, tag="stop"):
 
 
 class Finish(Command, frozen=True, kw_only=True, tag="finish"):
-    """End the runner when all turns and background tasks have ended: no more prompts follow. Replies are accepted."""
+    """End the runner when all turns and background tasks have ended: no more prompts follow. Replies still count."""
 
 
 AnyCommand = Prompt | Approval | Answer | Interrupt | Stop | Finish

@@ -198,7 +198,7 @@ def _diff(path: str, old: str, new: str) -> Text:
 def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
     """Return, as readable texts, what ``remember`` would allow for the rest of the session: as in the runner."""
     rules: list[str] = []
-    has_rules = any(each.get("rules") for each in data.suggestions)
+    has_rules = any(each.get("type") == "addRules" for each in data.suggestions)
     for suggestion in data.suggestions:
         for rule in suggestion.get("rules") or ():
             content = rule.get("ruleContent")

@@ -262,6 +262,8 @@ def _finish(job: Job, console: Console, outcome: JobOutcome) -> None:
     denial = denial_of(result, "--approvals auto allows every call, --allowed-tools allows some tools")
     if denial is not None and not outcome.asked:  # a person who denied every call needs no advice
         console.print(Text(visible(denial), style="yellow"), soft_wrap=True)
+    for description in result.unfinished:
+        console.print(Text(f"ended unfinished: {visible(description)}"[:200], style="yellow"), soft_wrap=True)
     state = f"✗ {_why(job.options, outcome)}" if result.is_error else "✓ done"
     console.print(Text(f"{state}  trace {result.trace_id}", style="bold red" if result.is_error else "bold green"))
     if result.error_type == "authentication" and KEY_REFUSED not in (result.error_message or ""):

@@ -30,8 +30,8 @@ class SessionFailure:
 class SessionOutcome:
     """The facts from a session's events so far; ``cost_usd`` is the sum of all turns in US dollars.
 
-    A call counts as denied if a person or a policy denied it, or if no decision came in time, but not if a permission
-    rule or mode or a hook did. ``denied_tools`` are the names of the tools of these calls.
+    A call counts as denied if a person or a policy denied it, or if no decision came in time, but not if anything
+    else denied it (``denied_by``). ``denied_tools`` are the names of the tools of these calls.
     """
 
     calls: ToolCalls

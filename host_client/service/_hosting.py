@@ -61,7 +61,8 @@ class House:
 
     ``sandbox`` and ``options`` return a session's own, from its creator's request. ``forget`` removes a sandbox that a
     dead process may have created for a session without having written it down. ``idle_seconds`` is the maximum time of
-    a session without activity, ``silent_seconds`` that of a running turn without an event, if that is longer.
+    a session without activity, ``silent_seconds`` that of a running turn or background task without an event, if
+    that is longer.
     ``upload`` is the initial content of each session's working directory.
     """
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby, takewhile
 from typing import Any, TypeVar
 
-from agent_runner.contract.protocol import AnyEvent
+from agent_runner.contract.protocol import AnyEvent, Heartbeat
 from host_client.client.mailbox import MAX_BYTES, MAX_ITEMS
 from host_client.store.base import NotOwnerError, Store, StoredSession, StoreError
 
@@ -72,6 +72,8 @@ class SessionLog:
         """
         if self._is_closed or self.is_lost or self._left.is_set() or self._fault is not None:
             return True
+        if isinstance(item, Heartbeat):
+            return True  # it must not make a turn that hangs look active; readers get the service's own
         if self._queue and (len(self._queue) >= MAX_ITEMS or self._queued_bytes + size > MAX_BYTES):
             return False
         self._queue.append(item)

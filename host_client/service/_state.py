@@ -26,10 +26,17 @@ from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent
 
 QUESTION_TOOL = "AskUserQuestion"
 CHANGING = (
-    *(Start, TurnStart, ApprovalRequest, QuestionRequest, ApprovalResolved, QuestionResolved, BackgroundTask, Result),
+    Start,
+    TurnStart,
+    ApprovalRequest,
+    QuestionRequest,
+    ApprovalResolved,
+    QuestionResolved,
+    BackgroundTask,
+    Result,
 )
 _MAX_BACKGROUND = 100
-"""Maximum number of background tasks in a state, as a sandbox may invent any number."""
+"""Maximum number of background tasks in a state, and of characters of an id: a sandbox may invent any."""
 
 
 def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionState:
@@ -53,9 +60,10 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
         case QuestionResolved():
             return _without(state, event.data.question_id)
         case BackgroundTask():
-            others = tuple(each for each in state.background if each != event.data.task_id)[-_MAX_BACKGROUND:]
+            task_id = event.data.task_id[:_MAX_BACKGROUND]
+            others = tuple(each for each in state.background if each != task_id)
             running = event.data.state == "running"
-            return replace(state, background=(*others, event.data.task_id) if running else others)
+            return replace(state, background=(*others, task_id)[-_MAX_BACKGROUND:] if running else others)
         case Result():
             cost = total_usd(state.cost_usd, cost_of(event))
             return _shown(replace(state, busy=False, turns=state.turns + 1, cost_usd=cost))
@@ -77,6 +85,7 @@ def after_own(state: SessionState, event: OwnEvent) -> SessionState:
                 close_reason=data.reason,
                 error_type=data.error_type,
                 waiting=(),
+                background=(),
                 busy=False,
             )
         case SandboxEvent() | AdoptedEvent() | GapEvent() | DroppedEvent():

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agent_runner.contract.protocol import LIVE, AnyEvent, Result, TelemetryEvent, to_json
+from agent_runner.contract.protocol import AnyEvent, Result, TelemetryEvent, TextDelta, to_json
 from host_client.store.base import Additions, Decision, SessionState
 from host_client.telemetry.costs.dollars import cost_of, total_usd
 
@@ -69,7 +69,7 @@ class Step:
             self._state = after_event(self._state, event, self._number + 1)
         if isinstance(event, TelemetryEvent):
             self._spans.append(relayed(event.data.otlp))
-        elif isinstance(event, LIVE):
+        elif isinstance(event, TextDelta):
             self.frames.append(Frame(None, frame(to_json(event)), after=self._number))
         else:
             self._add_line(to_json(event))

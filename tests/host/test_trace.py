@@ -175,6 +175,8 @@ def test_a_call_in_the_background_is_rebuilt_to_the_end_of_its_task() -> None:
         failed: (5.0, "tool_error"),
         stuck: (10.0, "out_of_memory"),
     }
+    assert rebuilt[failed].attributes["process.exit.code"] == 3
+    assert rebuilt[stuck].attributes["tool.background"] is True
 
 
 def test_a_call_whose_approval_arrived_alone_is_rebuilt_with_its_wait() -> None:

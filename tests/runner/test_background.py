@@ -96,8 +96,8 @@ def test_a_command_that_never_ends_is_ended_after_the_timeout_and_named(make_lab
     end = done.one(protocol.End).data
     assert (done.exit_code, end.reason, end.unfinished) == (0, "completed", [HANG])
     assert [task.state for task in tasks(done)] == ["running", "stopped"]
-    assert f"ended unfinished after 0.5 s, as it still ran in the background: {HANG}" in [
-        log.data.text for log in done.of(protocol.Log)
+    assert [log.data.text for log in done.of(protocol.Log)] == [
+        f"ended unfinished, as it still ran in the background 0.5 s after the last turn: {HANG}"
     ]
     assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash !timeout"], [CHAT]]]
     assert not os.path.exists(f"/proc/{pid}")
@@ -144,6 +144,41 @@ def test_a_prompt_begins_a_turn_while_a_command_runs_in_the_background(make_lab:
     done = runner.finish()
     assert [result.data.result for result in done.of(protocol.Result)] == ["It runs.", "Hello.", "It is ready."]
     assert done.tree[0] == ["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]
+
+
+def test_a_prompt_waits_for_the_turn_that_an_ended_command_wakes(make_lab: MakeLab) -> None:
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - tools: [{{name: Bash, input: {{command: {WAITS}, run_in_background: true}}}}]
+              - {{text: It runs on and on., chunk: 1, pace: 0.1}}
+              - text: It is ready.
+              - text: Hello.
+    """)
+    os.mkfifo(lab.cwd / "gate")
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
+    runner.until(protocol.TextDelta)
+    runner.send(protocol.Prompt(text="hello"))
+    (lab.cwd / "gate").write_text("built\n")
+    runner.until(protocol.Result, lambda result: result.data.result == "Hello.")
+    done = runner.finish()
+    assert [turn.data.prompt_size for turn in done.of(protocol.TurnStart)] == [2, 0, 5]
+    texts = [result.data.result for result in done.of(protocol.Result)]
+    assert texts == ["It runs on and on.", "It is ready.", "Hello."]
+
+
+def test_a_signal_ends_the_wait_for_a_command_in_the_background(make_lab: MakeLab) -> None:
+    lab = make_lab(script(HANG, then=""))
+    up = lab.fifo()
+    runner = begin(lab)
+    pid = int(up.read())
+    runner.process.terminate()
+    done = runner.finish()
+    end = done.one(protocol.End).data
+    assert (done.exit_code, end.reason, end.unfinished) == (143, "terminated", [HANG])
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash !cancelled"], [CHAT]]]
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_stop_ends_a_command_in_the_background_and_names_it(make_lab: MakeLab) -> None:

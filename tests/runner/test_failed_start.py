@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def assert_refused(done: Finished, exit_code: int) -> None:
     assert (done.exit_code, error.error_type, error.retryable) == (exit_code, "invalid_request", False)
     span = only_span(done)
     assert prompt_in(span) == "go"
-    assert span.message == brief(error.message)
+    if exit_code == 2:  # the value of a bad setting may be a prompt or hold a secret
+        assert re.fullmatch(r"(AGENT_[A-Z_]+|--[a-z-]+|the configuration) is not valid", span.message)
+    else:
+        assert span.message == brief(error.message)
 
 
 @pytest.mark.parametrize("setting", BAD_SETTINGS, ids=[setting[0] for setting in BAD_SETTINGS])

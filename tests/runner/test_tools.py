@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 
 import pytest
@@ -162,6 +163,39 @@ def test_a_call_tells_how_long_it_waited_for_the_calls_before_it(make_lab: MakeL
     assert "tool.hook_ms" not in one.attributes
 
 
+def settle(lab: Lab, **hooks: str) -> None:
+    """Write settings of the project with a command as the hook on Bash for each event."""
+    settings = {
+        "hooks": {
+            event: [{"matcher": "Bash", "hooks": [{"type": "command", "command": command}]}]
+            for event, command in hooks.items()
+        }
+    }
+    (lab.cwd / ".claude").mkdir()
+    (lab.cwd / ".claude" / "settings.json").write_text(json.dumps(settings))
+
+
+def test_the_input_that_a_hook_put_in_place_of_the_models_is_reported_and_redacted_in_the_span(
+    make_lab: MakeLab,
+) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: touch made}}]
+              - text: Done.
+    """)
+    edit = {"command": "touch edited # sk-ant-api03-abcdefghijklmnop"}
+    decision = {"hookEventName": "PreToolUse", "permissionDecision": "allow", "updatedInput": edit}
+    settle(lab, PreToolUse=f"echo {shlex.quote(json.dumps({'hookSpecificOutput': decision}))}")
+    done = lab.run("--prompt", "go", "--setting-sources", "project", "--tool-content", "full")
+    assert (lab.cwd / "edited").exists()
+    assert done.one(protocol.ToolResult).data.executed_input == edit
+    bash = done.span("execute_tool Bash").attributes
+    assert bash["tool.executed_input_sha256"] == protocol.input_digest(edit)
+    assert bash["gen_ai.tool.call.arguments"] == '{"command":"touch edited # [redacted]"}'
+
+
 def test_the_time_in_hooks_of_settings_is_told_apart(make_lab: MakeLab) -> None:
     lab = make_lab("""
         conversations:
@@ -170,10 +204,7 @@ def test_the_time_in_hooks_of_settings_is_told_apart(make_lab: MakeLab) -> None:
               - tools: [{name: Bash, input: {command: touch made}}]
               - text: Done.
     """)
-    slow = {"matcher": "Bash", "hooks": [{"type": "command", "command": "sleep 0.3"}]}
-    settings = {"hooks": {"PreToolUse": [slow], "PostToolUse": [slow]}}
-    (lab.cwd / ".claude").mkdir()
-    (lab.cwd / ".claude" / "settings.json").write_text(json.dumps(settings))
+    settle(lab, PreToolUse="sleep 0.3", PostToolUse="sleep 0.3")
     done = lab.run("--prompt", "go", "--setting-sources", "project", "--allowed-tools", "Bash")
     bash = done.span("execute_tool Bash")
     assert (lab.cwd / "made").exists()

@@ -97,7 +97,9 @@ class Orphans:
             return
         if event.data.state == "running":
             self._in_background.add(event.span_id)
+            span.attributes["tool.background"] = True
             return
+        genai.set_exit_code(span, event.data.exit_code)
         self._in_background.discard(event.span_id)
         span.end = max(span.start, int(event.ts * 1e9))
         if event.data.state != "completed":

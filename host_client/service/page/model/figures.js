@@ -26,6 +26,7 @@ export function costSoFar(state, record) {
 
 /** Return whether a call was not run: its approval was denied, timed out or was cancelled. */
 export function wasRefused(item) {
+  if (item.result?.deniedBy) return true;
   return ["deny", "timeout", "cancelled"].includes(item.request?.resolved?.decision) && item.request.kind === "approval";
 }
 

@@ -101,7 +101,7 @@ const HANDLERS = {
   tool_result: endTool,
   task: (draft, data) => {
     const others = draft.background.filter((each) => each !== data.task_id);
-    draft.background = data.state === "running" ? [...others, data.task_id] : others;
+    draft.background = (data.state === "running" ? [...others, data.task_id] : others).slice(-100);
     changeTool(draft, data.tool_use_id, { task: data.state });
   },
   approval_request: (draft, data, at) =>
@@ -230,6 +230,7 @@ function tellOnce(draft, { reason, message }) {
 function cutOpenTools(draft) {
   for (const [toolUseId, place] of draft.toolItems) {
     if (draft.items[place].result === null) changeTool(draft, toolUseId, { isCut: true });
+    if (draft.items[place].task === "running") changeTool(draft, toolUseId, { task: "stopped" });
   }
 }
 

@@ -128,10 +128,11 @@ export class ToolCard {
 
 /** Return a call's input; if it ran with another one than Claude wrote, both. */
 function inputsView({ name, input, request, result }) {
-  const edited = request?.resolved?.updatedInput ?? null;
+  const wasEdited = request?.resolved?.decision === "allow_edited";
+  const edited = wasEdited ? request.resolved.updatedInput : null;
   const executed = result?.executedInput ?? edited;
   if (executed === null) {
-    const wasEdited = request?.resolved?.decision === "allow_edited"; // by a runner that does not tell the edit
+    // An earlier runner does not report the edit.
     return [h("h4", {}, wasEdited ? "Input as Claude wrote it; it was changed before it ran" : "Input"), inputView(name, input)];
   }
   const title = edited === null ? "Input as it ran" : "Input as it ran, changed by a person";
