@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from .secret_names import redact_named
-from .secret_tokens import is_harmless_word, redact_private_keys, redact_tokens
+from .secret_names import may_hold_a_named_secret, redact_named
+from .secret_tokens import is_harmless_word, may_hold_a_token, redact_private_keys, redact_tokens
 
 Content = Literal["none", "preview", "full"]
 CONTENTS: tuple[str, ...] = get_args(Content)
@@ -34,7 +34,11 @@ def redact(text: str) -> str:
     """
     if is_harmless_word(text):
         return text
-    return redact_tokens(redact_named(redact_private_keys(text)))
+    may_hold_a_name = may_hold_a_named_secret(text)
+    if not may_hold_a_name and not may_hold_a_token(text):
+        return text
+    text = redact_private_keys(text)
+    return redact_tokens(redact_named(text) if may_hold_a_name else text)
 
 
 def single_line(text: str, limit: int) -> str:

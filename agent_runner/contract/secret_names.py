@@ -191,14 +191,20 @@ _CREDENTIALS = re.compile(
 )
 
 
+def may_hold_a_named_secret(text: str) -> bool:
+    """Return whether `redact_named` can find something: mostly it cannot."""
+    lower = text.lower()
+    for word in WORDS:  # noqa: SIM110 - any() with a generator takes twice as long
+        if word in lower:
+            return True
+    return False
+
+
 def redact_named(text: str) -> str:
     """Return the text with ``[redacted]`` in place of values under a secret's name, and of bearer and basic tokens."""
-    places = _places(text)
-    if not places:
-        return text
     pieces: list[str] = []
     kept = position = 0
-    for place in sorted(places):
+    for place in _places(text):
         if place < position:
             continue
         start, position = _name_at(text, place)
@@ -209,7 +215,7 @@ def redact_named(text: str) -> str:
 
 
 def _places(text: str) -> list[int]:
-    """Return where the words occur: mostly nowhere, and to find this out takes little time."""
+    """Return where the words occur, in order."""
     lower = text.lower()
     if len(lower) != len(text):  # the small letter of U+0130 has two characters
         lower = text.translate(_ASCII_LOWER)
@@ -219,7 +225,7 @@ def _places(text: str) -> list[int]:
         while place >= 0:
             places.append(place)
             place = lower.find(word, place + len(word))
-    return places
+    return sorted(places)
 
 
 def _name_at(text: str, place: int) -> tuple[int, int]:
