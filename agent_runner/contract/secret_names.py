@@ -165,8 +165,12 @@ _CODE = re.compile(
 _NEXT = re.compile(r"(?<=\s)(?:[A-Za-z_][\w.-]{0,40}=[^\s=]|--?[A-Za-z][\w-]*+(?=\s|=|\Z)|-\s|\#\s|//)")
 """The next name, flag, comment or item after a space, before which a value is empty."""
 
-_INNER_NAME = re.compile(r"[A-Za-z_-]{1,40}:(?:\s|\Z)")
+_INNER_NAME = re.compile(
+    r"(?:(?:(?<=\n)|(?<=\s\s))[A-Za-z_-]{1,40}|(?:default|description|env|example|file|format|host|key|kind|login|name|path|ref|type|user(?:name)?)):(?:\s|\Z)"
+)
 """A name of YAML below another one."""
+
+_INNER_SECRET = re.compile(r"[A-Za-z_][\w-]{0,99}+(?=\s?[:=])")
 
 _IDENTIFIER = re.compile(r"[&*@]?[A-Za-z_]+(?:(?:\.|\?\.|::|->)[A-Za-z_]+)*")
 _NUMBER = re.compile(r"[$€£]?[0-9][0-9_.,]*[kKmM%]?")
@@ -175,11 +179,13 @@ _RANDOM = re.compile(r"(?=[^0-9]*[0-9])(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])[\w+/=.-]
 _SCHEME = re.compile(
     r"(?i:(?P<long>digest|oauth|signature|aws4-hmac-sha256)|bearer|basic|token|negotiate|ntlm|api-?key|bot|splunk|ssws)\s+"
 )
-_COOKIES = re.compile(r"[\"']?(?P<pairs>[\w.$%-]++=[^\s;\"']+(?:;[ ]?[\w.$%-]+(?:=[^\s;\"']*)?)*)")
+_COOKIES = re.compile(
+    r"[\"']?(?P<pairs>[\w.$%-]++=[^\s;\"']+(?:;[ ]?(?:[\w.$%-]++=[^\s;\"']*|(?i:httponly|secure|partitioned)))*)"
+)
 _QUOTES = ('"', "'")
 _LINE = re.compile(r"[^\r\n]*")
 _LIKE_A_PASSWORD = re.compile(
-    r"(?=[^\s0-9]{0,99}[0-9])(?=[^\sA-Za-z]{0,99}[A-Za-z])[^\s/()<>:\"'`]{6,}(?=[\s\"'`.,;]|\Z)"
+    r"(?=[^\s0-9]{0,99}[0-9])(?=[^\sA-Za-z]{0,99}[A-Za-z])[^\s/()<>:\"'`]{6,}(?=[\s\"'`.,;:)!?]|\Z)"
 )
 _CREDENTIALS = re.compile(
     r"""
@@ -253,11 +259,7 @@ def _secret(text: str, start: int, end: int) -> tuple[int, int] | None:
     if quoted:
         begin = quoted.start("value")
     # A reference is told by its beginning. To search for its end first takes the square of a text's length.
-    elif (
-        _CODE.match(text, begin)
-        or _NEXT.match(text, begin)
-        or (separator[0].lstrip("\"'").startswith(":") and _INNER_NAME.match(text, begin))
-    ):
+    elif _CODE.match(text, begin) or _NEXT.match(text, begin) or _is_name(text, separator):
         return None
     if _PLACEHOLDER.match(text, begin):
         return None
@@ -286,6 +288,15 @@ def _separates(text: str, start: int, name: str, separator: re.Match[str]) -> bo
         is_password = name.lower().endswith(("password", "passwd"))
         return is_password and (after in _QUOTES or bool(_LIKE_A_PASSWORD.match(text, separator.end())))
     return not (separator[0] == ":" and before.endswith(":"))  # arn:aws:secretsmanager:…:secret:name
+
+
+def _is_name(text: str, separator: re.Match[str]) -> bool:
+    """Return whether another name follows, whose value is the secret: ``auth: token: …``."""
+    begin = separator.end()
+    if separator[0].lstrip("\"'").startswith(":") and _INNER_NAME.match(text, begin):
+        return True
+    inner = _INNER_SECRET.match(text, begin)
+    return inner is not None and bool(_kind(inner[0][-_MAX_NAME:]))
 
 
 def _end_of_quoted(text: str, name: int, quoted: re.Match[str]) -> int:
