@@ -140,7 +140,7 @@ _CLOSER = re.compile(r"\s*[)\],;+]|\s+\Z")
 
 _PLACEHOLDER = re.compile(
     r"""
-      \[redacted\] | \[[redact]{0,8}…                                          # it was cut
+      \[redacted\]
     | \$[A-Za-z_{(] | %[A-Za-z_]\w*% | %[s(] | \{\{ | \{[\w.]*\} | <[A-Za-z/!][^<>\n]{0,80}>
     | \*{3} | [xX]{4} | \.{3} | … | •{2} | _{3} | \#{3}
     | (?i: your|insert|replace|change|enter|put ) (?: [-_ ] | (?-i:[A-Z]) ) (?i:\w)
@@ -170,7 +170,7 @@ _INNER_NAME = re.compile(
 )
 """A name of YAML below another one."""
 
-_INNER_SECRET = re.compile(r"[A-Za-z_][\w-]{0,99}+(?=\s?[:=])")
+_INNER_SECRET = re.compile(r"[A-Za-z_-]{1,99}+(?=\s?[:=])")
 
 _IDENTIFIER = re.compile(r"[&*@]?[A-Za-z_]+(?:(?:\.|\?\.|::|->)[A-Za-z_]+)*")
 _NUMBER = re.compile(r"[$€£]?[0-9][0-9_.,]*[kKmM%]?")
