@@ -24,6 +24,7 @@ from host_client.telemetry.export.console import otlp_json
 from host_client.telemetry.otlp import readable
 from host_client.telemetry.relay import clean
 from host_client.telemetry.relay.decoding import decode
+from tests.runner.secret_corpus import CASES, LOOK_ALIKES
 
 TRACE = "a" * 32
 KEY = "sk-ant-api03-Pl4nt3dPl4nt3d"
@@ -206,10 +207,10 @@ def test_everything_is_bounded_in_number_and_length() -> None:
 def test_content_is_kept_whole_and_stays_json_where_a_secret_is_taken_out() -> None:
     said = 'line one\nline two \N{FAMILY} "quoted"\n' * 1000
     assert attributes(gen_ai__input__messages=message("user", said)) == {"gen_ai.input.messages": message("user", said)}
-    forged = message("user", f'say "password: abc" then {KEY}\nand \x1b go')
+    forged = message("user", f'say "pass: abc" then {KEY}\nand \x1b go')
     (only,) = attributes(gen_ai__input__messages=forged).values()
     assert json.loads(only) == [
-        {"role": "user", "parts": [{"type": "text", "content": 'say "password: abc" then [redacted]\nand \x1b go'}]}
+        {"role": "user", "parts": [{"type": "text", "content": 'say "pass: abc" then [redacted]\nand \x1b go'}]}
     ]
     assert attributes(gen_ai__tool__call__arguments=f'{{"key": "{KEY}"}}') == {
         "gen_ai.tool.call.arguments": '{"key": "[redacted]"}'
@@ -217,7 +218,7 @@ def test_content_is_kept_whole_and_stays_json_where_a_secret_is_taken_out() -> N
     assert attributes(gen_ai__input__messages="[" * 10_000) == {"gen_ai.input.messages": "[" * 10_000}
 
 
-@given(st.text(max_size=300))
+@given(st.one_of(st.text(max_size=300), st.sampled_from([*(text for text, _ in CASES), *LOOK_ALIKES])))
 def test_a_cleaned_text_is_one_line_and_cleaning_it_again_changes_nothing(text: str) -> None:
     cleaned = clean.text(text)
     assert len(cleaned.splitlines()) <= 1

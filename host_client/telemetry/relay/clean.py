@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from agent_runner.contract.genai import CONTENT, MESSAGES, message, read_message
-from agent_runner.contract.sanitize import brief, full, redact, single_line
+from agent_runner.contract.sanitize import brief, full, redacted_line, single_line
 
 MAX_ATTRIBUTES = 128
 """Maximum number of attributes of a span or an event: OpenTelemetry's own default."""
@@ -38,9 +38,6 @@ _HOST_SPANS = frozenset({"agent.session", "sandbox.create", "sandbox.cleanup"})
 _RESOURCE_ATTRIBUTES = frozenset(
     {"service.name", "service.version", "telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"}
 )
-
-_LOOK_AHEAD = 8192
-"""Characters beyond a cut that are searched too, because a secret is recognised only as a whole."""
 
 _MAX_CACHED_NAME = 128
 
@@ -89,4 +86,4 @@ def _content(attribute: str, value: str) -> str:
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
     """Return a text on one line, redacted and cut to ``limit`` characters."""
-    return single_line(redact(value[: limit + _LOOK_AHEAD]), limit)
+    return redacted_line(value, limit)
