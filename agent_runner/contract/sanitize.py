@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from .secret_names import may_hold_a_named_secret, redact_named
-from .secret_tokens import is_harmless_word, may_hold_a_token, redact_private_keys, redact_tokens
+from ._secret_names import may_hold_a_named_secret, redact_named
+from ._secret_tokens import is_harmless_word, may_hold_a_token, redact_private_keys, redact_tokens
 
 Content = Literal["none", "preview", "full"]
 CONTENTS: tuple[str, ...] = get_args(Content)

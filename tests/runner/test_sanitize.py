@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agent_runner.contract._secret_tokens import FORMS, TOKENS
 from agent_runner.contract.sanitize import FULL_LENGTH, PREVIEW_LENGTH, SANITIZERS, full, preview, redact
-from agent_runner.contract.secret_tokens import FORMS, TOKENS
 from tests.runner import gitleaks_rules
 from tests.runner.secret_corpus import ALNUM, CASES, HEX, LOOK_ALIKES
 from tests.support.tables import ROOT

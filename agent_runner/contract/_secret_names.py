@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .secret_tokens import REDACTED
+from ._secret_tokens import REDACTED
 
 WORDS = ("pass", "pwd", "secret", "token", "key", "cred", "auth", "cookie", "bearer", "basic")
 """Parts, in small letters, of all names of secrets and of schemes."""
