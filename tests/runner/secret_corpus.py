@@ -347,6 +347,7 @@ LOOK_ALIKES = (
     # Prose.
     "key: value",
     "the password field is required",
+    "It is from ANTHROPIC_API_KEY: check that it is complete",
     "The password is required.",
     "password: required",
     "Password must be at least 12 characters long",
