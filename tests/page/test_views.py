@@ -170,7 +170,8 @@ def test_work_in_the_background_is_shown_and_can_be_stopped_when_the_turn_has_en
     server.play(lambda: end_turn(log))
     chip = page.locator(".tool .chip:visible").last
     expect(chip).to_have_text("In the background")
-    page.get_by_role("button", name="Stop background work").click()
+    with page.expect_response("**/interrupt"):
+        page.get_by_role("button", name="Stop background work").click()
     assert server.decisions == [{"interrupt": "session-1"}]
     server.play(lambda: log.add(p.BackgroundTaskData(**task, state="stopped")))
     expect(chip).to_have_text("Stopped in the background")
