@@ -77,6 +77,11 @@ class Events:
                 return
         self._output.put(line, offset)
 
+    @property
+    def last_seq(self) -> int:
+        """Return the seq of the last event that has one; 0 before the first."""
+        return self._seq
+
     def delta(self, text: str, message_id: str | None, span: Span | None) -> None:
         """Send a piece of text within `DELTA_SECONDS`, combined with the pieces that follow."""
         if self._delta_of != (message_id, span):

@@ -401,7 +401,11 @@ class Run:
             silent = time.monotonic() - self._events.last_sent
             works = self._translator.turn is not None or bool(self._translator.background.running)
             if works and silent >= interval:
-                data = HeartbeatData(silent_ms=round(silent * 1000, 3), tool_use_ids=list(self._translator.tools))
+                data = HeartbeatData(
+                    silent_ms=round(silent * 1000, 3),
+                    last_seq=self._events.last_seq,
+                    tool_use_ids=list(self._translator.tools),
+                )
                 self._events.send_live(data, self._translator.turn.span if self._translator.turn else None)
             await asyncio.sleep(interval if silent >= interval else interval - silent)
 

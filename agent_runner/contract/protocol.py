@@ -65,7 +65,7 @@ EXIT_CODES: dict[int, str] = {
 TraceId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 SpanId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-ExitCode = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+ExitCode = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 Timestamp = Annotated[float, msgspec.Meta(ge=0, le=9e9)]
 """Seconds since the epoch, at most so many that the nanoseconds fit into OTLP's 64 bits."""
 
@@ -230,10 +230,12 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 class HeartbeatData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """The runner is alive, and there was no event for some seconds. It has no seq and is not in the journal.
 
-    ``silent_ms`` is the time since the last event, ``tool_use_ids`` are the calls that have not ended.
+    ``silent_ms`` is the time since the last event and ``last_seq`` its seq, so a reader that has not got it knows that
+    the stream has lost events. ``tool_use_ids`` are the calls that have not ended.
     """
 
     silent_ms: float
+    last_seq: Size
     tool_use_ids: list[str]
 
 

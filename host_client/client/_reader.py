@@ -15,6 +15,7 @@ from agent_runner.contract.protocol import (
     MAX_LINE_BYTES,
     AnyEvent,
     End,
+    Heartbeat,
     ProtocolError,
     UnknownEvent,
     decode_event,
@@ -85,6 +86,8 @@ class EventReader:
         if seq is None:
             if isinstance(event, UnknownEvent):
                 return None
+            if isinstance(event, Heartbeat) and event.data.last_seq > self.last_seq:
+                return Gap(event.data.last_seq + 1)
             return event if isinstance(event, LIVE) else self._fault(f"its type {event.type} requires a seq")
         if seq <= self.last_seq:
             return None

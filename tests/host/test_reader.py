@@ -14,6 +14,8 @@ from agent_runner.contract.protocol import (
     AnyEvent,
     End,
     EndData,
+    Heartbeat,
+    HeartbeatData,
     Log,
     LogData,
     TextDelta,
@@ -108,6 +110,16 @@ def test_nothing_counts_after_the_end() -> None:
     assert events_of(list(reader.feed(log(1) + end(2) + end(3) + log(4)))) == [1, 2]
     assert reader.ended
     assert list(reader.feed(log(5))) == []
+
+
+def test_a_heartbeat_shows_that_the_stream_has_lost_the_events_before_it() -> None:
+    def heartbeat(last_seq: int) -> bytes:
+        data = HeartbeatData(silent_ms=15_000.0, last_seq=last_seq, tool_use_ids=[])
+        return encode(Heartbeat(v=1, ts=1.0, data=data, **ID))
+
+    reader = EventReader()
+    assert [type(item) for item in reader.feed(log(1) + heartbeat(1))] == [Log, Heartbeat]
+    assert list(reader.feed(heartbeat(3) + log(4))) == [Gap(4)]
 
 
 def test_live_text_has_no_number_and_passes() -> None:

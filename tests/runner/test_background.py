@@ -130,6 +130,8 @@ def test_a_heartbeat_tells_a_long_silence_from_a_dead_runner(make_lab: MakeLab) 
     assert done.exit_code == 0
     assert [beat.data.tool_use_ids for beat in beats] == [[use.data.id]] * 2
     assert 200 <= beats[0].data.silent_ms < beats[1].data.silent_ms
+    before = [event.seq for event in done.events[: done.events.index(beats[0])] if event.seq is not None]
+    assert [beat.data.last_seq for beat in beats] == [before[-1]] * 2
     assert b'"type":"heartbeat"' not in journal.read_bytes()
 
 
