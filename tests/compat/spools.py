@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
 from host_client.telemetry.export import endpoints
 from tests.compat.canonical import Json, by_id, readable_spans, spans_of
+from tests.compat.relaying import flush_all
 from tests.telemetry.receiver import WAIT_SECONDS, http_receiver
 
 PATHS = {
@@ -67,7 +68,7 @@ def delivered_of(spool: Path, *destinations: str) -> dict[str, dict[str, Json]]:
     custom = CompatExporter()
     with http_receiver() as receiver, _proxy(receiver.url):
         telemetry = initialize_telemetry(config(spool, custom, destinations=names))
-        assert telemetry.flush(WAIT_SECONDS), telemetry.counts()
+        flush_all(telemetry, WAIT_SECONDS)
         assert telemetry.shutdown(WAIT_SECONDS), telemetry.counts()
         requests = list(receiver.requests)
     paths = {PATHS[name]: name for name in names if name != CUSTOM}

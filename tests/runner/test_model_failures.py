@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from urllib.parse import SplitResult, urlsplit
 
 import pytest
@@ -198,34 +198,34 @@ def test_a_model_that_is_back_in_time_is_asked_again(make_lab: MakeLab, gateway:
 
 @contextmanager
 def forwarding(bound: socket.socket, to: SplitResult) -> Generator[None]:
-    """Listen on a bound socket and forward its connections."""
+    """Listen on a bound socket and forward its connections until the end of the block."""
     bound.listen()
+    loop = asyncio.new_event_loop()
+    is_over = asyncio.Event()
+
+    async def forward() -> None:
+        server = await asyncio.start_server(pass_on, sock=bound)
+        await is_over.wait()
+        server.close()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, here = await asyncio.open_connection(to.hostname, to.port)
-        await asyncio.wait(
-            [asyncio.ensure_future(copy(*pair)) for pair in ((reader, here), (there, writer))],
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        for end in (here, writer):
-            end.close()
+        with closing(here), closing(writer):
+            await asyncio.gather(copy(reader, here), copy(there, writer))
 
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
             target.write(data)
+        target.close()
 
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(pass_on, sock=bound))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WAIT_SECONDS)
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left of its tasks, and awaits it
+        thread = threading.Thread(target=runner.run, args=(forward(),))
+        thread.start()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(is_over.set)
+            thread.join(WAIT_SECONDS)
 
 
 def test_a_model_that_does_not_answer_is_a_timeout(make_lab: MakeLab) -> None:
