@@ -84,7 +84,7 @@ class McpServers:
         """Wait while a server connects, which the CLI limits; raise `ConfigError` if one is then not connected."""
         missing = await self._ask()
         while any(server.status == PENDING for server in missing):
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)  # the CLI does not report that a server has connected
             missing = await self._ask()
         if missing:
             remarks = "; ".join(server.remark for server in missing)

@@ -15,7 +15,7 @@ from claude_agent_sdk import (
 
 from ._events import Events
 from ._requests import Outcome, PendingRequests, RefusedError, Reply, Unanswered
-from ._translate import ToolCall, Translator
+from ._translate import MAX_INPUT, ToolCall, Translator
 from .contract import genai
 from .contract.approvals import contradiction_in, fault_of_answer, fault_of_approval, outcome_of
 from .contract.protocol import (
@@ -32,9 +32,6 @@ from .contract.protocol import (
 from .contract.spans import Span
 
 QUESTION_TOOL = "AskUserQuestion"
-
-MAX_INPUT = 4 * 1024 * 1024
-"""Maximum size of an input in bytes of JSON that is shown to a person; a call with a larger one is denied."""
 
 _CALL_SECONDS = 0.25
 

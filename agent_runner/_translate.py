@@ -58,8 +58,11 @@ from .contract.trace_context import TraceContext
 
 _SYNTHETIC = "<synthetic>"
 
-MAX_EXECUTED_INPUT = 4 * 1024 * 1024
-"""Maximum bytes of JSON of a changed input that is reported; with a longer one, the event could be left out."""
+MAX_INPUT = 4 * 1024 * 1024
+"""Maximum bytes of JSON of an input that a person may approve, and of a changed input that a result reports.
+
+An event with a longer one could be left out.
+"""
 
 
 @dataclass(slots=True)
@@ -470,7 +473,7 @@ class Translator:
         if tool is not None:
             tool.execution_ms, tool.exit_code, tool.output_size = duration_ms, exit_code, output_size
             tool.begun = tool.begun or self.spans.clock() - int(duration_ms * 1e6)
-            differs = tool_input != tool.input and len(to_json(tool_input)) <= MAX_EXECUTED_INPUT
+            differs = tool_input != tool.input and len(to_json(tool_input)) <= MAX_INPUT
             tool.executed_input = tool_input if differs else None
 
     def _user(self, message: UserMessage) -> None:
