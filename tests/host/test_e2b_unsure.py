@@ -47,6 +47,7 @@ async def whole_run(lab: E2BLab, **options: Any) -> list[p.AnyEvent]:
     )
     assert (result.text, result.error_type, result.exit_code) == ("Done.", None, 0)
     assert numbered(seen) == list(range(1, len(numbered(seen)) + 1))
+    assert [event.data for event in seen if isinstance(event, p.ToolResult) and event.data.is_error] == []
     assert tree(views(result.spans)) == WHOLE_TRACE
     return seen
 

@@ -60,5 +60,6 @@ def account_lab(script: str) -> Generator[Lab]:
 
 
 def account_environment(this: Lab, cli: Path) -> dict[str, str]:
-    """Return further variables of the runner, as the account has no home."""
-    return {"AGENT_USER": ACCOUNT, "AGENT_CLI_PATH": str(cli), "CLAUDE_CONFIG_DIR": str(this.home / ".claude")}
+    """Return further variables of the runner: the account has no home, and root's files in /tmp could be in its way."""
+    own = {"CLAUDE_CONFIG_DIR": str(this.home / ".claude"), "CLAUDE_CODE_TMPDIR": str(this.home)}
+    return {"AGENT_USER": ACCOUNT, "AGENT_CLI_PATH": str(cli), **own}

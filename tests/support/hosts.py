@@ -75,13 +75,16 @@ def e2b_lab(script: str, *, python: str = sys.executable) -> Generator[E2BLab]:
         root.chmod(0o755)
         (root / "state").mkdir(mode=0o700)
         (root / "work").mkdir()
-        (root / "claude").mkdir()
-        for name in ("work", "claude"):
+        for name in ("claude", "tmp"):
+            (root / name).mkdir()
+        for name in ("work", "claude", "tmp"):
             shutil.chown(root / name, ACCOUNT)
         layout = Layout()
         paths = {layout.python: python, layout.state: f"{root}/state", layout.work: f"{root}/work"}
         paths["u=user;"] = f"u={ACCOUNT};"
-        image = Image(paths, {layout.user: ACCOUNT}, {"CLAUDE_CONFIG_DIR": f"{root}/claude"})
+        # The CLI names a file for each command by 16 random bits, and the command fails if root left one of that name.
+        own = {"CLAUDE_CONFIG_DIR": f"{root}/claude", "CLAUDE_CODE_TMPDIR": f"{root}/tmp"}
+        image = Image(paths, {layout.user: ACCOUNT}, own)
         with (
             ScriptedModel(parse_script(script)) as model,
             StandIn(unprivileged=ACCOUNT, image=image) as e2b,
