@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 
 from ._config import Config, ConfigError, arguments, load_config
 from ._events import Events
-from ._failed_start import FailedStart, unprompted
 from ._guardian import fork_below_guardians
 from ._journal import Journal, JournalError, RunnerGoneError, follow
-from ._telemetry import choose_sink
 from ._wire import StdoutWriter, claim_stdio
 from .contract import __version__
 from .contract.protocol import LogData, command_schema, event_schema
@@ -97,6 +95,9 @@ def run(argv: Sequence[str]) -> int:
     outlet = StdoutWriter(stdout, journal)
     events = Events(outlet, journal, context)
     if problem is not None:
+        from ._failed_start import FailedStart  # what can start imports these together with the SDK
+        from ._telemetry import choose_sink
+
         code = FailedStart(config, events, choose_sink(environ, events.emit), context).misconfigured(problem)
     else:
         for remark in remarks:
@@ -166,8 +167,10 @@ async def _run(
     # that time.
     gc.disable()
     from ._commands import read_commands
+    from ._failed_start import FailedStart, unprompted
     from ._metering import Meter
     from ._model_access import ModelAccess
+    from ._telemetry import choose_sink
     from .contract.processes import Descendants
 
     sink = choose_sink(environ, events.emit)

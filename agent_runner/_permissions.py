@@ -15,9 +15,10 @@ from claude_agent_sdk import (
 
 from ._events import Events
 from ._requests import Outcome, PendingRequests, RefusedError, Reply, Unanswered
-from ._translate import MAX_INPUT, ToolCall, Translator
+from ._state import MAX_INPUT, ToolCall
+from ._translate import Translator
 from .contract import genai
-from .contract.approvals import contradiction_in, fault_of_answer, fault_of_approval, outcome_of
+from .contract.approvals import contradiction_in, fault_of_answer, fault_of_approval, outcome_of, remembered
 from .contract.protocol import (
     Answer,
     Approval,
@@ -202,17 +203,9 @@ def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) ->
         return _unanswered(reply.outcome)
     if reply.decision == "deny":
         return PermissionResultDeny(message=reply.message or "The person in charge refused this.")
-    updates = _rules_to_remember(context.suggestions) if reply.remember else None
+    accepted = remembered(context.suggestions, lambda update: update.type)
+    updates = [_for_session(update) for update in accepted] if reply.remember else None
     return PermissionResultAllow(updated_input=reply.updated_input, updated_permissions=updates)
-
-
-def _rules_to_remember(suggestions: list[PermissionUpdate]) -> list[PermissionUpdate]:
-    """Return the suggestions for this session; a permission mode, which allows more, only if no rule is suggested.
-
-    A directory alone would not do: Claude Code would ask again for the next edit in it.
-    """
-    has_rules = any(update.type == "addRules" for update in suggestions)
-    return [_for_session(update) for update in suggestions if not (has_rules and update.type == "setMode")]
 
 
 def _for_session(update: PermissionUpdate) -> PermissionUpdate:

@@ -33,6 +33,7 @@ from ._requests import RefusedError
 from ._sdk_options import Spent, agent_options, config_directory, resumed_cost, saved_size
 from ._span_settings import common_attributes, sanitizer_of
 from ._telemetry import SpanOutbox, SpanSink
+from ._timer import WhileTimer
 from ._translate import Translator
 from .contract import processes
 from .contract.classify import Failure, classify
@@ -120,10 +121,9 @@ class Run:
         self._stderr_lines = 0
         self._leaving = False
         self._unfinished: list[str] = []
-        self._wait_ends_at: float | None = None
-        """Time of the event loop when the wait for background tasks ends; None while the end does not wait for them."""
         self._waited_long = False
-        self._own_turn_timer: asyncio.TimerHandle | None = None
+        self._background_timer = WhileTimer(config.background_timeout, self._end_wait)
+        self._own_turn_timer = WhileTimer(WAKE_SECONDS, self._expect_no_own_turn)
         self._descendants = descendants
         self._oom_before = oom_kills()
 
@@ -245,13 +245,14 @@ class Run:
         self._spawn(self._send_heartbeats())
         prepared = False
         while not self._finished():
+            self._background_timer.update(self._only_background_left)
             if self._prompts and self._translator.takes_prompts and not self._stopping:
                 await self._start_turn(self._prompts.popleft())
             elif self._stopping and self._translator.turn is not None:
                 if not await self._turn_ends():
                     return
             else:
-                await self._next_change()
+                await self._changed.wait()
             self._changed.clear()
             if not prepared and self._translator.started:
                 # Not earlier, as importing in a thread would delay the `start` event.
@@ -275,30 +276,11 @@ class Run:
         """Return whether no turn runs and no prompt can follow, so that only background tasks can delay the end."""
         return not self._more_prompts and not self._prompts and self._translator.turn is None
 
-    async def _next_change(self) -> None:
-        """Wait for a change, but for background tasks that alone delay the end only until the timeout."""
-        loop = asyncio.get_running_loop()
-        if not self._only_background_left:
-            self._wait_ends_at = None
-        elif self._wait_ends_at is None:
-            self._wait_ends_at = loop.time() + self._config.background_timeout
-        try:
-            async with asyncio.timeout_at(self._wait_ends_at):
-                await self._changed.wait()
-        except TimeoutError:
-            self._waited_long = True
-
-    def _watch_own_turn(self) -> None:
-        """Expect the CLI's own turn for `WAKE_SECONDS` only, as prompts and the end of the run wait for it."""
-        expects = self._translator.expects_own_turn
-        if expects and self._own_turn_timer is None:
-            self._own_turn_timer = asyncio.get_running_loop().call_later(WAKE_SECONDS, self._expect_no_own_turn)
-        elif not expects and self._own_turn_timer is not None:
-            self._own_turn_timer.cancel()
-            self._own_turn_timer = None
+    def _end_wait(self) -> None:
+        self._waited_long = True
+        self._changed.set()
 
     def _expect_no_own_turn(self) -> None:
-        self._own_turn_timer = None
         if self._translator.turn is None:
             self._translator.expects_own_turn = False
             self._interrupt_early = False
@@ -377,7 +359,8 @@ class Run:
         try:
             self._translator.receive(message)
             self._outbox.flush_soon(in_turn=self._translator.turn is not None)
-            self._watch_own_turn()
+            # Prompts and the end of the run wait for the CLI's own turn, so it is not expected for ever.
+            self._own_turn_timer.update(self._translator.expects_own_turn)
         except Exception as error:  # a bug in the runner must not prevent the `end` event
             self._failure = ErrorData(error_type="internal", message=f"the runner failed: {error!r}"[:1000])
             return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,8 +36,10 @@ from claude_agent_sdk import (
 from ._background import BackgroundTasks, RunningTask
 from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
+from ._hook_times import HookTimes
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since
 from ._model_access import ModelAccess, ModelVerdict
+from ._state import MAX_INPUT, AgentState, RunOutcome, ToolCall, TurnState
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
 from .contract.protocol import (
@@ -57,85 +60,6 @@ from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
 _SYNTHETIC = "<synthetic>"
-
-MAX_INPUT = 4 * 1024 * 1024
-"""Maximum bytes of JSON of an input that a person may approve, and of a changed input that a result reports.
-
-An event with a longer one could be left out.
-"""
-
-
-@dataclass(slots=True)
-class HookTime:
-    """The time from the start of the first to the end of the last hook of one kind on a call, in nanoseconds."""
-
-    start: int = 0
-    end: int = 0
-
-    @property
-    def ms(self) -> float:
-        return max(0, self.end - self.start) / 1e6
-
-
-@dataclass(slots=True)
-class ToolCall:
-    """The state of a tool call that has not ended."""
-
-    span: Span
-    name: str
-    input: dict[str, Any]
-    executed_input: dict[str, Any] | None = None
-    """The input that the tool ran with, if it is not the model's."""
-    exit_code: int | None = None
-    execution_ms: float | None = None
-    output_size: int = 0
-    """Bytes of the whole output, or 0 if the CLI does not report it."""
-    wait_ms: float = 0.0
-    begun: int | None = None
-    """Time when a person was first asked, or else the tool began to run: until then, the call was in the queue."""
-    hooks_before: HookTime = field(default_factory=HookTime)
-    hooks_after: HookTime = field(default_factory=HookTime)
-    refusal: str | None = None
-    denied_by: DeniedBy | None = None
-    task: str | None = None
-    """Id of the CLI's task for the call, a command or a subagent, which may continue after the call's result."""
-    result_seen: bool = False
-
-
-@dataclass(slots=True)
-class AgentState:
-    """The state of one agent, main or sub: its own span and its current model request."""
-
-    span: Span
-    chat: Span | None = None
-    message_id: str | None = None
-    failure: Failure | None = None
-    """Failure of a subagent's model request, which ends the subagent."""
-    boundary: int = 0
-    """Time when a subagent's next model request may have begun."""
-    last_seen: int = 0
-
-
-@dataclass(slots=True)
-class TurnState:
-    """The state of the current turn."""
-
-    number: int
-    span: Span
-    interrupted: bool = False
-    requested: bool = False
-    error_type: ErrorType | None = None
-    given_up: ModelVerdict | None = None
-    """Reason to interrupt the CLI, as a retry of its model request cannot succeed."""
-
-
-@dataclass(slots=True)
-class RunOutcome:
-    """The outcome of the turns so far."""
-
-    turns: int = 0
-    failed: bool = False
-    interrupted: bool = False
 
 
 @dataclass(slots=True)
@@ -166,8 +90,7 @@ class Translator:
     tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     """The tool calls that have not ended, by id."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
-    _hooks: dict[str, HookTime] = field(default_factory=dict[str, HookTime])
-    """The times of the hooks that run, by the hook's id."""
+    _hooks: HookTimes = field(default_factory=HookTimes)
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _denials: dict[str, DeniedBy] = field(default_factory=dict[str, DeniedBy])
     """Who denied the calls whose results have not come, by the calls' ids."""
@@ -238,7 +161,7 @@ class Translator:
                 if message.patch.get("is_backgrounded") is True:
                     self._task_in_background(message.task_id)
             case HookEventMessage():
-                self._hook(message.subtype, message.hook_event_name, message.data)
+                self._hooks.observe(message, self.tools.values(), self.spans.clock())
             case SystemMessage():
                 self._system(message)
             case ResultMessage():
@@ -555,31 +478,6 @@ class Translator:
         if tool is not None:
             self.spans.close(tool.span, end=end)
 
-    # -- hooks from settings ----------------------------------------------------------------------
-
-    def _hook(self, subtype: str, event: str, data: dict[str, Any]) -> None:
-        """Note the time of a hook on a tool call, which is the first one of its tool that waits for such a hook.
-
-        The CLI names the tool, and not the call.
-        """
-        key, now = str(data.get("hook_id")), self.spans.clock()
-        if subtype == "hook_response":
-            if (time := self._hooks.pop(key, None)) is not None:
-                time.end = now
-            return
-        name = str(data.get("hook_name") or "").partition(":")[2]
-        calls = [tool for tool in self.tools.values() if tool.name == name and not tool.result_seen]
-        if event == "PreToolUse":
-            time = next((tool.hooks_before for tool in calls if tool.begun is None), None)
-        elif event in ("PostToolUse", "PostToolUseFailure"):
-            # Our own hook runs beside the others, so it may not have reported yet that the tool ran.
-            time = next((tool.hooks_after for tool in calls), None)
-        else:
-            return
-        if time is not None:
-            time.start = time.start or now
-            self._hooks[key] = time
-
     # -- tasks: subagents, and commands that take long ---------------------------------------------
 
     def _task_started(self, message: TaskStartedMessage) -> None:
@@ -626,14 +524,20 @@ class Translator:
             failure = agent.failure or failure if agent is not None else failure
             tool.span.fail(failure.error_type, f"{tool.name}: {task.state} in the background")
         if task.state == "stopped":
-            for nested in self._nested_in(tool):
-                nested.refusal = "cancelled"
-                nested.span.fail("cancelled", f"{nested.name}: cancelled")  # its result may not arrive any more
+            for call in self._calls_of([task.id]):
+                if call is not tool:
+                    call.refusal = "cancelled"
+                    call.span.fail("cancelled", f"{call.name}: cancelled")  # its result may not arrive any more
         if tool.result_seen:
             self._close_tool(tool_id, end=now)
 
-    def _nested_in(self, tool: ToolCall) -> list[ToolCall]:
-        return [each for each in self.tools.values() if each.span.parent_span_id == tool.span.span_id]
+    def _calls_of(self, tasks: Collection[str]) -> list[ToolCall]:
+        """Return the calls that are these tasks, and at any depth the calls of their subagents."""
+        found: dict[str, ToolCall] = {}
+        for call in self.tools.values():  # a subagent's calls come after the call that started it
+            if call.task in tasks or call.span.parent_span_id in found:
+                found[call.span.span_id] = call
+        return list(found.values())
 
     # -- the end of a turn ------------------------------------------------------------------------
 
@@ -686,16 +590,11 @@ class Translator:
     def _end_tools(self, turn: TurnState, failure: Failure | None) -> None:
         """End the tool calls without a result, except those that run in the background."""
         error_type = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
-        for tool_id in list(self.tools):
-            tool = self.tools.get(tool_id)
-            if tool is None or self._in_background(tool):
-                continue
-            tool.span.fail(error_type, "ended without a result")
-            self._close_tool(tool_id)
-
-    def _in_background(self, tool: ToolCall) -> bool:
-        tasks = [each for each in self.tools.values() if each.task in self.background.running]
-        return tool in tasks or tool.span.parent_span_id in {each.span.span_id for each in tasks}
+        in_background = self._calls_of(self.background.running)
+        for tool_id, tool in list(self.tools.items()):
+            if tool not in in_background:
+                tool.span.fail(error_type, "ended without a result")
+                self._close_tool(tool_id)
 
     def abort(self, error_type: ErrorType, message: str) -> None:
         """End everything that is open as failed, as the CLI has ended or is about to."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from .protocol import Answer, Approval, Decision, input_digest
+
+_Suggestion = TypeVar("_Suggestion")
 
 NO_ONE = "runner:no-one-to-ask"
 """``decided_by`` of a denial that the runner makes because stdin has ended, so that no host can answer."""
@@ -45,3 +47,12 @@ def outcome_of(approval: Approval, input_sha256: str) -> Decision:
     if approval.decision == "deny" or approval.updated_input is None:
         return approval.decision
     return "allow" if input_digest(approval.updated_input) == input_sha256 else "allow_edited"
+
+
+def remembered(suggestions: Sequence[_Suggestion], type_of: Callable[[_Suggestion], object]) -> list[_Suggestion]:
+    """Return the suggestions that ``remember`` accepts; a permission mode, which allows more, only without a rule.
+
+    A directory alone would not do: Claude Code would ask again for the next edit in it.
+    """
+    has_rules = any(type_of(each) == "addRules" for each in suggestions)
+    return [each for each in suggestions if not (has_rules and type_of(each) == "setMode")]

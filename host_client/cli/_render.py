@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from agent_runner.contract import protocol as p
+from agent_runner.contract.approvals import remembered
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.trace.summary import Summary
 
@@ -196,15 +197,14 @@ def _diff(path: str, old: str, new: str) -> Text:
 
 
 def remembered_rules(data: p.ApprovalRequestData) -> list[str]:
-    """Return, as readable texts, what ``remember`` would allow for the rest of the session: as in the runner."""
+    """Return, as readable texts, what ``remember`` would allow for the rest of the session."""
     rules: list[str] = []
-    has_rules = any(each.get("type") == "addRules" for each in data.suggestions)
-    for suggestion in data.suggestions:
+    for suggestion in remembered(data.suggestions, lambda each: each.get("type")):
         for rule in suggestion.get("rules") or ():
             content = rule.get("ruleContent")
             rules.append(f"{rule.get('toolName')}({content})" if content else str(rule.get("toolName")))
         rules += [f"the directory {directory}" for directory in suggestion.get("directories") or ()]
-        if (mode := suggestion.get("mode")) and not has_rules:
+        if mode := suggestion.get("mode"):
             rules.append("all edits (mode acceptEdits)" if mode == "acceptEdits" else f"mode {mode}")
     return rules
 

@@ -10,17 +10,10 @@ import pytest
 
 from agent_runner.contract import protocol
 from agent_runner.contract.protocol import Answer, Approval, input_digest
-from tests.support.runs import CHAT, ERROR, OK, Finished, Lab, RunnerProcess
+from tests.support.runs import CHAT, ERROR, OK, TOUCH, Finished, Lab, RunnerProcess
 
 MakeLab = Callable[[str], Lab]
 
-TOUCH = """
-    conversations:
-      main:
-        replies:
-          - tools: [{name: Bash, input: {command: touch made}}]
-          - text: Done.
-"""
 ASKED = ["start", "turn_start", "tool_use", "approval_request", "approval_resolved", "tool_result"]
 APPROVED_TREE = [["agent.execute", [CHAT], ["execute_tool Bash", ["agent.approval"]], [CHAT]]]
 

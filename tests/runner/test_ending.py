@@ -13,7 +13,7 @@ import pytest
 
 from agent_runner.contract import protocol
 from agent_runner.contract.protocol import Approval, Finish, Interrupt, Prompt, Stop
-from tests.support.runs import CHAT, ERROR, HANG, OK, WAIT_SECONDS, Finished, Lab, RunnerProcess, is_gone
+from tests.support.runs import CHAT, ERROR, HANG, OK, TOUCH, WAIT_SECONDS, Finished, Lab, RunnerProcess, is_gone
 
 MakeLab = Callable[[str], Lab]
 
@@ -273,13 +273,7 @@ def test_a_cli_killed_while_a_person_is_asked_withdraws_the_question(make_lab: M
 
 
 def test_after_finish_the_runner_ends_by_itself_and_answers_still_count(make_lab: MakeLab) -> None:
-    lab = make_lab("""
-        conversations:
-          main:
-            replies:
-              - tools: [{name: Bash, input: {command: touch made}}]
-              - text: Done.
-    """)
+    lab = make_lab(TOUCH)
     runner = lab.start()
     runner.send(Prompt(text="go"), Finish())
     request = runner.until(protocol.ApprovalRequest)

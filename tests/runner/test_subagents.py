@@ -123,6 +123,46 @@ def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab) -> None:
     assert max(first.start, second.start) < min(first.end, second.end)
 
 
+def test_the_calls_of_a_subagent_below_a_background_subagent_outlive_the_result(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools:
+                  - {name: Agent, input: {description: d, prompt: Work slowly, subagent_type: general-purpose}}
+              - tools: [{name: Bash, input: {command: cat ready}}]
+              - text: It runs.
+              - text: It is ready.
+          helper:
+            when: Work slowly
+            replies:
+              - tools:
+                  - name: Agent
+                    input: {description: e, prompt: Dig deeper, subagent_type: general-purpose,
+                            run_in_background: false}
+              - text: slow work done
+          digger:
+            when: Dig deeper
+            replies:
+              - tools: [{name: Bash, input: {command: cat gate}}]
+              - text: dug
+    """)
+    ready, gate = lab.cwd / "ready", lab.cwd / "gate"
+    for each in (ready, gate):
+        os.mkfifo(each)
+    runner = lab.start("--prompt", "go")
+    runner.close_stdin()
+    runner.until(protocol.ToolUse, lambda use: use.data.input == {"command": "cat gate"})
+    ready.write_text("go on\n")
+    runner.until(protocol.Result)
+    gate.write_text("slow\n")
+    done = runner.finish()
+    digger = ["execute_tool Agent", [CHAT], ["execute_tool Bash"], [CHAT]]
+    helper = ["execute_tool Agent", [CHAT], digger, [CHAT]]
+    first = ["agent.execute", [CHAT], helper, [CHAT], ["execute_tool Bash"], [CHAT]]
+    assert done.tree == [first, ["agent.execute", [CHAT]]]
+
+
 def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab: MakeLab) -> None:
     lab = make_lab("""
         conversations:

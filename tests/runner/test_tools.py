@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, ERROR, MODEL, OK, Lab
+from tests.support.runs import CHAT, ERROR, MODEL, OK, TOUCH, Lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -178,13 +178,7 @@ def settle(lab: Lab, **hooks: str) -> None:
 def test_the_input_that_a_hook_put_in_place_of_the_models_is_reported_and_redacted_in_the_span(
     make_lab: MakeLab,
 ) -> None:
-    lab = make_lab("""
-        conversations:
-          main:
-            replies:
-              - tools: [{name: Bash, input: {command: touch made}}]
-              - text: Done.
-    """)
+    lab = make_lab(TOUCH)
     edit = {"command": "touch edited # sk-ant-api03-abcdefghijklmnop"}
     decision = {"hookEventName": "PreToolUse", "permissionDecision": "allow", "updatedInput": edit}
     settle(lab, PreToolUse=f"echo {shlex.quote(json.dumps({'hookSpecificOutput': decision}))}")
@@ -197,13 +191,7 @@ def test_the_input_that_a_hook_put_in_place_of_the_models_is_reported_and_redact
 
 
 def test_the_time_in_hooks_of_settings_is_told_apart(make_lab: MakeLab) -> None:
-    lab = make_lab("""
-        conversations:
-          main:
-            replies:
-              - tools: [{name: Bash, input: {command: touch made}}]
-              - text: Done.
-    """)
+    lab = make_lab(TOUCH)
     settle(lab, PreToolUse="sleep 0.3", PostToolUse="sleep 0.3")
     done = lab.run("--prompt", "go", "--setting-sources", "project", "--allowed-tools", "Bash")
     bash = done.span("execute_tool Bash")

@@ -251,6 +251,16 @@ HANG = """python3 -c 'import os, time; open("up", "w").write(str(os.getpid())); 
 """A command that writes its pid to the lab's fifo ``up`` and then does not end by itself."""
 
 
+TOUCH = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: touch made}}]
+          - text: Done.
+"""
+"""The script of a model that makes a file by one call."""
+
+
 class Fifo:
     """A named pipe, through which a test waits for another process without polling."""
 
