@@ -6,7 +6,9 @@ Heavy modules are imported only where they are needed: ``attach`` and a bad conf
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import json
 import os
 import signal
@@ -26,7 +28,7 @@ from .contract.spans import Ids
 from .contract.trace_context import TraceContext, baggage_from_environment, from_environment
 
 if TYPE_CHECKING:
-    from ._metering import Meter
+    from ._gateway import Gateway
     from ._model_access import ModelAccess
 
 USAGE = """\
@@ -167,31 +169,33 @@ async def _run(
     # that time.
     gc.disable()
     from ._commands import read_commands
+    from ._credential import uses_gateway
     from ._failed_start import FailedStart, unprompted
-    from ._metering import Meter
     from ._model_access import ModelAccess
     from ._telemetry import choose_sink
     from .contract.processes import Descendants
 
     sink = choose_sink(environ, events.emit)
     failed_start = FailedStart(config, events, sink, context)
-    try:
-        from ._run import Run
-    except ModuleNotFoundError as error:
-        return failed_start.not_installed(error)
-
-    gc.freeze()
-    gc.enable()
+    loop = asyncio.get_running_loop()
     terminal = os.isatty(stdin)
     if config.prompt is None and terminal:
         return unprompted(events)
-    loop = asyncio.get_running_loop()
-    meter = Meter(config.max_budget_usd) if config.gateway and config.max_budget_usd else None
     access = ModelAccess(environ)
+    gateway = None
     try:
-        if config.gateway:
-            environ = await _behind_gateway(environ, events, meter, access)
-        this = Run(config, events, sink, context, environ, descendants=Descendants(), meter=meter, access=access)
+        if uses_gateway(config, environ):
+            gateway = await _start_gateway(config, environ, events, access)
+            await asyncio.to_thread(_import_sdk)  # while the gateway connects to the model's API
+        try:
+            from ._run import Run
+        except ModuleNotFoundError as error:
+            return failed_start.not_installed(error)
+        gc.freeze()
+        gc.enable()
+        if gateway is not None:
+            environ = await gateway.environment(environ)
+        this = Run(config, events, sink, context, environ, descendants=Descendants(), gateway=gateway, access=access)
     except ConfigError as error:
         return failed_start.misconfigured(str(error))
     if warning := readable_cli_warning(config):
@@ -207,19 +211,25 @@ async def _run(
     return await this.main()
 
 
-async def _behind_gateway(
-    environ: Mapping[str, str], events: Events, meter: Meter | None, access: ModelAccess
-) -> dict[str, str]:
-    """Start the gateway, which ends with this process; return the environment of a CLI that uses it."""
-    from ._gateway import Gateway, credential, forget_credentials  # most runs do not need it
+def _import_sdk() -> None:
+    with contextlib.suppress(ModuleNotFoundError):  # the import that follows reports it
+        importlib.import_module("agent_runner._run")
+
+
+async def _start_gateway(config: Config, environ: Mapping[str, str], events: Events, access: ModelAccess) -> Gateway:
+    """Return a gateway that serves until this process ends; the key leaves this process's environment."""
+    from ._credential import credential, forget_credentials
+    from ._gateway import Gateway
+    from ._metering import Meter
     from ._privileges import hide_memory
 
     key = credential(environ)
     forget_credentials(os.environ)  # the SDK passes this process's environment to the CLI
     hide_memory()
+    meter = Meter(config.max_budget_usd) if config.max_budget_usd else None
     gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
-    await gateway.start()
-    return gateway.environment(environ)
+    await gateway.start(environ)
+    return gateway
 
 
 def readable_cli_warning(config: Config) -> str | None:

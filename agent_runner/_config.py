@@ -9,13 +9,17 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 from .contract.parsing import count, count_above_zero, number_above_zero, on_off, one_of, pairs
 from .contract.sanitize import CONTENTS, Content
 from .contract.tools import PERMISSION_MODES, tool_names
 
 SETTING_SOURCES = ("user", "project", "local")
+
+GatewayMode = Literal["auto", "on", "off"]
+GATEWAY_MODES: tuple[str, ...] = get_args(GatewayMode)
 
 
 class ConfigError(ValueError):
@@ -61,7 +65,7 @@ class Config:
     tool_content: Content = "none"
     sanitizer: str | None = None
     user: str | None = None
-    gateway: bool = False
+    gateway: GatewayMode = "auto"
     cli_path: str | None = None
 
 
@@ -139,10 +143,19 @@ SETTINGS = (
     RunnerSetting("sanitizer", str, "Function from text to text that replaces the sanitizer of both: module:function."),
     RunnerSetting("user", str, "Account of the CLI and its tools; the runner must be root. Default: the runner's own."),
     RunnerSetting(
-        "gateway", on_off, "on: the runner keeps the model's key, and the CLI asks the runner's gateway. Default: off."
+        "gateway",
+        one_of(*GATEWAY_MODES),
+        "on: the runner keeps the model's key, and the CLI asks the runner's gateway; auto (default): on if a variable"
+        " holds the key.",
     ),
     RunnerSetting("cli_path", str, "Path of the Claude Code binary. Default: the one in the SDK's package."),
 )
+
+
+def config_directory(environ: Mapping[str, str]) -> Path:
+    """Return the directory of the CLI's files; the default is not that of a person's Claude Code."""
+    return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME", "/"), ".sandspan", "claude"))
+
 
 _BAGGAGE_KEYS = {"user_id": "user.id", "session_id": "session.id", "tenant_id": "tenant.id"}
 

@@ -8,98 +8,52 @@ can. It runs on the runner's event loop and is imported only if it is configured
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+import ssl
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from urllib.request import getproxies
 
 import httpx2 as httpx
 import uvicorn
 
-from ._config import ConfigError
-from ._metering import Meter, MeteredAnswer
+from ._credential import Credential, forget_credentials
+from ._exchange import (
+    MAX_BODY,
+    CutError,
+    Exchange,
+    ModelRequest,
+    Observe,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    TooLargeError,
+    answer_error,
+    answer_whole,
+)
+from ._metering import Meter
 from ._model_access import ModelAccess
-from .contract.classify import BUDGET_SPENT
-from .contract.credentials import API, BASE_URL, CREDENTIALS, REFUSED
-from .contract.protocol import to_json
+from .contract.classify import BUDGET_SPENT, classify
+from .contract.credentials import BASE_URL
 
-MAX_BODY = 32 * 1024 * 1024
-"""Maximum bytes of a request's body, as in the Messages API."""
 MAX_AT_ONCE = 32
 """Maximum number of concurrent requests, which bounds the cost beyond the budget; further ones wait."""
 
 _MAX_HEAD = 64 * 1024
 _CONNECT_SECONDS = 30.0
-_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
-_BEARER = ("ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-_CUSTOM = "ANTHROPIC_CUSTOM_HEADERS"
-_HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    b"transfer-encoding upgrade".split()
-)
-_NOT_SENT_ON = _HOP_BY_HOP | {b"host", b"authorization", b"x-api-key", b"cookie", b"accept-encoding", b"expect"}
-# Cookies and redirects concern the runner's connection, not the CLI.
-_NOT_SENT_BACK = _HOP_BY_HOP | {b"set-cookie", b"location"}
-
-_ASK_NO_MORE = (b"x-should-retry", b"false")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Credential(NamedTuple):
-    """The model's key: the variable it is from, the headers that carry it, and the API's URL."""
-
-    variable: str
-    headers: dict[str, str]
-    base_url: str
-
-    def stands_in(self, value: bytes) -> bool:
-        """Return whether a value contains the whole key."""
-        return any(header.removeprefix("Bearer ").encode() in value for header in self.headers.values())
-
-
-def credential(environ: Mapping[str, str]) -> Credential:
-    """Return the key that the CLI would use; raise `ConfigError` if there is none."""
-    name = next((name for name in CREDENTIALS if environ.get(name)), None)
-    if name is None:
-        raise ConfigError(f"AGENT_GATEWAY=on: no key to keep, set {', '.join(CREDENTIALS[:-1])} or {CREDENTIALS[-1]}")
-    lines = environ.get(_CUSTOM, "").split("\n")
-    headers = {
-        header.strip(): value.strip() for header, colon, value in (line.partition(":") for line in lines) if colon
-    }
-    if name in _BEARER:
-        headers["authorization"] = f"Bearer {environ[name]}"
-    else:
-        headers["x-api-key"] = environ[name]
-    return Credential(name, headers, environ.get(BASE_URL) or API)
-
-
-def forget_credentials(environ: MutableMapping[str, str]) -> None:
-    """Remove the model's keys from an environment, so that no child process gets them."""
-    for name in (*CREDENTIALS, _CUSTOM):
-        environ.pop(name, None)
-
-
-class Refusal(NamedTuple):
-    """An error that the gateway itself answers, in the form of the API's errors."""
-
-    status: int
-    kind: str
-    message: str
-    is_final: bool = False
-    """A retry cannot succeed."""
-
-
+_REACH_SECONDS = 3.0
+_ASSUME_FIRST_PARTY = "_CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL"
+_MESSAGES = "/v1/messages"
+_PATHS = (_MESSAGES, f"{_MESSAGES}/count_tokens")
 _NO_TOKEN = Refusal(401, "authentication_error", "this gateway accepts the run's own token only")
 _NO_HOST = Refusal(403, "permission_error", "this gateway accepts its own address as Host only")
 _NO_PATH = Refusal(404, "not_found_error", "this gateway passes on the Messages API only")
 _NO_METHOD = Refusal(405, "invalid_request_error", "this gateway passes on POST only")
 _TOO_LARGE = Refusal(413, "request_too_large", f"a request has at most {MAX_BODY} bytes")
 _SPENT = Refusal(402, "billing_error", BUDGET_SPENT)
-_UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so its cost cannot be read")
 
 
 class Gateway:
@@ -113,9 +67,11 @@ class Gateway:
         access: ModelAccess | None = None,
     ) -> None:
         """Listen on a free port; ``tell`` logs each kind of refusal once, ``access`` explains failed connections."""
+        self.observe: Observe | None = None
+        """Returns the observer of a new request."""
+        self.meter = meter
         self._key = key
         self._tell = tell
-        self._meter = meter
         self._access = access
         self._told: set[str] = set()
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
@@ -129,10 +85,13 @@ class Gateway:
         await self.start()
         return self
 
-    async def start(self) -> None:
-        """Begin to serve. A process that ends with its run need not stop the gateway."""
+    async def start(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Begin to serve; ``environ`` may name certificates. A process that ends with its run need not stop it."""
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)  # the CLI limits how long an answer may take
-        self._upstream = httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(), follow_redirects=False)
+        self._upstream = httpx.AsyncClient(
+            timeout=timeout, limits=httpx.Limits(), follow_redirects=False, verify=self._certificates(environ)
+        )
+        self._reaching = asyncio.ensure_future(self._reaches_anthropic())
         config = uvicorn.Config(
             self._serve,
             log_level="critical",  # failures are logged by `tell`; an answer that is cut on purpose is not an error
@@ -164,7 +123,7 @@ class Gateway:
             task.cancel()
         await self._upstream.aclose()
 
-    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+    async def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a CLI that uses this gateway, with its token in place of the keys."""
         env = dict(environ)
         forget_credentials(env)
@@ -172,22 +131,58 @@ class Gateway:
         env[self._key.variable] = self.token
         # The CLI would send other requests to other hosts, with the token as the key.
         env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+        if await self._reaching:
+            env.setdefault(_ASSUME_FIRST_PARTY, "1")
         for name in ("NO_PROXY", "no_proxy"):
             env[name] = ",".join(filter(None, (env.get(name), "127.0.0.1")))
         return env
 
+    async def _reaches_anthropic(self) -> bool:
+        """Return whether the model's API is Anthropic's own and answers, which also opens a connection to it.
+
+        With the address of a gateway the CLI leaves out betas and fields that only Anthropic's API takes, unless it is
+        told to assume that API. But then it also asks Anthropic for its settings before its first model request, and
+        repeats that for 18 seconds where there is no network.
+        """
+        if not self._key.is_first_party:
+            return False
+        try:
+            async with asyncio.timeout(_REACH_SECONDS):
+                await self._upstream.head(self._key.base_url)
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        return True
+
+    def _certificates(self, environ: Mapping[str, str]) -> ssl.SSLContext:
+        """Return a TLS context with the certificates that the CLI would use."""
+        urls = (self._key.base_url, *getproxies().values())
+        # Loading the system's certificates takes 60 ms.
+        needed = any(url.startswith("https:") for url in urls)
+        context = httpx.create_ssl_context() if needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        extra, own = environ.get("NODE_EXTRA_CA_CERTS"), environ.get("CLAUDE_CODE_CLIENT_CERT")
+        try:
+            if extra:
+                context.load_verify_locations(extra)
+            if own:
+                passphrase = environ.get("CLAUDE_CODE_CLIENT_KEY_PASSPHRASE")
+                context.load_cert_chain(own, environ.get("CLAUDE_CODE_CLIENT_KEY"), passphrase)
+        except OSError as error:  # of which ssl.SSLError is a kind
+            variable = "CLAUDE_CODE_CLIENT_CERT" if own else "NODE_EXTRA_CA_CERTS"
+            self._tell(f"the gateway cannot use the certificates of {variable}: {error}")
+        return context
+
     # -- serving ----------------------------------------------------------------------------------
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _Request(scope)
+        request = ModelRequest(scope)
         if refused := self._refusal(request):
             await self._refuse(refused, request, send)
         elif request.path == "/":
-            await _whole(send, 200, b"")  # the CLI checks that the server is there before its first request
+            await answer_whole(send, 200, b"")  # the CLI checks that the server is there before its first request
         else:
             await self._in_turn(request, receive, send)
 
-    def _refusal(self, request: _Request) -> Refusal | None:
+    def _refusal(self, request: ModelRequest) -> Refusal | None:
         """Return the refusal of a request that may not pass, else None. The token is compared in constant time."""
         if request.one(b"host") not in self._hosts:
             return _NO_HOST
@@ -201,25 +196,32 @@ class Gateway:
             return _NO_TOKEN
         return _TOO_LARGE if request.size > MAX_BODY else None
 
-    async def _refuse(self, refused: Refusal, request: _Request, send: Send) -> None:
+    async def _refuse(self, refused: Refusal, request: ModelRequest, send: Send) -> None:
         if refused.message not in self._told:
             self._told.add(refused.message)
             self._tell(f"the gateway refused {request.method} {request.path[:100]}: {refused.message}")
-        await _error(send, refused)
+        await answer_error(send, refused)
 
-    async def _in_turn(self, request: _Request, receive: Receive, send: Send) -> None:
-        async with self._free:
-            if self._meter is not None and self._meter.exhausted:
-                await self._refuse(_SPENT, request, send)
-                return
-            await self._forward(request, receive, send)
+    async def _in_turn(self, request: ModelRequest, receive: Receive, send: Send) -> None:
+        observer = (
+            self.observe(request.text_headers) if self.observe is not None and request.path == _MESSAGES else None
+        )
+        exchange = Exchange(request, receive, send, self.meter, observer)
+        try:
+            async with self._free:
+                if self.meter is not None and self.meter.exhausted:
+                    exchange.fail(classify(budget_spent=True), BUDGET_SPENT)
+                    await exchange.body.read_rest()
+                    await self._refuse(_SPENT, request, send)
+                else:
+                    await self._forward(exchange, request, send)
+        finally:
+            exchange.end()
 
-    async def _forward(self, request: _Request, receive: Receive, send: Send) -> None:
+    async def _forward(self, exchange: Exchange, request: ModelRequest, send: Send) -> None:
         """Send a request to the model and stream its answer back, until the caller disconnects."""
-        body = _RequestBody(receive)
-        exchange = _Exchange(request, body, send, self._meter)
         passing = asyncio.ensure_future(exchange.run(self._upstream, self._key))
-        leaving = asyncio.ensure_future(body.left())
+        leaving = asyncio.ensure_future(exchange.body.left())
         try:
             await asyncio.wait((passing, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not passing.done():
@@ -232,24 +234,28 @@ class Gateway:
             if not leaving.done():
                 raise  # the runner itself is ending
         except httpx.HTTPError as error:
-            await self._failed(error, exchange, request, send)
-        except _TooLargeError:
+            await self._failed(error, exchange, send)
+        except TooLargeError:
+            exchange.fail(classify(status=_TOO_LARGE.status), _TOO_LARGE.message)
             await self._refuse(_TOO_LARGE, request, send)
         finally:
             leaving.cancel()
             if self._access is not None and exchange.answering:
                 self._access.reached()
 
-    async def _failed(self, error: httpx.HTTPError, exchange: _Exchange, request: _Request, send: Send) -> None:
+    async def _failed(self, error: httpx.HTTPError, exchange: Exchange, send: Send) -> None:
         what = f"the model's API at {httpx.URL(self._key.base_url).host}: {type(error).__name__}"
+        status = 504 if isinstance(error, httpx.TimeoutException) else 502
         if exchange.answering:
-            raise _CutError(what) from error  # the server then drops the CLI's connection too
+            exchange.fail(classify(status=status), what)
+            raise CutError(what) from error  # the server then drops the CLI's connection too
         if self._access is not None and isinstance(error, httpx.ConnectError):
             await self._access.look()
             what = self._access.problem or what
-        status = 504 if isinstance(error, httpx.TimeoutException) else 502
+        exchange.fail(classify(status=status), what)
+        await exchange.body.read_rest()
         is_final = self._access is not None and self._access.is_hopeless
-        await self._refuse(Refusal(status, "api_error", what, is_final), request, send)
+        await answer_error(send, Refusal(status, "api_error", what, is_final))
 
 
 def _listening() -> socket.socket:
@@ -259,146 +265,3 @@ def _listening() -> socket.socket:
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
     return listening
-
-
-class _TooLargeError(Exception):
-    """A request's body without a declared length is longer than `MAX_BODY`."""
-
-
-class _CutError(ConnectionError):
-    """The model's answer ended before it was complete."""
-
-
-class _Request:
-    """The parts of a request that the gateway checks and passes on."""
-
-    def __init__(self, scope: Scope) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.query: bytes = scope["query_string"]
-        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
-
-    def one(self, name: bytes) -> bytes:
-        """Return a header's value; empty if it is absent or repeated."""
-        found = [value for header, value in self.headers if header == name]
-        return found[0] if len(found) == 1 else b""
-
-    @property
-    def token(self) -> bytes:
-        return self.one(b"x-api-key") or self.one(b"authorization").removeprefix(b"Bearer ")
-
-    @property
-    def size(self) -> int:
-        length = self.one(b"content-length")
-        return int(length) if length.isdigit() else 0
-
-    def sent_on(self, key: Credential) -> httpx.Headers:
-        """Return the headers for the model's API: the CLI's without its token and connection headers, and the key."""
-        headers = httpx.Headers([pair for pair in self.headers if pair[0] not in _NOT_SENT_ON])
-        headers.update(key.headers)
-        headers["accept-encoding"] = "identity"  # the cost is read from the answer's text
-        return headers
-
-
-class _RequestBody:
-    """Reads a request's body and the disconnection of its sender from one stream of ASGI messages."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._read = asyncio.Event()
-        self._left = False
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        size = 0
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._left = True
-                self._read.set()
-                raise httpx.WriteError("the CLI disconnected before its request was complete")
-            size += len(message.get("body", b""))
-            if size > MAX_BODY:
-                raise _TooLargeError
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
-        self._read.set()
-
-    async def left(self) -> None:
-        """Wait until the sender has disconnected."""
-        await self._read.wait()
-        while not self._left:
-            self._left = (await self._receive())["type"] == "http.disconnect"
-
-
-class _Exchange:
-    """Passes one request on to the model, and the answer back."""
-
-    def __init__(self, request: _Request, body: _RequestBody, send: Send, meter: Meter | None) -> None:
-        self._request = request
-        self._body = body
-        self._send = send
-        self._meter = meter
-        self._answer: MeteredAnswer | None = None
-        self.answering = False
-        self.abandoned = False
-
-    @property
-    def may_stop(self) -> bool:
-        """Return whether it may be cancelled: with a budget, not before the cost of the input has been read."""
-        return self._meter is None or (self._answer is not None and self._answer.begun)
-
-    async def run(self, upstream: httpx.AsyncClient, key: Credential) -> None:
-        url = httpx.URL(key.base_url.rstrip("/") + self._request.path, query=self._request.query or None)
-        headers = self._request.sent_on(key)
-        outgoing = upstream.build_request("POST", url, headers=headers, content=self._body.chunks())
-        response = await upstream.send(outgoing, stream=True)
-        try:
-            await self._pass_on(response, key)
-        finally:
-            if self._meter is not None and self._answer is not None:
-                self._meter.spent += self._answer.cost
-            # The shield closes the connection also when this task is cancelled.
-            await asyncio.shield(response.aclose())
-
-    async def _pass_on(self, response: httpx.Response, key: Credential) -> None:
-        if self._meter is not None:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                await _error(self._send, _UNREADABLE)
-                return
-            self._answer = MeteredAnswer(response.headers.get("content-type", ""))
-        headers = [
-            (name, value)
-            for name, value in response.headers.raw
-            if name.lower() not in _NOT_SENT_BACK and not key.stands_in(value)
-        ]
-        if response.status_code in REFUSED:
-            headers.append(_ASK_NO_MORE)
-        self.answering = True
-        await self._give({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        async for chunk in response.aiter_raw():
-            if self._answer is not None:
-                self._answer.feed(chunk)
-            # This waits for a slow CLI, and so slows the model's API down.
-            await self._give({"type": "http.response.body", "body": chunk, "more_body": True})
-            if self.abandoned and self.may_stop:
-                return
-        if self._answer is not None:
-            self._answer.end()
-        await self._give({"type": "http.response.body", "body": b""})
-
-    async def _give(self, message: MutableMapping[str, Any]) -> None:
-        if not self.abandoned:
-            await self._send(message)
-
-
-async def _whole(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _error(send: Send, refused: Refusal) -> None:
-    error = {"type": "error", "error": {"type": refused.kind, "message": refused.message}}
-    more = (_ASK_NO_MORE,) if refused.is_final else ()
-    await _whole(send, refused.status, to_json(error), *more)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .contract.classify import Failure
-from .contract.credentials import API, BASE_URL, REFUSED, key_refused
+from .contract.credentials import API, BASE_URL, ELSEWHERE, REFUSED, key_refused
 
 PATIENCE_SECONDS = 3.0
 """Seconds without a connection after which retries end; a gateway that restarts is back sooner."""
@@ -24,7 +24,6 @@ REFUSED_AT = 2
 
 _LOOK_SECONDS = 3.0
 _MAX_HOST = 100
-_ELSEWHERE = ("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY")
 _PORTS = {"http": 80, "https": 443}
 _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
 
@@ -98,7 +97,7 @@ class ModelAccess:
 
 def _peer(environ: Mapping[str, str]) -> _Peer | None:
     """Return the host and port that the CLI connects to, or None if they are not known."""
-    if any(environ.get(name) for name in _ELSEWHERE):
+    if any(environ.get(name) for name in ELSEWHERE):
         return None
     try:
         url = urlsplit(environ.get(BASE_URL) or API)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from claude_agent_sdk import (
     ClaudeSDKClient,
@@ -21,16 +21,15 @@ from claude_agent_sdk import (
     Transport,
 )
 
-from ._config import Config, ConfigError
+from ._config import Config, ConfigError, config_directory
 from ._events import Events
 from ._failed_start import FailedStart, unprompted
 from ._mcp import McpServers
 from ._messages import exit_code_of, whole_size
-from ._metering import Meter
 from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._requests import RefusedError
-from ._sdk_options import Spent, agent_options, config_directory, resumed_cost, saved_size
+from ._sdk_options import Spent, agent_options, resumed_cost, saved_size
 from ._span_settings import common_attributes, sanitizer_of
 from ._telemetry import SpanOutbox, SpanSink
 from ._timer import WhileTimer
@@ -52,6 +51,9 @@ from .contract.protocol import (
 )
 from .contract.spans import Spans
 from .contract.trace_context import TraceContext, from_fields
+
+if TYPE_CHECKING:
+    from ._gateway import Gateway
 
 GRACE_SECONDS = 5.0
 """Seconds in which an interrupted turn must end before its processes are ended."""
@@ -83,14 +85,14 @@ class Run:
         *,
         transport: Transport | None = None,
         descendants: processes.Descendants | None = None,
-        meter: Meter | None = None,
+        gateway: Gateway | None = None,
         access: ModelAccess | None = None,
     ) -> None:
         """Prepare a run; ``environ`` is the CLI's environment.
 
-        With ``descendants``, which require a process of its own, the run ends all of them when it ends. ``meter`` is
-        the gateway's; the past cost of a resumed conversation is added to it. ``access`` is needed if ``environ``
-        leads to a gateway.
+        With ``descendants``, which require a process of its own, the run ends all of them when it ends. ``gateway`` and
+        ``access`` are needed if ``environ`` leads to a gateway: it then tells of the model requests, and the past cost
+        of a resumed conversation is added to its meter.
         """
         self._config = config
         self._events = events
@@ -98,11 +100,14 @@ class Run:
         self._context = context
         self._environ = environ
         self._transport = transport
-        self._meter = meter
+        self._gateway = gateway
         self._access = access or ModelAccess(environ)
         spans = Spans(common_attributes(config))
         self._outbox = SpanOutbox(spans, sink)
         self._translator = _translator(config, events, spans, self._access)
+        self._translator.on_request = self._request_begun
+        if gateway is not None:
+            gateway.observe = self._translator.use_gateway().begin
         self._first_span_id = spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()
@@ -187,6 +192,10 @@ class Run:
             self._permissions.cancel_all()
             self._spawn(self._interrupt_cli())
 
+    def _request_begun(self) -> None:
+        if self._interrupt_early:
+            self._interrupt()  # now that there is a model request, the CLI can interrupt the turn
+
     async def _interrupt_cli(self) -> None:
         try:
             await self._client.interrupt()
@@ -218,6 +227,7 @@ class Run:
                 can_use_tool=self._permissions.can_use_tool,
                 on_tool_end=self._tool_ended,
                 on_stderr=self._stderr,
+                partial_messages=self._gateway is None,
             )
         except ConfigError as error:
             failed = FailedStart(self._config, self._events, self._sink, self._context)
@@ -371,8 +381,6 @@ class Run:
                 self._give_up()
             case SystemMessage() if message.subtype != "status":
                 self._changed.set()
-            case SystemMessage() if self._interrupt_early:
-                self._interrupt()  # a model request has begun, which the CLI can interrupt
             case _:
                 pass  # begins and ends no turn
         return True
@@ -506,8 +514,8 @@ class Run:
             self._events.emit(LogData(stream="runner", text=text))
         spent = spent or Spent(0.0, {})
         self._translator.cost_before, self._translator.usage_before = spent
-        if self._meter is not None:
-            self._meter.spent += spent.cost
+        if self._gateway is not None and self._gateway.meter is not None:
+            self._gateway.meter.spent += spent.cost
 
     async def _tool_ended(self, data: Any, tool_use_id: str | None, _context: Any) -> Any:
         """Take the CLI's measurement of a tool call (hooks PostToolUse and PostToolUseFailure)."""

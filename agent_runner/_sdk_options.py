@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from claude_agent_sdk import CanUseTool, ClaudeAgentOptions, HookMatcher
 from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
 
-from ._config import Config, ConfigError
+from ._config import Config, ConfigError, config_directory
 from ._messages import ModelUsage, model_usage
 from ._span_settings import imported
 from .contract.trace_context import TraceContext
@@ -37,6 +37,7 @@ def agent_options(
     can_use_tool: CanUseTool,
     on_tool_end: HookCallback,
     on_stderr: Callable[[str], None],
+    partial_messages: bool,
 ) -> ClaudeAgentOptions:
     """Return the SDK's options; raise `ConfigError` if the directory or an MCP server is not found.
 
@@ -66,7 +67,7 @@ def agent_options(
         user=config.user,
         can_use_tool=can_use_tool,
         hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
-        include_partial_messages=True,
+        include_partial_messages=partial_messages,
         # Only settings can add hooks to ours, and their time is measured.
         include_hook_events=bool(config.setting_sources),
         forward_subagent_text=True,
@@ -104,11 +105,6 @@ def _environment(config: Config, environ: Mapping[str, str], context: TraceConte
         if _PRIVATE.match(name) and not (own_telemetry and name.startswith("OTEL_")):
             env[name] = ""
     return env
-
-
-def config_directory(environ: Mapping[str, str]) -> Path:
-    """Return the directory of the CLI's files; the default is not that of a person's Claude Code."""
-    return Path(environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME", "/"), ".sandspan", "claude"))
 
 
 def _mcp_servers(config: Config) -> dict[str, Any]:

@@ -59,13 +59,14 @@ class AgentState:
     """The state of one agent, main or sub: its own span and its current model request."""
 
     span: Span
+    turn: TurnState | None = None
+    """The turn of the main agent; None for a subagent."""
     chat: Span | None = None
     message_id: str | None = None
     failure: Failure | None = None
     """Failure of a subagent's model request, which ends the subagent."""
     boundary: int = 0
-    """Time when a subagent's next model request may have begun."""
-    last_seen: int = 0
+    """Time when the next model request may have begun; used where no partial message tells it."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,8 +34,10 @@ from claude_agent_sdk import (
 )
 
 from ._background import BackgroundTasks, RunningTask
+from ._chats import ChatSpans, MessageChats
 from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
+from ._gateway_chats import GatewayChats, RequestPlace
 from ._hook_times import HookTimes
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since
 from ._model_access import ModelAccess, ModelVerdict
@@ -90,6 +92,9 @@ class Translator:
     tools: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     """The tool calls that have not ended, by id."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    on_request: Callable[[], None] = lambda: None
+    """Called when a model request of the main agent has begun, which an interrupt can then end."""
+    chats: ChatSpans = field(init=False)
     _hooks: HookTimes = field(default_factory=HookTimes)
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     _denials: dict[str, DeniedBy] = field(default_factory=dict[str, DeniedBy])
@@ -97,6 +102,15 @@ class Translator:
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
     _pending_turn_start: TurnStartData | None = None
     _last_context: TraceContext | None = None
+
+    def __post_init__(self) -> None:
+        self.chats = self._message_chats(partial=True)
+
+    def use_gateway(self) -> GatewayChats:
+        """Make the spans of model requests from what passes through the gateway, and return their source."""
+        chats = GatewayChats(self.spans, self.events, self.sanitize, self._find_place, self._request_begun)
+        self.chats = chats
+        return chats
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -107,7 +121,7 @@ class Translator:
         if prompt is not None:
             genai.set_input(span, prompt, self.sanitize)
         self.turn = TurnState(number, span)
-        self._agents[None] = AgentState(span)
+        self._agents[None] = AgentState(span, self.turn, boundary=span.start)
         self._pending_turn_start = TurnStartData(
             turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace"))
         )
@@ -147,7 +161,8 @@ class Translator:
         """Process the next message of the conversation."""
         match message:
             case StreamEvent():
-                self._stream_event(message)
+                if (agent := self._agent(message.parent_tool_use_id)) is not None:
+                    self.chats.stream_event(agent, message.event)
             case AssistantMessage():
                 self._assistant(message)
             case UserMessage():
@@ -178,8 +193,8 @@ class Translator:
         match message.subtype:
             case "init":
                 self._init(data)
-            case "status" if data.get("status") == "requesting":
-                self._request_started()
+            case "status":
+                self.chats.status(self._agent(None), data.get("status"))
             case "api_retry":
                 self._retry(data)
             case "permission_denied":
@@ -202,88 +217,64 @@ class Translator:
         span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": self.spans.common["session.id"]})
         if self.model:
             span.attributes.setdefault("gen_ai.request.model", self.model)
+        self.chats.model = self.model
         if not self.started:
             self.started = True
             self.events.emit(start_data(data, self.resumed))
         self._emit_turn_start()
+        self.chats.place_waiting()
 
     # -- model requests ---------------------------------------------------------------------------
 
-    def _request_started(self) -> None:
-        agent = self._agent(None)
-        if agent is None:
-            return
-        self._end_chat(agent)
-        agent.chat = self._open_chat(agent, self.model, self.spans.clock())
-        if self.turn is not None:
-            self.turn.requested = True
-
-    def _open_chat(self, agent: AgentState, model: str | None, start: int) -> Span:
-        chat = self.spans.open_child(f"chat {model}" if model else "chat", agent.span, genai.chat(model), start=start)
-        chat.kind = "client"
-        agent.message_id = None
-        return chat
+    def _request_begun(self, agent: AgentState) -> None:
+        if agent.turn is not None:
+            agent.turn.requested = True
+            self.on_request()
 
     def _retry(self, data: dict[str, Any]) -> None:
         agent = self._agent(None)
         status, attempt = data.get("error_status"), data.get("attempt")
         if self.turn is not None and isinstance(attempt, int):
             self.turn.given_up = self.turn.given_up or self.access.verdict(status, attempt)
-        if agent is not None and agent.chat is not None:
-            failure = classify(status=status, label=data.get("error"), no_response=status is None or None)
-            about = genai.retry(data, failure.error_type)
-            agent.chat.add_event("api_retry", self.spans.clock(), about)
-            answered = f"answered {status}" if status else "did not answer"
-            delay = about.get("retry.delay_ms")
-            is_last = self.turn is not None and self.turn.given_up is not None
-            again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) and not is_last else ""
-            text = f"the model {answered} ({failure.error_type}), attempt {about.get('retry.attempt', '?')}{again}"
-            self.events.emit(LogData(stream="runner", text=text), agent.chat)
-
-    def _stream_event(self, message: StreamEvent) -> None:
-        agent = self._agent(message.parent_tool_use_id)
         if agent is None:
             return
-        event = message.event
-        match event.get("type"):
-            case "message_start":
-                if agent.chat is None:
-                    agent.chat = self._open_chat(agent, self.model, self.spans.clock())
-                self._identify(agent, event.get("message") or {})
-            case "content_block_delta":
-                self._delta(agent, event.get("delta") or {})
-            case "message_delta" if agent.chat is not None:
-                genai.set_usage(agent.chat, event.get("usage") or {})
-                delta: dict[str, Any] = event.get("delta") or {}
-                genai.set_finish(agent.chat, delta.get("stop_reason"))
-            case "message_stop":
-                self._stream_ended(agent)
-            case _:
-                pass
+        failure = classify(status=status, label=data.get("error"), no_response=status is None or None)
+        about = genai.retry(data, failure.error_type)
+        # A status together with a problem is of the gateway, which did not reach the model.
+        answered = f"answered {status}" if status and self.access.problem is None else "did not answer"
+        delay = about.get("retry.delay_ms")
+        is_last = self.turn is not None and self.turn.given_up is not None
+        again = f"; again in {delay / 1000:.0f} s" if isinstance(delay, int | float) and not is_last else ""
+        text = f"the model {answered} ({failure.error_type}), attempt {about.get('retry.attempt', '?')}{again}"
+        self.events.emit(LogData(stream="runner", text=text), self.chats.retried(agent, about))
 
-    def _stream_ended(self, agent: AgentState) -> None:
-        # The CLI also ends a broken stream with `message_stop`, but without a stop reason.
-        if agent.chat is not None and "gen_ai.response.finish_reasons" not in agent.chat.attributes:
-            if self.turn is None or not self.turn.interrupted:
-                return  # the CLI repeats the request without a stream, which gives one complete message
-            agent.chat.fail("cancelled", "interrupted")
-        self._end_chat(agent)
+    def _find_place(self, agent_id: str | None, is_search: bool) -> RequestPlace | None:
+        """Return the place of a model request; see `_gateway_chats.FindPlace`."""
+        if agent_id is None:
+            agent = self._agents.get(None) if self.started else None
+        else:
+            caller = self.caller_of(agent_id)
+            agent = self._agent(caller) if caller is not None else None
+        if agent is None:
+            return None
+        searches = [
+            call.span
+            for call in self.tools.values()
+            if call.name == "WebSearch" and call.span.parent_span_id == agent.span.span_id
+        ]
+        return RequestPlace(agent, searches[0] if is_search and len(searches) == 1 else agent.span)
 
-    def _identify(self, agent: AgentState, message: dict[str, Any]) -> None:
-        assert agent.chat is not None
-        agent.message_id = message.get("id")
-        genai.set_response(agent.chat, message)
+    def _fall_back(self) -> None:
+        """Make the spans of model requests from messages, as the CLI does not ask the gateway."""
+        text = (
+            "the CLI's model requests do not pass through the gateway, as its settings send them elsewhere: they are"
+            " traced from the CLI's messages, and the gateway counts no costs"
+        )
+        self.events.emit(LogData(stream="runner", text=text), self._turn_span)
+        self.chats = self._message_chats(partial=False)
 
-    def _delta(self, agent: AgentState, delta: dict[str, Any]) -> None:
-        if agent.chat is not None:
-            genai.set_first_chunk(agent.chat, self.spans.clock())
-        if delta.get("type") == "text_delta":
-            self.events.delta(str(delta.get("text", "")), agent.message_id, agent.chat or agent.span)
-
-    def _end_chat(self, agent: AgentState, *, end: int | None = None) -> None:
-        if agent.chat is not None:
-            self.spans.close(agent.chat, end=end)
-            agent.chat = None
+    def _message_chats(self, *, partial: bool) -> MessageChats:
+        return MessageChats(self.spans, self.events, self.sanitize, self.model, self._request_begun, partial=partial)
 
     # -- messages of the model --------------------------------------------------------------------
 
@@ -291,29 +282,19 @@ class Translator:
         agent = self._agent(message.parent_tool_use_id)
         if agent is None:
             return
-        agent.last_seen = self.spans.clock()
         if message.model == _SYNTHETIC:
             self._api_error(agent, message)
             return
-        if message.parent_tool_use_id is not None:
-            self._subagent_chat(agent, message)
-        elif message.stop_reason is not None and agent.chat is not None:
-            # The stream broke, and the CLI repeated the request without one: this is the complete answer.
-            self._identify(agent, {"id": message.message_id, "model": message.model, "usage": message.usage})
-            genai.set_usage(agent.chat, message.usage or {})
-            genai.set_finish(agent.chat, message.stop_reason)
-        chat = agent.chat
+        if self.chats.is_bypassed:
+            self._fall_back()
+        span = self.chats.answered(agent, message)
         for block in message.content:
-            self._block(block, message, chat or agent.span)
-        if message.stop_reason is not None and message.parent_tool_use_id is None:
-            self._end_chat(agent)
+            self._block(block, message, span)
 
     def _block(self, block: object, message: AssistantMessage, span: Span) -> None:
         parent = message.parent_tool_use_id
         match block:
             case TextBlock():
-                if message.parent_tool_use_id is None:
-                    genai.set_output(span, block.text, self.sanitize)
                 self.events.emit(
                     TextData(text=block.text, message_id=message.message_id, parent_tool_use_id=parent), span
                 )
@@ -332,27 +313,11 @@ class Translator:
     def _api_error(self, agent: AgentState, message: AssistantMessage) -> None:
         text = "".join(block.text for block in message.content if isinstance(block, TextBlock))
         failure = classify(budget_spent=budget_spent_in(text), status=status_in(text), label=message.error, text=text)
-        if message.parent_tool_use_id is not None:
-            # There are no stream events of a subagent's request, so its span begins only now.
-            self._end_chat(agent, end=agent.boundary)
-            agent.chat = self._open_chat(agent, self.model, agent.boundary or agent.last_seen)
+        self.chats.failed(agent, failure, text)
+        if agent.turn is None:
             agent.failure = failure
-        if agent.chat is not None:
-            agent.chat.fail(failure.error_type, text)
-            self._end_chat(agent)
-        if self.turn is not None and message.parent_tool_use_id is None:
-            self.turn.error_type = failure.error_type
-
-    def _subagent_chat(self, agent: AgentState, message: AssistantMessage) -> None:
-        """Open the span of a subagent's model request, for which there are no stream events.
-
-        The request began when the subagent did or when the last tool result came. Its output tokens are not known.
-        """
-        if agent.chat is None or agent.message_id != message.message_id:
-            self._end_chat(agent, end=agent.boundary)
-            agent.chat = self._open_chat(agent, message.model, agent.boundary or agent.last_seen)
-            self._identify(agent, {"id": message.message_id, "model": message.model, "usage": message.usage})
-        agent.boundary = agent.last_seen
+        else:
+            agent.turn.error_type = failure.error_type
 
     # -- tools ------------------------------------------------------------------------------------
 
@@ -401,10 +366,8 @@ class Translator:
 
     def _user(self, message: UserMessage) -> None:
         agent, now = self._agent(message.parent_tool_use_id), self.spans.clock()
-        if agent is not None and message.parent_tool_use_id is not None:
-            # The result goes to the subagent's model, so its next request begins now.
-            self._end_chat(agent, end=agent.boundary)
-            agent.boundary = now
+        if agent is not None:
+            self.chats.asks_again(agent)
         if isinstance(message.content, list):
             for block in message.content:
                 if isinstance(block, ToolResultBlock):
@@ -474,7 +437,7 @@ class Translator:
         tool = self.tools.pop(tool_id, None)
         agent = self._agents.pop(tool_id, None)
         if agent is not None:
-            self._end_chat(agent, end=agent.boundary)
+            self.chats.ended(agent, None)
         if tool is not None:
             self.spans.close(tool.span, end=end)
 
@@ -488,6 +451,7 @@ class Translator:
         if message.task_type == "local_agent":
             tool.span.attributes["gen_ai.agent.name"] = str(message.data.get("subagent_type") or "subagent")
             self._agents[message.tool_use_id] = AgentState(tool.span, boundary=self.spans.clock())
+            self.chats.place_waiting()
         self._task_in_background(message.task_id)
 
     def _task_in_background(self, task_id: str) -> None:
@@ -549,10 +513,9 @@ class Translator:
         failure = verdict.failure if verdict else _failure_of(message, turn) if message.is_error else None
         self._end_tools(turn, failure)
         agent = self._agents.pop(None, None)
-        if agent is not None and agent.chat is not None:
-            if failure is not None:
-                agent.chat.fail(failure.error_type, "ended without a whole response")
-            self._end_chat(agent)
+        if agent is not None:
+            self.chats.settle(agent)
+            self.chats.ended(agent, failure)
         total = message.total_cost_usd if message.total_cost_usd is not None else self.cost_before
         cost, self.cost_before = max(0.0, total - self.cost_before), total
         usage = model_usage(message.model_usage or {})
@@ -601,10 +564,11 @@ class Translator:
         for task in self.background.running.values():
             self._report_task(task, "stopped")
         self.background.running.clear()
-        for key, agent in self._agents.items():
-            if key is not None:
-                # A subagent's request is known from its answer only, so an open one has been answered.
-                self._end_chat(agent, end=agent.boundary)
+        if (main := self._agents.get(None)) is not None:
+            self.chats.settle(main)
+        for agent in self._agents.values():
+            if agent.turn is None:
+                self.chats.ended(agent, None)
         self.spans.close_all(error_type, message)
         self.tools.clear()
         self._agents.clear()

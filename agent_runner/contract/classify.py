@@ -48,6 +48,16 @@ _TABLE: dict[tuple[str, object], Failure] = {
     ("label", "server_error"): Failure("overloaded", True),
     ("label", "invalid_request"): Failure("invalid_request", False),
     ("label", "model_not_found"): Failure("invalid_request", False),
+    # The API's own label for an error within a stream; those that it shares with the CLI are above.
+    ("label", "authentication_error"): Failure("authentication", False),
+    ("label", "permission_error"): Failure("authentication", False),
+    ("label", "invalid_request_error"): Failure("invalid_request", False),
+    ("label", "not_found_error"): Failure("invalid_request", False),
+    ("label", "request_too_large"): Failure("invalid_request", False),
+    ("label", "rate_limit_error"): Failure("rate_limit", True),
+    ("label", "timeout_error"): Failure("timeout", True),
+    ("label", "api_error"): Failure("overloaded", True),
+    ("label", "overloaded_error"): Failure("overloaded", True),
     # The model's API sent no HTTP response (api_retry without a status).
     ("no_response", True): Failure("network", True),
     # How a tool call ended.

@@ -12,6 +12,9 @@ BASE_URL = "ANTHROPIC_BASE_URL"
 CREDENTIALS = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 """The variables that may hold the model's key; the CLI uses the first that is set."""
 
+ELSEWHERE = ("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY")
+"""The variables with which the CLI asks another provider than Anthropic's API."""
+
 PLACEHOLDER = "added-by-e2b-on-the-way-out"
 """Stands for a key that never enters the sandbox; E2B's proxy replaces it with the real key."""
 

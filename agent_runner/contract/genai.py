@@ -48,6 +48,15 @@ def chat(model: str | None) -> Attributes:
     return attributes
 
 
+def set_request(span: Span, model: str, *, stream: bool, parameters: Mapping[str, int | float | None]) -> None:
+    """Set a chat span's model and parameters from the request."""
+    span.attributes["gen_ai.request.stream"] = stream
+    if model:
+        span.attributes["gen_ai.request.model"] = model
+    given = {f"gen_ai.request.{name}": value for name, value in parameters.items() if value is not None}
+    span.attributes.update(given)
+
+
 def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
     """Return the attributes that a tool call's span has from its start; ``input_size`` is in bytes of JSON."""
     return {
@@ -115,6 +124,11 @@ def _set_input_tokens(span: Span, usage: Mapping[str, Any]) -> None:
 def set_first_chunk(span: Span, now: int) -> None:
     """Set a chat span's time to the first chunk in seconds, unless it is set."""
     span.attributes.setdefault("gen_ai.response.time_to_first_chunk", round((now - span.start) / 1e9, 6))
+
+
+def set_first_byte(span: Span, now: int) -> None:
+    """Set the time until the answer of a chat span's request began, in milliseconds. The conventions have no name."""
+    span.attributes["chat.first_byte_ms"] = round((now - span.start) / 1e6, 3)
 
 
 def set_usage(span: Span, usage: Mapping[str, Any]) -> None:

@@ -131,11 +131,19 @@ class Spans:
         self, name: str, parent: TraceContext | Span, attributes: Attributes, span_id: str, start: int | None
     ) -> Span:
         began = self.clock() if start is None else start
-        span = Span(name, parent.trace_id, span_id or self._ids.span_id(), parent.span_id or None, began)
-        span.tracestate = parent.tracestate
-        span.attributes = {**self.common, **attributes}
-        self._open[span.span_id] = span
+        span = Span(name, "", span_id or self._ids.span_id(), None, began, attributes=attributes)
+        self.adopt(span, parent)
         return span
+
+    def orphan(self, name: str, attributes: Attributes) -> Span:
+        """Return a span that begins now and whose parent is not known yet; `adopt` opens it."""
+        return Span(name, "", self._ids.span_id(), None, self.clock(), attributes=attributes)
+
+    def adopt(self, span: Span, parent: TraceContext | Span) -> None:
+        """Give a span its parent, and open it."""
+        span.trace_id, span.parent_span_id, span.tracestate = parent.trace_id, parent.span_id or None, parent.tracestate
+        span.attributes = {**self.common, **span.attributes}
+        self._open[span.span_id] = span
 
     def close(self, span: Span, *, end: int | None = None) -> None:
         """End a span, unless it has ended."""

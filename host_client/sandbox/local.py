@@ -45,7 +45,12 @@ AGENT_LOST = "the agent ran locally, in a service that has ended, and the agent 
 _PREFIX = "sandspan-"
 """Prefix of the directories that this module creates; only those are ever removed."""
 
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "HTTPS_PROXY")
+_PASSED_ON = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR"),
+    *("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
+    *("CLAUDE_CODE_CLIENT_CERT", "CLAUDE_CODE_CLIENT_KEY", "CLAUDE_CODE_CLIENT_KEY_PASSPHRASE"),
+)
 
 
 class LocalSandbox:
@@ -104,6 +109,9 @@ class LocalSandbox:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                # The runner and its guardians hide their environment, but not their command line.
+                "-X",
+                mark_option(self.name),
                 "-m",
                 "agent_runner",
                 *args,
@@ -174,12 +182,22 @@ def _kill_marked(name: str) -> None:
 
 
 def _marked(name: str) -> Iterator[str]:
-    """Yield the ids of a sandbox's processes, by the variable `_MARK`: each tool has a process group of its own."""
-    mark = f"{_MARK}={name}".encode()
+    """Yield the ids of a sandbox's processes: each tool has a process group of its own.
+
+    They are recognised by the variable `_MARK`, and the runner and its guardians by an option of the interpreter.
+    """
+    marks = {"environ": f"{_MARK}={name}".encode(), "cmdline": mark_option(name).encode()}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                yield process.name
+        for file, mark in marks.items():
+            with contextlib.suppress(OSError):
+                if mark in (process / file).read_bytes().split(b"\0"):
+                    yield process.name
+                    break
+
+
+def mark_option(name: str) -> str:
+    """Return the option of a sandbox's interpreter that names the sandbox; Python ignores unknown `-X` options."""
+    return f"sandspan={name}"
 
 
 def _has_files(journal: Path, work: Path) -> bool:

@@ -12,7 +12,8 @@ from tests.support.runs import CHAT, MODEL, Lab
 MakeLab = Callable[[str], Lab]
 
 
-def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab("""
         conversations:
           main:
@@ -28,7 +29,7 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
                 stop_reason: stop_sequence
                 model: claude-haiku-4-5
     """)
-    done = lab.run("--prompt", "go")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
     assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], ["chat claude-haiku-4-5"]]]
     first = done.span(CHAT)
     session = done.one(protocol.Start).data.session_id
@@ -37,7 +38,16 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
     assert first_chunk * 1000 <= first.ms < 10_000
     shown = first.attributes.pop("gen_ai.output.messages")
     assert "One two three." in shown
+    only_gateway: dict[str, object] = {
+        "gen_ai.request.max_tokens": 32000,
+        "gen_ai.request.stream": True,
+        "http.response.status_code": 200,
+        "chat.request_class": "main",
+    }
+    if gateway == "on":
+        assert 200 < first.attributes.pop("chat.first_byte_ms") < first_chunk * 1000
     assert first.attributes == {
+        **(only_gateway if gateway == "on" else {}),
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "anthropic",
         "gen_ai.request.model": MODEL,
@@ -64,7 +74,8 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
     assert done.one(protocol.Thinking).span_id == first.span_id
 
 
-def test_tokens_that_only_the_end_of_a_response_tells_are_counted(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_tokens_that_only_the_end_of_a_response_tells_are_counted(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab("""
         conversations:
           main:
@@ -77,13 +88,14 @@ def test_tokens_that_only_the_end_of_a_response_tells_are_counted(make_lab: Make
                   output_tokens: 42
                   at_end: true
     """)
-    done = lab.run("--prompt", "go")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
     chat = done.span(CHAT).attributes
     names = ("input_tokens", "cache_read.input_tokens", "cache_creation.input_tokens", "output_tokens")
     assert [chat[f"gen_ai.usage.{name}"] for name in names] == [60, 50, 7, 42]
 
 
-def test_text_arrives_live_before_it_arrives_whole(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_text_arrives_live_before_it_arrives_whole(make_lab: MakeLab, gateway: str) -> None:
     text = "word " * 200
     lab = make_lab(f"""
         conversations:
@@ -91,7 +103,7 @@ def test_text_arrives_live_before_it_arrives_whole(make_lab: MakeLab) -> None:
             replies:
               - {{text: {text!r}, pace: 0.005, chunk: 5}}
     """)
-    done = lab.run("--prompt", "go")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
     deltas = done.of(protocol.TextDelta)
     assert "".join(delta.data.text for delta in deltas) == text
     # Coalesced: never one per token at full speed.

@@ -47,7 +47,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "tool_content": ("preview", "preview"),
     "sanitizer": ("mine:clean", "mine:clean"),
     "user": ("nobody", "nobody"),
-    "gateway": ("on", True),
+    "gateway": ("on", "on"),
     "cli_path": ("/opt/claude", "/opt/claude"),
 }
 
@@ -71,7 +71,7 @@ BAD = [
     ("attributes", "=x", "takes name=value pairs"),
     ("content", "some", "takes one of none, preview, full"),
     ("tool_content", "all", "takes one of none, preview, full"),
-    ("gateway", "yes", "takes one of on, off"),
+    ("gateway", "yes", "takes one of auto, on, off"),
 ]
 
 

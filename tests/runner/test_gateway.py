@@ -13,6 +13,7 @@ import pytest
 
 from agent_runner import _gateway as g
 from agent_runner._config import ConfigError
+from agent_runner._credential import credential
 from agent_runner._metering import Meter
 from agent_runner.contract import protocol
 from host_client.scripted_model._script import Reply
@@ -59,7 +60,7 @@ async def front(
         said: list[str] = []
         environ = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": api.url, **(environ or {})}
         meter = Meter(budget) if budget is not None else None
-        async with g.Gateway(g.credential(environ), said.append, meter) as gateway:
+        async with g.Gateway(credential(environ), said.append, meter) as gateway:
             headers = {"x-api-key": gateway.token}
             async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=30, trust_env=False) as client:
                 yield Front(gateway, api, client, said)
@@ -148,14 +149,14 @@ async def test_a_body_that_is_said_to_be_too_long_is_not_read() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_without_a_length_is_cut_off_where_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(g, "MAX_BODY", 1000)
+    monkeypatch.setattr("agent_runner._exchange.MAX_BODY", 1000)
 
     async def endless() -> AsyncGenerator[bytes]:
         for _ in range(11):
             yield b"x" * 100
 
     async with upstream(_never_whole) as api:
-        key = g.credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": api.url})
+        key = credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": api.url})
         async with g.Gateway(key, lambda _text: None) as gateway, httpx.AsyncClient(trust_env=False) as client:
             url, headers = f"{gateway.url}/v1/messages", {"x-api-key": gateway.token}
             response = await client.post(url, headers=headers, content=endless())
@@ -227,7 +228,7 @@ async def test_custom_headers_are_the_gateways_to_add() -> None:
         await this.client.post(MESSAGES, headers={"x-secret": "mine"}, content=b"{}")
         (asked,) = this.api.asked
         assert (asked.all("x-team"), asked.all("x-secret")) == (["core"], ["s3cret"])
-        assert "s3cret" not in str(this.gateway.environment({"ANTHROPIC_CUSTOM_HEADERS": "X-Secret: s3cret"}))
+        assert "s3cret" not in str(await this.gateway.environment({"ANTHROPIC_CUSTOM_HEADERS": "X-Secret: s3cret"}))
 
 
 @pytest.mark.anyio
@@ -246,13 +247,13 @@ async def test_an_answers_headers_bring_back_neither_key_nor_cookie_nor_redirect
 
 def test_without_a_key_there_is_nothing_to_keep() -> None:
     with pytest.raises(ConfigError, match="no key to keep, set ANTHROPIC_AUTH_TOKEN, ANTHROPIC_API_KEY or"):
-        g.credential({"ANTHROPIC_API_KEY": ""})
+        credential({"ANTHROPIC_API_KEY": ""})
 
 
 @pytest.mark.anyio
 async def test_a_base_with_a_path_keeps_it() -> None:
     async with upstream(_whole) as api:
-        key = g.credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": f"{api.url}/models/anthropic/"})
+        key = credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": f"{api.url}/models/anthropic/"})
         async with g.Gateway(key, lambda _text: None) as gateway, httpx.AsyncClient(trust_env=False) as client:
             await client.post(f"{gateway.url}{MESSAGES}", headers={"x-api-key": gateway.token}, content=b"{}")
         assert [asked.target for asked in api.asked] == [f"/models/anthropic{MESSAGES}"]
@@ -262,7 +263,7 @@ async def test_a_base_with_a_path_keeps_it() -> None:
 async def test_the_api_is_reached_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     async with upstream(_whole) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        key = g.credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": "http://model.test"})
+        key = credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": "http://model.test"})
         async with g.Gateway(key, lambda _text: None) as gateway, httpx.AsyncClient(trust_env=False) as client:
             await client.post(f"{gateway.url}/v1/messages", headers={"x-api-key": gateway.token}, content=b"{}")
         assert [asked.target for asked in proxy.asked] == ["http://model.test/v1/messages"]
@@ -587,7 +588,7 @@ def test_a_tool_that_asks_the_model_itself_spends_the_runs_budget(make_lab: Make
     assert [request.conversation for request in lab.model.requests] == ["main", "tool"]
     assert done.exit_code == 1
     assert done.tree == [
-        ["agent.execute !budget_exceeded", [CHAT], ["execute_tool Bash"], [f"{CHAT} !budget_exceeded"]]
+        ["agent.execute !budget_exceeded", [CHAT], ["execute_tool Bash"], [CHAT], [f"{CHAT} !budget_exceeded"]]
     ]
     error = done.one(protocol.Error).data
     assert (error.error_type, error.retryable) == ("budget_exceeded", False)

@@ -13,13 +13,14 @@ from urllib.parse import SplitResult, urlsplit
 import pytest
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, ERROR, OK, WAIT_SECONDS, Lab
+from tests.support.runs import CHAT, OK, WAIT_SECONDS, Lab
 
 MakeLab = Callable[[str], Lab]
 
 ONE_RETRY = {"CLAUDE_CODE_MAX_RETRIES": "1"}
 
 
+@pytest.mark.parametrize("gateway", ["on", "off"])
 @pytest.mark.parametrize(
     ("status", "error_type", "retryable", "retries"),
     [
@@ -34,7 +35,7 @@ ONE_RETRY = {"CLAUDE_CODE_MAX_RETRIES": "1"}
     ],
 )
 def test_a_status_of_the_api_ends_the_turn_with_its_error_type(
-    make_lab: MakeLab, status: int, error_type: str, retryable: bool, retries: int
+    make_lab: MakeLab, status: int, error_type: str, retryable: bool, retries: int, gateway: str
 ) -> None:
     lab = make_lab(f"""
         conversations:
@@ -42,20 +43,26 @@ def test_a_status_of_the_api_ends_the_turn_with_its_error_type(
             replies:
               - fail: [{{status: {status}, message: no luck, times: 9}}]
     """)
-    done = lab.run("--prompt", "go", env=ONE_RETRY)
+    done = lab.run("--prompt", "go", "--gateway", gateway, env=ONE_RETRY)
     assert done.exit_code == 1
+    if gateway == "on" and status == 401:
+        retries = 0  # the gateway tells the CLI that a refused key will be refused again
     assert done.types == ["start", "turn_start", *["log"] * retries, "error", "result", "end"]
     for log in done.of(protocol.Log):
         assert re.fullmatch(rf"the model answered {status} \({error_type}\), attempt 1; again in \d+ s", log.data.text)
-    assert done.tree == [[f"agent.execute !{error_type}", [f"{CHAT} !{error_type}"]]]
+    requests = len(lab.model.requests) if gateway == "on" else 1
+    assert done.tree == [[f"agent.execute !{error_type}", *[[f"{CHAT} !{error_type}"]] * requests]]
     error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
     assert (error.error_type, error.retryable) == (error_type, retryable)
     assert (result.is_error, result.error_type) == (True, error_type)
     assert done.one(protocol.End).data == protocol.EndData(reason="completed", exit_code=1)
-    chat = done.span(CHAT)
-    assert chat.status == ERROR
-    assert [name for name, _ in chat.events] == ["api_retry"] * retries
-    for _, attributes in chat.events:
+    chats = [span for span in done.spans if span.name == CHAT]
+    if gateway == "on":
+        assert {chat.attributes["http.response.status_code"] for chat in chats} == {status}
+        assert all("no luck" in chat.message for chat in chats)
+        return
+    assert [name for name, _ in chats[0].events] == ["api_retry"] * retries
+    for _, attributes in chats[0].events:
         assert attributes["error.type"] == error_type
         assert attributes["http.response.status_code"] == status
         assert attributes["retry.attempt"] == 1
@@ -95,15 +102,24 @@ def test_what_may_succeed_is_asked_again_as_often_as_the_setting_says(
     assert len(lab.model.requests) == 3
 
 
-def test_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> None:
-    lab = make_lab("""
-        conversations:
-          main:
-            replies:
-              - text: At last.
-                fail: [{status: 529}]
-    """)
-    done = lab.run("--prompt", "go", env=ONE_RETRY)
+RECOVERED = """
+    conversations:
+      main:
+        replies:
+          - text: At last.
+            fail: [{status: 529}]
+"""
+
+
+def test_a_retry_that_succeeds_is_a_request_of_its_own(make_lab: MakeLab) -> None:
+    done = make_lab(RECOVERED).run("--prompt", "go", env=ONE_RETRY)
+    assert done.exit_code == 0
+    assert done.types == ["start", "turn_start", "log", "text", "result", "end"]
+    assert done.tree == [["agent.execute", [f"{CHAT} !overloaded"], [CHAT]]]
+
+
+def test_without_a_gateway_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> None:
+    done = make_lab(RECOVERED).run("--prompt", "go", "--gateway", "off", env=ONE_RETRY)
     assert done.exit_code == 0
     assert done.types == ["start", "turn_start", "log", "text", "result", "end"]
     assert done.tree == [["agent.execute", [CHAT]]]
@@ -115,8 +131,13 @@ def test_a_retry_that_succeeds_is_an_event_on_its_request(make_lab: MakeLab) -> 
     assert chat.attributes["gen_ai.response.time_to_first_chunk"] * 1000 >= retry[1]["retry.delay_ms"]
 
 
-@pytest.mark.parametrize("failure", ["cut: true", "error: overloaded_error"])
-def test_a_stream_that_breaks_halfway_is_asked_for_again(make_lab: MakeLab, failure: str) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+@pytest.mark.parametrize(
+    ("failure", "error_type"), [("cut: true", "network"), ("error: overloaded_error", "overloaded")]
+)
+def test_a_stream_that_breaks_halfway_is_asked_for_again(
+    make_lab: MakeLab, failure: str, error_type: str, gateway: str
+) -> None:
     lab = make_lab(f"""
         conversations:
           main:
@@ -125,28 +146,30 @@ def test_a_stream_that_breaks_halfway_is_asked_for_again(make_lab: MakeLab, fail
                 fail: [{{{failure}}}]
                 usage: {{input_tokens: 11, output_tokens: 7}}
     """)
-    done = lab.run("--prompt", "go", env=ONE_RETRY)
+    done = lab.run("--prompt", "go", "--gateway", gateway, env=ONE_RETRY)
     assert done.exit_code == 0
-    assert done.tree == [["agent.execute", [CHAT]]]
+    broken = [[f"{CHAT} !{error_type}"]] if gateway == "on" else []  # the messages report one request
+    assert done.tree == [["agent.execute", *broken, [CHAT]]]
     assert [text.data.text for text in done.of(protocol.Text)] == ["This is the whole answer, in several deltas."]
-    chat = done.span(CHAT)
+    chat = [span for span in done.spans if span.name == CHAT][-1]
     assert chat.attributes["gen_ai.usage.input_tokens"] == 11
     assert chat.attributes["gen_ai.usage.output_tokens"] == 7
     assert chat.attributes["gen_ai.response.finish_reasons"] == ["end_turn"]
 
 
-def test_a_refused_connection_is_a_network_error(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_a_refused_connection_is_a_network_error(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab("conversations: {main: {replies: []}}")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can take the port
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        done = lab.run("--prompt", "go", env={**ONE_RETRY, "ANTHROPIC_BASE_URL": url})
+        env = {**ONE_RETRY, "ANTHROPIC_BASE_URL": url}
+        done = lab.run("--prompt", "go", "--gateway", gateway, env=env)
     assert done.exit_code == 1
     assert done.types == ["start", "turn_start", "log", "error", "result", "end"]
     assert done.one(protocol.Log).data.text.startswith("the model did not answer (network), attempt 1")
-    assert done.tree == [["agent.execute !network", [f"{CHAT} !network"]]]
+    assert done.tree == [["agent.execute !network", *[[f"{CHAT} !network"]] * (2 if gateway == "on" else 1)]]
     assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("network", False)
-    assert [attributes["error.type"] for _, attributes in done.span(CHAT).events] == ["network"]
 
 
 NO_HOST = ".".join(["a" * 60] * 5)
@@ -167,9 +190,11 @@ def test_a_model_that_cannot_be_reached_is_given_up_soon(make_lab: MakeLab, host
     error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
     assert (error.error_type, error.message, error.retryable) == ("network", message, False)
     assert (result.error_type, result.result) == ("network", message)
-    assert done.tree == [["agent.execute !network", [f"{CHAT} !network"]]]
+    chats = [span for span in done.spans if span.name == CHAT]
+    assert done.tree == [["agent.execute !network", *[[f"{CHAT} !network"]] * len(chats)]]
     assert done.exit_code == 1
-    assert 1 <= len(done.span(CHAT).events) <= 5, "of the 10 attempts that the CLI would make"
+    attempts = len(chats) if gateway == "on" else len(chats[0].events)
+    assert 1 <= attempts <= 6, "of the 11 that the CLI would make"
 
 
 @pytest.mark.parametrize(("gateway", "requests"), [("on", 1), ("off", 2)])
@@ -228,11 +253,12 @@ def forwarding(bound: socket.socket, to: SplitResult) -> Generator[None]:
             thread.join(WAIT_SECONDS)
 
 
-def test_a_model_that_does_not_answer_is_a_timeout(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize(("gateway", "requests"), [("on", 2), ("off", 1)])
+def test_a_model_that_does_not_answer_is_a_timeout(make_lab: MakeLab, gateway: str, requests: int) -> None:
     lab = make_lab("conversations: {main: {replies: [{text: late, delay: 30}]}}")
-    done = lab.run("--prompt", "go", env={**ONE_RETRY, "API_TIMEOUT_MS": "300"})
+    done = lab.run("--prompt", "go", "--gateway", gateway, env={**ONE_RETRY, "API_TIMEOUT_MS": "300"})
     assert done.exit_code == 1
-    assert done.tree == [["agent.execute !timeout", [f"{CHAT} !timeout"]]]
+    assert done.tree == [["agent.execute !timeout", *[[f"{CHAT} !timeout"]] * requests]]
     assert (done.one(protocol.Error).data.error_type, done.one(protocol.Error).data.retryable) == ("timeout", True)
 
 

@@ -16,7 +16,8 @@ MakeLab = Callable[[str], Lab]
 HELPER = ["execute_tool Agent", [CHAT], ["execute_tool Bash"], [CHAT]]
 
 
-def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab("""
         conversations:
           main:
@@ -35,7 +36,7 @@ def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab) -> None:
                 usage: {input_tokens: 5, cache_read_input_tokens: 7, output_tokens: 3}
               - text: hello was said
     """)
-    done = lab.run("--prompt", "go")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
     assert done.exit_code == 0
     assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]]]
     assert done.types == [
@@ -53,14 +54,18 @@ def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab) -> None:
     first, second = (span for span in done.spans if span.name == CHAT and span.parent_span_id == agent.span_id)
     assert first.attributes["gen_ai.usage.input_tokens"] == 12
     assert first.attributes["gen_ai.response.id"] == "msg_helper_0"
+    # Without the gateway, a subagent's output tokens and the time of its first token are not known.
+    known = {"gen_ai.usage.output_tokens", "gen_ai.response.time_to_first_chunk"} & set(first.attributes)
+    assert len(known) == (2 if gateway == "on" else 0)
     # The request, the call and the next request follow one another within the subagent's own time.
     assert agent.start <= first.start <= first.end <= bash.end <= second.start <= second.end <= agent.end
     assert first.end <= bash.start + 5_000_000
 
 
+@pytest.mark.parametrize(("gateway", "requests"), [("on", 6), ("off", 1)])
 @pytest.mark.parametrize("background", [False, True])
 def test_a_failed_request_of_a_subagent_is_a_failed_request_and_no_failed_tool(
-    make_lab: MakeLab, background: bool
+    make_lab: MakeLab, background: bool, gateway: str, requests: int
 ) -> None:
     lab = make_lab(f"""
         conversations:
@@ -77,9 +82,10 @@ def test_a_failed_request_of_a_subagent_is_a_failed_request_and_no_failed_tool(
             replies:
               - fail: [{{status: 400, message: no such model, times: 99}}]
     """)
-    done = lab.run("--prompt", "go")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
     assert done.exit_code == 0
-    agent = ["execute_tool Agent !invalid_request", [f"{CHAT} !invalid_request"]]
+    # The CLI asks six times, of which its messages report the last.
+    agent = ["execute_tool Agent !invalid_request", *[[f"{CHAT} !invalid_request"]] * requests]
     assert done.tree[0] == ["agent.execute", [CHAT], agent, [CHAT]]
     assert background or done.one(protocol.ToolResult).data.error_type == "invalid_request"
     assert "no such model" in next(span for span in done.spans if span.status == ERROR and span.name == CHAT).message

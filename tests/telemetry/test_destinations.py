@@ -21,8 +21,8 @@ from host_client.telemetry.export.destinations._otlp_http import OtlpHttp
 from host_client.telemetry.export.destinations.langfuse import langfuse, mapping
 from host_client.telemetry.export.destinations.otlp import otlp
 from host_client.telemetry.export.endpoints import Compression, Endpoint
+from tests.support.certificates import Authority
 from tests.support.runs import SpanView, spans_in
-from tests.telemetry.certificates import Authority
 from tests.telemetry.receiver import Answer, Tls, batch, grpc_receiver, http_receiver
 
 NOW = 1_800_000_000.0

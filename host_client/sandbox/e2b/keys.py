@@ -31,8 +31,8 @@ def key_environment(mode: KeyMode, environ: Mapping[str, str]) -> dict[str, str]
         return {**environ, "AGENT_GATEWAY": "on"}
     if mode == "e2b-secrets":
         kept = {name: value for name, value in environ.items() if name not in CREDENTIALS}
-        return {**kept, "ANTHROPIC_API_KEY": PLACEHOLDER}
-    return dict(environ)
+        return {**kept, "ANTHROPIC_API_KEY": PLACEHOLDER, "AGENT_GATEWAY": "off"}
+    return {**environ, "AGENT_GATEWAY": "off"}  # a gateway would take the key out of the agent's environment
 
 
 def model_host(environ: Mapping[str, str]) -> str:

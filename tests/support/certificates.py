@@ -13,10 +13,11 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Issues certificates for loopback; all files are PEM."""
+    """Issues certificates for loopback and for a host's name; all files are PEM."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str = "localhost") -> None:
         self._directory = directory
+        self._host = host
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("authority")
         certificate = self._built(self._name, self._key, is_authority=True)
@@ -46,7 +47,7 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([loopback, x509.DNSName(self._host)]), critical=False)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(of_key, critical=False)
             .add_extension(signer, critical=False)

@@ -1,0 +1,283 @@
+"""Make the spans of model requests from what passes through the gateway: each request, and each repetition of it.
+
+The CLI marks a subagent's request with the id of its task. A request may arrive before the message that names the task
+or begins the turn, so its span gets its parent when that is known.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from claude_agent_sdk import AssistantMessage
+
+from ._answers import AnswerEvent, Block, Delta
+from ._events import Events
+from ._state import AgentState
+from .contract import genai
+from .contract.classify import Failure, classify
+from .contract.sanitize import Sanitizer
+from .contract.spans import Span, Spans
+
+_AGENT_ID = "x-claude-code-agent-id"
+_REQUEST_CLASS = "x-claude-code-request-class"
+_TIMEOUT = "x-stainless-timeout"
+"""The header with the seconds after which the CLI abandons a request."""
+_MAX_KNOWN = 256
+"""Maximum number of responses whose spans are kept for the events of their messages."""
+
+
+class _Tool(msgspec.Struct):
+    name: str = ""
+    type: str = "custom"
+
+
+class _Body(msgspec.Struct):
+    """The parameters of a request that its span has."""
+
+    model: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stream: bool = False
+    tools: list[_Tool] = []
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+class RequestPlace(NamedTuple):
+    """The agent that a request is for, and the span below which it stands: the agent's, or that of a tool call."""
+
+    agent: AgentState
+    parent: Span
+
+
+FindPlace = Callable[[str | None, bool], RequestPlace | None]
+"""Return the place of a request from its task's id and whether it is a search's, or None if it is not known yet."""
+
+
+class GatewayChats:
+    """Makes the ``chat`` spans from the requests that pass through the gateway. For the methods see `ChatSpans`."""
+
+    def __init__(
+        self,
+        spans: Spans,
+        events: Events,
+        sanitize: Sanitizer | None,
+        find_place: FindPlace,
+        on_request: Callable[[AgentState], None],
+    ) -> None:
+        """Begin without requests; ``on_request`` is called when one has begun."""
+        self.model: str | None = None
+        self.spans = spans
+        self.events = events
+        self.sanitize = sanitize
+        self.compacting = False
+        self._find_place = find_place
+        self._on_request = on_request
+        self._seen = False
+        self._waiting: list[ChatRequest] = []
+        self._running: list[ChatRequest] = []
+        self._known: OrderedDict[str, ChatRequest] = OrderedDict()
+
+    # -- what the CLI's messages tell ---------------------------------------------------------------
+
+    @property
+    def is_bypassed(self) -> bool:
+        return not self._seen
+
+    def status(self, agent: AgentState | None, status: object) -> None:
+        self.compacting = status == "compacting"
+
+    def retried(self, agent: AgentState, about: Mapping[str, Any]) -> Span:
+        return agent.span  # each repetition is a request with a span of its own
+
+    def stream_event(self, agent: AgentState, event: Mapping[str, Any]) -> None:
+        pass
+
+    def answered(self, agent: AgentState, message: AssistantMessage) -> Span:
+        request = self._known.get(message.message_id or "")
+        if request is None:
+            return agent.span
+        request.place(RequestPlace(agent, agent.span))
+        return request.span
+
+    def failed(self, agent: AgentState, failure: Failure, text: str) -> None:
+        pass
+
+    def asks_again(self, agent: AgentState) -> None:
+        pass
+
+    def ended(self, agent: AgentState, failure: Failure | None) -> None:
+        """End the requests of an agent that has failed: the end of its turn may be read before that of a request."""
+        for request in [each for each in self._running if each.agent is agent and failure is not None]:
+            request.end(failure, "ended without a whole response")
+
+    # -- what the gateway tells ---------------------------------------------------------------------
+
+    def begin(self, headers: Mapping[str, str]) -> ChatRequest:
+        """Return a new request, to which the gateway reports what it sends and receives."""
+        self._seen = True
+        request = ChatRequest(self, headers)
+        self._running.append(request)
+        return request
+
+    def place(self, request: ChatRequest) -> RequestPlace | None:
+        """Return a request's place; a request without one is asked again when the place may be known."""
+        place = self._find_place(request.agent_id, request.is_search)
+        if place is None and request not in self._waiting:
+            self._waiting.append(request)
+        return place
+
+    def opened(self, agent: AgentState) -> None:
+        """Report that a request of an agent has begun."""
+        self._on_request(agent)
+
+    def place_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            request.place()
+
+    def know(self, message_id: str, request: ChatRequest) -> None:
+        """Keep a request by the id of its response, for the events of that message."""
+        self._known[message_id] = request
+        if len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    def settle(self, agent: AgentState) -> None:
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            request.place(RequestPlace(agent, agent.span))
+
+    def forget(self, request: ChatRequest) -> None:
+        """Drop a request that has ended."""
+        self._running.remove(request)
+
+
+class ChatRequest:
+    """One model request that passes through the gateway, and its span."""
+
+    def __init__(self, chats: GatewayChats, headers: Mapping[str, str]) -> None:
+        self.agent: AgentState | None = None
+        self.agent_id = headers.get(_AGENT_ID)
+        self.is_search = False
+        self.span = chats.spans.orphan("chat", genai.chat(None))
+        self.span.kind = "client"
+        self._chats = chats
+        self._class = headers.get(_REQUEST_CLASS) or ("subagent" if self.agent_id else None)
+        self._timeout = headers.get(_TIMEOUT, "")
+        self._has_tools = False
+        self._message_id: str | None = None
+        self._texts: list[str] = []
+        self._unsent: list[str] = []
+        self._status: int | None = None
+        self._end: int | None = None
+
+    def sent(self, body: bytes) -> None:
+        """Take the whole body that is sent to the model's API."""
+        try:
+            request = _decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            request = _Body()  # the API will refuse it
+        self._has_tools = any(tool.type == "custom" for tool in request.tools)
+        self.is_search = any(tool.type.startswith("web_search") for tool in request.tools) and not self._has_tools
+        if request.model:
+            self.span.name = f"chat {request.model}"
+        parameters = {name: getattr(request, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
+        genai.set_request(self.span, request.model, stream=request.stream, parameters=parameters)
+        self.place()
+
+    def place(self, place: RequestPlace | None = None) -> None:
+        """Open the span if its place is known, and send and end what waited for that."""
+        if self.agent is not None or (place := place or self._chats.place(self)) is None:
+            return
+        self.agent = place.agent
+        self._chats.spans.adopt(self.span, place.parent)
+        self._chats.opened(place.agent)
+        for text in self._unsent:
+            self._send(text)
+        self._unsent.clear()
+        if self._end is not None:
+            self._chats.spans.close(self.span, end=self._end)
+
+    def answered(self, status: int) -> None:
+        """Take the status of the answer, whose first byte has arrived."""
+        genai.set_first_byte(self.span, self._chats.spans.clock())
+        self.span.attributes["http.response.status_code"] = status
+        self._status = status
+
+    def receive(self, event: AnswerEvent) -> None:
+        """Take an event of the answer, or the whole message as one."""
+        if event.error is not None:
+            is_status = self._status is not None and self._status >= 400
+            failure = classify(status=self._status if is_status else None, label=event.error.type)
+            self.span.fail(failure.error_type, f"{event.error.type}: {event.error.message}")
+        if (message := event.message or (event if event.type == "message" else None)) is not None:
+            genai.set_response(self.span, {"id": message.id, "model": message.model, "usage": message.usage})
+            self._message_id = message.id
+            self._chats.know(message.id, self)
+            for block in message.content:
+                self._begin_block(block)
+        if event.content_block is not None:
+            self._begin_block(event.content_block)
+        if event.type == "content_block_delta" and event.delta is not None:
+            self._delta(event.delta)
+        if event.type in ("message_delta", "message"):
+            genai.set_usage(self.span, event.usage)
+            genai.set_finish(self.span, event.delta.stop_reason if event.delta is not None else event.stop_reason)
+
+    def end(self, failure: Failure | None = None, message: str = "") -> None:
+        """End the request, as failed if there is a failure."""
+        if self._end is not None:
+            return
+        self._end = self._chats.spans.clock()
+        self._chats.forget(self)
+        if failure is not None and failure.error_type == "cancelled" and self._is_timeout(self._end):
+            self.span.fail("timeout", f"the CLI waited {self._timeout} s for an answer")
+        elif failure is not None:
+            self.span.fail(failure.error_type, message)
+        if self._texts:
+            genai.set_output(self.span, "".join(self._texts), self._chats.sanitize)
+        self.span.attributes["chat.request_class"] = self._request_class
+        if self.agent is None:
+            self.place()
+        else:
+            self._chats.spans.close(self.span, end=self._end)
+
+    def _is_timeout(self, end: int) -> bool:
+        """Return whether the CLI has abandoned the request because it got no answer in time."""
+        is_interrupted = self.agent is not None and self.agent.turn is not None and self.agent.turn.interrupted
+        if self._status is not None or is_interrupted or not self._timeout.isdigit():
+            return False
+        return end - self.span.start >= int(self._timeout) * 1_000_000_000
+
+    @property
+    def _request_class(self) -> str:
+        """Return the CLI's own class of request, which it names only to Anthropic's API, or else a derived one."""
+        if self._class is not None:
+            return self._class
+        if self._chats.compacting:
+            return "compaction"
+        return "main" if self._has_tools else "auxiliary"
+
+    def _begin_block(self, block: Block) -> None:
+        if block.type == "text":
+            self._texts = [block.text]
+
+    def _delta(self, delta: Delta) -> None:
+        genai.set_first_chunk(self.span, self._chats.spans.clock())
+        if delta.type == "text_delta":
+            self._texts.append(delta.text)
+            if self.agent is None:
+                self._unsent.append(delta.text)
+            else:
+                self._send(delta.text)
+
+    def _send(self, text: str) -> None:
+        """Send a piece of the main conversation's text as an event."""
+        if self._request_class == "main":
+            self._chats.events.delta(text, self._message_id, self.span)

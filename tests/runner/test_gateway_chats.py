@@ -1,0 +1,120 @@
+"""The gateway tells of every model request, also of those that the CLI's messages do not report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent_runner._config import Config
+from agent_runner._credential import uses_gateway
+from agent_runner.contract import protocol
+from agent_runner.contract.credentials import PLACEHOLDER
+from tests.support.runs import CHAT, Finished, Lab
+
+MakeLab = Callable[[str], Lab]
+
+SEARCH = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: WebSearch, input: {query: weather}}]
+          - text: Sunny.
+      search:
+        when: Perform a web search
+        replies: [{text: Nothing found., usage: {input_tokens: 7, output_tokens: 3}}]
+"""
+
+
+def classes(done: Finished) -> list[str]:
+    """Return the classes of the requests in their order."""
+    return [str(span.attributes["chat.request_class"]) for span in done.spans if span.name == CHAT]
+
+
+def test_the_request_of_a_search_stands_below_its_call_and_its_text_is_no_answer(make_lab: MakeLab) -> None:
+    done = make_lab(SEARCH).run("--prompt", "go", "--allowed-tools", "WebSearch")
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool WebSearch", [CHAT]], [CHAT]]]
+    assert classes(done) == ["main", "auxiliary", "main"]
+    (search,) = [s for s in done.spans if s.parent_span_id == done.span("execute_tool WebSearch").span_id]
+    assert search.attributes["gen_ai.usage.output_tokens"] == 3
+    assert {delta.data.text for delta in done.of(protocol.TextDelta)} == {"Sunny."}
+
+
+def test_the_requests_of_a_compaction_are_in_its_turn_and_their_text_is_no_answer(make_lab: MakeLab) -> None:
+    replies = [{"text": "Hi."}, {"text": "<summary>Greeted.</summary>"}]
+    runner = make_lab(json.dumps({"conversations": {"main": {"replies": replies}}})).start()
+    for text in ("go", "/compact"):
+        runner.send(protocol.Prompt(text=text))
+        runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.exit_code == 0
+    assert classes(done) == ["main", "compaction"]
+    assert done.tree == [["agent.execute", [CHAT]], ["agent.execute", [CHAT]]]
+    assert [delta.data.message_id for delta in done.of(protocol.TextDelta)] == [done.one(protocol.Text).data.message_id]
+
+
+# -- where the CLI asks ------------------------------------------------------------------------------
+
+HI = "conversations: {main: {replies: [{text: Hi., tools: [{name: Bash, input: {command: echo one}}]}, {text: Done.}]}}"
+
+
+def settings(lab: Lab, content: dict[str, object]) -> tuple[str, ...]:
+    """Write the project's settings; return the options of a run that reads them."""
+    path = lab.cwd / ".claude" / "settings.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    return ("--prompt", "go", "--setting-sources", "project", "--allowed-tools", "Bash")
+
+
+def test_settings_that_send_the_cli_elsewhere_are_reported_and_its_messages_are_traced(make_lab: MakeLab) -> None:
+    lab = make_lab(HI)
+    options = settings(lab, {"env": {"ANTHROPIC_BASE_URL": lab.model.url}})
+    done = lab.run(*options, env={"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"})
+    assert done.exit_code == 0
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
+    (log,) = done.of(protocol.Log)
+    assert "do not pass through the gateway, as its settings send them elsewhere" in log.data.text
+    turn, first, second = (done.spans[n] for n in (-1, 0, 2))
+    assert turn.start <= first.start <= first.end <= second.start <= second.end <= turn.end
+
+
+def test_a_key_from_the_settings_is_used_without_the_gateway(make_lab: MakeLab) -> None:
+    lab = make_lab(HI)
+    done = lab.run(*settings(lab, {"apiKeyHelper": "echo sk-ant-helped"}))
+    assert done.exit_code == 0
+    assert done.of(protocol.Log) == []
+    assert len(lab.model.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"ANTHROPIC_API_KEY": "sk"}, True),
+        ({"ANTHROPIC_AUTH_TOKEN": "t"}, True),
+        ({"CLAUDE_CODE_OAUTH_TOKEN": "t"}, True),
+        ({}, False),
+        ({"ANTHROPIC_API_KEY": ""}, False),
+        ({"ANTHROPIC_API_KEY": PLACEHOLDER}, False),
+        ({"ANTHROPIC_API_KEY": "sk", "CLAUDE_CODE_USE_BEDROCK": "1"}, False),
+        ({"ANTHROPIC_API_KEY": "sk", "CLAUDE_CODE_USE_VERTEX": "1"}, False),
+        ({"ANTHROPIC_API_KEY": "sk", "CLAUDE_CODE_USE_FOUNDRY": "1"}, False),
+    ],
+)
+def test_auto_keeps_the_key_of_a_variable(environ: dict[str, str], expected: bool) -> None:
+    assert uses_gateway(Config(), environ) is expected
+    assert uses_gateway(Config(gateway="on"), environ)
+    assert not uses_gateway(Config(gateway="off"), environ)
+
+
+@pytest.mark.parametrize("content", ['{"apiKeyHelper": "x"}', '{"env": {"ANTHROPIC_API_KEY": "sk-other"}}'])
+@pytest.mark.parametrize("source", ["user", "project", "local"])
+def test_auto_leaves_the_key_to_a_cli_whose_settings_name_another(tmp_path: Path, source: str, content: str) -> None:
+    names = {"user": "home/settings.json", "project": ".claude/settings.json", "local": ".claude/settings.local.json"}
+    path = tmp_path / names[source]
+    path.parent.mkdir()
+    path.write_text(content)
+    environ = {"ANTHROPIC_API_KEY": "sk", "CLAUDE_CONFIG_DIR": str(tmp_path / "home")}
+    assert not uses_gateway(Config(cwd=str(tmp_path), setting_sources=(source,)), environ)
+    assert uses_gateway(Config(cwd=str(tmp_path)), environ), "settings that the CLI does not read"
