@@ -116,6 +116,10 @@ def test_signoz_speaks_grpc_on_its_port_and_takes_a_key_in_the_cloud() -> None:
     assert cloud == Endpoint(
         url="https://ingest.eu.signoz.cloud:443/v1/metrics", headers={"signoz-ingestion-key": "key"}
     )
+    named = good(OTEL_EXPORTERS="signoz", SIGNOZ_OTLP_ENDPOINT="localhost:9000", SIGNOZ_OTLP_PROTOCOL="grpc")
+    assert named.signoz == named.signoz_metrics == Endpoint(url="http://localhost:9000", protocol="grpc")
+    assert good(OTEL_EXPORTERS="signoz", SIGNOZ_OTLP_PROTOCOL="grpc").signoz == signoz("localhost:4317")
+    assert signoz("localhost:4317", protocol="http/protobuf").url == "http://localhost:4317/v1/traces"
     config, problem = bad(OTEL_EXPORTERS="signoz", SIGNOZ_OTLP_ENDPOINT="ingest.eu.signoz.cloud:443")
     assert config.exporters == ()
     assert "SIGNOZ_INGESTION_KEY" in problem
@@ -238,6 +242,7 @@ BAD = {
     "SANDSPAN_SLOW_MS": "-1",
     "SANDSPAN_SLOW_RATE": "nan",
     "SANDSPAN_TIER_RATES": "free:1",
+    "SIGNOZ_OTLP_PROTOCOL": "http/json",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
     "OTEL_EXPORTER_OTLP_HEADERS": "no-value",
     "OTEL_EXPORTER_OTLP_TIMEOUT": "0",

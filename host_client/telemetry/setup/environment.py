@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from host_client.environment import state_path
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export import endpoints
-from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, SIGNOZ_LOCAL, Endpoint, Protocol, Signal
+from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, Endpoint, Protocol, Signal
 from host_client.telemetry.tail.sampling import SamplingConfig
 
 from ._variables import EXPORTERS, PRODUCTION, SETTINGS, TelemetrySetting, environment_name
@@ -179,8 +179,10 @@ class _EnvironmentReader:
             return endpoints.langfuse(self.get("langfuse_url", LANGFUSE_CLOUD), *keys)
 
     def _signoz(self, signal: Signal) -> Endpoint:
+        protocol: Protocol | None = self.get("signoz_protocol", None)
+        url = self.get("signoz_url", OTLP_LOCAL[protocol or "http/protobuf"])
         with self._naming("signoz_url"):
-            return endpoints.signoz(self.get("signoz_url", SIGNOZ_LOCAL), self.get("signoz_key", ""), signal)
+            return endpoints.signoz(url, self.get("signoz_key", ""), signal, protocol)
 
     def _otlp(self, signal: Signal) -> Endpoint:
         own = f"{signal}_url"
