@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent_runner.contract import parsing
+from host_client.telemetry.config import TEMPORALITIES
 from host_client.telemetry.export.endpoints import COMPRESSIONS, LANGFUSE_CLOUD, PROTOCOLS, parse_headers
 
 EXPORTERS = ("langfuse", "signoz", "prometheus", "console", "otlp")
@@ -251,6 +252,13 @@ SETTINGS = (
         "Milliseconds between two exports of metrics.",
     ),
     TelemetrySetting(
+        "metric_temporality",
+        (f"{_OTLP}METRICS_TEMPORALITY_PREFERENCE",),
+        _word(*TEMPORALITIES),
+        "`cumulative`",
+        "Temporality of metrics over OTLP, to SigNoz too: `cumulative`, `delta`, `lowmemory`.",
+    ),
+    TelemetrySetting(
         "prometheus_host",
         ("OTEL_EXPORTER_PROMETHEUS_HOST",),
         parsing.printable,
@@ -263,6 +271,21 @@ SETTINGS = (
         parsing.port,
         "9464",
         "Port that Prometheus scrapes; 0 picks a free one.",
+    ),
+    TelemetrySetting(
+        "metrics_textfile",
+        ("SANDSPAN_METRICS_TEXTFILE",),
+        _path,
+        "none; with a Pushgateway `$XDG_STATE_HOME/sandspan/metrics.prom`, else `~/.local/state/sandspan/metrics.prom`",
+        "File to which each process adds its metrics at its end, for node_exporter: its name ends in `.prom`.",
+    ),
+    TelemetrySetting(
+        "pushgateway",
+        ("SANDSPAN_PUSHGATEWAY",),
+        parsing.printable,
+        "none",
+        "Address of a Pushgateway, which gets the file's sums at the end of each process: `http://host:9091`.",
+        secret=True,
     ),
     TelemetrySetting(
         "user_label_limit",
