@@ -501,6 +501,20 @@ def test_the_last_metrics_of_a_process_arrive(receiver: Any, protocol: Protocol)
         assert "claude.agent.cost.usd" in there.requests[-1].metrics
 
 
+def test_the_last_metrics_wait_for_the_outcomes_of_the_last_spans() -> None:
+    counts: dict[str, dict[str, int]] = {"otlp": {"exported": 0}}
+    delivery_ended = threading.Event()
+    with http_receiver() as there, sent_to(there.url) as (metrics, _):
+        metrics.watch(lambda: counts, delivery_ended)
+        closing = threading.Thread(target=metrics.close, args=(40.0,))
+        closing.start()
+        closing.join(0.2)
+        counts["otlp"]["exported"] = 7
+        delivery_ended.set()
+        closing.join()
+    assert sums_in(there.requests, "claude.agent.telemetry.spans") == [7]
+
+
 def test_metrics_are_sent_once_an_interval() -> None:
     with http_receiver() as there, sent_to(there.url, "http/protobuf", interval=0.05) as (metrics, _):
         there.wait_for(lambda: len(there.requests) >= 3)
@@ -520,14 +534,14 @@ def test_a_receiver_that_refuses_is_counted_told_once_and_tried_again_at_the_end
     assert "metrics to otlp were not accepted" in told[0]
 
 
-def costs_in(requests: Sequence[Request]) -> list[float]:
-    """Return the cost in each request that has one."""
+def sums_in(requests: Sequence[Request], name: str) -> list[float]:
+    """Return the sum of a counter in each request that has it."""
     messages = [ExportMetricsServiceRequest.FromString(request.body) for request in requests]
     return [
-        sum(point.as_double for point in metric.sum.data_points)
+        sum(point.as_double + point.as_int for point in metric.sum.data_points)
         for message in messages
         for metric in message.resource_metrics[0].scope_metrics[0].metrics
-        if metric.name == "claude.agent.cost.usd"
+        if metric.name == name
     ]
 
 
@@ -541,7 +555,7 @@ def test_deltas_are_sent_until_they_are_accepted_or_refused(status: int, accepte
             part.reader.collect()
             metrics.observe(event(result(cost)), ADA)
         assert metrics.close(20.0)
-        assert costs_in(there.requests[1:]) == pytest.approx(accepted)
+        assert sums_in(there.requests[1:], "claude.agent.cost.usd") == pytest.approx(accepted)
         assert (part.exporter.failures, part.exporter.lost) == (1, lost)
 
 

