@@ -15,6 +15,7 @@ missing() {
     if lacks git; then echo git; fi
     # promtool, which checks metrics and alert rules, is in the same package.
     if lacks prometheus || lacks promtool; then echo prometheus; fi
+    if lacks prometheus-pushgateway; then echo prometheus-pushgateway; fi
     if lacks redis-server || lacks redis-cli; then echo redis-server; fi
     # Chromium shows no text without a font.
     if lacks chromium; then echo chromium fonts-dejavu-core; fi

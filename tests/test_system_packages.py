@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("system-packages.sh")
-PROGRAMS = ("make", "git", "prometheus", "promtool", "redis-server", "redis-cli", "chromium", "python3")
-BARE = "make git prometheus redis-server chromium fonts-dejavu-core python3 python3-venv"
+PROGRAMS = (
+    *("make", "git", "prometheus", "promtool", "prometheus-pushgateway", "redis-server", "redis-cli"),
+    *("chromium", "python3"),
+)
+BARE = "make git prometheus prometheus-pushgateway redis-server chromium fonts-dejavu-core python3 python3-venv"
 """The packages to install on a machine with none of the programs."""
 
 

@@ -77,4 +77,6 @@ class Collector:
                 self.send_header("content-length", "0")
                 self.end_headers()
 
+            do_PUT = do_POST  # noqa: N815 - the base's name; a push to a Pushgateway
+
         return Handler

@@ -1,4 +1,4 @@
-"""A real Prometheus on the loopback interface that scrapes one address often."""
+"""A real Prometheus on the loopback interface that scrapes one address often, and a real Pushgateway."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Labels = dict[str, str]
 def program(name: str) -> str:
     """Return the path of one of Prometheus' programs, which `make test` installs."""
     found = shutil.which(name)
-    assert found is not None, f"{name} is not installed (Debian: apt-get install prometheus)"
+    assert found is not None, f"{name} is not installed (Debian: apt-get install prometheus prometheus-pushgateway)"
     return found
 
 
@@ -65,20 +65,30 @@ def prometheus(port: int, folder: Path) -> Generator[Prometheus]:
     config = folder / "prometheus.yml"
     config.write_text(
         f"global: {{scrape_interval: {SCRAPE_INTERVAL}}}\n"
-        f"scrape_configs: [{{job_name: host, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]\n"
+        "scrape_configs: [{job_name: host, honor_labels: true, "
+        f"static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]\n"
     )
+    options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+    with _running("prometheus", folder / "log", *options) as address:
+        yield Prometheus(f"http://{address}")
+
+
+@contextmanager
+def pushgateway(folder: Path) -> Generator[str]:
+    """Run a Pushgateway that keeps its metrics in memory, with its log in a folder; yield its address."""
+    with _running("prometheus-pushgateway", folder / "gateway.log", "--persistence.file=") as address:
+        yield address
+
+
+@contextmanager
+def _running(name: str, log: Path, *options: str) -> Generator[str]:
+    """Run one of Prometheus' servers; yield its address."""
     address = f"127.0.0.1:{_free_port()}"
-    command = [
-        program("prometheus"),
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-        "--log.level=warn",
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    command = [program(name), f"--web.listen-address={address}", "--log.level=warn", *options]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            _wait_until_ready(process, address, folder / "log")
-            yield Prometheus(f"http://{address}")
+            _wait_until_ready(process, address, log)
+            yield address
         finally:
             process.terminate()
             try:

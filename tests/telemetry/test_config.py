@@ -116,6 +116,10 @@ def test_signoz_speaks_grpc_on_its_port_and_takes_a_key_in_the_cloud() -> None:
     assert cloud == Endpoint(
         url="https://ingest.eu.signoz.cloud:443/v1/metrics", headers={"signoz-ingestion-key": "key"}
     )
+    named = good(OTEL_EXPORTERS="signoz", SIGNOZ_OTLP_ENDPOINT="localhost:9000", SIGNOZ_OTLP_PROTOCOL="grpc")
+    assert named.signoz == named.signoz_metrics == Endpoint(url="http://localhost:9000", protocol="grpc")
+    assert good(OTEL_EXPORTERS="signoz", SIGNOZ_OTLP_PROTOCOL="grpc").signoz == signoz("localhost:4317")
+    assert signoz("localhost:4317", protocol="http/protobuf").url == "http://localhost:4317/v1/traces"
     config, problem = bad(OTEL_EXPORTERS="signoz", SIGNOZ_OTLP_ENDPOINT="ingest.eu.signoz.cloud:443")
     assert config.exporters == ()
     assert "SIGNOZ_INGESTION_KEY" in problem
@@ -205,6 +209,9 @@ def test_all_that_is_ours_has_a_variable() -> None:
         OTEL_EXPORTER_PROMETHEUS_HOST="0.0.0.0",
         OTEL_EXPORTER_PROMETHEUS_PORT="0",
         OTEL_METRIC_EXPORT_INTERVAL="1500",
+        SANDSPAN_METRICS_TEXTFILE="/var/lib/node/sandspan.prom",
+        SANDSPAN_PUSHGATEWAY="gateway:9091",
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="Delta",
     )
     assert config == TelemetryConfig(
         sampling=SamplingConfig(slow_ms=250, slow_rate=0.5, tier_rates={"free": 0.05, "enterprise": 1.0}),
@@ -215,6 +222,9 @@ def test_all_that_is_ours_has_a_variable() -> None:
         prometheus_host="0.0.0.0",
         prometheus_port=0,
         metric_interval=1.5,
+        metrics_textfile=Path("/var/lib/node/sandspan.prom"),
+        pushgateway=Endpoint(url="http://gateway:9091"),
+        metric_temporality="delta",
     )
 
 
@@ -224,6 +234,18 @@ def test_state_lies_in_the_users_own_folder() -> None:
     assert config.ledger == Path("/home/ada/.local/state/sandspan/ledger.sqlite")
     assert good(HOME="/home/ada", XDG_STATE_HOME="/state").ledger == Path("/state/sandspan/ledger.sqlite")
     assert good(HOME="relative").spool_directory is None
+    assert config.metrics_textfile is None
+    pushed = good(HOME="/home/ada", SANDSPAN_PUSHGATEWAY="https://ada:hush@gateway")
+    assert pushed.metrics_textfile == Path("/home/ada/.local/state/sandspan/metrics.prom")
+    assert pushed.pushgateway == exact("https://ada:hush@gateway")
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": "/home/ada", "SANDSPAN_PUSHGATEWAY": "ftp://gateway"}], ids=str)
+def test_a_pushgateway_that_cannot_be_used_is_one_problem_and_left_out(environ: dict[str, str]) -> None:
+    config, problem = bad(**{"SANDSPAN_PUSHGATEWAY": "gateway:9091", **environ})
+    assert config.pushgateway is None
+    assert problem.startswith("SANDSPAN_PUSHGATEWAY ")
+    assert "ftp" not in problem
 
 
 BAD = {
@@ -238,12 +260,14 @@ BAD = {
     "SANDSPAN_SLOW_MS": "-1",
     "SANDSPAN_SLOW_RATE": "nan",
     "SANDSPAN_TIER_RATES": "free:1",
+    "SIGNOZ_OTLP_PROTOCOL": "http/json",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
     "OTEL_EXPORTER_OTLP_HEADERS": "no-value",
     "OTEL_EXPORTER_OTLP_TIMEOUT": "0",
     "OTEL_EXPORTER_OTLP_COMPRESSION": "brotli",
     "OTEL_EXPORTER_PROMETHEUS_PORT": "70000",
     "OTEL_METRIC_EXPORT_INTERVAL": "soon",
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "both",
     "SANDSPAN_USER_LABEL_LIMIT": "many",
     "SANDSPAN_SPOOL_MAX_BYTES": "1GB",
 }
@@ -338,8 +362,9 @@ def test_a_bad_configuration_in_code_is_mended_and_told() -> None:
             exporters=("SigNoz", "kafka", "console"),
             sampling=SamplingConfig(rate=7, slow_rate=float("nan"), tier_rates={"free": -1}),
             prometheus_port=-1,
+            pushgateway=exact("http://gateway:9091"),
             metric_interval=0,
         )
     )
     assert config == TelemetryConfig(sampling=SamplingConfig(tier_rates={"free": 1.0}))
-    assert len(problems) == 7
+    assert len(problems) == 8

@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from agent_runner.contract.findings import SYMBOLS
-from host_client.telemetry.setup.probe import SPAN_NAME, check_ledger, check_spool
+from host_client.telemetry.export import endpoints
+from host_client.telemetry.setup.probe import (
+    SPAN_NAME,
+    check_ledger,
+    check_pushgateway,
+    check_spool,
+    check_textfile,
+)
 from tests.support.collector import Collector
+from tests.support.prometheus import pushgateway
 from tests.template.test_host_doctor import Doctor, finding
 from tests.template.tools import REPOSITORY
 
@@ -94,6 +102,21 @@ def test_a_port_that_is_taken_is_told(doctor: Doctor) -> None:
         port = str(server.getsockname()[1])
         done = doctor(OTEL_EXPORTERS="prometheus", OTEL_EXPORTER_PROMETHEUS_PORT=port)
     assert finding(done, "Prometheus").startswith(f"✗localhost:{port} is in use. Set OTEL_EXPORTER_PROMETHEUS_PORT")
+
+
+def test_a_pushgateway_is_asked_whether_it_is_ready(doctor: Doctor, tmp_path: Path) -> None:
+    with pushgateway(tmp_path) as address:
+        done = doctor(OTEL_EXPORTERS="none", SANDSPAN_PUSHGATEWAY=f"ada:hush@{address}")
+    assert finding(done, "Pushgateway") == f"✓http://{address} is ready"
+    assert finding(done, "Textfile").startswith("✓")
+    refused = check_pushgateway(endpoints.exact(f"ada:hush@{address}"))
+    assert (refused.ok, refused.detail) == (False, f"http://{address}: <urlopen error [Errno 111] Connection refused>")
+
+
+def test_a_textfile_wants_a_directory_to_write_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert check_textfile(tmp_path / "new/sandspan.prom").ok
+    assert check_textfile(tmp_path / "file/sandspan.prom").ok is False
 
 
 def test_a_spool_wants_a_directory_to_write_to(tmp_path: Path) -> None:

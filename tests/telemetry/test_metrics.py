@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA
 from opentelemetry.sdk.metrics.export import Histogram
 
 from agent_runner.contract import protocol as p
@@ -17,6 +19,7 @@ from host_client import AgentOptions, AgentResult, Telemetry, run_agent
 from host_client.telemetry import Who
 from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.config import Temporality
 from host_client.telemetry.export.destinations.otlp import otlp_metrics
 from host_client.telemetry.export.endpoints import Endpoint, Protocol
 from host_client.telemetry.metrics._labels import (
@@ -35,7 +38,7 @@ from host_client.telemetry.metrics.instruments import METRICS
 from host_client.telemetry.metrics.observer import Metrics
 from tests.support.hosts import host_lab, views
 from tests.support.metrics import Kept, event, labels, result
-from tests.telemetry.receiver import METRICS_PATH, Answer, Hang, grpc_receiver, http_receiver, nobody
+from tests.telemetry.receiver import METRICS_PATH, Answer, Hang, Request, grpc_receiver, http_receiver, nobody
 
 ADA = Who(session_id="s-1", user_id="ada", tenant_id="acme", tier="pro")
 HERS = {"tenant": "acme", "tier": "pro"}
@@ -470,11 +473,16 @@ def test_spans_are_counted_by_exporter_outcome_and_reason() -> None:
 
 @contextmanager
 def sent_to(
-    url: str, protocol: Protocol, interval: float = 3600.0, timeout: float = 5.0
+    url: str,
+    protocol: Protocol = "http/protobuf",
+    interval: float = 3600.0,
+    timeout: float = 5.0,
+    temporality: Temporality = "cumulative",
 ) -> Generator[tuple[Metrics, OtlpPart]]:
     """Yield metrics with one recorded cost, and the part that exports them to a receiver."""
     url = url if protocol == "grpc" else url + METRICS_PATH
-    part = OtlpPart(otlp_metrics("otlp", Endpoint(url=url, protocol=protocol, timeout=timeout)), interval)
+    destination = otlp_metrics("otlp", Endpoint(url=url, protocol=protocol, timeout=timeout))
+    part = OtlpPart(destination, interval, temporality)
     metrics = Metrics([part])
     metrics.observe(event(result()), ADA)
     yield metrics, part
@@ -491,6 +499,20 @@ def test_the_last_metrics_of_a_process_arrive(receiver: Any, protocol: Protocol)
     with receiver() as there, sent_to(there.url, protocol) as (metrics, _):
         assert metrics.close(10.0)
         assert "claude.agent.cost.usd" in there.requests[-1].metrics
+
+
+def test_the_last_metrics_wait_for_the_outcomes_of_the_last_spans() -> None:
+    counts: dict[str, dict[str, int]] = {"otlp": {"exported": 0}}
+    delivery_ended = threading.Event()
+    with http_receiver() as there, sent_to(there.url) as (metrics, _):
+        metrics.watch(lambda: counts, delivery_ended)
+        closing = threading.Thread(target=metrics.close, args=(40.0,))
+        closing.start()
+        closing.join(0.2)
+        counts["otlp"]["exported"] = 7
+        delivery_ended.set()
+        closing.join()
+    assert sums_in(there.requests, "claude.agent.telemetry.spans") == [7]
 
 
 def test_metrics_are_sent_once_an_interval() -> None:
@@ -510,6 +532,50 @@ def test_a_receiver_that_refuses_is_counted_told_once_and_tried_again_at_the_end
     told = [record.getMessage() for record in caplog.records if record.name == "host_client.telemetry.metrics._otlp"]
     assert len(told) == 1
     assert "metrics to otlp were not accepted" in told[0]
+
+
+def sums_in(requests: Sequence[Request], name: str) -> list[float]:
+    """Return the sum of a counter in each request that has it."""
+    messages = [ExportMetricsServiceRequest.FromString(request.body) for request in requests]
+    return [
+        sum(point.as_double + point.as_int for point in metric.sum.data_points)
+        for message in messages
+        for metric in message.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name == name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "accepted", "lost"), [(503, [0.01, 0.02, 0.04], 0), (400, [0.02, 0.04], 1)], ids=["later", "never"]
+)
+def test_deltas_are_sent_until_they_are_accepted_or_refused(status: int, accepted: list[float], lost: int) -> None:
+    with http_receiver() as there, sent_to(there.url, temporality="delta") as (metrics, part):
+        there.script.append(Answer(status))
+        for cost in (0.02, 0.04):
+            part.reader.collect()
+            metrics.observe(event(result(cost)), ADA)
+        assert metrics.close(20.0)
+        assert sums_in(there.requests[1:], "claude.agent.cost.usd") == pytest.approx(accepted)
+        assert (part.exporter.failures, part.exporter.lost) == (1, lost)
+
+
+@pytest.mark.parametrize(("temporality", "spans_are_deltas"), [("delta", True), ("lowmemory", False)])
+def test_what_is_added_up_elsewhere_is_a_delta_as_otlp_defines_it(
+    temporality: Temporality, spans_are_deltas: bool
+) -> None:
+    with http_receiver() as there, sent_to(there.url, temporality=temporality) as (metrics, _):
+        metrics.watch(lambda: {"otlp": {"exported": 1}})
+        metrics.begin(ADA, ToolCalls())
+        assert metrics.close(10.0)
+    (message,) = [ExportMetricsServiceRequest.FromString(request.body) for request in there.requests]
+    deltas = {
+        metric.name: getattr(metric, str(metric.WhichOneof("data"))).aggregation_temporality
+        == AGGREGATION_TEMPORALITY_DELTA
+        for metric in message.resource_metrics[0].scope_metrics[0].metrics
+    }
+    assert (deltas["claude.agent.cost.usd"], deltas["claude.agent.duration.ms"]) == (True, True)
+    assert deltas["claude.agent.telemetry.spans"] is spans_are_deltas
+    assert deltas["claude.agent.sessions.active"] is False
 
 
 def test_a_receiver_that_hangs_holds_nobody_up_and_the_loss_is_told() -> None:

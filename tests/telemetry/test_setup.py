@@ -19,8 +19,9 @@ from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import initialize_telemetry
 from host_client.telemetry.tail.sampling import SamplingConfig
 from tests.support.collector import Collector
-from tests.support.hosts import e2b_lab, host_lab
+from tests.support.hosts import e2b_lab, host_lab, views
 from tests.support.runs import tree
+from tests.telemetry.receiver import grpc_receiver
 
 SCRIPT = """
     conversations:
@@ -53,6 +54,26 @@ async def test_a_run_arrives_whole_at_every_exporter(tmp_path: Path) -> None:
     assert len(three.named("execute_tool Bash")) == 1
     assert {request.path for request in one.requests} == {"/api/public/otel/v1/traces"}
     assert {request.headers["x-langfuse-ingestion-version"] for request in one.requests} == {"4"}
+
+
+@pytest.mark.anyio
+async def test_a_run_arrives_at_signoz_over_grpc_on_any_port(tmp_path: Path) -> None:
+    with grpc_receiver() as signoz_receiver, host_lab(SCRIPT) as lab:
+        environ = {
+            "HOME": str(tmp_path),
+            "OTEL_EXPORTERS": "signoz",
+            "SIGNOZ_OTLP_ENDPOINT": signoz_receiver.url,
+            "SIGNOZ_OTLP_PROTOCOL": "grpc",
+            "SIGNOZ_INGESTION_KEY": "key",
+        }
+        config, problems = telemetry_config(environ)
+        assert problems == ()
+        telemetry = initialize_telemetry(config)
+        result = await run_agent("go", ADA, approvals="auto", telemetry=telemetry, environ=lab.environ)
+        assert telemetry.shutdown(timeout=30.0)
+    assert tree([span for request in signoz_receiver.requests for span in request.spans]) == tree(views(result.spans))
+    assert "claude.agent.duration.ms" in signoz_receiver.requests[-1].metrics
+    assert {request.headers["signoz-ingestion-key"] for request in signoz_receiver.requests} == {"key"}
 
 
 @pytest.mark.anyio

@@ -66,24 +66,19 @@ def langfuse(url: str, public_key: str, secret_key: str) -> Endpoint:
     )
 
 
-def signoz(url: str, ingestion_key: str = "", signal: Signal = "traces") -> Endpoint:
-    """Return SigNoz's endpoint: gRPC on port 4317, else HTTP; raise ValueError, also for its cloud without a key."""
+def signoz(url: str, ingestion_key: str = "", signal: Signal = "traces", protocol: Protocol | None = None) -> Endpoint:
+    """Return SigNoz's endpoint: gRPC if named or on port 4317; raise ValueError, also for its cloud without a key."""
     parts, headers = _split(url)
     if (parts.hostname or "").endswith(SIGNOZ_CLOUD) and not ingestion_key:
         raise ValueError("is SigNoz's cloud, which requires a key: set SIGNOZ_INGESTION_KEY")
     if ingestion_key:
         headers["signoz-ingestion-key"] = header_value(ingestion_key)
-    if _usual_protocol(parts) == "grpc":
-        return Endpoint(url=_origin(parts), headers=headers, protocol="grpc")
-    return Endpoint(url=_with_signal(parts, signal), headers=headers)
+    return _endpoint(parts, headers, signal, protocol)
 
 
 def otlp(signal: Signal, url: str, protocol: Protocol | None = None) -> Endpoint:
     """Return the endpoint of a base URL, as in ``OTEL_EXPORTER_OTLP_ENDPOINT``; raise ValueError."""
-    parts, headers = _split(url)
-    protocol = protocol or _usual_protocol(parts)
-    complete = _origin(parts) if protocol == "grpc" else _with_signal(parts, signal)
-    return Endpoint(url=complete, headers=headers, protocol=protocol)
+    return _endpoint(*_split(url), signal, protocol)
 
 
 def exact(url: str, protocol: Protocol | None = None) -> Endpoint:
@@ -152,10 +147,9 @@ def _usual_protocol(parts: SplitResult) -> Protocol:
     return "grpc" if parts.port == GRPC_PORT else "http/protobuf"
 
 
-def _origin(parts: SplitResult) -> str:
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _with_signal(parts: SplitResult, signal: Signal) -> str:
+def _endpoint(parts: SplitResult, headers: Mapping[str, str], signal: Signal, protocol: Protocol | None) -> Endpoint:
+    """Return the endpoint of a base URL; for HTTP with the signal's path."""
+    if (protocol or _usual_protocol(parts)) == "grpc":
+        return Endpoint(url=f"{parts.scheme}://{parts.netloc}", headers=headers, protocol="grpc")
     path = re.sub(r"/v1/(traces|metrics|logs)/?$", "", parts.path).rstrip("/")
-    return urlunsplit(parts._replace(path=f"{path}/v1/{signal}"))
+    return Endpoint(url=urlunsplit(parts._replace(path=f"{path}/v1/{signal}")), headers=headers)

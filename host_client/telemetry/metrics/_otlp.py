@@ -1,7 +1,8 @@
 """Export metrics to an OTLP receiver at an interval. Importing this module imports OpenTelemetry.
 
-A failed export needs no spool: sums count from the start of the process, so the next export includes it. Only the last
-export of a process has no next one, so it is repeated for as long as there is time.
+A failed export needs no spool: cumulative sums count from the start of the process, so the next export includes it;
+deltas wait in memory. Only the last export of a process has no next one, so it is repeated for as long as there is
+time.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.sdk.metrics import Counter, Histogram, ObservableCounter
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     MetricExporter,
     MetricExportResult,
     MetricsData,
@@ -20,6 +24,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from agent_runner.contract.sanitize import brief
+from host_client.telemetry.config import Temporality
 from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Retry
 from host_client.telemetry.export.notices import Notices
 from host_client.telemetry.export.sender import HANGS_AFTER
@@ -27,18 +32,35 @@ from host_client.telemetry.export.sender import HANGS_AFTER
 FIRST_DELAY = 0.25
 """Seconds before the last export is repeated; doubles each time."""
 
+MAX_WAITING = 60
+"""Maximum number of exports of deltas that wait for the receiver; beyond it the oldest is lost."""
+
+DELTAS: dict[Temporality, tuple[type, ...]] = {
+    "cumulative": (),
+    "delta": (Counter, Histogram, ObservableCounter),
+    "lowmemory": (Counter, Histogram),
+}
+"""Instruments that are exported as deltas, as OTLP's specification defines the preferences."""
+
 _logger = logging.getLogger(__name__)
 
 
 class OtlpExporter(MetricExporter):
-    """Send metrics to a destination. Never raises; ``failures`` counts the exports that failed."""
+    """Send metrics to a destination. Never raises.
 
-    def __init__(self, destination: Destination) -> None:
-        super().__init__()
+    ``failures`` counts the requests that failed, ``lost`` the exports of deltas that are not sent again.
+    """
+
+    def __init__(self, destination: Destination, temporality: Temporality = "cumulative") -> None:
+        deltas = DELTAS[temporality]
+        super().__init__(preferred_temporality=dict.fromkeys(deltas, AggregationTemporality.DELTA))
         self.failures = 0
+        self.lost = 0
         self.delivered = False
-        """Set if the last export was accepted."""
+        """Set if the last export, and the deltas of earlier ones that waited, were accepted."""
         self._destination = destination
+        self._sends_deltas = bool(deltas)
+        self._waiting = deque[bytes](maxlen=MAX_WAITING if deltas else 1)
         self._sending_since: float | None = None
         self._notices = Notices(_logger)
         self._last_until = 0.0
@@ -50,16 +72,22 @@ class OtlpExporter(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Send metrics once; after `persist`, until they are accepted or time is up."""
-        request = encode_metrics(metrics_data).SerializeToString()
+        lost_before = self.lost
+        self.lost += self._sends_deltas and len(self._waiting) == MAX_WAITING
+        self._waiting.append(encode_metrics(metrics_data).SerializeToString())
         delay = FIRST_DELAY
-        while not (delivered := self._send(request)):
-            if time.monotonic() + delay > self._last_until or self._given_up.wait(delay):
+        while self._waiting:
+            if self._send(self._waiting[0]):
+                self._waiting.popleft()
+            elif time.monotonic() + delay > self._last_until or self._given_up.wait(delay):
                 break
-            delay *= 2
-        self.delivered = delivered
-        return MetricExportResult.SUCCESS if delivered else MetricExportResult.FAILURE
+            else:
+                delay *= 2
+        self.delivered = not self._waiting and self.lost == lost_before
+        return MetricExportResult.SUCCESS if self.delivered else MetricExportResult.FAILURE
 
     def _send(self, request: bytes) -> bool:
+        """Send a request; return whether that was the last time."""
         self._sending_since = time.monotonic()
         try:
             outcome: Outcome = self._destination.send(request)
@@ -72,13 +100,12 @@ class OtlpExporter(MetricExporter):
             return True
         self.failures += 1
         why = getattr(outcome, "why", "") or "the request is too large"
-        self._notices.warn(
-            "failed",
-            "metrics to %s were not accepted; this process's next export includes them: %s",
-            self.name,
-            why,
-        )
-        return False
+        # Deltas that were refused would be refused again, and of those accepted in part the others would count twice.
+        is_lost = self._sends_deltas and not isinstance(outcome, Retry)
+        self.lost += is_lost
+        then = "they are lost" if is_lost else "this process's next export includes them"
+        self._notices.warn("failed", "metrics to %s were not accepted; %s: %s", self.name, then, why)
+        return is_lost
 
     @property
     def patience(self) -> float:
@@ -104,8 +131,8 @@ class OtlpExporter(MetricExporter):
 class OtlpPart:
     """Export metrics to a destination every ``interval`` seconds, and once more at the end."""
 
-    def __init__(self, destination: Destination, interval: float) -> None:
-        self.exporter = OtlpExporter(destination)
+    def __init__(self, destination: Destination, interval: float, temporality: Temporality = "cumulative") -> None:
+        self.exporter = OtlpExporter(destination, temporality)
         self.reader = PeriodicExportingMetricReader(self.exporter, interval * 1000, interval * 1000)
 
     def close(self, timeout: float) -> bool:

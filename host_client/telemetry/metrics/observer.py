@@ -93,6 +93,7 @@ class Metrics:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
         self._sessions: dict[str, _Session] = {}
+        self._delivery_ended: threading.Event | None = None
         counters = (Counter, ObservableCounter)
         provider = MeterProvider(
             metric_readers=[part.reader for part in parts],
@@ -128,8 +129,12 @@ class Metrics:
             metric.name, metric.unit, metric.what, explicit_bucket_boundaries_advisory=metric.buckets
         )
 
-    def watch(self, counts: SpanCounts) -> None:
-        """Export the outcomes of spans, which ``counts`` returns at each collection. Called once."""
+    def watch(self, counts: SpanCounts, delivery_ended: threading.Event | None = None) -> None:
+        """Export the outcomes of spans, which ``counts`` returns at each collection. Called once.
+
+        `close` waits for ``delivery_ended``, for at most half of its time, so that the last export has all outcomes.
+        """
+        self._delivery_ended = delivery_ended
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             return [
@@ -270,16 +275,20 @@ class Metrics:
     def close(self, timeout: float) -> bool:
         """Export the last values to all exporters at once, within ``timeout`` seconds; return whether all succeeded."""
         until = time.monotonic() + timeout
+        if self._delivery_ended is not None:
+            self._delivery_ended.wait(timeout / 2)
         closed: list[bool] = []
 
         def close(part: MetricsExport) -> None:
-            closed.append(part.close(timeout))
+            closed.append(part.close(until - time.monotonic()))
 
         threads = [threading.Thread(target=close, args=(part,), daemon=True) for part in self._parts]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            _logger.warning("an export of metrics has not ended within %.1f s", timeout)
         return len(closed) == len(threads) and all(closed)
 
 
@@ -305,7 +314,11 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
 
             from ._otlp import OtlpPart  # imported only where metrics go over OTLP
 
-            parts.append(OtlpPart(otlp_metrics(name, endpoint), config.metric_interval))
+            parts.append(OtlpPart(otlp_metrics(name, endpoint), config.metric_interval, config.metric_temporality))
+    if config.metrics_textfile is not None:
+        from ._textfile import TextfilePart  # as above
+
+        parts.append(TextfilePart(config.metrics_textfile, config.pushgateway))
     if not parts:
         return None, tuple(problems)
     return Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier), tuple(problems)

@@ -32,7 +32,7 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
     telemetry = Telemetry(_delivery(config), observers, sampling=_sampling(config), content=content)
     if metrics is not None:
-        metrics.watch(telemetry.counts)
+        metrics.watch(telemetry.counts, telemetry.delivery_ended)
     return telemetry, problems
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent_runner.contract import parsing
-from host_client.telemetry.export.endpoints import COMPRESSIONS, LANGFUSE_CLOUD, PROTOCOLS, SIGNOZ_LOCAL, parse_headers
+from host_client.telemetry.config import TEMPORALITIES
+from host_client.telemetry.export.endpoints import COMPRESSIONS, LANGFUSE_CLOUD, PROTOCOLS, parse_headers
 
 EXPORTERS = ("langfuse", "signoz", "prometheus", "console", "otlp")
 PRODUCTION = "production"
@@ -66,6 +67,8 @@ _SAMPLERS = tuple(
     f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
 )
 _OTLP = "OTEL_EXPORTER_OTLP_"
+_OTLP_LOCAL = "`http://localhost:4318`; with gRPC `http://localhost:4317`"
+_USUAL_PROTOCOL = "`grpc` on port 4317, else `http/protobuf`"
 
 
 def _otlp_row(
@@ -189,9 +192,16 @@ SETTINGS = (
         "signoz_url",
         ("SIGNOZ_OTLP_ENDPOINT",),
         parsing.printable,
-        f"`{SIGNOZ_LOCAL}`",
-        "SigNoz's address. Port 4317 speaks gRPC, other ports HTTP. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
+        _OTLP_LOCAL,
+        "SigNoz's address. Cloud: `https://ingest.<region>.signoz.cloud:443`.",
         secret=True,
+    ),
+    TelemetrySetting(
+        "signoz_protocol",
+        ("SIGNOZ_OTLP_PROTOCOL",),
+        _word(*PROTOCOLS),
+        _USUAL_PROTOCOL,
+        "Protocol to SigNoz: `http/protobuf` or `grpc`.",
     ),
     TelemetrySetting(
         "signoz_key",
@@ -205,7 +215,7 @@ SETTINGS = (
         "otlp_url",
         (f"{_OTLP}ENDPOINT",),
         parsing.printable,
-        "`http://localhost:4318`; with gRPC `http://localhost:4317`",
+        _OTLP_LOCAL,
         "Any OTLP receiver; over HTTP the signal's path is added.",
         secret=True,
     ),
@@ -225,9 +235,7 @@ SETTINGS = (
         "Endpoint for metrics alone; no path is added.",
         secret=True,
     ),
-    *_otlp_row(
-        "PROTOCOL", _word(*PROTOCOLS), "`grpc` on port 4317, else `http/protobuf`", "One of `http/protobuf`, `grpc`."
-    ),
+    *_otlp_row("PROTOCOL", _word(*PROTOCOLS), _USUAL_PROTOCOL, "One of `http/protobuf`, `grpc`."),
     *_otlp_row(
         "HEADERS", parse_headers, "", "Headers, `name=value` separated by commas, percent-encoded.", secret=True
     ),
@@ -244,6 +252,13 @@ SETTINGS = (
         "Milliseconds between two exports of metrics.",
     ),
     TelemetrySetting(
+        "metric_temporality",
+        (f"{_OTLP}METRICS_TEMPORALITY_PREFERENCE",),
+        _word(*TEMPORALITIES),
+        "`cumulative`",
+        "Temporality of metrics over OTLP, to SigNoz too: `cumulative`, `delta`, `lowmemory`.",
+    ),
+    TelemetrySetting(
         "prometheus_host",
         ("OTEL_EXPORTER_PROMETHEUS_HOST",),
         parsing.printable,
@@ -256,6 +271,21 @@ SETTINGS = (
         parsing.port,
         "9464",
         "Port that Prometheus scrapes; 0 picks a free one.",
+    ),
+    TelemetrySetting(
+        "metrics_textfile",
+        ("SANDSPAN_METRICS_TEXTFILE",),
+        _path,
+        "none; with a Pushgateway `$XDG_STATE_HOME/sandspan/metrics.prom`, else `~/.local/state/sandspan/metrics.prom`",
+        "File to which each process adds its metrics at its end, for node_exporter: its name ends in `.prom`.",
+    ),
+    TelemetrySetting(
+        "pushgateway",
+        ("SANDSPAN_PUSHGATEWAY",),
+        parsing.printable,
+        "none",
+        "Address of a Pushgateway, which gets the file's sums at the end of each process: `http://host:9091`.",
+        secret=True,
     ),
     TelemetrySetting(
         "user_label_limit",

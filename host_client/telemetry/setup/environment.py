@@ -10,18 +10,20 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from host_client.environment import state_path
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export import endpoints
-from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, SIGNOZ_LOCAL, Endpoint, Protocol, Signal
+from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, Endpoint, Protocol, Signal
 from host_client.telemetry.tail.sampling import SamplingConfig
 
 from ._variables import EXPORTERS, PRODUCTION, SETTINGS, TelemetrySetting, environment_name
 
 PRODUCTION_RATE = 0.1
+_NO_TEXTFILE = "has no file to add metrics up in, so nothing is pushed"
 _LANGFUSE_KEYS = {"langfuse_public_key": "LANGFUSE_PUBLIC_KEY", "langfuse_secret_key": "LANGFUSE_SECRET_KEY"}
 
 
@@ -43,6 +45,7 @@ def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple
             tier_rates=reader.get("tier_rates", {}),
         ),
         metric_interval=reader.get("metric_interval", 60.0),
+        metric_temporality=reader.get("metric_temporality", "cumulative"),
         prometheus_host=reader.get("prometheus_host", "localhost"),
         prometheus_port=reader.get("prometheus_port", 9464),
         spool_directory=reader.get("spool_directory", state_path(environ, "spool")),
@@ -50,9 +53,10 @@ def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple
         user_label_limit=reader.get("user_label_limit", 1000),
         tier=reader.get("tier", None),
         ledger=reader.get("ledger", state_path(environ, "ledger.sqlite")),
+        metrics_textfile=reader.get("metrics_textfile", None),
     )
     if config.enabled:
-        config = reader.with_exporters(config)
+        config = reader.with_pushgateway(reader.with_exporters(config), state_path(environ, "metrics.prom"))
     return config, tuple(dict.fromkeys(reader.problems))
 
 
@@ -82,6 +86,9 @@ def checked(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
     if config.metric_interval <= 0:
         problems.append(f"TelemetryConfig(metric_interval={config.metric_interval}) takes seconds above 0; using 60")
         config = replace(config, metric_interval=60.0)
+    if config.pushgateway is not None and config.metrics_textfile is None:
+        problems.append(f"TelemetryConfig(pushgateway=…) {_NO_TEXTFILE}: give metrics_textfile=Path(…)")
+        config = replace(config, pushgateway=None)
     return replace(config, sampling=sampling, exporters=tuple(exporters)), tuple(problems)
 
 
@@ -124,6 +131,15 @@ class _EnvironmentReader:
         chosen = [name for name in chosen if made.get(name, True)]
         metrics = {f"{name}_metrics": self._try(name, makers[name], "metrics") for name in self._otlp_metrics(chosen)}
         return replace(config, exporters=tuple(chosen), **made, **metrics)
+
+    def with_pushgateway(self, config: TelemetryConfig, textfile: Path | None) -> TelemetryConfig:
+        """Add the Pushgateway to a configuration, if one is set, and a textfile if it has none."""
+        if "pushgateway" not in self._values:
+            return config
+        if (textfile := config.metrics_textfile or textfile) is None:
+            self.problems.append(f"SANDSPAN_PUSHGATEWAY {_NO_TEXTFILE}: set SANDSPAN_METRICS_TEXTFILE")
+            return config
+        return replace(config, metrics_textfile=textfile, pushgateway=self._try("pushgateway", self._pushgateway))
 
     def _chosen(self, environment: str) -> list[str]:
         if "exporters" in self._values:
@@ -179,8 +195,10 @@ class _EnvironmentReader:
             return endpoints.langfuse(self.get("langfuse_url", LANGFUSE_CLOUD), *keys)
 
     def _signoz(self, signal: Signal) -> Endpoint:
+        protocol: Protocol | None = self.get("signoz_protocol", None)
+        url = self.get("signoz_url", OTLP_LOCAL[protocol or "http/protobuf"])
         with self._naming("signoz_url"):
-            return endpoints.signoz(self.get("signoz_url", SIGNOZ_LOCAL), self.get("signoz_key", ""), signal)
+            return endpoints.signoz(url, self.get("signoz_key", ""), signal, protocol)
 
     def _otlp(self, signal: Signal) -> Endpoint:
         own = f"{signal}_url"
@@ -197,6 +215,10 @@ class _EnvironmentReader:
             client_certificate=self.get(f"{signal}_client_certificate", None),
             client_key=self.get(f"{signal}_client_key", None),
         )
+
+    def _pushgateway(self, _: Signal) -> Endpoint:
+        with self._naming("pushgateway"):
+            return endpoints.exact(self._values["pushgateway"])
 
     @contextmanager
     def _naming(self, key: str) -> Generator[None]:

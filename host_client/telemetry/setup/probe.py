@@ -11,10 +11,13 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from agent_runner.contract import otlp, readable
 from agent_runner.contract.findings import Finding
+from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Ids, Span
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Refused, Retry, TooLarge
@@ -32,7 +35,7 @@ FREE_BYTES = 64 * 1024 * 1024
 
 ADVICE = {
     "langfuse": "Check LANGFUSE_OTLP_ENDPOINT (each region has its own) and both keys, which belong to one project",
-    "signoz": "Check SIGNOZ_OTLP_ENDPOINT (4317 is gRPC, 4318 HTTP, the cloud has regions) and SIGNOZ_INGESTION_KEY",
+    "signoz": "Check SIGNOZ_OTLP_ENDPOINT (the cloud has regions), SIGNOZ_OTLP_PROTOCOL and SIGNOZ_INGESTION_KEY",
     "otlp": "Check OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS",
 }
 
@@ -49,6 +52,10 @@ def examine(config: TelemetryConfig) -> Iterator[Finding]:
             destination.close()
     if "prometheus" in config.exporters:
         yield check_port(config.prometheus_host, config.prometheus_port)
+    if config.metrics_textfile is not None:
+        yield check_textfile(config.metrics_textfile)
+    if config.pushgateway is not None:
+        yield check_pushgateway(config.pushgateway)
     yield check_spool(config.spool_directory)
     yield check_ledger(config.ledger)
 
@@ -93,6 +100,27 @@ def check_port(host: str, port: int) -> Finding:
         advice = "Set OTEL_EXPORTER_PROMETHEUS_PORT and _HOST; a host that runs already serves its own metrics there"
         return Finding("Prometheus", False, f"{where} {why}", advice)
     return Finding("Prometheus", True, f"{where} is free; metrics are at /metrics while a host runs")
+
+
+def check_textfile(path: Path) -> Finding:
+    """Check that the directory of the textfile can be written, as the file in it is replaced."""
+    if _writable(path.parent) is None:
+        advice = "Set SANDSPAN_METRICS_TEXTFILE to a file in a directory that you can write"
+        return Finding("Textfile", False, f"{path.parent} cannot be written", advice)
+    return Finding("Textfile", True, f"{path}")
+
+
+def check_pushgateway(gateway: Endpoint) -> Finding:
+    """Ask a Pushgateway whether it is ready; nothing is pushed."""
+    where = shown(gateway.url)
+    ready = f"{gateway.url.rstrip('/')}/-/ready"
+    request = Request(ready, headers=dict(gateway.headers))  # noqa: S310 - `endpoints` lets only http and https pass
+    try:
+        with urlopen(request, timeout=gateway.timeout):  # noqa: S310 - as above
+            return Finding("Pushgateway", True, f"{where} is ready")
+    except (OSError, HTTPException) as error:
+        advice = "Check SANDSPAN_PUSHGATEWAY, with its user and password if it needs any"
+        return Finding("Pushgateway", False, f"{where}: {brief(str(error))}", advice)
 
 
 def check_spool(directory: Path | None) -> Finding:

@@ -58,10 +58,12 @@ def without_missing_exporters(config: TelemetryConfig) -> tuple[TelemetryConfig,
     needing = [name for name in config.exporters if name != "console"]
     if config.otlp_metrics is not None and "otlp" not in needing:
         needing.append("otlp")
+    if config.metrics_textfile is not None:
+        needing.append("the textfile of metrics")
     if package is None or not needing:
         return config, ()
     kept = tuple(name for name in config.exporters if name == "console")
-    config = replace(config, exporters=kept, signoz_metrics=None, otlp_metrics=None)
+    config = replace(config, exporters=kept, signoz_metrics=None, otlp_metrics=None, metrics_textfile=None)
     return config, (f"{missing(package, 'telemetry', ', '.join(needing))}; nothing is sent there",)
 
 
@@ -84,7 +86,7 @@ def telemetry_of(environ: Mapping[str, str]) -> Telemetry:
     """
     config, problems = telemetry_config(environ)
     config = replace(config, exporters=tuple(name for name in config.exporters if name != "console"))
-    if not config.exporters and config.otlp_metrics is None:
+    if not config.exporters and config.otlp_metrics is None and config.metrics_textfile is None:
         _warn(problems)
         if config.enabled:
             require_sdk()

@@ -108,6 +108,10 @@ class Telemetry:
         """Returns the part of a prompt that a sandbox's metadata may hold."""
         self.lost: Counter[str] = Counter()
         """Numbers of spans and events that were lost before the delivery, by reason."""
+        self.delivery_ended = threading.Event()
+        """Set when the numbers of `counts` are final."""
+        if delivery is None:
+            self.delivery_ended.set()
         self._delivery = delivery
         self._observers = tuple(observers)
         self._content = content
@@ -250,6 +254,9 @@ class Telemetry:
                 closed.append(part.close(max(0.1, until - time.monotonic())))
             except Exception:  # a fault in one part must not keep the others from closing
                 self._failed(part)
+            finally:
+                if part is self._delivery:
+                    self.delivery_ended.set()
 
         threads = [threading.Thread(target=close, args=(part,), daemon=True) for part in parts]
         for thread in threads:
