@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from agent_runner.contract.sanitize import brief
-from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Retry
+from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Retry, explained
 from host_client.telemetry.export.notices import Notices
 from host_client.telemetry.export.sender import HANGS_AFTER
 
@@ -71,7 +71,7 @@ class OtlpExporter(MetricExporter):
             self._notices.forget("failed")
             return True
         self.failures += 1
-        why = getattr(outcome, "why", "") or "the request is too large"
+        why = outcome.why if isinstance(outcome, Delivered) else explained(outcome)
         self._notices.warn(
             "failed",
             "metrics to %s were not accepted; this process's next export includes them: %s",
