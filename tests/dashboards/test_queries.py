@@ -18,7 +18,7 @@ from dashboards.generator.promql import ZERO, Range, promql
 from host_client import AgentOptions, AgentResult, LocalSandbox, Telemetry, run_agent
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry.export.delivery import Delivery
-from host_client.telemetry.export.destinations import Delivered, Outcome, Refused, Retry
+from host_client.telemetry.export.destinations import Delivered, Outcome, Retry, TooLarge
 from host_client.telemetry.export.spool import Spool
 from host_client.telemetry.metrics._prometheus import PrometheusServer
 from host_client.telemetry.metrics.observer import Metrics
@@ -139,7 +139,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[Watched]:
     receivers = (
         Receiver("takes", Delivered()),
         Receiver("is down", Retry(0.01, "down")),
-        Receiver("refuses", Refused("no")),
+        Receiver("refuses", TooLarge()),
     )
     telemetry = Telemetry(Delivery(receivers, Spool(folder / "spool")), [metrics])
     metrics.watch(telemetry.counts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -17,6 +16,7 @@ import pytest
 
 from agent_runner._wire import QUEUE_BYTES
 from agent_runner.contract import protocol
+from tests.support.disks import small_disk
 from tests.support.runs import HANG, WAIT_SECONDS, Lab, is_gone, read_events, seqs
 
 MakeLab = Callable[[str], Lab]
@@ -177,16 +177,8 @@ def test_a_journal_that_cannot_be_used_is_a_configuration_error(make_lab: MakeLa
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 16 KiB."""
-    place = tmp_path / "tiny"
-    place.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, b"size=16k"):
-        why = f"cannot mount a small file system: {os.strerror(ctypes.get_errno())}"
-        assert not os.environ.get("CI"), why  # there a part that is missing is a failure
-        pytest.skip(why)
-    yield place
-    assert libc.umount2(str(place).encode(), 2) == 0
+    with small_disk(tmp_path / "tiny", "16k") as place:
+        yield place
 
 
 def test_a_full_disk_ends_the_journal_and_not_the_run(make_lab: MakeLab, tiny_disk: Path) -> None:

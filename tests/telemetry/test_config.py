@@ -200,6 +200,7 @@ def test_all_that_is_ours_has_a_variable() -> None:
     config = good(
         SANDSPAN_SLOW_MS="250",
         SANDSPAN_SLOW_RATE="0.5",
+        SANDSPAN_TOOL_ERROR_RATE="0.25",
         SANDSPAN_TIER_RATES="free=0.05, enterprise=1",
         SANDSPAN_USER_TIER="free",
         SANDSPAN_USER_LABEL_LIMIT="0",
@@ -214,7 +215,9 @@ def test_all_that_is_ours_has_a_variable() -> None:
         OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="Delta",
     )
     assert config == TelemetryConfig(
-        sampling=SamplingConfig(slow_ms=250, slow_rate=0.5, tier_rates={"free": 0.05, "enterprise": 1.0}),
+        sampling=SamplingConfig(
+            slow_ms=250, slow_rate=0.5, tier_rates={"free": 0.05, "enterprise": 1.0}, tool_error_rate=0.25
+        ),
         tier="free",
         user_label_limit=0,
         spool_directory=Path("/var/spool/agents"),
@@ -259,6 +262,7 @@ BAD = {
     "OTEL_TRACES_SAMPLER": "jaeger_remote",
     "SANDSPAN_SLOW_MS": "-1",
     "SANDSPAN_SLOW_RATE": "nan",
+    "SANDSPAN_TOOL_ERROR_RATE": "2",
     "SANDSPAN_TIER_RATES": "free:1",
     "SIGNOZ_OTLP_PROTOCOL": "http/json",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
@@ -366,5 +370,5 @@ def test_a_bad_configuration_in_code_is_mended_and_told() -> None:
             metric_interval=0,
         )
     )
-    assert config == TelemetryConfig(sampling=SamplingConfig(tier_rates={"free": 1.0}))
+    assert config == TelemetryConfig(sampling=SamplingConfig(slow_rate=1.0, tier_rates={"free": 1.0}))
     assert len(problems) == 8

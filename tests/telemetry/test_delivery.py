@@ -246,8 +246,75 @@ def test_one_bad_span_is_dropped_and_all_others_arrive(
     assert ids_of(batch(131).body) - receiver.received == ids_of(batch(1, first=57).body)
     assert receiver.times == 130
     assert bench.counts == Counts(exported=130, dropped={"refused": 1})
-    assert "a span for otlp was dropped: HTTP 400 no such thing" in caplog.text
+    assert "a span for otlp was dropped: HTTP 400; the answer was: no such thing" in caplog.text
     assert len(receiver.requests) < 25
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+def test_a_destination_that_refuses_everything_keeps_its_spans_until_it_accepts_them(
+    make_bench: MakeBench, receiver: Receiver, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = {"authorization": "Bearer 9f31c07aa2"}
+    bench = make_bench(otlp("otlp", Endpoint(url=f"{receiver.url}/v1/traces", headers=header)))
+    number = iter(range(1_000))
+
+    def refuse_all(_: Request) -> Answer:
+        # Each answer is different, as those with a request's id are.
+        body = f'{{"error": "key 9f31c07aa2 has no project\\n", "request": {next(number)}}}\x1b[2J'
+        return Answer(status, {"content-type": "application/json"}, body.encode())
+
+    receiver.behave = refuse_all
+    bench.put(batch(3), batch(300, first=4), batch(1, first=304))
+    for _ in range(20):
+        requests = len(receiver.requests)
+        assert bench.drain() is not None
+        assert len(receiver.requests) - requests <= 16
+        bench.clock.now += 64
+    assert (bench.counts.exported, bench.counts.waiting, bench.counts.dropped) == (0, 304, {})
+    warnings = [record.getMessage() for record in caplog.records]
+    assert 1 <= len(warnings) <= 1 + 20 * 64 / 300, "once in five minutes"
+    for warning in warnings:
+        assert warning.startswith(f"telemetry for otlp waits in the spool until this is fixed: HTTP {status}")
+        assert 'the answer was: {"error": "key [redacted] has no project' in warning
+        assert warning.isprintable()
+    receiver.behave = lambda _: Answer()
+    assert bench.drain() is None
+    assert receiver.received == ids_of(batch(304).body)
+    assert (receiver.times, bench.counts.exported, bench.counts.dropped) == (304, 304, {})
+
+
+def test_a_destination_that_begins_to_refuse_everything_in_a_search_loses_nothing(
+    make_bench: MakeBench, receiver: Receiver
+) -> None:
+    bench = make_bench(http(receiver))
+    bench.put(batch(64))
+    receiver.script.extend([Answer(400), Answer(), Answer(400), Answer()])
+    receiver.behave = lambda _: Answer(400)
+    for _ in range(20):
+        assert bench.drain() is not None
+        bench.clock.now += 64
+    assert (bench.counts.exported, bench.counts.waiting, bench.counts.dropped) == (48, 16, {})
+    receiver.behave = lambda _: Answer()
+    assert bench.drain() is None
+    assert (receiver.received, receiver.times) == (ids_of(batch(64).body), 64)
+
+
+@pytest.mark.parametrize("place", ["begin", "middle", "end"])
+def test_many_bad_spans_in_a_row_are_dropped_as_others_are_accepted(
+    make_bench: MakeBench, receiver: Receiver, place: str
+) -> None:
+    bench, first = make_bench(http(receiver)), {"begin": 1, "middle": 100, "end": 161}[place]
+    bad = range(first, first + 40)
+    receiver.behave = refuse(*bad)  # pyright: ignore[reportAttributeAccessIssue]
+    bench.put(batch(200))
+    for more in range(30):
+        bench.drain()
+        bench.put(batch(2, first=1_000 + 2 * more))
+        bench.clock.now += 64
+    bench.drain_all()
+    good = [batch(200).body, *(batch(2, first=1_000 + 2 * more).body for more in range(30))]
+    assert receiver.received == ids_of(*good) - ids_of(batch(40, first=first).body)
+    assert (receiver.times, bench.counts.waiting, bench.counts.dropped) == (220, 0, {"refused": 40})
 
 
 def test_a_bad_span_found_in_an_outage_costs_the_others_nothing(
@@ -480,10 +547,10 @@ def test_a_flush_that_cannot_succeed_in_time_says_so_at_once(receiver: Receiver)
 
 def test_a_flush_is_false_where_spans_were_dropped(receiver: Receiver) -> None:
     delivery = Delivery([http(receiver)], Spool(None))
-    receiver.script.append(Answer(400))
-    delivery.offer([batch(1)])
+    receiver.behave = refuse(1)  # pyright: ignore[reportAttributeAccessIssue]
+    delivery.offer([batch(2)])
     assert not delivery.flush(WAIT_SECONDS)
-    delivery.offer([batch(1, trace=2)])
+    delivery.offer([batch(2, trace=2, first=3)])
     assert delivery.flush(WAIT_SECONDS)
     assert delivery.close(WAIT_SECONDS)
 
@@ -672,6 +739,22 @@ def test_grpc_isolates_a_bad_span(make_bench: MakeBench, grpc_server: Receiver, 
     assert bench.drain() is None
     assert grpc_server.times == 19
     assert bench.counts == Counts(exported=19, dropped={reason: 1})
+
+
+def test_a_grpc_server_that_refuses_everything_keeps_its_spans(
+    make_bench: MakeBench, grpc_server: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make_bench(grpc(grpc_server))
+    bench.put(batch(20))
+    grpc_server.behave = lambda _: Failure("INVALID_ARGUMENT", "no such project")
+    for _ in range(5):
+        assert bench.drain() is not None
+        bench.clock.now += 64
+    assert (bench.counts.waiting, bench.counts.dropped) == (20, {})
+    assert "INVALID_ARGUMENT; the answer was: no such project" in caplog.text
+    grpc_server.behave = lambda _: Answer()
+    assert bench.drain() is None
+    assert grpc_server.times == 20
 
 
 def test_grpc_reads_a_partial_success(make_bench: MakeBench, grpc_server: Receiver) -> None:

@@ -23,7 +23,7 @@ from host_client.telemetry.export.destinations.otlp import otlp
 from host_client.telemetry.export.endpoints import Compression, Endpoint
 from tests.support.certificates import Authority
 from tests.support.runs import SpanView, spans_in
-from tests.telemetry.receiver import Answer, Tls, batch, grpc_receiver, http_receiver
+from tests.telemetry.receiver import Answer, Failure, Tls, batch, grpc_receiver, http_receiver
 
 NOW = 1_800_000_000.0
 
@@ -201,7 +201,9 @@ def test_a_body_that_cannot_be_read_leaves_it_to_the_status(status: int, outcome
         (202, {"content-type": "application/json"}, b"not json", Delivered()),
         (200, {"content-type": "application/json"}, b'{"partialSuccess": 5}', Delivered()),
         (200, {"content-type": "application/x-protobuf"}, b"\xff\xff", Delivered()),
-        (400, {"content-type": "application/json"}, b'{"message": "bad span"}', Refused("HTTP 400 bad span")),
+        (400, {"content-type": "application/json"}, b'{"message": "bad span"}', Refused("HTTP 400", "bad span")),
+        (400, {"content-type": "application/json"}, b'{"error": "bad"}', Refused("HTTP 400", '{"error": "bad"}')),
+        (422, {"content-type": "text/html"}, b"<p>\x1b[2Jno</p>", Refused("HTTP 422", "<p> [2Jno</p>")),
         (422, {}, b"", Refused("HTTP 422")),
         (413, {}, b"", TooLarge()),
         (429, {"retry-after": "60"}, b"", Retry(60.0, "HTTP 429")),
@@ -211,13 +213,28 @@ def test_a_body_that_cannot_be_read_leaves_it_to_the_status(status: int, outcome
         (408, {}, b"", Retry(None, "HTTP 408")),
         (404, {}, b"", Retry(60.0, "HTTP 404: is the address right?", True)),
         (415, {}, b"", Retry(60.0, "HTTP 415: is the address right?", True)),
-        (401, {}, b"sk-lf-secret", Retry(60.0, "HTTP 401: the key is missing or wrong", True)),
+        (401, {}, b"who?", Retry(60.0, "HTTP 401: the key is missing or wrong", True, "who?")),
     ],
 )
 def test_answers_mean_what_the_specification_says(
     status: int, headers: dict[str, str], body: bytes, outcome: Outcome
 ) -> None:
     assert of_http(status, headers, body, NOW) == outcome
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("secret", ["9f31c07aa2", "ada:hush-hush", "hush-hush"])
+def test_an_answer_is_shown_without_the_credentials_of_the_endpoint(protocol: endpoints.Protocol, secret: str) -> None:
+    key = {"x-key": "9f31c07aa2", "authorization": f"Basic {base64.b64encode(b'ada:hush-hush').decode()}"}
+    answered = f"{'x' * 190} {secret} {'y' * 50}"
+    with grpc_receiver() if protocol == "grpc" else http_receiver() as receiver:
+        is_http = protocol != "grpc"
+        receiver.script.append(Answer(401, body=answered.encode()) if is_http else Failure("UNAUTHENTICATED", answered))
+        destination = otlp("otlp", Endpoint(url=receiver.url, protocol=protocol, headers=key))
+        outcome = destination.send(batch(1).body)
+        destination.close()
+    assert isinstance(outcome, Retry)
+    assert outcome.answer == f"{'x' * 190} {'ada:' if ':' in secret else ''}[redacte"[:199] + "…"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ class Errors:
 
     def end(self, who: Who) -> None: ...
 
+    def flush(self, timeout: float) -> bool:
+        return True
+
     def close(self, timeout: float) -> bool:
         return True
 

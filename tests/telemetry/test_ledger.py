@@ -240,6 +240,17 @@ def test_a_result_that_comes_later_takes_the_place_of_the_estimate_and_nothing_e
     assert Ledger(path).total() == Total(None, 1, 500_000_000, 0, 0, 0, 0)
 
 
+def test_a_lost_turn_with_an_estimate_and_a_result_is_reported_as_one(tmp_path: Path) -> None:
+    ledger, reported = Ledger(tmp_path), list[tuple[str, int]]()  # a directory, which cannot be written
+    ledger.report_loss = lambda reason, turns: reported.append((reason, turns))
+    ledger.observe(begun(7), ADA)
+    ledger.observe_span(chat(7))
+    ledger.observe(told(result(0.25), 7), ADA)
+    assert not ledger.flush(0.01)
+    assert not ledger.close(0.1)
+    assert reported == [("turn: not in the ledger", ledger.lost)] == [("turn: not in the ledger", 1)]
+
+
 def test_what_an_unfinished_turn_has_spent_is_in_the_file_before_it_ends(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
     ledger.observe(begun(7), ADA)
@@ -525,11 +536,13 @@ def test_a_ledger_that_another_process_holds_holds_no_spans_up_and_is_written_la
     monkeypatch.setattr("host_client.telemetry.costs.ledger.BUSY_SECONDS", 2 * WAIT_SECONDS)
     written = threading.Event()
     monkeypatch.setattr("host_client.telemetry.costs.ledger.write", then(written.set, ledger_file.write))
-    ledger = Ledger(tmp_path / "ledger")
+    ledger, observed = Ledger(tmp_path / "ledger"), threading.Semaphore(0)
+    monkeypatch.setattr(ledger, "observe", then(observed.release, ledger.observe))
     telemetry = Telemetry(observers=[ledger])
     for number in range(1, 4):
         telemetry.observe(told(result(0.01), number), ADA)
-        assert telemetry.flush(WAIT_SECONDS), "the pipeline waits for a lock"
+        assert observed.acquire(timeout=WAIT_SECONDS), "the pipeline waits for a lock"
+    assert not telemetry.flush(0.01)
     assert not written.is_set()
     held.execute("ROLLBACK")
     assert written.wait(WAIT_SECONDS)
@@ -542,8 +555,8 @@ def test_a_ledger_that_another_process_holds_holds_no_spans_up_and_is_written_la
 def then(tell: Callable[[], object], call: Callable[..., None]) -> Callable[..., None]:
     """Return a function that calls ``call`` and then ``tell``."""
 
-    def both(*args: Any) -> None:
-        call(*args)
+    def both(*args: Any, **options: Any) -> None:
+        call(*args, **options)
         tell()
 
     return both

@@ -1,14 +1,20 @@
-"""Sampling keeps errors and slow traces, the rest by ratio, each trace as a whole, in limited memory."""
+"""Sampling keeps failed traces and shares of slow and of other ones, each trace as a whole, in limited memory."""
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import tracemalloc
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
+from agent_runner.contract import genai
 from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.tail.sampling import Sampler, SamplerLimits, SamplingConfig, Verdict
 
@@ -38,49 +44,103 @@ def tool(ms: float, executed: float, name: str = "Bash") -> EndedSpan:
     return span("execute_tool", ms, about={**operation, "tool.execution_ms": executed})
 
 
+def denied(ms: float, waited: float) -> EndedSpan:
+    """Return the span of a call that a person denied, which has no execution time."""
+    about = genai.execute_tool("toolu_1", "Bash", 20) | {"tool.approval_wait_ms": waited}
+    return EndedSpan("execute_tool Bash", about, None, 0, int(ms * 1e6), True)
+
+
 def decided(sampler: Sampler, trace_id: str, spans: Sequence[EndedSpan], tier: str | None = None) -> Verdict:
     sampler.begin(trace_id, tier)
     sampler.observe(trace_id, spans)
     return sampler.end(trace_id)
 
 
-def test_ten_thousand_traces_at_ten_percent_keep_every_error_and_the_ratio() -> None:
-    chance = random.Random(4)
-    sampler = Sampler(SamplingConfig(rate=0.1))
-    kept = {"error": 0, "slow": 0, "plain": 0}
-    seen = dict.fromkeys(kept, 0)
-    short, slow = chat(10), chat(6_000)
-    tracemalloc.start()
+class CodingRuns:
+    """Simulated runs of one prompt each, by the proportions that were measured in coding_runs.json."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self._mix: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "coding_runs.json").read_text())
+
+    def run(self) -> list[EndedSpan]:
+        """Return the spans of one run in the order of their ends, the turn's last."""
+        now, spans = 0, list[EndedSpan]()
+        requests, calls = self._number("model_requests"), self._number("tool_calls") - 1
+        for number in range(max(requests, calls)):
+            if number < requests:
+                spans.append(ended("chat m", genai.chat("m"), now, now := now + self._nanoseconds("model_seconds")))
+            if number < calls:
+                call, failed = genai.execute_tool("toolu_1", "Bash", 20), self._happens("failed_tool_calls")
+                spans.append(ended("execute_tool", call, now, now := now + self._nanoseconds("tool_seconds"), failed))
+        spans.append(ended("agent.execute", genai.invoke_agent("m", 1), 0, now, self._happens("failed_turns")))
+        return spans
+
+    def _happens(self, share: str) -> bool:
+        return self.chance.random() < self._mix[share]
+
+    def _number(self, mean: str) -> int:
+        """Return a number from 1, geometrically distributed."""
+        return 1 + int(math.log(1 - self.chance.random()) / math.log(1 - 1 / self._mix[mean]))
+
+    def _nanoseconds(self, quantiles: str) -> int:
+        place = self.chance.random()
+        for (low, shorter), (high, longer) in pairwise(self._mix[quantiles]):
+            if place <= high:
+                return int((shorter + (longer - shorter) * (place - low) / (high - low)) * 1e9)
+        raise AssertionError("the last quantile is 1")
+
+
+def ended(name: str, about: Mapping[str, Any], start: int, end: int, is_error: bool = False) -> EndedSpan:
+    return EndedSpan(name, about, None, start, end, is_error)
+
+
+def share_of(spans: Sequence[EndedSpan], config: SamplingConfig) -> float:
+    """Return the share of runs like this one that is to be kept, by the rules in the documentation."""
+    *parts, turn = spans
+    worked_ms = sum(part.end_time - part.start_time for part in parts) / 1e6  # no two overlap
+    slow_rate = 2 * config.rate if config.slow_rate is None else config.slow_rate
+    return 1.0 if turn.is_error else slow_rate if worked_ms > config.slow_ms else config.rate
+
+
+@pytest.mark.parametrize(
+    ("settings", "config"),
+    [
+        ("`OTEL_SAMPLING_RATE=0.1`", SamplingConfig(rate=0.1)),
+        ("the same, with `SANDSPAN_SLOW_RATE=0.1`", SamplingConfig(rate=0.1, slow_rate=0.1)),
+        ("the same, with `SANDSPAN_SLOW_MS=120000`", SamplingConfig(rate=0.1, slow_ms=120_000)),
+    ],
+    ids=str,
+)
+def test_of_ten_thousand_coding_runs_the_share_in_the_documentation_is_kept(
+    settings: str, config: SamplingConfig
+) -> None:
+    runs, sampler, replica, kept = CodingRuns(4), Sampler(config), Sampler(config), 0
     for _ in range(10_000):
-        trace_id = f"{chance.getrandbits(128):032x}"
-        kind = chance.choices(("error", "slow", "plain"), (5, 5, 90))[0]
-        spans = [short] * 20
-        if kind == "error":
-            spans.insert(chance.randrange(20), span(error=True))
-        if kind == "slow":
-            spans.append(slow)
-        seen[kind] += 1
-        kept[kind] += decided(sampler, trace_id, spans) is Verdict.KEEP
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert kept["error"] == seen["error"] > 400
-    assert kept["slow"] == seen["slow"] > 400
-    # Four standard deviations of a binomial distribution, which chance exceeds once in 16,000.
-    deviation = (seen["plain"] * 0.1 * 0.9) ** 0.5
-    assert abs(kept["plain"] - seen["plain"] * 0.1) < 4 * deviation
-    assert sampler.undecided == 0
-    assert peak < 8 * 1024 * 1024
+        spans, trace_id = runs.run(), runs.chance.getrandbits(128)
+        verdict = decided(sampler, f"{trace_id:032x}", spans)
+        share = share_of(spans, config)
+        sampled = TraceIdRatioBased(share).should_sample(None, trace_id, "x").decision.is_sampled()
+        assert (verdict is Verdict.KEEP) == sampled, share
+        assert decided(replica, f"{trace_id:032x}", spans[::-1]) is verdict, "another host decides otherwise"
+        kept += verdict is Verdict.KEEP
+    document = Path(__file__).parents[2] / "docs" / "OPENTELEMETRY_INTEGRATION.md"
+    assert f"\n| {settings} | {kept / 100:.0f} % |\n" in document.read_text()
 
 
 def test_ten_thousand_traces_at_once_stay_within_the_limits() -> None:
     chance = random.Random(5)
     sampler, spans = Sampler(SamplingConfig(rate=0.1), SamplerLimits(traces=1_000)), [chat(1)] * 5
+    tracemalloc.start()
     for _ in range(10_000):
         trace_id = f"{chance.getrandbits(128):032x}"
         sampler.begin(trace_id)
         sampler.observe(trace_id, spans)
         sampler.overdue()
         assert sampler.undecided <= 1_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * 1024 * 1024
 
 
 def test_the_ratio_is_the_one_of_opentelemetrys_sampler() -> None:
@@ -151,6 +211,8 @@ def test_a_trace_is_kept_whatever_is_known_of_it_where_that_is_asked() -> None:
         ([chat(2_600), chat(2_600)], Verdict.DROP),  # the two requests overlap
         ([tool(60_000, 100)], Verdict.DROP),  # a minute of waiting for a person and a tenth of a second of work
         ([tool(60_000, 5_100)], Verdict.KEEP),
+        ([denied(60_000, 59_900)], Verdict.DROP),
+        ([denied(60_000, 54_000)], Verdict.KEEP),
         ([tool(60_000, 60_000, "Agent")], Verdict.DROP),  # the calls of a subagent count on their own
         ([span("agent.approval", 60_000)], Verdict.DROP),
         ([chat(5_100)], Verdict.KEEP),
@@ -159,12 +221,36 @@ def test_a_trace_is_kept_whatever_is_known_of_it_where_that_is_asked() -> None:
 def test_slow_is_what_model_and_tools_worked_without_the_wait_for_a_person(
     spans: list[EndedSpan], verdict: Verdict
 ) -> None:
-    assert decided(Sampler(SamplingConfig(rate=0.0)), HIGH, spans) is verdict
+    assert decided(Sampler(SamplingConfig(rate=0.0, slow_rate=1.0)), HIGH, spans) is verdict
 
 
-def test_slow_traces_have_a_rate_of_their_own() -> None:
-    assert decided(Sampler(SamplingConfig(rate=0.0, slow_rate=0.0)), HIGH, [chat(9_000)]) is Verdict.DROP
-    assert decided(Sampler(SamplingConfig(rate=0.0, slow_ms=100)), HIGH, [chat(200)]) is Verdict.KEEP
+def test_slow_traces_have_a_rate_of_their_own_or_twice_the_general_one() -> None:
+    assert decided(Sampler(SamplingConfig(rate=0.1, slow_rate=0.0)), HIGH, [chat(9_000)]) is Verdict.DROP
+    assert decided(Sampler(SamplingConfig(rate=0.0, slow_ms=100, slow_rate=1.0)), HIGH, [chat(200)]) is Verdict.KEEP
+    for rate, verdict in ((0.4, Verdict.DROP), (0.5, Verdict.KEEP), (0.6, Verdict.KEEP)):
+        assert decided(Sampler(SamplingConfig(rate=rate)), HIGH, [chat(9_000)]) is verdict
+        of_a_tier = SamplingConfig(rate=0.0, tier_rates={"free": rate})
+        assert decided(Sampler(of_a_tier), HIGH, [chat(9_000)], "free") is verdict
+
+
+FAILED_CALL = (denied(10, 10), span("agent.approval", error=True))
+
+
+def test_a_failed_tool_call_keeps_its_trace_by_a_rate_of_its_own_or_by_the_general_one() -> None:
+    assert decided(Sampler(SamplingConfig(rate=0.4)), HIGH, FAILED_CALL) is Verdict.DROP
+    config = SamplingConfig(rate=0.4, tool_error_rate=1.0)
+    sampler = Sampler(config)
+    sampler.begin(HIGH)
+    assert sampler.observe(HIGH, [chat(1), *FAILED_CALL]) is Verdict.KEEP, "that is certain before the session ends"
+    assert sampler.reasons == {"keep:tool error": 1}
+    assert decided(Sampler(config), HIGH, [chat(1)]) is Verdict.DROP
+    assert decided(Sampler(SamplingConfig(rate=0.4, tool_error_rate=0.0)), LOW, FAILED_CALL) is Verdict.KEEP
+
+
+@pytest.mark.parametrize("name", ["agent.session", "agent.execute", "chat m", "sandbox.create"])
+def test_a_failure_outside_of_tool_calls_keeps_its_trace_with_any_rate(name: str) -> None:
+    config = SamplingConfig(rate=0.0, slow_rate=0.0, tool_error_rate=0.0)
+    assert decided(Sampler(config), HIGH, [*FAILED_CALL, span(name, error=True)]) is Verdict.KEEP
 
 
 def test_a_tier_has_a_rate_of_its_own() -> None:
@@ -194,7 +280,7 @@ def test_where_all_traces_are_too_large_together_the_largest_goes_and_the_others
 
 
 def test_at_the_end_of_all_everything_is_decided() -> None:
-    sampler = Sampler(SamplingConfig(rate=0.0))
+    sampler = Sampler(SamplingConfig(rate=0.0, slow_rate=1.0))
     sampler.begin(HIGH)
     sampler.observe(HIGH, [chat(9_000)])
     assert sampler.conclude() == [(HIGH, Verdict.KEEP)]
@@ -203,7 +289,7 @@ def test_at_the_end_of_all_everything_is_decided() -> None:
 
 @pytest.mark.parametrize("executed", [float("inf"), float("nan"), -1.0, 1e300])
 def test_a_nonsensical_execution_time_is_not_believed(executed: float) -> None:
-    assert decided(Sampler(SamplingConfig(rate=0.0)), HIGH, [tool(100, executed)]) is Verdict.DROP
+    assert decided(Sampler(SamplingConfig(rate=0.0, slow_rate=1.0)), HIGH, [tool(100, executed)]) is Verdict.DROP
 
 
 def test_a_trace_that_grows_too_old_is_kept_early() -> None:

@@ -310,6 +310,7 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, caplog: pytest.
     spool.put([text("1")], ("one",))
     assert taken(spool) == ["1"]
     assert spool.faults == {"corrupt": 1}
+    assert spool.dropped() == {"one": {"corrupt": 1}, "two": {"corrupt": 1}}, "at least, as nothing can be read"
     assert (tmp_path / "spans-1-x.corrupt").exists()
     assert "is corrupt; it was renamed to spans-1-x.corrupt" in caplog.text
     spool.close()
@@ -319,18 +320,42 @@ def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, caplog: pytest.
 def test_a_file_that_is_corrupt_within_is_set_aside_and_the_run_goes_on(tmp_path: Path) -> None:
     first = make(tmp_path)
     for number in range(50):
-        first.put([Batch(b"%02d" % number + b"x" * 10_000, 1)], ("one",))
+        first.put([Batch(b"%02d" % number + b"x" * 10_000, 2)], ("one",))
     first.close()
     (path,) = databases(tmp_path)
-    content = bytearray(path.read_bytes())
-    for page in range(6, len(content) // 4096):  # spares the roots of the tables
-        content[page * 4096 : page * 4096 + 4096] = os.urandom(4096)
-    path.write_bytes(content)
+    spoil(path, 20)  # spares the roots of the tables, and the table of what is due
     spool = make(tmp_path)
-    take(spool)
+    assert taken(spool) == []
     spool.put([text("new")], ("one",))
     assert taken(spool) == ["new"]
     assert spool.faults["corrupt"] == 1
+    assert 50 < spool.dropped()["one"]["corrupt"] <= 100, "of a request that cannot be read, at least one"
+    spool.close()
+
+
+def spoil(path: Path, first: int) -> None:
+    """Overwrite the pages of a database from the given one on."""
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(first * 4096)
+        file.write(os.urandom(max(0, size - first * 4096)))
+
+
+def test_all_spans_of_a_file_that_becomes_corrupt_in_use_are_counted(tmp_path: Path) -> None:
+    spool = make(tmp_path)
+    spool.hold(TRACE, [text("held", 3)])
+    spool.hold(OTHER, [text("discarded", 7)])
+    spool.discard(OTHER)
+    for number in range(500):
+        spool.put([Batch(b"%03d" % number + b"x" * 10_000, 1)], ("one",))
+    (path,) = databases(tmp_path)
+    for file in (path, Path(f"{path}-wal")):
+        spoil(file, 1)
+    found = len(take(spool))  # pages in SQLite's memory are intact
+    assert spool.faults == {"corrupt": 1}
+    assert spool.dropped() == {"one": {"corrupt": 503 - found}, "two": {"corrupt": 3}}
+    spool.put([text("new")], ("one",))
+    assert taken(spool) == ["new"]
     spool.close()
 
 

@@ -54,12 +54,14 @@ _logger = logging.getLogger(__name__)
 class Ledger:
     """Write one row for each turn, as an `Observer`. Turns wait in memory while the file cannot be written.
 
-    Only `total` and `totals` raise. ``lost`` counts the turns that were given up.
+    Only `total` and `totals` raise. ``lost`` counts the turns that were given up, and ``report_loss`` is called with a
+    reason and the number of turns.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self.lost = 0
+        self.report_loss: Callable[[str, int], None] = lambda _reason, _turns: None
         self._clock = clock
         self._sessions: OrderedDict[str, tuple[Who, Spending]] = OrderedDict()
         self._pending: deque[LedgerEntry] = deque()
@@ -152,6 +154,12 @@ class Ledger:
             figures,
         )
 
+    def flush(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds until no turn waits to be written; return whether none does."""
+        if (retrying := self._retrying) is not None:
+            retrying.join(timeout)
+        return not self._pending
+
     def close(self, timeout: float) -> bool:
         """Write the waiting turns within ``timeout`` seconds; return whether no turn was lost."""
         until = time.monotonic() + timeout
@@ -166,7 +174,8 @@ class Ledger:
                 time.sleep(0.1)
             self._disconnect()
         with self._mutex:
-            self._lose(len(self._pending), "the file could not be written before the process ended")
+            turns = {entry[1:4] for entry in self._pending if entry.figures != NOTHING}  # a turn may have two entries
+            self._lose(len(turns), "the file could not be written before the process ended")
             self._pending.clear()
         return not self.lost
 
@@ -228,9 +237,12 @@ class Ledger:
             self._connection = None
 
     def _lose(self, turns: int, why: str) -> None:
-        if turns and not self.lost:
+        if not turns:
+            return
+        if not self.lost:
             _logger.warning("the cost of a turn is missing from %s (this is logged once): %s", self.path, why)
         self.lost += turns
+        self.report_loss("turn: not in the ledger", turns)
 
     # -- reading ----------------------------------------------------------------------------------------
 

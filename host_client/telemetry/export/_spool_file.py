@@ -35,6 +35,11 @@ AND NOT EXISTS (SELECT 1 FROM destination JOIN due ON due.destination = name AND
 """
 
 
+_REFERENCES = """
+SELECT destination, request FROM due UNION ALL SELECT name, request FROM held CROSS JOIN destination WHERE durable = 1
+"""
+
+
 class UnknownVersionError(Exception):
     """Raised for a file of a later version, which this version cannot read."""
 
@@ -44,6 +49,17 @@ class StoredBatch(NamedTuple):
 
     id: int
     batch: Batch
+
+
+def spans_in_corrupt(path: str) -> Counter[str]:
+    """Return the numbers of spans in a corrupt file by destination: at least, as far as the file can be read."""
+    spans: Counter[str] = Counter()
+    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as db:
+        for name, number in db.execute(_REFERENCES):
+            spans[name] += 1
+            with contextlib.suppress(sqlite3.DatabaseError, TypeError):  # TypeError: there is no such request
+                spans[name] += db.execute("SELECT spans FROM request WHERE id = ?", (number,)).fetchone()[0] - 1
+    return spans
 
 
 class SpoolFile:
@@ -78,6 +94,8 @@ class SpoolFile:
         """Requests by destination that were delivered but could not be removed, because the disk was full."""
         self.waiting: Counter[str] = Counter()
         """Numbers of spans that are due, by destination."""
+        self._held: Counter[str] = Counter()
+        """Numbers of spans of undecided traces, by trace id."""
         self._count()
 
     def close(self) -> None:
@@ -116,12 +134,15 @@ class SpoolFile:
     def _count(self) -> None:
         totals = self._db.execute("SELECT destination, sum(spans) FROM due JOIN request ON id = request GROUP BY 1")
         self.waiting = Counter(dict(totals))
+        held = self._db.execute("SELECT trace_id, sum(spans) FROM held JOIN request ON id = request GROUP BY 1")
+        self._held = Counter(dict(held))
 
     def hold(self, trace_id: str, batches: Sequence[Batch], at: float) -> None:
         """Add requests of an undecided trace; ``at`` is in seconds since the epoch."""
         with self._transaction():
             numbers = self._add(batches, at)
             self._db.executemany("INSERT INTO held VALUES(?, ?)", [(trace_id, number) for number in numbers])
+        self._held[trace_id] += sum(batch.spans for batch in batches)
 
     def put(self, batches: Sequence[Batch], destinations: Iterable[str], at: float) -> list[StoredBatch]:
         """Add requests that are due to destinations."""
@@ -142,8 +163,8 @@ class SpoolFile:
 
     @property
     def undecided(self) -> int:
-        """Return the number of spans of undecided traces."""
-        return self._one("SELECT coalesce(sum(spans), 0) FROM held JOIN request ON id = request")
+        """Return the number of spans of undecided traces; this reads nothing from the file."""
+        return self._held.total()
 
     def held(self, trace_id: str) -> list[Batch]:
         """Return the requests of an undecided trace."""
@@ -161,6 +182,7 @@ class SpoolFile:
                     "INSERT INTO due VALUES(?, ?)", [(name, number) for name in names for number, _ in rows]
                 )
                 self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
+        del self._held[trace_id]
         self.waiting.update(dict.fromkeys(names, sum(spans for _, spans in rows)))
 
     def discard(self, trace_id: str) -> None:
@@ -169,6 +191,7 @@ class SpoolFile:
             held = "SELECT request FROM held WHERE trace_id = ?"
             self._db.execute(f"DELETE FROM request WHERE id IN ({held})", (trace_id,))  # noqa: S608  # a constant
             self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
+        del self._held[trace_id]
 
     def take(self, destination: str, max_spans: int, max_bytes: int) -> list[StoredBatch]:
         """Return the oldest requests that are due: at least one if there is any, more up to the limits."""
@@ -231,6 +254,8 @@ class SpoolFile:
             for table, column in (("due", "request"), ("held", "request"), ("request", "id")):
                 self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({marks})")  # noqa: S608  # constants, numbers
         self.waiting.subtract(due_lost)
+        if held_lost:
+            self._count()
         lost.update(due_lost)
         lost.update(held_lost)
         return lost

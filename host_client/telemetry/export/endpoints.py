@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
@@ -22,6 +23,9 @@ LANGFUSE_INGESTION_VERSION = "4"
 SIGNOZ_LOCAL = "http://localhost:4318"
 OTLP_LOCAL: dict[Protocol, str] = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 SIGNOZ_CLOUD = ".signoz.cloud"
+
+_MIN_SECRET = 8
+"""Minimum length of a header's word that is looked for as a secret; shorter ones are versions and schemes."""
 
 _NO_URL = "is not a URL: write http://host:port or https://host"
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
@@ -49,6 +53,13 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({shown(self.url)}, {self.protocol})"
+
+    def redact(self, text: str) -> str:
+        """Return a text with ``[redacted]`` in place of the credentials in the headers, which an answer may repeat."""
+        for secret in _secrets(self.headers):
+            if len(secret) >= _MIN_SECRET:
+                text = text.replace(secret, "[redacted]")
+        return text
 
 
 def langfuse(url: str, public_key: str, secret_key: str) -> Endpoint:
@@ -114,6 +125,14 @@ def header_value(text: str) -> str:
     if not _HEADER_VALUE.fullmatch(text):
         raise ValueError("has characters that a header may not contain, such as a line break")
     return text
+
+
+def _secrets(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the words of the headers' values, and the user and password in Basic credentials."""
+    for word in " ".join(headers.values()).split():
+        yield word
+        with suppress(ValueError):  # it is not base64, or not of text
+            yield from base64.b64decode(word, validate=True).decode().split(":")
 
 
 def _split(url: str) -> tuple[SplitResult, dict[str, str]]:

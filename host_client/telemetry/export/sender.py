@@ -16,7 +16,7 @@ from agent_runner.contract.sanitize import brief
 from host_client.telemetry.otlp import halves
 
 from ._spool_file import SpoolFile
-from .destinations import Delivered, Destination, Outcome, Refused, Retry, TooLarge
+from .destinations import Delivered, Destination, Outcome, Refused, Retry, TooLarge, explained
 from .notices import Notices
 from .spool import Parcel, Spool
 
@@ -38,7 +38,10 @@ PATIENCE = 5
 """Number of times in a row that a destination may raise before the span that makes it raise is searched for."""
 
 PROBES = 16
-"""Number of requests in a row that may raise in one such search; halving a request down to a span takes fewer."""
+"""Number of requests in a row after whose refusal a search ends; halving a request down to a span takes fewer."""
+
+MAX_DOUBTED = 10_000
+"""Maximum number of spans that are remembered as refused; further ones are not given up."""
 
 CHANCE = random.Random()  # noqa: S311  # jitter is no secret
 """Random numbers for jitter. A generator of its own leaves the state of the program's untouched."""
@@ -78,37 +81,53 @@ class _Raised:
     why: str
 
 
-class _Round:
-    """The state of one step: the parcels still to send, and the search for a span that makes the destination raise."""
+class _Search:
+    """The parcels still to send in a step, and the search for spans that the destination refuses.
 
-    def __init__(self, parcels: list[Parcel]) -> None:
-        self.todo = [parcels]
-        self.is_search = False
+    A span is given up only if it was sent alone, another request was accepted after that, and it is refused again: a
+    destination that refuses every request loses no span.
+    """
+
+    def __init__(self) -> None:
+        self.todo: list[list[Parcel]] = []
+        self.is_for_exception = False
+        """Set if the destination's exceptions count as refusals."""
         self._accepted = 0
-        self._raised = 0
+        self._refused = 0
+        """Number of requests in this step that were refused since the last one that was accepted."""
         self._doubted: dict[tuple[SpoolFile, int], int] = {}
+        """Spans that were refused alone, in this step or earlier, with the value of ``_accepted`` at that time."""
 
-    def accepted(self) -> None:
-        """Count a request that the destination accepted, and start counting its exceptions from 0 again."""
+    def begin(self, parcels: list[Parcel]) -> None:
+        """Begin a step that sends these parcels."""
+        self.todo = [parcels]
+        self.is_for_exception = False
+        self._refused = 0
+
+    def accepted(self, parcels: list[Parcel]) -> None:
+        """Take note that the destination accepted a request."""
         self._accepted += 1
-        self._raised = 0
+        self._refused = 0
+        for parcel in parcels:
+            self._doubted.pop((parcel.file, parcel.stored.id), None)
 
-    def judge(self, parcels: list[Parcel], why: str) -> Outcome | None:
-        """Return the outcome of parcels for which the destination raised; None if it is decided after the others.
-
-        A span is given up only if it was sent alone, another request was accepted after that, and it raises again.
-        """
-        self._raised += 1
-        if not self.is_search or self._raised > PROBES:
-            return Retry(None, why)
+    def judge(self, parcels: list[Parcel], refused: Refused) -> Outcome | None:
+        """Return the outcome of parcels that were refused; None if it is decided after the others."""
+        later = Retry(None, refused.why, is_misconfigured=not self.is_for_exception, answer=refused.answer)
         if _spans(parcels) > 1:
-            return Refused(why)  # the sender halves it
+            self._refused += 1
+            return refused if self._refused < PROBES else later  # the sender halves them
         key = (parcels[0].file, parcels[0].stored.id)
-        if key in self._doubted:
-            return Refused(why) if self._accepted > self._doubted[key] else Retry(None, why)
-        if not self.todo:
-            return Retry(None, why)
-        self._doubted[key] = self._accepted
+        if (accepted_before := self._doubted.get(key)) is not None:
+            if self._accepted == accepted_before:
+                return later
+            del self._doubted[key]
+            return refused
+        self._refused += 1
+        if len(self._doubted) < MAX_DOUBTED:
+            self._doubted[key] = self._accepted
+        if self._refused >= PROBES or not self.todo:
+            return later
         self.todo.insert(0, parcels)
         return None
 
@@ -139,6 +158,7 @@ class Sender:
         self._spool = spool
         self._clock = clock
         self._jitter = jitter
+        self._search = _Search()
         self._failures = 0
         self._raised = 0
         self._notices = Notices(_logger, clock)
@@ -154,19 +174,22 @@ class Sender:
         oldest = self._spool.take(self.key, max_spans=MAX_SPANS, max_bytes=MAX_BYTES)
         if not oldest:
             return None
-        this = _Round(oldest)
+        this = self._search
+        this.begin(oldest)
         from_end = self._failures % 2  # searches begin at alternate ends, because one end may have many bad spans
         while this.todo:
             parcels = this.todo.pop()
             outcome = self._send(parcels)
             if isinstance(outcome, _Raised):
-                this.is_search |= self._raised > PATIENCE
-                outcome = this.judge(parcels, outcome.why)
+                this.is_for_exception |= self._raised > PATIENCE
+                outcome = Refused(outcome.why) if this.is_for_exception else Retry(None, outcome.why)
+            if isinstance(outcome, Refused):
+                outcome = this.judge(parcels, outcome)
             match outcome:
                 case None:
                     pass
                 case Delivered():
-                    this.accepted()
+                    this.accepted(parcels)
                     self._delivered(parcels, outcome)
                 case Retry():
                     self._put_off([*parcels, *(parcel for later in this.todo for parcel in later)], outcome)
@@ -233,13 +256,11 @@ class Sender:
             self._spooled += _spans(new)
             self._tried.update((parcel.file, parcel.stored.id) for parcel in new)
         until = "until this is fixed" if outcome.is_misconfigured else "and is sent again later"
-        self._notices.warn(outcome.why, "telemetry for %s waits in the spool %s: %s", self.name, until, outcome.why)
+        message = "telemetry for %s waits in the spool %s: %s"
+        self._notices.warn(outcome.why, message, self.name, until, explained(outcome))
 
     def _drop(self, parcels: Sequence[Parcel], outcome: TooLarge | Refused) -> None:
-        if isinstance(outcome, TooLarge):
-            self._forget(parcels, "too_large", "too large")
-        else:
-            self._forget(parcels, "refused", outcome.why)
+        self._forget(parcels, "too_large" if isinstance(outcome, TooLarge) else "refused", explained(outcome))
 
     def _forget(self, parcels: Sequence[Parcel], reason: str, explanation: str) -> None:
         with self._lock:

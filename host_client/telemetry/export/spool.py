@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from host_client.telemetry.batch import Batch
 
-from ._spool_file import SpoolFile, StoredBatch, UnknownVersionError
+from ._spool_file import SpoolFile, StoredBatch, UnknownVersionError, spans_in_corrupt
 from .notices import Notices
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -383,7 +383,8 @@ class Spool:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _CORRUPT and place in self._places:
             self._places.remove(place)
-            self._count_dropped("corrupt", Counter(place.file.waiting))
+            held = dict.fromkeys(self._names, place.file.undecided)
+            self._count_dropped("corrupt", place.file.waiting + Counter(held))
             place.file.close()
             self._set_aside(place.path)
             os.close(place.lock)
@@ -457,6 +458,10 @@ class Spool:
             _logger.info("the telemetry spool's file %s was written by a later version, and is left alone", path)
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF in _CORRUPT:
+                # If nothing can be read, at least one span is lost, because an empty file would have been deleted.
+                lost = spans_in_corrupt(str(path)) or Counter(dict.fromkeys(self._names, 1))
+                with self._lock:
+                    self._count_dropped("corrupt", lost)
                 self._set_aside(path)
             else:
                 self._disk_failed(error)

@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import (
 
 from agent_runner.contract.sanitize import brief
 from host_client.telemetry.config import Temporality
-from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Retry
+from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Retry, explained
 from host_client.telemetry.export.notices import Notices
 from host_client.telemetry.export.sender import HANGS_AFTER
 
@@ -99,7 +99,7 @@ class OtlpExporter(MetricExporter):
             self._notices.forget("failed")
             return True
         self.failures += 1
-        why = getattr(outcome, "why", "") or "the request is too large"
+        why = outcome.why if isinstance(outcome, Delivered) else explained(outcome)
         # Deltas that were refused would be refused again, and of those accepted in part the others would count twice.
         is_lost = self._sends_deltas and not isinstance(outcome, Retry)
         self.lost += is_lost

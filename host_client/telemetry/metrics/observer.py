@@ -272,6 +272,10 @@ class Metrics:
         known = self._sessions.get(session_id)
         return known or self._new(Who(session_id=session_id, user_id=user, tenant_id=tenant, tier=tier))
 
+    def flush(self, timeout: float) -> bool:
+        """Return True: metrics are cumulative, so the next export makes up for one that failed."""
+        return True
+
     def close(self, timeout: float) -> bool:
         """Export the last values to all exporters at once, within ``timeout`` seconds; return whether all succeeded."""
         until = time.monotonic() + timeout

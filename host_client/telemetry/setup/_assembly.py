@@ -27,12 +27,15 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     observers: list[Observer] = []
     if metrics is not None:
         observers.append(metrics)
-    if config.ledger is not None:
-        observers.append(Ledger(config.ledger))
+    ledger = Ledger(config.ledger) if config.ledger is not None else None
+    if ledger is not None:
+        observers.append(ledger)
     content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
     telemetry = Telemetry(_delivery(config), observers, sampling=_sampling(config), content=content)
     if metrics is not None:
         metrics.watch(telemetry.counts, telemetry.delivery_ended)
+    if ledger is not None:
+        ledger.report_loss = telemetry.lose
     return telemetry, problems
 
 

@@ -136,7 +136,7 @@ SETTINGS = (
         ("OTEL_SAMPLING_RATE",),
         parsing.share,
         "1.0; in production 0.1",
-        "Share of traces that is kept, 0 to 1. Traces with an error always are.",
+        "Share of traces that is kept, 0 to 1. Failed and slow traces have shares of their own: see Sampling.",
     ),
     TelemetrySetting(
         "sampler",
@@ -153,7 +153,20 @@ SETTINGS = (
         "5000",
         "Milliseconds of model and tool work above which a trace is slow.",
     ),
-    TelemetrySetting("slow_rate", ("SANDSPAN_SLOW_RATE",), parsing.share, "1.0", "Share of slow traces that is kept."),
+    TelemetrySetting(
+        "slow_rate",
+        ("SANDSPAN_SLOW_RATE",),
+        parsing.share,
+        "twice the general share",
+        "Share of slow traces that is kept.",
+    ),
+    TelemetrySetting(
+        "tool_error_rate",
+        ("SANDSPAN_TOOL_ERROR_RATE",),
+        parsing.share,
+        "the general share",
+        "Share of traces that is kept if a tool call failed and the turn ended well.",
+    ),
     TelemetrySetting(
         "tier_rates",
         ("SANDSPAN_TIER_RATES",),

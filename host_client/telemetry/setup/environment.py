@@ -41,8 +41,9 @@ def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple
         sampling=SamplingConfig(
             rate=reader.rate(PRODUCTION_RATE if environment == PRODUCTION else 1.0),
             slow_ms=reader.get("slow_ms", 5000.0),
-            slow_rate=reader.get("slow_rate", 1.0),
+            slow_rate=reader.get("slow_rate", None),
             tier_rates=reader.get("tier_rates", {}),
+            tool_error_rate=reader.get("tool_error_rate", None),
         ),
         metric_interval=reader.get("metric_interval", 60.0),
         metric_temporality=reader.get("metric_temporality", "cumulative"),
@@ -64,8 +65,9 @@ def checked(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
     """Replace bad values in a configuration made in code by defaults; return it and the problems. Never raises."""
     problems: list[str] = []
     sampling = config.sampling
-    for name, value in (("rate", sampling.rate), ("slow_rate", sampling.slow_rate)):
-        if not 0 <= value <= 1:
+    for name in ("rate", "slow_rate", "tool_error_rate"):
+        value: float | None = getattr(sampling, name)
+        if value is not None and not 0 <= value <= 1:
             problems.append(f"SamplingConfig({name}={value!r}) takes a number from 0 to 1; using 1.0")
             sampling = replace(sampling, **{name: 1.0})
     for tier, value in sampling.tier_rates.items():

@@ -20,7 +20,15 @@ from agent_runner.contract.findings import Finding
 from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Ids, Span
 from host_client.telemetry.config import TelemetryConfig
-from host_client.telemetry.export.destinations import Delivered, Destination, Outcome, Refused, Retry, TooLarge
+from host_client.telemetry.export.destinations import (
+    Delivered,
+    Destination,
+    Outcome,
+    Refused,
+    Retry,
+    TooLarge,
+    explained,
+)
 from host_client.telemetry.export.destinations.otlp import otlp_metrics
 from host_client.telemetry.export.endpoints import Endpoint, shown
 
@@ -72,10 +80,12 @@ def _finding(title: str, exporter: str, endpoint: Endpoint, outcome: Outcome, wh
     match outcome:
         case Delivered(rejected=0):
             return Finding(title, True, f"{where} accepted {what}")
-        case Delivered(why=why) | Refused(why=why):
+        case Delivered(why=why):
             return Finding(title, False, f"{where} refused {what}: {why}", advice)
-        case Retry(why=why):
-            return Finding(title, False, f"{where}: {why}", advice)
+        case Refused():
+            return Finding(title, False, f"{where} refused {what}: {explained(outcome)}", advice)
+        case Retry():
+            return Finding(title, False, f"{where}: {explained(outcome)}", advice)
         case TooLarge():
             return Finding(title, False, f"{where} finds one span too large", advice)
 

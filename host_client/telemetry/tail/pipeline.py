@@ -82,6 +82,10 @@ class Observer(Protocol):
     def end(self, who: Who) -> None:
         """Take note that a session has ended."""
 
+    def flush(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds until nothing waits to be written; return whether nothing does."""
+        ...
+
     def close(self, timeout: float) -> bool:
         """Write the rest within ``timeout`` seconds; return whether all was written."""
         ...
@@ -207,15 +211,15 @@ class Telemetry:
     # -- the end -----------------------------------------------------------------------------------------
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait at most ``timeout`` seconds until all spans so far are delivered; return whether they were.
+        """Wait at most ``timeout`` seconds until all spans so far are delivered and all costs are written.
 
-        Also return False if anything was lost since the last call. Spans of undecided traces count as neither delivered
-        nor lost.
+        Return whether they are, and nothing was lost since the last call. Spans of undecided traces count as neither
+        delivered nor lost.
         """
         until = time.monotonic() + timeout
-        drained = self._drain(until)
-        delivered = drained and (self._delivery is None or self._delivery.flush(max(0.0, until - time.monotonic())))
-        return self._lost_nothing() and delivered
+        parts = (*([self._delivery] if self._delivery is not None else []), *self._observers)
+        done = self._drain(until) and all(part.flush(max(0.0, until - time.monotonic())) for part in parts)
+        return self._lost_nothing() and done
 
     def shutdown(self, timeout: float = 5.0) -> bool:
         """Decide on all traces, deliver what is possible in ``timeout`` seconds, and end. Further calls do nothing.

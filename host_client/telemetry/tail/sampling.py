@@ -1,9 +1,11 @@
 """Decide which traces are kept, once for each trace, after its spans have ended. Pure except for its clock.
 
-A trace is kept for an error, for more model and tool work than a threshold (waiting for a person does not count), or by
-a ratio that depends on the trace id alone, so that every host decides alike. A trace that is certain to be kept is kept
-at once; on others the decision is made when their session ends. Later spans of the trace share the decision. Only a
-further session in a dropped trace opens it again, for the spans from then on.
+A trace is kept for an error outside of its tool calls. Others are kept by a share: a general one, one for traces with a
+failed tool call, and one for traces with more model and tool work than a threshold (waiting for a person does not
+count). The highest share that applies counts, and the trace id alone decides whether a trace falls within it, so that
+every host decides alike. A trace that is certain to be kept is kept at once; on others the decision is made when their
+session ends. Later spans of the trace share the decision. Only a further session in a dropped trace opens it again, for
+the spans from then on.
 """
 
 from __future__ import annotations
@@ -35,16 +37,18 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Shares of traces that are kept, from 0 to 1. Traces with an error are always kept.
+    """Shares of traces that are kept, from 0 to 1. Traces with an error outside of their tool calls are always kept.
 
-    ``slow_rate`` applies to traces with more than ``slow_ms`` milliseconds of model and tool work, ``rate`` to the
-    others. ``tier_rates`` replaces ``rate`` for users of a tier.
+    ``rate`` is the general share, which ``tier_rates`` replaces for users of a tier. ``slow_rate`` applies to traces
+    with more than ``slow_ms`` milliseconds of model and tool work (default: twice the general share), and
+    ``tool_error_rate`` to traces with a failed tool call (default: the general share). The highest that applies counts.
     """
 
     rate: float = 1.0
     slow_ms: float = 5000.0
-    slow_rate: float = 1.0
+    slow_rate: float | None = None
     tier_rates: Mapping[str, float] = field(default_factory=dict[str, float])
+    tool_error_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,8 @@ class SamplerLimits:
 @dataclass(slots=True)
 class _Trace:
     began: float
-    ratio: float
+    rate: float
+    """The general share for the user."""
     sessions: int = 0
     spans: int = 0
     size: int = 0
@@ -101,7 +106,7 @@ class Sampler:
         if trace is None:
             return self._decided[trace_id]
         trace.sessions += 1
-        if _falls_within(trace_id, trace.ratio):
+        if _falls_within(trace_id, trace.rate):
             return self._decide(trace_id, Verdict.KEEP, "ratio")
         return Verdict.HOLD
 
@@ -120,7 +125,10 @@ class Sampler:
             return self._decided[trace_id]
         for span in spans:
             if span.is_error:
-                return self._decide(trace_id, Verdict.KEEP, "error")
+                if not _is_of_tool_call(span):
+                    return self._decide(trace_id, Verdict.KEEP, "error")
+                if _falls_within(trace_id, self._config.tool_error_rate or 0.0):
+                    return self._decide(trace_id, Verdict.KEEP, "tool error")
             trace.spans += 1
             if (interval := _work(span)) is not None:
                 trace.work.append(interval)
@@ -168,15 +176,16 @@ class Sampler:
         if trace_id in self._decided:
             return None
         if trace_id not in self._open:
-            ratio = self._config.tier_rates.get(tier or "", self._config.rate)
-            self._open[trace_id] = _Trace(self._clock(), ratio)
+            rate = self._config.tier_rates.get(tier or "", self._config.rate)
+            self._open[trace_id] = _Trace(self._clock(), rate)
         return self._open[trace_id]
 
     def _conclude(self, trace_id: str, trace: _Trace) -> Verdict:
-        slow = seconds(union(trace.work)) * 1000 > self._config.slow_ms
-        if slow and _falls_within(trace_id, self._config.slow_rate):
+        is_slow = seconds(union(trace.work)) * 1000 > self._config.slow_ms
+        slow_rate = self._config.slow_rate if self._config.slow_rate is not None else min(1.0, 2 * trace.rate)
+        if is_slow and _falls_within(trace_id, slow_rate):
             return self._decide(trace_id, Verdict.KEEP, "slow")
-        if _falls_within(trace_id, trace.ratio):
+        if _falls_within(trace_id, trace.rate):
             return self._decide(trace_id, Verdict.KEEP, "ratio")
         return self._decide(trace_id, Verdict.DROP, "ratio")
 
@@ -189,9 +198,17 @@ class Sampler:
         return verdict
 
 
-def _falls_within(trace_id: str, ratio: float) -> bool:
-    """Return whether the trace is in the share, as OpenTelemetry's TraceIdRatioBased sampler decides."""
-    return int(trace_id[16:], 16) < round(ratio * 2**64)
+def _falls_within(trace_id: str, rate: float) -> bool:
+    """Return whether the trace is in the share, as OpenTelemetry's TraceIdRatioBased sampler decides.
+
+    A trace that is in a share is also in every higher one.
+    """
+    return int(trace_id[16:], 16) < round(rate * 2**64)
+
+
+def _is_of_tool_call(span: EndedSpan) -> bool:
+    """Return whether a span is a tool call's, or that of its approval, which fails together with the call."""
+    return span.attributes.get("gen_ai.operation.name") == "execute_tool" or span.name == "agent.approval"
 
 
 def _work(span: EndedSpan) -> Interval | None:
@@ -201,9 +218,18 @@ def _work(span: EndedSpan) -> Interval | None:
         case "chat":
             return start, max(start, end)
         case "execute_tool" if attributes.get("gen_ai.tool.name") not in _SUBAGENT_TOOLS:
-            executed = attributes.get("tool.execution_ms")
-            if isinstance(executed, int | float) and 0 <= executed * 1e6 <= end - start:
-                start = end - int(executed * 1e6)  # the time before is the wait for a person
+            # A person is waited for before the execution. A denied call has no execution time.
+            if (executed := _nanoseconds(attributes.get("tool.execution_ms"), end - start)) is not None:
+                start = end - executed
+            elif (waited := _nanoseconds(attributes.get("tool.approval_wait_ms"), end - start)) is not None:
+                start += waited
             return start, max(start, end)
         case _:
             return None
+
+
+def _nanoseconds(milliseconds: object, most: int) -> int | None:
+    """Return a number of milliseconds in nanoseconds; None if it is not a number from 0 to ``most`` nanoseconds."""
+    if isinstance(milliseconds, int | float) and 0 <= milliseconds * 1e6 <= most:
+        return int(milliseconds * 1e6)
+    return None

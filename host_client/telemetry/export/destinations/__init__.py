@@ -23,12 +23,14 @@ class Retry:
     """The request may be accepted later, after the ``after`` seconds that the destination asks for, if it does.
 
     ``why`` is for a person, and equal for equal causes, because each text is logged once. ``is_misconfigured`` means
-    that waiting does not help: a person must fix a key or an address.
+    that waiting does not help: a person must fix a key or an address. ``answer`` is the beginning of the answer's body,
+    without secrets.
     """
 
     after: float | None
     why: str
     is_misconfigured: bool = False
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,23 @@ class TooLarge:
 
 @dataclass(frozen=True)
 class Refused:
-    """The request is refused for good, because of a span in it."""
+    """The request is refused, because of a span in it or because the destination refuses every request.
+
+    ``answer`` is the beginning of the answer's body, without secrets.
+    """
 
     why: str
+    answer: str = ""
 
 
 Outcome = Delivered | Retry | TooLarge | Refused
+
+
+def explained(failure: Retry | TooLarge | Refused) -> str:
+    """Return the cause of a failure, with the answer if there was one, for a person."""
+    if isinstance(failure, TooLarge):
+        return "the request is too large"
+    return f"{failure.why}; the answer was: {failure.answer}" if failure.answer else failure.why
 
 
 def key_of(name: str, endpoint: Endpoint, *also: str) -> str:

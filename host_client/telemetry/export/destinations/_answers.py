@@ -1,13 +1,13 @@
 """Interpret the answers of OTLP receivers. Pure.
 
 This follows the OTLP specification, except that spans are not given up for a cause that a person can fix: requests with
-a wrong key or address are repeated, slowly. Only a fault of the spans themselves is final.
+a wrong key or address are repeated, slowly. The sender finds out whether a refusal is for a fault of the spans.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
@@ -28,8 +28,13 @@ _KEYS = (401, 403)
 _BUSY = (408, 425, 429)
 
 
-def of_http(status: int, headers: Mapping[str, str], body: bytes, now: float) -> Outcome:
-    """Return the outcome of an HTTP answer; header names are in lower case, ``now`` in seconds since the epoch."""
+def of_http(
+    status: int, headers: Mapping[str, str], body: bytes, now: float, clean: Callable[[str], str] = brief
+) -> Outcome:
+    """Return the outcome of an HTTP answer; header names are in lower case, ``now`` in seconds since the epoch.
+
+    ``clean`` removes secrets from the answer's text and shortens it.
+    """
     kind = headers.get("content-type", "")
     if 200 <= status < 300:
         if "html" in kind:
@@ -40,15 +45,15 @@ def of_http(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
         return Retry(SLOWLY, f"HTTP {status}, a redirect to {where}, which is not followed: correct the address", True)
     if status == 413:
         return TooLarge()
-    why = f"HTTP {status} {_message(kind, body)}".rstrip()
+    answer = clean(_message(kind, body))
     if status in _REFUSED:
-        return Refused(why)
+        return Refused(f"HTTP {status}", answer)
     if status in _KEYS:
-        return Retry(SLOWLY, f"HTTP {status}: the key is missing or wrong", True)
+        return Retry(SLOWLY, f"HTTP {status}: the key is missing or wrong", True, answer)
     after = retry_after(headers.get("retry-after", ""), now)
     if status in _BUSY or status >= 500:
-        return Retry(after, f"HTTP {status}")
-    return Retry(max(after or 0.0, SLOWLY), f"{why}: is the address right?", True)
+        return Retry(after, f"HTTP {status}", answer=answer)
+    return Retry(max(after or 0.0, SLOWLY), f"HTTP {status}: is the address right?", True, answer)
 
 
 def of_response(rejected: int, why: str) -> Delivered:
@@ -80,14 +85,15 @@ def _partial_success(kind: str, body: bytes) -> tuple[int, str]:
 
 
 def _message(kind: str, body: bytes) -> str:
+    """Return the message in the body of an answer, the whole body if it has none that can be read."""
+    text = body.decode("utf-8", "replace")
     try:
         if "protobuf" in kind:
-            return brief(Status.FromString(body).message)
-        if "json" in kind:
-            return brief(str(_dict(json.loads(body)).get("message", "")))
+            return Status.FromString(body).message
+        message = _dict(json.loads(body)).get("message") if "json" in kind else None
     except (DecodeError, ValueError, RecursionError):
-        return ""
-    return brief(body.decode("utf-8", "replace")) if kind.startswith("text/plain") else ""
+        return text
+    return message if isinstance(message, str) else text
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class OtlpGrpc:
             metadata = tuple((name.lower(), value) for name, value in self._endpoint.headers.items())
             response = export(request, timeout=self._endpoint.timeout, metadata=metadata)
         except grpc.RpcError as error:
-            return of_error(error)
+            return of_error(error, self._endpoint.redact(error.details() or ""))
         except OSError as error:  # a certificate's file
             return Retry(SLOWLY, brief(f"{type(error).__name__}: {error}"), True)
         return of_response(response.partial_success.rejected_spans, response.partial_success.error_message)
@@ -97,19 +97,19 @@ class OtlpGrpc:
             self._channel.close()
 
 
-def of_error(error: Any) -> Outcome:
+def of_error(error: Any, details: str) -> Outcome:
     """Return the outcome of a failed call; ``error`` is a ``grpc.RpcError`` that is also a ``grpc.Call``."""
     code: str = error.code().name
-    details = brief(error.details() or "")
-    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details:
+    answer = brief(details)
+    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in answer:
         return TooLarge()
     if code == "INVALID_ARGUMENT":
-        return Refused(f"{code} {details}".rstrip())
+        return Refused(code, answer)
     if code in _LATER or code == "RESOURCE_EXHAUSTED":
-        return Retry(_retry_delay(dict(error.trailing_metadata() or ())), code)
+        return Retry(_retry_delay(dict(error.trailing_metadata() or ())), code, answer=answer)
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return Retry(SLOWLY, f"{code}: the key is missing or wrong", True)
-    return Retry(SLOWLY, f"{code} {details}: is the address right?", True)
+        return Retry(SLOWLY, f"{code}: the key is missing or wrong", True, answer)
+    return Retry(SLOWLY, f"{code}: is the address right?", True, answer)
 
 
 def _retry_delay(metadata: Mapping[str, Any]) -> float | None:

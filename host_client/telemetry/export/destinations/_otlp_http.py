@@ -69,7 +69,10 @@ class OtlpHttp:
         with client.stream("POST", self._endpoint.url, content=body) as response:
             answer = _read(response, deadline)
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return of_http(response.status_code, headers, answer, time.time())
+            return of_http(response.status_code, headers, answer, time.time(), self._clean)
+
+    def _clean(self, text: str) -> str:
+        return brief(self._endpoint.redact(text))
 
     def close(self) -> None:
         """Close the connection."""
