@@ -23,6 +23,8 @@ from .contract.spans import Span, Spans
 
 _AGENT_ID = "x-claude-code-agent-id"
 _REQUEST_CLASS = "x-claude-code-request-class"
+_CONVERSATION = "x-claude-code-session-id"
+"""The header of all requests of the CLI; a tool that asks the model through the gateway does not send it."""
 _TIMEOUT = "x-stainless-timeout"
 """The header with the seconds after which the CLI abandons a request."""
 _MAX_KNOWN = 256
@@ -57,7 +59,7 @@ class RequestPlace(NamedTuple):
 
 
 FindPlace = Callable[[str | None, bool], RequestPlace | None]
-"""Return the place of a request from its task's id and whether it is a search's, or None if it is not known yet."""
+"""Returns the place of a request from its task's id and whether it is a search's, or None if it is not known yet."""
 
 
 class GatewayChats:
@@ -169,6 +171,8 @@ class ChatRequest:
         self.span.kind = "client"
         self._chats = chats
         self._class = headers.get(_REQUEST_CLASS) or ("subagent" if self.agent_id else None)
+        if _CONVERSATION not in headers:
+            self._class = "tool"
         self._timeout = headers.get(_TIMEOUT, "")
         self._has_tools = False
         self._message_id: str | None = None

@@ -17,7 +17,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 
-from agent_runner._gateway import Gateway, credential
+from agent_runner._credential import credential
+from agent_runner._gateway import Gateway
 from agent_runner._metering import Meter
 
 from .support import Row, added, interleaved, progress, spread

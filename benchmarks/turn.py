@@ -31,7 +31,15 @@ Variant = Callable[[int], Coroutine[Any, Any, ReplayTransport]]
 
 def options() -> ClaudeAgentOptions:
     """Return the runner's own SDK options without its callbacks, so that all variants get the same messages."""
-    ours = agent_options(Config(), {}, CONTEXT, can_use_tool=_never, on_tool_end=_nothing, on_stderr=lambda _line: None)
+    ours = agent_options(
+        Config(),
+        {},
+        CONTEXT,
+        can_use_tool=_never,
+        on_tool_end=_nothing,
+        on_stderr=lambda _line: None,
+        partial_messages=True,
+    )
     return replace(ours, can_use_tool=None, hooks=None)
 
 

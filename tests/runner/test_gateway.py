@@ -590,6 +590,8 @@ def test_a_tool_that_asks_the_model_itself_spends_the_runs_budget(make_lab: Make
     assert done.tree == [
         ["agent.execute !budget_exceeded", [CHAT], ["execute_tool Bash"], [CHAT], [f"{CHAT} !budget_exceeded"]]
     ]
+    requests = [span.attributes["chat.request_class"] for span in done.spans if span.name == CHAT]
+    assert requests == ["main", "tool", "main"]
     error = done.one(protocol.Error).data
     assert (error.error_type, error.retryable) == ("budget_exceeded", False)
     assert done.one(protocol.Result).data.error_type == "budget_exceeded"
