@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +23,10 @@ from host_client.sandbox.local import LocalProcess
 from host_client.scripted_model import ScriptedModel, parse_script
 from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
 from host_client.telemetry.costs.report import add_up
+from host_client.telemetry.export import endpoints
 from tests.e2e.test_commands import ROOT, piped
 from tests.host.test_e2b_sessions import until
+from tests.support.collector import Collector
 from tests.support.hosts import HostLab, host_lab
 from tests.support.runs import clean_environment
 
@@ -126,6 +129,62 @@ async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: 
     assert costs(tmp_path)["total"]["turns"] == 5
     of_helper = round(adas[-1].model_usage[HELPER]["costUSD"] * 1e9)
     assert by(tmp_path, "model") == {MODEL: total - of_helper, HELPER: of_helper}
+
+
+# No output of the subagent has tokens, because the spans of its requests lack them where the stream is their source.
+TRACED = """
+    conversations:
+      main:
+        replies:
+          - tools:
+              - name: Agent
+                input: {description: d, prompt: Say hello, model: haiku, subagent_type: general-purpose,
+                        run_in_background: false}
+            usage: {input_tokens: 1001, output_tokens: 103, cache_creation_input_tokens: 7001}
+          - {text: One., usage: {input_tokens: 207, cache_read_input_tokens: 5003, output_tokens: 11}}
+          - {text: Two., usage: {input_tokens: 120000, output_tokens: 47}}
+      helper:
+        when: Say hello
+        replies:
+          - tools: [{name: Bash, input: {command: echo hello}}]
+            usage: {input_tokens: 100013, cache_read_input_tokens: 17, output_tokens: 0}
+          - {text: hello was said, usage: {input_tokens: 601, output_tokens: 0}}
+      fails:
+        when: Fail
+        replies:
+          - {tools: [{name: Bash, input: {command: "true"}}], usage: {input_tokens: 3007, output_tokens: 29}}
+          - {fail: [{status: 400, times: 20}], text: Never.}
+"""
+
+
+@pytest.mark.anyio
+async def test_the_costs_that_langfuse_adds_up_are_the_ledgers_for_each_model(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    options = AgentOptions(user_id="ada", model=MODEL)
+    with Collector() as langfuse, host_lab(TRACED) as lab:
+        config = TelemetryConfig(
+            exporters=("langfuse",),
+            langfuse=endpoints.langfuse(langfuse.url, "pk-lf-own", "sk-lf-own"),
+            ledger=ledger,
+            spool_directory=tmp_path / "spool",
+        )
+        telemetry = initialize_telemetry(config)
+        async with open_session("go", options, approvals="auto", telemetry=telemetry, environ=lab.environ) as session:
+            async for event in session:
+                if isinstance(event, p.Result):
+                    await (session.send("on") if event.data.turn == 1 else session.finish())
+        failed = await run_agent("Fail", options, approvals="auto", telemetry=telemetry, environ=lab.environ)
+        assert telemetry.shutdown()
+    assert (failed.is_error, failed.cost_usd > 0) == (True, True)
+    shown = Counter[str]()
+    for span in langfuse.spans:
+        if span.attributes["langfuse.observation.type"] == "generation":
+            details = json.loads(span.attributes.get("langfuse.observation.cost_details", '{"total": 0}'))
+            shown[span.attributes["gen_ai.request.model"]] += details["total"]
+    rows, total = add_up([ledger], ["model"])
+    assert shown == {row.keys[0]: pytest.approx(row.nano_usd / 1e9, abs=1e-8) for row in rows}
+    assert set(shown) == {MODEL, HELPER}
+    assert total.failed_nano_usd == round(failed.cost_usd * 1e9)
 
 
 class Killable(LocalSandbox):
