@@ -140,19 +140,23 @@ TRACED = """
               - name: Agent
                 input: {description: d, prompt: Say hello, model: haiku, subagent_type: general-purpose,
                         run_in_background: false}
-            usage: {input_tokens: 1001, output_tokens: 103, cache_creation_input_tokens: 7001}
+            usage: {input_tokens: 1001, output_tokens: 103, cache_creation_input_tokens: 7001,
+                    more: {cache_creation: {ephemeral_1h_input_tokens: 3000, ephemeral_5m_input_tokens: 4001}}}
           - {text: One., usage: {input_tokens: 207, cache_read_input_tokens: 5003, output_tokens: 11}}
-          - {text: Two., usage: {input_tokens: 120000, output_tokens: 47}}
+          - text: Two.
+            usage: {input_tokens: 120000, output_tokens: 47,
+                    more: {inference_geo: us, server_tool_use: {web_search_requests: 2}}}
       helper:
         when: Say hello
         replies:
           - tools: [{name: Bash, input: {command: echo hello}}]
-            usage: {input_tokens: 100013, cache_read_input_tokens: 17, output_tokens: 0}
+            usage: {input_tokens: 100013, cache_read_input_tokens: 17, output_tokens: 0, more: {inference_geo: us}}
           - {text: hello was said, usage: {input_tokens: 601, output_tokens: 0}}
       fails:
         when: Fail
         replies:
-          - {tools: [{name: Bash, input: {command: "true"}}], usage: {input_tokens: 3007, output_tokens: 29}}
+          - tools: [{name: Bash, input: {command: "true"}}]
+            usage: {input_tokens: 3007, output_tokens: 29, more: {speed: fast}}
           - {fail: [{status: 400, times: 20}], text: Never.}
 """
 
@@ -173,7 +177,8 @@ async def test_the_costs_that_langfuse_adds_up_are_the_ledgers_for_each_model(tm
             async for event in session:
                 if isinstance(event, p.Result):
                     await (session.send("on") if event.data.turn == 1 else session.finish())
-        failed = await run_agent("Fail", options, approvals="auto", telemetry=telemetry, environ=lab.environ)
+        fast = AgentOptions(user_id="ada", model="claude-opus-4-6")
+        failed = await run_agent("Fail", fast, approvals="auto", telemetry=telemetry, environ=lab.environ)
         assert telemetry.shutdown()
     assert (failed.is_error, failed.cost_usd > 0) == (True, True)
     shown = Counter[str]()
@@ -183,7 +188,7 @@ async def test_the_costs_that_langfuse_adds_up_are_the_ledgers_for_each_model(tm
             shown[span.attributes["gen_ai.request.model"]] += details["total"]
     rows, total = add_up([ledger], ["model"])
     assert shown == {row.keys[0]: pytest.approx(row.nano_usd / 1e9, abs=1e-8) for row in rows}
-    assert set(shown) == {MODEL, HELPER}
+    assert set(shown) == {MODEL, HELPER, fast.model}
     assert total.failed_nano_usd == round(failed.cost_usd * 1e9)
 
 
