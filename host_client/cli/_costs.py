@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,19 +127,11 @@ def _moment(option: str, text: str | None, default: float) -> float:
         return default
     try:
         moment = datetime.fromisoformat(text)
-        if option == "--to" and _is_day(text):
+        if option == "--to" and len(text) <= len("2026-11-24"):  # a day; any time is longer
             moment += timedelta(days=1)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise ValueError(f"{option} {text!r}: takes a day or time, such as 2026-11-24 or 2026-11-24T12:00:00") from None
-
-
-def _is_day(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _accepted(user: list[str], tenant: list[str], model: list[str], attributes: Sequence[str]) -> dict[str, list[str]]:
@@ -227,7 +219,7 @@ def _print(by: Sequence[str], rows: Sequence[Total], total: Total, selection: Se
         table.add_column(name, justify="right", footer=cells[-1])
     for number, row in enumerate(rows):
         table.add_row(*(visible(key or "-") for key in row.keys), *(cells[number] for cells in columns.values()))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a name such as [red] stays as it is
     if not console.is_terminal:
         console.width = 200  # a file or pipe has no width
     console.print(table)

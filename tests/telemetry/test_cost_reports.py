@@ -149,6 +149,11 @@ def test_csv_has_exact_amounts_and_no_formula(tmp_path: Path) -> None:
     assert run(path, "--csv", "--user", "nobody").stdout.startswith("user,turns,cost_usd,")
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "ledger", (1.0, who("[/red]:smile:"), result(0.5)))
+    assert "[/red]:smile:" in run(path).stdout
+
+
 # -- several ledgers ------------------------------------------------------------------------------------
 
 
