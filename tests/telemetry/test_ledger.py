@@ -518,6 +518,13 @@ def test_a_ledger_that_another_process_holds_is_waited_for_within_the_time_given
     assert ledger.lost == 1
 
 
+def test_a_report_neither_waits_for_those_who_write_nor_holds_them_up(
+    tmp_path: Path, held: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host_client.telemetry.costs.report.BUSY_SECONDS", 0.0)
+    assert sum_of(Ledger(tmp_path / "ledger")).turns == 1
+
+
 def test_that_another_process_writes_for_a_moment_is_no_warning(
     tmp_path: Path, held: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:

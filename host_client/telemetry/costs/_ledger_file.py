@@ -141,8 +141,8 @@ def _version(connection: sqlite3.Connection, path: Path, schema: str = "main") -
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Generator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
     except BaseException:
@@ -226,7 +226,7 @@ def _merge(connection: sqlite3.Connection, times: str) -> None:
     """
     columns = ", ".join(sorted(_columns(connection, "source").intersection(_COLUMNS)))
     updates = ", ".join(f"{column} = excluded.{column}" for column in ("id", *_COLUMNS))
-    with _transaction(connection):
+    with _transaction(connection, "DEFERRED"):  # an immediate one would lock `source` against those who write it
         connection.execute(f"""
             INSERT INTO main.turns (id, {columns}) SELECT id {times}, {columns} FROM source.turns WHERE true
             ON CONFLICT (session, trace, span) DO UPDATE SET {updates}
