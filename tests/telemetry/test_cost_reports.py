@@ -243,6 +243,7 @@ def test_prices_of_ones_own_apply_to_the_tokens_of_their_models_and_others_are_n
     assert sum(row["cost_nano_usd"] for row in told["rows"]) == told["total"]["cost_nano_usd"]
     noted = run(bill, "--prices", str(prices)).stderr
     assert f"has no price for {HAIKU}, unknown" in noted
+    assert run(bill, "--prices", str(prices), "--month", "2026-10").stderr == ""
 
 
 def test_a_cost_without_tokens_stays_at_other_prices(tmp_path: Path) -> None:

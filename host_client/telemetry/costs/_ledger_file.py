@@ -191,7 +191,7 @@ def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
 
 
 def open_to_read(paths: Sequence[Path], patience: float) -> sqlite3.Connection:
-    """Return a connection with the turns of all files that exist, each turn once; ``patience`` as in `connect`.
+    """Return a connection to a copy of the turns of all files that exist, each once; ``patience`` as in `connect`.
 
     Raise `LedgerError` for a file that cannot be read.
     """

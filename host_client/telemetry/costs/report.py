@@ -82,15 +82,16 @@ def add_up(
     file that does not exist has none. Raise ValueError for an unknown key, and `LedgerError` for an unreadable file.
     """
     with contextlib.closing(open_to_read(paths, BUSY_SECONDS)) as connection:
-        if prices is not None:
-            connection.create_function("priced", len(_PART), prices.nano_usd, deterministic=True)
-        nano_usd = f"priced({', '.join(_PART)})" if prices is not None else "nano_usd"
-        rows = _sums(connection, by, selection, nano_usd)
-        total = _sums(connection, (), selection, nano_usd)
+        if prices is not None:  # the connection is to a copy
+            connection.create_function("priced", len(_PART), prices.nano_usd)
+            of_period = "turn_id IN (SELECT id FROM turns WHERE ended_at >= ? AND ended_at < ?)"
+            update = f"UPDATE parts SET nano_usd = priced({', '.join(_PART)}) WHERE {of_period}"  # noqa: S608 - of constants
+            connection.execute(update, selection[:2])
+        rows, total = _sums(connection, by, selection), _sums(connection, (), selection)
     return _ordered(rows, by), next(iter(total), Total((), 0, 0, 0, 0, 0, 0))
 
 
-def _sums(connection: sqlite3.Connection, by: Sequence[str], selection: Selection, nano_usd: str) -> list[Total]:
+def _sums(connection: sqlite3.Connection, by: Sequence[str], selection: Selection) -> list[Total]:
     keys = [_key(name) for name in by]
     accepted = [(*_key(name), tuple(values)) for name, values in selection.only.items()]
     conditions = [f"COALESCE({key}, '') IN ({', '.join('?' * len(values))})" for key, _, values in accepted]
@@ -105,8 +106,7 @@ def _sums(connection: sqlite3.Connection, by: Sequence[str], selection: Selectio
             COUNT(DISTINCT CASE WHEN turns.estimated THEN turns.id END),
             COUNT(DISTINCT CASE WHEN {failed} THEN turns.id END),
             {", ".join(f"SUM({column} >> {_HALF}), SUM({column} & {2**_HALF - 1})" for column in columns)}
-        FROM turns JOIN (SELECT turn_id, model, {nano_usd} AS nano_usd, {", ".join(SUMMED[1:])} FROM parts) AS parts
-            ON parts.turn_id = turns.id
+        FROM turns JOIN parts ON parts.turn_id = turns.id
         WHERE {" AND ".join(["turns.ended_at >= ?", "turns.ended_at < ?", *conditions])}
         GROUP BY {", ".join(str(n + 1) for n in range(len(keys))) or "NULL"}
     """  # noqa: S608 - of constants
