@@ -518,7 +518,7 @@ def test_a_ledger_that_another_process_holds_is_waited_for_within_the_time_given
     assert ledger.lost == 1
 
 
-def test_a_report_neither_waits_for_those_who_write_nor_holds_them_up(
+def test_a_report_neither_waits_for_writers_nor_blocks_them(
     tmp_path: Path, held: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("host_client.telemetry.costs.report.BUSY_SECONDS", 0.0)

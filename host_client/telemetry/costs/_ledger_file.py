@@ -226,7 +226,7 @@ def _merge(connection: sqlite3.Connection, times: str) -> None:
     """
     columns = ", ".join(sorted(_columns(connection, "source").intersection(_COLUMNS)))
     updates = ", ".join(f"{column} = excluded.{column}" for column in ("id", *_COLUMNS))
-    with _transaction(connection, "DEFERRED"):  # an immediate one would lock `source` against those who write it
+    with _transaction(connection, "DEFERRED"):  # an immediate one would block the writers of `source`
         connection.execute(f"""
             INSERT INTO main.turns (id, {columns}) SELECT id {times}, {columns} FROM source.turns WHERE true
             ON CONFLICT (session, trace, span) DO UPDATE SET {updates}
