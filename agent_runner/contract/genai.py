@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from .classify import classify
 from .protocol import ErrorType, input_digest, to_json
@@ -108,6 +108,7 @@ def set_response(span: Span, message: Mapping[str, Any]) -> None:
     if isinstance(response_id := message.get("id"), str):
         span.attributes["gen_ai.response.id"] = response_id
     _set_input_tokens(span, message.get("usage") or {})
+    _set_surcharges(span, message.get("usage") or {})
 
 
 _INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
@@ -119,6 +120,21 @@ def _set_input_tokens(span: Span, usage: Mapping[str, Any]) -> None:
     span.attributes["gen_ai.usage.input_tokens"] = own + read + created
     span.attributes["gen_ai.usage.cache_read.input_tokens"] = read
     span.attributes["gen_ai.usage.cache_creation.input_tokens"] = created
+
+
+def _set_surcharges(span: Span, usage: Mapping[str, Any]) -> None:
+    """Set what makes a request cost more than its tokens at usual prices, for which the conventions have no names."""
+    for name, group, key in (
+        ("agent.usage.cache_creation_1h_input_tokens", "cache_creation", "ephemeral_1h_input_tokens"),
+        ("agent.usage.web_search_requests", "server_tool_use", "web_search_requests"),
+    ):
+        counts = usage.get(group)
+        if isinstance(counts, dict) and (count := _count(cast("dict[str, Any]", counts), key)):
+            span.attributes[name] = count
+    if usage.get("speed") == "fast":
+        span.attributes["agent.usage.speed"] = "fast"
+    if usage.get("inference_geo") == "us":
+        span.attributes["agent.usage.inference_geo"] = "us"
 
 
 def set_first_chunk(span: Span, now: int) -> None:
@@ -136,6 +152,7 @@ def set_usage(span: Span, usage: Mapping[str, Any]) -> None:
     span.attributes["gen_ai.usage.output_tokens"] = _count(usage, "output_tokens")
     if any(_count(usage, key) for key in _INPUT_COUNTS):
         _set_input_tokens(span, usage)
+    _set_surcharges(span, usage)
 
 
 def set_finish(span: Span, reason: object) -> None:

@@ -16,13 +16,18 @@ with warnings.catch_warnings():
     from grafana_foundation_sdk.models import common as models
     from grafana_foundation_sdk.models import dashboard as model
 
+from host_client.telemetry.metrics.instruments import ENVIRONMENT
+
 from .layout import Place, placed
 from .metrics import exposed, exposed_label
 from .panels import COST, Ask, Dashboard, Limits, Panel, Unit
-from .promql import OVER_TIME, TOTAL, promql
+from .promql import OVER_TIME, PER_BAR, TOTAL, promql
 
 COLUMNS = 24
-SIZES = {"number": (4, 4), "lines": (12, 8), "bars": (12, 8), "ranking": (12, 8)}
+SIZES = {"number": (4, 4), "lines": (12, 8), "bars": (12, 8), "sums": (12, 8), "ranking": (12, 8)}
+SHORTEST_BAR = "5m"
+"""Minimum time of one bar of a sum: `increase` needs several scrapes in it, which are up to a minute apart."""
+
 UNITS: dict[Unit, str] = {
     "count": "short",
     "per second": "cps",
@@ -59,6 +64,7 @@ def grafana_file(page: Dashboard) -> dict[str, Any]:
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(_variable("tenant", "Tenant"))
         .with_variable(_variable("model", "Model"))
+        .with_variable(_variable("environment", "Environment", exposed_label(ENVIRONMENT)))
     )
     top, number = 0, 0
     for row in page.rows:
@@ -71,12 +77,12 @@ def grafana_file(page: Dashboard) -> dict[str, Any]:
     return json.loads(json.dumps(builder.build(), cls=JSONEncoder))
 
 
-def _variable(label: str, title: str) -> dashboard.QueryVariable:
+def _variable(name: str, title: str, label: str = "") -> dashboard.QueryVariable:
     return (
-        dashboard.QueryVariable(label)
+        dashboard.QueryVariable(name)
         .label(title)
         .datasource(SOURCE)
-        .query(f"label_values({exposed(COST)}, {label})")
+        .query(f"label_values({exposed(COST)}, {label or name})")
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(multi=True)
@@ -124,6 +130,10 @@ def _bars(panel: Panel) -> timeseries.Panel:
     return _lines(panel).draw_style(models.GraphDrawStyle.BARS).fill_opacity(70).stacking(stacking)
 
 
+def _sums(panel: Panel) -> timeseries.Panel:
+    return _bars(panel).interval(SHORTEST_BAR)
+
+
 def _ranking(_panel: Panel) -> bargauge.Panel:
     return (
         bargauge.Panel()
@@ -137,6 +147,7 @@ _BUILDERS: dict[str, Callable[[Panel], Builder]] = {
     "number": _number,
     "lines": _lines,
     "bars": _bars,
+    "sums": _sums,
     "ranking": _ranking,
 }
 
@@ -146,7 +157,7 @@ def _target(panel: Panel, ask: Ask, ref: str) -> prometheus.Dataquery:
     target = prometheus.Dataquery().ref_id(ref).datasource(SOURCE).legend_format(legend)
     if panel.kind in ("number", "ranking"):
         return target.expr(promql(ask.query, TOTAL)).instant()
-    return target.expr(promql(ask.query, OVER_TIME)).range()
+    return target.expr(promql(ask.query, PER_BAR if panel.kind == "sums" else OVER_TIME)).range()
 
 
 def _thresholds(limits: Limits | None) -> dashboard.ThresholdsConfig:

@@ -111,8 +111,16 @@ DASHBOARDS = (
                 (REQUESTS,),
                 "usageType",
             ),
-            Widget("users by cost", KEPT, "HORIZONTAL_BAR", "totalCost", "sum", (REQUESTS,), "userId"),
-            Widget("sessions by cost", KEPT, "HORIZONTAL_BAR", "totalCost", "sum", (REQUESTS,), "sessionId"),
+            Widget("users by cost", f"US dollars. {KEPT}", "HORIZONTAL_BAR", "totalCost", "sum", (REQUESTS,), "userId"),
+            Widget(
+                "sessions by cost",
+                f"US dollars. {KEPT}",
+                "HORIZONTAL_BAR",
+                "totalCost",
+                "sum",
+                (REQUESTS,),
+                "sessionId",
+            ),
         ),
     ),
     Dashboard(

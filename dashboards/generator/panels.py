@@ -7,8 +7,8 @@ from typing import Literal
 
 from .queries import PRESENT, Current, Increase, Labels, OrZero, Quantile, Query, Rate, Share, Top, Where
 
-Kind = Literal["number", "lines", "bars", "ranking"]
-"""Kinds of panels: one value, lines over time, stacked bars over time, the largest values."""
+Kind = Literal["number", "lines", "bars", "sums", "ranking"]
+"""Kinds of panels: one value, lines over time, stacked bars of rates, stacked bars that add up, the largest values."""
 
 Unit = Literal["count", "per second", "per minute", "duration", "share", "usd", "usd per hour"]
 
@@ -132,12 +132,7 @@ OVERVIEW = Dashboard(
                     Share(Increase(TURN, where=FAILED), Increase(TURN)),
                     Limits(0.05, 0.2),
                 ),
-                number(
-                    "Cost an hour",
-                    "What models cost in an hour, on average of the range shown.",
-                    "usd per hour",
-                    Rate(COST, seconds=3600),
-                ),
+                number("Cost", "US dollars in the range shown.", "usd", Increase(COST)),
                 number(
                     "Waited for a person p95",
                     "Time that approvals and questions waited for an answer.",
@@ -228,20 +223,20 @@ COSTS = Dashboard(
                 number("Cost", "US dollars in the range shown.", "usd", Increase(COST)),
                 number(
                     "Cost an hour",
-                    "What models cost in an hour, on average of the range shown.",
+                    "US dollars that models cost in an hour, on average of the range shown.",
                     "usd per hour",
                     Rate(COST, seconds=3600),
                 ),
                 number(
                     "Cost a turn",
-                    "The mean of the turns in the range shown.",
+                    "US dollars, the mean of the turns in the range shown.",
                     "usd",
                     Share(Increase(COST), Increase(TURN)),
                 ),
                 number("Tokens", "Of all kinds, in the range shown.", "count", Increase(TOKENS)),
                 number(
                     "Read from cache",
-                    "Share of all tokens that came from the prompt cache, which costs a tenth.",
+                    "Share of all tokens that came from the prompt cache, which costs a tenth or less.",
                     "share",
                     CACHED,
                 ),
@@ -251,26 +246,19 @@ COSTS = Dashboard(
         Row(
             "Where it goes",
             (
+                split("sums", "Cost by model", "US dollars in each bar.", "usd", Increase(COST, ("model",)), "model"),
                 split(
-                    "bars",
-                    "Cost by model",
-                    "US dollars an hour.",
-                    "usd per hour",
-                    Rate(COST, ("model",), seconds=3600),
-                    "model",
-                ),
-                split(
-                    "bars",
+                    "sums",
                     "Cost by tenant over time",
-                    "US dollars an hour, of the ten that cost most.",
-                    "usd per hour",
-                    Top(10, Rate(COST, ("tenant",), seconds=3600)),
+                    "US dollars in each bar, of the ten that cost most.",
+                    "usd",
+                    Top(10, Increase(COST, ("tenant",))),
                     "tenant",
                 ),
                 split(
                     "ranking",
                     "Tenants by cost",
-                    "In the range shown.",
+                    "US dollars in the range shown.",
                     "usd",
                     Top(20, Increase(COST, ("tenant",))),
                     "tenant",
@@ -278,13 +266,18 @@ COSTS = Dashboard(
                 split(
                     "ranking",
                     "Users by cost",
-                    "In the range shown. Past the limit of users (SANDSPAN_USER_LABEL_LIMIT) the rest is `other`.",
+                    "US dollars in the range shown. Past the limit (SANDSPAN_USER_LABEL_LIMIT) users are `other`.",
                     "usd",
                     Top(20, Increase(COST, ("user",))),
                     "user",
                 ),
                 split(
-                    "ranking", "Tiers by cost", "In the range shown.", "usd", Top(10, Increase(COST, ("tier",))), "tier"
+                    "ranking",
+                    "Tiers by cost",
+                    "US dollars in the range shown.",
+                    "usd",
+                    Top(10, Increase(COST, ("tier",))),
+                    "tier",
                 ),
             ),
         ),

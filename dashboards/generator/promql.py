@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from host_client.telemetry.metrics.instruments import ENVIRONMENT
+
 from .metrics import exposed, exposed_label, labels, model_label
 from .queries import PRESENT, Current, Increase, OrZero, Quantile, Query, Rate, Series, Share, Top
 
@@ -11,7 +13,7 @@ ZERO = " or vector(0)"
 
 
 class Range(NamedTuple):
-    """The time range of rates and sums, and the selected tenants and models (regular expressions).
+    """The time range of rates and sums, and the selected tenants, models and environments (regular expressions).
 
     With ``seconds``, the range's length, a rate is the mean of all of it.
     """
@@ -20,11 +22,14 @@ class Range(NamedTuple):
     seconds: str | None = None
     tenant: str | None = None
     model: str | None = None
+    environment: str | None = None
 
 
-OVER_TIME = Range("$__rate_interval", None, "$tenant", "$model")
-TOTAL = Range("$__range", "$__range_s", "$tenant", "$model")
-"""In Grafana's own variables: at each moment of the range shown, and of all of it."""
+SELECTED = ("$tenant", "$model", "$environment")
+OVER_TIME = Range("$__rate_interval", None, *SELECTED)
+PER_BAR = Range("$__interval", None, *SELECTED)
+TOTAL = Range("$__range", "$__range_s", *SELECTED)
+"""In Grafana's own variables: at each moment of the range shown, between two moments, and of all of it."""
 
 
 def promql(query: Query, over: Range) -> str:
@@ -67,6 +72,8 @@ def _selector(series: Series, over: Range) -> str:
         conditions.append(f'tenant=~"{over.tenant}"')
     if over.model is not None and (label := model_label(series.metric)):
         conditions.append(f'{exposed_label(label)}=~"{over.model}"')
+    if over.environment is not None:
+        conditions.append(f'{exposed_label(ENVIRONMENT)}=~"{over.environment}"')
     return f"{{{', '.join(conditions)}}}" if conditions else ""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from host_client.telemetry.metrics.instruments import ENVIRONMENT
+
 from .layout import placed
 from .metrics import is_histogram, labels, model_label, unit
 from .panels import Ask, Dashboard, Limits, Panel, Unit
@@ -12,11 +14,12 @@ from .queries import PRESENT, Current, Increase, OrZero, Quantile, Rate, Series,
 Json = dict[str, Any]
 
 COLUMNS = 12
-SIZES = {"number": (2, 3), "lines": (6, 6), "bars": (6, 6), "ranking": (6, 6)}
+SIZES = {"number": (2, 3), "lines": (6, 6), "bars": (6, 6), "sums": (6, 6), "ranking": (6, 6)}
 KINDS = {
     "number": "signoz/NumberPanel",
     "lines": "signoz/TimeSeriesPanel",
     "bars": "signoz/BarChartPanel",
+    "sums": "signoz/BarChartPanel",
     "ranking": "signoz/TablePanel",
 }
 SCALAR = ("number", "ranking")
@@ -39,23 +42,27 @@ def signoz_file(page: Dashboard) -> Json:
         "tags": [{"key": "tag", "value": "sandspan"}],
         "spec": {
             "display": {"name": page.title, "description": page.says},
-            "variables": [_variable("tenant", "Tenant"), _variable("model", "Model")],
+            "variables": [
+                _variable("tenant", "Tenant"),
+                _variable("model", "Model"),
+                _variable("environment", "Environment", ENVIRONMENT),
+            ],
             "panels": {panel.slug: _panel(panel) for panel in page.panels},
             "layouts": [_layout(row.title, row.panels) for row in page.rows],
         },
     }
 
 
-def _variable(label: str, title: str) -> Json:
+def _variable(name: str, title: str, attribute: str = "") -> Json:
     return {
         "kind": "ListVariable",
         "spec": {
-            "name": label,
+            "name": name,
             "display": {"name": title, "description": ""},
             "allowMultiple": True,
             "allowAllValue": True,
             "sort": "alphabetical-asc",
-            "plugin": {"kind": "signoz/DynamicVariable", "spec": {"name": label, "signal": "metrics"}},
+            "plugin": {"kind": "signoz/DynamicVariable", "spec": {"name": attribute or name, "signal": "metrics"}},
         },
     }
 
@@ -105,7 +112,7 @@ def _appearance(panel: Panel) -> Json:
             return {
                 "formatting": {"unit": shown, "decimalPrecision": "2"},
                 "legend": {"position": "bottom"},
-                **({"visualization": {"stackedBarChart": True}} if panel.kind == "bars" else {}),
+                **({"visualization": {"stackedBarChart": True}} if panel.kind in ("bars", "sums") else {}),
             }
 
 
@@ -206,6 +213,7 @@ def _filter(series: Series) -> str:
         conditions.append("tenant IN $tenant")
     if label := model_label(series.metric):
         conditions.append(f"{label} IN $model")
+    conditions.append(f"{ENVIRONMENT} IN $environment")
     return " AND ".join(conditions)
 
 

@@ -128,6 +128,7 @@ def who_of(options: AgentOptions, session_id: str) -> Who:
         tier=options.user_tier,
         model=options.model,
         tools=tuple(rule.partition("(")[0] for rule in options.allowed_tools),
+        attributes=dict(options.attributes),
     )
 
 

@@ -52,6 +52,8 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_tokens: Count = 10
     cache_read_input_tokens: Count = 0
     cache_creation_input_tokens: Count = 0
+    more: dict[str, Any] = {}
+    """Further fields, such as ``speed`` or ``cache_creation``."""
     at_end: bool = False
     """Send all counts in ``message_delta`` and zeros in ``message_start``, as some gateways to other models do."""
 

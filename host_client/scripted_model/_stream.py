@@ -22,6 +22,9 @@ def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Tim
     """Yield all events of one reply with the seconds to wait before each; the reply's ``delay`` is not included."""
     usage = msgspec.to_builtins(reply.usage)
     at_end = usage.pop("at_end")
+    more = usage.pop("more")
+    zeros = dict.fromkeys(usage, 0)
+    usage |= more
     yield (
         0.0,
         {
@@ -35,7 +38,7 @@ def message_events(reply: Reply, *, message_id: str, model: str) -> Iterator[Tim
                 "stop_reason": None,
                 "stop_sequence": None,
                 # The real API reports a small number of output tokens here and the final one in message_delta.
-                "usage": dict.fromkeys(usage, 0) if at_end else {**usage, "output_tokens": 1},
+                "usage": zeros if at_end else {**usage, "output_tokens": 1},
             },
         },
     )

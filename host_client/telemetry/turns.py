@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from agent_runner.contract.prices import family, of_tokens
+from agent_runner.contract.prices import cost, family
 from agent_runner.contract.protocol import ResultData
 from agent_runner.contract.sanitize import brief, single_line
 
@@ -36,8 +36,8 @@ class ModelCost(NamedTuple):
     cache_creation_tokens: int = 0
 
 
-Request = tuple[str, tuple[int, int, int, int]]
-"""The model of one request, and its tokens in the order of `ModelCost`'s fields."""
+Request = tuple[str, dict[str, Any]]
+"""The model of one request, and its usage in the form of the Messages API."""
 
 
 class TurnCost(NamedTuple):
@@ -71,26 +71,32 @@ def turn_of(data: ResultData, model: str | None) -> TurnCost:
 
 
 def request_of(attributes: Mapping[str, Any]) -> Request:
-    """Return the model and tokens of a model request from its span's attributes."""
+    """Return the model and usage of a model request from its span's attributes."""
     model = attributes.get("gen_ai.response.model") or attributes.get("gen_ai.request.model")
     model = model[:_MAX_NAME] if isinstance(model, str) and model else UNKNOWN  # any type may come from a sandbox
     all_input, output, read, created = _tokens(attributes, TOKEN_ATTRIBUTES)
     # The GenAI conventions include cached tokens in the input; the price list and the API do not.
     fresh = all_input - read - created
-    return model, (fresh if fresh > 0 else 0, output, read, created)
+    usage: dict[str, Any] = dict(zip(_OF_USAGE, (max(0, fresh), output, read, created), strict=True))
+    for_an_hour, searches = _tokens(attributes, _SURCHARGES)
+    usage["cache_creation"] = {"ephemeral_1h_input_tokens": for_an_hour}
+    usage["server_tool_use"] = {"web_search_requests": searches}
+    usage["speed"] = attributes.get("agent.usage.speed")
+    usage["inference_geo"] = attributes.get("agent.usage.inference_geo")
+    return model, usage
 
 
 def priced(request: Request) -> ModelCost:
     """Return the cost of a model request at list price, 0 for a model that the price list does not have."""
-    model, tokens = request
-    nano = _nano(of_tokens(model, *tokens)) if family(model) is not None else 0
-    return ModelCost(_name(model), nano, *tokens)
+    model, usage = request
+    nano = _nano(cost(model, usage)) if family(model) is not None else 0
+    return ModelCost(_name(model), nano, *_tokens(usage, _OF_USAGE))
 
 
 def list_price(request: Request) -> float | None:
     """Return the list price of a model request in US dollars, None for a model that the price list does not have."""
-    model, tokens = request
-    return _nano(of_tokens(model, *tokens)) / NANO if family(model) is not None else None
+    model, usage = request
+    return _nano(cost(model, usage)) / NANO if family(model) is not None else None
 
 
 _OF_MODEL = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
@@ -101,6 +107,7 @@ TOKEN_ATTRIBUTES = (
     "gen_ai.usage.cache_read.input_tokens",
     "gen_ai.usage.cache_creation.input_tokens",
 )
+_SURCHARGES = ("agent.usage.cache_creation_1h_input_tokens", "agent.usage.web_search_requests")
 
 
 def _parts(used: Mapping[str, Mapping[str, float]]) -> Iterable[ModelCost]:

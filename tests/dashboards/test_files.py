@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from dashboards.generator.files import contents
 from host_client.dashboards import files, langfuse
-from host_client.telemetry.metrics.instruments import BY_NAME, METRICS, OUTCOMES, TOKEN_KINDS
+from host_client.telemetry.metrics.instruments import BY_NAME, ENVIRONMENT, METRICS, OUTCOMES, TOKEN_KINDS
 from tests.support.prometheus import program
 
 ROOT = Path(__file__).resolve().parents[2] / "dashboards"
@@ -26,7 +26,7 @@ GRAFANA = sorted(name for name in MADE if name.startswith("grafana/"))
 SIGNOZ = sorted(name for name in MADE if name.startswith("signoz/"))
 
 EXPOSED = {
-    name: {label.replace(".", "_") for label in metric.labels}
+    name: {label.replace(".", "_") for label in (*metric.labels, ENVIRONMENT)}
     for metric in METRICS
     for name in (
         [f"{metric.exposed}_{part}" for part in ("bucket", "sum", "count")]
@@ -89,7 +89,7 @@ def test_a_page_of_grafana_has_nothing_empty_unexplained_or_out_of_place(name: s
     page = load(name)
     assert page["schemaVersion"] == 42
     assert page["description"]
-    assert [v["name"] for v in page["templating"]["list"]] == ["datasource", "tenant", "model"]
+    assert [v["name"] for v in page["templating"]["list"]] == ["datasource", "tenant", "model", "environment"]
     ids = [panel["id"] for panel in panels(name)]
     assert len(set(ids)) == len(ids) > 5
     for panel in panels(name):
@@ -150,7 +150,68 @@ def test_queries_of_signoz_ask_for_metrics_and_labels_that_there_are(name: str) 
         assert aggregation["spaceAggregation"].startswith("p") == (part == "bucket"), slug
         labels = {key["name"] for key in spec["groupBy"]}
         labels |= set(re.findall(r"(?:^|AND )([\w.]+) (?:EXISTS|IN|=)", spec["filter"]["expression"]))
-        assert labels <= set(row.labels), slug
+        assert ENVIRONMENT in labels, slug
+        assert labels <= {*row.labels, ENVIRONMENT}, slug
+
+
+# -- units ----------------------------------------------------------------------------------------------
+
+COST = "claude.agent.cost.usd"
+
+
+def unit_of(expression: str) -> str:
+    """Return the unit of an expression's values, as Grafana names it."""
+    metrics = set(re.findall(r"\b(?:claude_agent|gen_ai_client)_\w+", expression))
+    costs = BY_NAME[COST].exposed in metrics
+    if "histogram_quantile" in expression:
+        return "s" if all(metric.endswith("_seconds_bucket") for metric in metrics) else "short"
+    if costs:
+        return "currencyUSD"
+    if ") / " in expression:
+        return "percentunit"
+    if "rate(" in expression:
+        return "cpm" if expression.endswith("* 60") else "cps"
+    return "short"
+
+
+@pytest.mark.parametrize("name", GRAFANA)
+def test_units_of_grafana_are_those_of_the_values_and_a_cost_is_no_rate(name: str) -> None:
+    for panel in panels(name):
+        for target in panel["targets"]:
+            unit, expression = panel["fieldConfig"]["defaults"]["unit"], target["expr"]
+            assert unit == unit_of(expression), panel["title"]
+            if unit == "currencyUSD":
+                assert "US dollars" in panel["description"], panel["title"]
+                assert panel["title"].endswith("an hour") == ("rate(" in expression or "3600" in expression)
+
+
+@pytest.mark.parametrize("name", SIGNOZ)
+def test_units_of_signoz_are_those_of_the_values_and_a_cost_is_no_rate(name: str) -> None:
+    for slug, panel in load(name)["spec"]["panels"].items():
+        queries = [query["spec"] for other, query in signoz_queries(name) if other == slug]
+        aggregations = [query["aggregations"][0] for query in queries if "aggregations" in query]
+        formula = "".join(query["expression"] for query in queries if "expression" in query)
+        first, display = aggregations[0], panel["spec"]["display"]
+        is_rate = {aggregation["timeAggregation"] for aggregation in aggregations} == {"rate"}
+        if first["metricName"].endswith(".bucket"):
+            unit = BY_NAME[first["metricName"].removesuffix(".bucket")].unit.replace("{token}", "short")
+        elif first["metricName"] == COST:
+            unit = "none"  # SigNoz has no currencies
+            assert "US dollars" in display["description"], slug
+            assert display["name"].endswith("an hour") == is_rate, slug
+        elif "/" in formula:
+            unit = "percentunit"
+        else:
+            unit = ("cpm" if "* 60" in formula else "cps") if is_rate else "short"
+        formatting = panel["spec"]["plugin"]["spec"]["formatting"]
+        assert formatting.get("unit", formatting.get("columnUnits", {}).get("A")) == unit, slug
+
+
+def test_widgets_of_langfuse_name_the_unit_of_a_cost() -> None:
+    for file in files.files("langfuse"):
+        for placed in langfuse.read(file).widgets:
+            is_cost = placed.widget.metrics[0]["measure"] == "totalCost"
+            assert ("US dollars" in placed.widget.description) == is_cost, placed.widget.name
 
 
 def _names(name: str, slug: str) -> set[str]:

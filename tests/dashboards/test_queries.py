@@ -26,9 +26,9 @@ from tests.support.hosts import host_lab
 from tests.support.prometheus import Labels, Prometheus, program, prometheus
 
 WINDOW = "10m"
-RANGE = Range(WINDOW, None, "acme|", "scripted|")
-TOTAL = Range(WINDOW, "600", "acme|", "scripted|")
-"""The range of the whole test, for the runs' tenant and model and for the empty value of both."""
+RANGE = Range(WINDOW, None, "acme|", "scripted|", "test")
+TOTAL = Range(WINDOW, "600", "acme|", "scripted|", "test")
+"""The range of the whole test, for the runs' tenant, model and environment; also for no tenant and no model."""
 
 SCRIPT = """
     model: scripted
@@ -135,7 +135,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[Watched]:
     program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     server = PrometheusServer("127.0.0.1", 0)
-    metrics = Metrics([server])
+    metrics = Metrics([server], environment="test")
     receivers = (
         Receiver("takes", Delivered()),
         Receiver("is down", Retry(0.01, "down")),
@@ -193,6 +193,14 @@ def test_the_cost_shown_is_what_the_runs_cost(watched: Watched) -> None:
     cost = sum(result.cost_usd for result in watched.results)
     assert cost > 0
     assert value(watched, "cost", "Cost") == [({}, pytest.approx(cost, rel=0.1))]
+    by_model = value(watched, "cost", "Cost by model")
+    assert sum(shown for _, shown in by_model) == pytest.approx(cost, rel=0.1)
+
+
+def test_another_environment_has_no_cost(watched: Watched) -> None:
+    (panel,) = [panel for page in DASHBOARDS if page.slug == "cost" for panel in page.panels if panel.title == "Cost"]
+    other = promql(panel.asks[0].query, TOTAL._replace(environment="production"))
+    assert watched.prometheus.query(other) == []
 
 
 def test_the_cost_of_a_user_with_one_turn_is_not_left_out(watched: Watched) -> None:

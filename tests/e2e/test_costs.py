@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -21,9 +22,11 @@ from host_client import AgentOptions, AgentResult, LocalSandbox, open_session, r
 from host_client.sandbox.local import LocalProcess
 from host_client.scripted_model import ScriptedModel, parse_script
 from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
-from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.costs.report import add_up
+from host_client.telemetry.export import endpoints
 from tests.e2e.test_commands import ROOT, piped
 from tests.host.test_e2b_sessions import until
+from tests.support.collector import Collector
 from tests.support.hosts import HostLab, host_lab
 from tests.support.runs import clean_environment
 
@@ -92,7 +95,9 @@ async def conversation(lab: HostLab, home: Path, telemetry: Any) -> tuple[list[p
             target.append(event.data)
 
     target = results
-    again = AgentOptions(user_id="ada", tenant_id="acme", model=MODEL, resume=results[0].session_id)
+    again = AgentOptions(
+        user_id="ada", tenant_id="acme", model=MODEL, resume=results[0].session_id, attributes={"team": "search"}
+    )
     sandbox = LocalSandbox(keep=kept)
     await run_agent("on", again, sandbox=sandbox, telemetry=telemetry, environ=lab.environ, on_event=note)
     target = failed = list[p.ResultData]()
@@ -114,6 +119,9 @@ async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: 
     assert [result.is_error for result in bobs] == [True]
     total = nano(adas) + nano(bobs)
     assert by(tmp_path, "user") == {"ada": nano(adas), "bob": nano(bobs)}
+    assert by(tmp_path, "error") == {None: nano(adas), bobs[0].error_type: nano(bobs)}
+    assert costs(tmp_path)["total"]["failed_nano_usd"] == nano(bobs) > 0
+    assert by(tmp_path, "attribute:team") == {"search": nano(adas[3:]), None: nano(adas[:3]) + nano(bobs)}
     assert by(tmp_path, "tenant") == {"acme": total}
     assert sum(by(tmp_path, "day").values()) == total
     # The last result's total is the SDK's own sum of ada's turns.
@@ -121,6 +129,66 @@ async def test_the_ledger_is_the_sum_of_the_runs_whoever_is_asked_for(tmp_path: 
     assert costs(tmp_path)["total"]["turns"] == 5
     of_helper = round(adas[-1].model_usage[HELPER]["costUSD"] * 1e9)
     assert by(tmp_path, "model") == {MODEL: total - of_helper, HELPER: of_helper}
+
+
+TRACED = """
+    conversations:
+      main:
+        replies:
+          - tools:
+              - name: Agent
+                input: {description: d, prompt: Say hello, model: haiku, subagent_type: general-purpose,
+                        run_in_background: false}
+            usage: {input_tokens: 1001, output_tokens: 103, cache_creation_input_tokens: 7001,
+                    more: {cache_creation: {ephemeral_1h_input_tokens: 3000, ephemeral_5m_input_tokens: 4001}}}
+          - {text: One., usage: {input_tokens: 207, cache_read_input_tokens: 5003, output_tokens: 11}}
+          - text: Two.
+            usage: {input_tokens: 120000, output_tokens: 47,
+                    more: {inference_geo: us, server_tool_use: {web_search_requests: 2}}}
+      helper:
+        when: Say hello
+        replies:
+          - tools: [{name: Bash, input: {command: echo hello}}]
+            usage: {input_tokens: 100013, cache_read_input_tokens: 17, output_tokens: 31, more: {inference_geo: us}}
+          - {text: hello was said, usage: {input_tokens: 601, output_tokens: 37}}
+      fails:
+        when: Fail
+        replies:
+          - tools: [{name: Bash, input: {command: "true"}}]
+            usage: {input_tokens: 3007, output_tokens: 29, more: {speed: fast}}
+          - {fail: [{status: 400, times: 20}], text: Never.}
+"""
+
+
+@pytest.mark.anyio
+async def test_the_costs_that_langfuse_adds_up_are_the_ledgers_for_each_model(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    options = AgentOptions(user_id="ada", model=MODEL)
+    with Collector() as langfuse, host_lab(TRACED) as lab:
+        config = TelemetryConfig(
+            exporters=("langfuse",),
+            langfuse=endpoints.langfuse(langfuse.url, "pk-lf-own", "sk-lf-own"),
+            ledger=ledger,
+            spool_directory=tmp_path / "spool",
+        )
+        telemetry = initialize_telemetry(config)
+        async with open_session("go", options, approvals="auto", telemetry=telemetry, environ=lab.environ) as session:
+            async for event in session:
+                if isinstance(event, p.Result):
+                    await (session.send("on") if event.data.turn == 1 else session.finish())
+        fast = AgentOptions(user_id="ada", model="claude-opus-4-6")
+        failed = await run_agent("Fail", fast, approvals="auto", telemetry=telemetry, environ=lab.environ)
+        assert telemetry.shutdown()
+    assert (failed.is_error, failed.cost_usd > 0) == (True, True)
+    shown = Counter[str]()
+    for span in langfuse.spans:
+        if span.attributes["langfuse.observation.type"] == "generation":
+            details = json.loads(span.attributes.get("langfuse.observation.cost_details", '{"total": 0}'))
+            shown[span.attributes["gen_ai.request.model"]] += details["total"]
+    rows, total = add_up([ledger], ["model"])
+    assert shown == {row.keys[0]: pytest.approx(row.nano_usd / 1e9, abs=1e-8) for row in rows}
+    assert set(shown) == {MODEL, HELPER, fast.model}
+    assert total.failed_nano_usd == round(failed.cost_usd * 1e9)
 
 
 class Killable(LocalSandbox):
@@ -201,7 +269,7 @@ def test_a_run_that_is_killed_leaves_what_its_turn_had_spent(tmp_path: Path) -> 
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environ, cwd=ROOT
         ) as host:
             try:
-                asyncio.run(until(lambda: Ledger(ledger).total().turns == 1))
+                asyncio.run(until(lambda: add_up([ledger], [])[1].turns == 1))
             finally:
                 host.kill()
                 os.close(gate)  # the runner ends once its host is gone
@@ -242,7 +310,7 @@ def test_runs_of_the_command_are_in_the_ledger_of_their_user(tmp_path: Path) -> 
     table = piped(tmp_path, "costs", "--by", "user").stdout.decode()
     (total,) = [line.split() for line in table.split("\n") if line.split()[:1] == ["total"]]
     assert total[:2] == ["total", "2"]
-    assert Decimal(total[2].lstrip("$")) == Decimal(sum(shared.values())).scaleb(-9)
+    assert Decimal(total[2].lstrip("$")) == round(Decimal(sum(shared.values())).scaleb(-9), 4)
     assert costs(tmp_path, "--since", "2000-01-01")["total"]["turns"] == 2
     assert costs(tmp_path, "--since", "2999-01-01")["rows"] == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from agent_runner.contract import protocol as p
 from host_client.telemetry import Telemetry, TelemetryConfig, Who, initialize_telemetry
-from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.costs.report import add_up
 from host_client.telemetry.export.endpoints import Endpoint
 from tests.support.disks import resize, small_disk
 from tests.support.metrics import event, result
@@ -60,7 +60,7 @@ def test_a_flush_is_true_only_when_the_costs_are_written_too(disk: Path, receive
     assert not telemetry.flush(2.0), "the costs wait in memory"
     resize(disk, "10m")
     assert telemetry.flush(WAIT_SECONDS)
-    assert Ledger(disk / "ledger").total().turns == SESSIONS
+    assert add_up([disk / "ledger"], [])[1].turns == SESSIONS
     assert telemetry.shutdown(WAIT_SECONDS)
     assert set(telemetry.counts()) == {"otlp"}
 
@@ -75,7 +75,7 @@ def test_a_shutdown_counts_what_the_disk_did_not_take_and_the_next_process_sends
     counts = telemetry.counts()
     stored = counts["otlp"]["waiting"]
     assert counts["otlp"]["dropped: closed"] == SESSIONS * SPANS - stored > 0
-    assert counts["pipeline"] == {NOT_WRITTEN: SESSIONS - Ledger(disk / "ledger").total().turns}
+    assert counts["pipeline"] == {NOT_WRITTEN: SESSIONS - add_up([disk / "ledger"], [])[1].turns}
     assert counts["pipeline"][NOT_WRITTEN] > 0
 
     resize(disk, "10m")

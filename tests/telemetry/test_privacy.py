@@ -21,7 +21,7 @@ from agent_runner.contract.protocol import AnyEvent, encode
 from agent_runner.contract.sanitize import redact
 from host_client import AgentOptions, AgentResult, run_agent
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
-from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.costs.report import add_up
 from host_client.telemetry.export import endpoints
 from host_client.telemetry.export.console import otlp_json
 from tests.docs.test_telemetry import attributes_of_the_code
@@ -200,6 +200,6 @@ async def test_line_breaks_in_names_inject_nothing_and_a_callers_baggage_bills_n
     everything = b"".join(left.sinks.values()).lower()
     assert b"mallory" not in everything
     assert b"evil-corp" not in everything
-    (user,) = Ledger(tmp_path / "ledger.sqlite").totals("user")
-    assert (user.key or "").startswith("ada")
-    assert "\n" not in (user.key or "")
+    ((row,), _) = add_up([tmp_path / "ledger.sqlite"], ["user"])
+    assert (row.keys[0] or "").startswith("ada")
+    assert "\n" not in (row.keys[0] or "")

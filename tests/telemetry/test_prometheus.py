@@ -137,6 +137,21 @@ def test_milliseconds_are_exposed_as_seconds_with_the_same_buckets() -> None:
     assert (below["1.0"], below["2.5"], below["3600.0"], below["+Inf"]) == (0, 1, 1, 1)
 
 
+def test_every_series_has_the_environment_of_the_configuration() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = TelemetryConfig(exporters=("prometheus",), prometheus_port=port, environment="staging")
+    telemetry = initialize_telemetry(config)
+    telemetry.observe(event(result()), Who(session_id="s"))
+    assert telemetry.flush(WAIT_SECONDS)
+    with urlopen(f"http://localhost:{port}/metrics", timeout=WAIT_SECONDS) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    assert telemetry.shutdown()
+    samples = [sample for family in families for sample in family.samples]
+    assert {sample.labels["deployment_environment_name"] for sample in samples} == {"staging"}
+    assert "claude_agent_cost_usd_total" in {sample.name for sample in samples}
+
+
 def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
     with served() as (telemetry, server):
         telemetry.observe(event(result()), Who(session_id="s"))

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from host_client.scripted_model import ScriptedModel, parse_script
 from host_client.telemetry import Who
-from host_client.telemetry.costs.ledger import Ledger
+from host_client.telemetry.costs.report import add_up
 from host_client.telemetry.export import endpoints
 from host_client.telemetry.metrics import _textfile
 from host_client.telemetry.metrics._textfile import PUSH_FAILURES, TextfilePart, added
@@ -85,7 +85,7 @@ def test_eight_runs_are_eight_turns_with_the_ledgers_cost_in_a_real_prometheus(t
             list(pool.map(run, range(2, RUNS)))
         real.until("sum(claude_agent_duration_seconds_count)", lambda found: found == [({}, RUNS)])
 
-        spent = Ledger(tmp_path / "home/.local/state/sandspan/ledger.sqlite").total()
+        spent = add_up([tmp_path / "home/.local/state/sandspan/ledger.sqlite"], [])[1]
         dollars: Any = pytest.approx(spent.nano_usd / 1e9, abs=1e-9)
         half: Any = pytest.approx(spent.nano_usd / 2e9, abs=1e-9)
         assert (spent.turns, spent.nano_usd > 0) == (RUNS, True)

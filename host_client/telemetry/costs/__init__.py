@@ -1,1 +1,1 @@
-"""Costs: the sum of US dollars, the estimates of unfinished turns, and the ledger that stores the cost of each turn."""
+"""Costs: sums of US dollars, estimates of unfinished turns, the ledger of the cost of each turn, and its reports."""

@@ -1,4 +1,4 @@
-"""The ledger's SQLite file: its tables and their versions, writing and summing up.
+"""The ledger's SQLite file: its tables and their versions, writing, and reading several files as one.
 
 Functions raise `sqlite3.Error`, `OSError` and, for a file that is not a ledger of this version, `LedgerError`.
 """
@@ -8,16 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from host_client.telemetry.turns import TurnCost
-
-By = Literal["user", "tenant", "model", "day"]
-BY: tuple[By, ...] = get_args(By)
 
 VERSION = 2
 
@@ -35,6 +31,7 @@ CREATE TABLE IF NOT EXISTS turns (
     error_type TEXT,
     nano_usd INTEGER NOT NULL,
     estimated INTEGER NOT NULL DEFAULT 0,
+    attributes TEXT,
     UNIQUE (session, trace, span)
 );
 CREATE INDEX IF NOT EXISTS turns_ended_at ON turns (ended_at);
@@ -49,18 +46,12 @@ CREATE TABLE IF NOT EXISTS parts (
     PRIMARY KEY (turn_id, model)
 ) WITHOUT ROWID;
 """
-# The default serves a host of version 1 that has the file open at the same time.
-_FROM_1 = "ALTER TABLE turns ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;"
+# Columns that older files lack. Hosts that do not know them go on reading and writing a file that has them, so the
+# version, at which such hosts would refuse the file, stays. ``attributes`` is a JSON object of texts.
+_ADDED = {"estimated": "INTEGER NOT NULL DEFAULT 0", "attributes": "TEXT"}
 
-_KEYS: dict[By | None, str] = {
-    "user": "turns.user",
-    "tenant": "turns.tenant",
-    "model": "parts.model",
-    "day": "date(turns.ended_at, 'unixepoch')",
-    None: "NULL",
-}
-_SUMMED = ("nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
-_HALF = 32
+SUMMED = ("nano_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
+"""The columns of ``parts`` that are added up."""
 
 NOTHING = TurnCost(0, ())
 """The figures of an entry that removes an earlier estimate."""
@@ -73,7 +64,8 @@ class LedgerError(Exception):
 class LedgerEntry(NamedTuple):
     """One turn as it is stored. ``ended_at`` is in seconds since the epoch.
 
-    ``estimated`` says that the runner has not reported the cost, so that ``figures`` are an estimate.
+    ``attributes`` are the session's own, as a JSON object. ``estimated`` says that the runner has not reported the
+    cost, so that ``figures`` are an estimate.
     """
 
     ended_at: float
@@ -85,33 +77,19 @@ class LedgerEntry(NamedTuple):
     tenant: str | None
     tier: str | None
     error_type: str | None
+    attributes: str | None
     estimated: bool
     figures: TurnCost
-
-
-@dataclass(frozen=True)
-class Total:
-    """The sums of one user, tenant, model or day (UTC). ``key`` is None for turns that have none.
-
-    The two ``estimated`` fields are the part of ``turns`` and of ``nano_usd`` that is estimated.
-    """
-
-    key: str | None
-    turns: int
-    nano_usd: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_creation_tokens: int
-    estimated_turns: int = 0
-    estimated_nano_usd: int = 0
 
 
 def connect(path: Path, patience: float) -> sqlite3.Connection:
     """Open an existing file; ``patience`` is the number of seconds to wait for the locks of other processes."""
     # The ledger's own lock keeps threads apart.
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
+    return sqlite3.connect(_uri(path), timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def _uri(path: Path) -> str:
+    return f"{path.absolute().as_uri()}?mode=rw"
 
 
 def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
@@ -123,7 +101,7 @@ def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
     try:
         if _version(connection, path) == 0:
             connection.execute("PRAGMA journal_mode = WAL")  # the file keeps this setting
-        if _version(connection, path) < VERSION:
+        if _version(connection, path) < VERSION or not _columns(connection) >= _ADDED.keys():
             _upgrade(connection, path)
     except BaseException:
         connection.close()
@@ -133,27 +111,38 @@ def open_to_write(path: Path, patience: float) -> sqlite3.Connection:
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     with _transaction(connection):
-        version = _version(connection, path)  # read again: another process may have upgraded it meanwhile
-        script = {0: _SCHEMA, 1: _FROM_1}.get(version, "")
-        for statement in filter(str.strip, script.split(";")):
-            connection.execute(statement)
+        if _version(connection, path) == 0:  # read again: another process may have upgraded it meanwhile
+            _create_tables(connection)
+        for name in _ADDED.keys() - _columns(connection):
+            connection.execute(f"ALTER TABLE turns ADD COLUMN {name} {_ADDED[name]}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+def _create_tables(connection: sqlite3.Connection) -> None:
+    for statement in filter(str.strip, _SCHEMA.split(";")):
+        connection.execute(statement)
+
+
+def _columns(connection: sqlite3.Connection, schema: str = "main") -> set[str]:
+    """Return the names of the columns of ``turns``."""
+    return {row[1] for row in connection.execute(f"PRAGMA {schema}.table_info(turns)")}
+
+
+def _version(connection: sqlite3.Connection, path: Path, schema: str = "main") -> int:
     """Return the version of the file's tables, 0 for an empty one."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (version,) = connection.execute(f"PRAGMA {schema}.user_version").fetchone()
     if version > VERSION:
         raise LedgerError(f"{path} was written by a newer version of sandspan: upgrade, or set SANDSPAN_LEDGER")
-    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name != 'turns'").fetchone()
+    query = f"SELECT COUNT(*) FROM {schema}.sqlite_master WHERE name != 'turns'"  # noqa: S608 - a constant
+    (tables,) = connection.execute(query).fetchone()
     if version == 0 and tables:
-        raise LedgerError(f"{path} is not a ledger of costs: set SANDSPAN_LEDGER to another file")
+        raise LedgerError(f"{path} is not a ledger of costs: choose another file (SANDSPAN_LEDGER or --ledger)")
     return version
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Generator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
     except BaseException:
@@ -175,6 +164,7 @@ def write(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> Non
             _insert(connection, entry)
 
 
+_COLUMNS = (*LedgerEntry._fields[:-1], "nano_usd")
 _ESTIMATE = "FROM turns WHERE session = ? AND span = ? AND trace = ? AND estimated"
 
 
@@ -186,8 +176,8 @@ def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
         return
     # A reported cost replaces an estimate; a higher estimate replaces a lower one, because it includes more requests.
     written = connection.execute(
-        "INSERT INTO turns (ended_at, session, span, trace, turn, user, tenant, tier, error_type, estimated, nano_usd)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, trace, span) DO UPDATE SET"
+        f"INSERT INTO turns ({', '.join(_COLUMNS)})"  # noqa: S608 - of constants
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, trace, span) DO UPDATE SET"
         " ended_at = excluded.ended_at, error_type = excluded.error_type, estimated = excluded.estimated,"
         " nano_usd = excluded.nano_usd"
         " WHERE estimated AND (NOT excluded.estimated OR excluded.nano_usd >= nano_usd) RETURNING id",
@@ -200,26 +190,49 @@ def _insert(connection: sqlite3.Connection, entry: LedgerEntry) -> None:
         )
 
 
-def sums(path: Path, by: By | None, since: float | None, patience: float) -> list[Total]:
-    """Return the sums by highest cost, days in their order; ``since`` is in seconds since the epoch."""
-    with contextlib.closing(connect(path, patience)) as connection:
-        version = _version(connection, path)
-        if version == 0:
-            return []
-        estimated = "turns.estimated" if version > 1 else "0"  # reading does not upgrade the file
-        columns = [*(f"parts.{column}" for column in _SUMMED), f"parts.nano_usd * {estimated}"]
-        query = f"""
-            SELECT {_KEYS[by]}, COUNT(DISTINCT turns.id), COUNT(DISTINCT CASE WHEN {estimated} THEN turns.id END),
-                {", ".join(f"SUM({column} >> {_HALF}), SUM({column} & {2**_HALF - 1})" for column in columns)}
-            FROM turns JOIN parts ON parts.turn_id = turns.id WHERE turns.ended_at >= ? GROUP BY 1 ORDER BY 1
-        """  # noqa: S608 - of constants
-        totals = [_total(row) for row in connection.execute(query, (since or 0.0,))]
-    return totals if by == "day" else sorted(totals, key=lambda total: -total.nano_usd)
+def open_to_read(paths: Sequence[Path], patience: float) -> sqlite3.Connection:
+    """Return a connection to a copy of the turns of all files that exist, each once; ``patience`` as in `connect`.
+
+    Raise `LedgerError` for a file that cannot be read.
+    """
+    connection = sqlite3.connect("", timeout=patience, isolation_level=None, uri=True)  # SQLite deletes it when closed
+    try:
+        _create_tables(connection)
+        for number, path in enumerate(paths):
+            _read(connection, path, f"* {len(paths)} + {number}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def _total(row: tuple[str | None, *tuple[int, ...]]) -> Total:
-    """Join the sums of upper and lower halves: SQLite's sums end at 2**63, which forged turns could exceed."""
-    key, turns, estimated, *halves = row
-    *summed, estimated_nano = [(high << _HALF) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
-    nano, *tokens = summed
-    return Total(key, turns, nano, tokens[0], tokens[1], tokens[2], tokens[3], estimated, estimated_nano)
+def _read(connection: sqlite3.Connection, path: Path, times: str) -> None:
+    try:
+        if not path.exists():
+            return
+        connection.execute("ATTACH ? AS source", (_uri(path),))
+        if _version(connection, path, "source"):
+            _merge(connection, times)
+        connection.execute("DETACH source")
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"{path} cannot be read as a ledger of costs: {error}") from None
+
+
+def _merge(connection: sqlite3.Connection, times: str) -> None:
+    """Copy the tables of ``source``; ``times`` makes ids that no other file has.
+
+    A session that was taken over on another machine has turns in two files. A reported cost is taken rather than an
+    estimate, the higher estimate, and of equals the earlier, so that the order of the files does not matter.
+    """
+    columns = ", ".join(sorted(_columns(connection, "source").intersection(_COLUMNS)))
+    updates = ", ".join(f"{column} = excluded.{column}" for column in ("id", *_COLUMNS))
+    with _transaction(connection, "DEFERRED"):  # an immediate one would block the writers of `source`
+        connection.execute(f"""
+            INSERT INTO main.turns (id, {columns}) SELECT id {times}, {columns} FROM source.turns WHERE true
+            ON CONFLICT (session, trace, span) DO UPDATE SET {updates}
+            WHERE (excluded.estimated, -excluded.nano_usd * excluded.estimated, excluded.ended_at)
+                < (estimated, -nano_usd * estimated, ended_at)
+        """)  # noqa: S608 - of constants
+        # The parts of a replaced turn stay, without a turn.
+        parts = ", ".join(("model", *SUMMED))
+        connection.execute(f"INSERT INTO main.parts SELECT turn_id {times}, {parts} FROM source.parts")  # noqa: S608 - of constants

@@ -9,6 +9,7 @@ killed: the requests' cost at list price, as far as their spans have arrived. Th
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 import threading
@@ -23,23 +24,20 @@ from agent_runner.contract.sanitize import single_line
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.turns import MAX_COST_USD, NANO, TurnCost, turn_of
 
-from ._ledger_file import BY, NOTHING, By, LedgerEntry, LedgerError, Total, open_to_write, sums, write
+from ._ledger_file import NOTHING, LedgerEntry, LedgerError, open_to_write, write
 from ._unfinished import TELLING, Spending, parent_of_request
 
 if TYPE_CHECKING:
     from host_client.telemetry.batch import EndedSpan
     from host_client.telemetry.tail.pipeline import Who
 
-__all__ = ["BY", "By", "Ledger", "LedgerError", "Total"]
+__all__ = ["Ledger", "LedgerError"]
 
 MAX_PENDING = 10_000
 """Maximum number of turns that wait while the file cannot be written; older ones are lost."""
 
 MAX_SESSIONS = 10_000
 """Maximum number of sessions whose unfinished turns are followed."""
-
-BUSY_SECONDS = 5.0
-"""Seconds to wait for the lock of another process when reading sums."""
 
 RETRY_SECONDS = 1.0
 """Seconds from a failed write to the next try, and seconds that this one waits for the locks of other processes."""
@@ -54,8 +52,8 @@ _logger = logging.getLogger(__name__)
 class Ledger:
     """Write one row for each turn, as an `Observer`. Turns wait in memory while the file cannot be written.
 
-    Only `total` and `totals` raise. ``lost`` counts the turns that were given up, and ``report_loss`` is called with a
-    reason and the number of turns.
+    No method raises. ``lost`` counts the turns that were given up, and ``report_loss`` is called with a reason and the
+    number of turns.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -150,6 +148,7 @@ class Ledger:
             _name(who.tenant_id),
             _name(who.tier),
             error_type,
+            _attributes(who),
             estimated,
             figures,
         )
@@ -244,25 +243,6 @@ class Ledger:
         self.lost += turns
         self.report_loss("turn: not in the ledger", turns)
 
-    # -- reading ----------------------------------------------------------------------------------------
-
-    def totals(self, by: By, since: float | None = None) -> list[Total]:
-        """Return the sums by highest cost, days in their order; ``since`` is in seconds since the epoch.
-
-        A file that does not exist has no sums. Raise `LedgerError` for a file that cannot be read.
-        """
-        return self._sums(by, since)
-
-    def total(self, since: float | None = None) -> Total:
-        """Return the sum of all turns; see `totals`."""
-        return next(iter(self._sums(None, since)), Total(None, 0, 0, 0, 0, 0, 0))
-
-    def _sums(self, by: By | None, since: float | None) -> list[Total]:
-        try:
-            return sums(self.path, by, since, BUSY_SECONDS) if self.path.exists() else []
-        except (sqlite3.Error, OSError) as error:
-            raise LedgerError(f"{self.path} cannot be read as a ledger of costs: {error}") from None
-
 
 def _is_busy(error: Exception) -> bool:
     """Return whether an error means that another process has locked the file."""
@@ -271,3 +251,9 @@ def _is_busy(error: Exception) -> bool:
 
 def _name(value: str | None) -> str | None:
     return single_line(value, _MAX_NAME) if value else None
+
+
+def _attributes(who: Who) -> str | None:
+    """Return the session's own attributes as JSON, None if it has none."""
+    attributes = {single_line(name, _MAX_NAME): single_line(value, _MAX_NAME) for name, value in who.attributes.items()}
+    return json.dumps(attributes, ensure_ascii=False) if attributes else None

@@ -18,6 +18,7 @@ from opentelemetry.metrics import Counter as CounterInstrument
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.resources import Resource
 
 from agent_runner.contract import __version__, readable
 from agent_runner.contract.protocol import (
@@ -38,7 +39,7 @@ from host_client.telemetry.trace.session_trace import SERVICE_NAME
 from host_client.telemetry.turns import turn_of
 
 from ._labels import Labels, error_type, source_of
-from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
+from .instruments import BY_NAME, ENVIRONMENT, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 
 if TYPE_CHECKING:
     from host_client.telemetry.batch import EndedSpan
@@ -85,10 +86,16 @@ class Metrics:
     """Record all metrics that `METRICS` lists, from the events and spans of sessions. Called from one thread.
 
     ``tier`` is the tier of users whose session names none. With a ``user_label_limit`` of 0 no metric has a user.
+    ``environment`` is the name of the deployment, unless OTEL_RESOURCE_ATTRIBUTES has one.
     """
 
     def __init__(
-        self, parts: Sequence[MetricsExport] = (), *, user_label_limit: int = 1000, tier: str | None = None
+        self,
+        parts: Sequence[MetricsExport] = (),
+        *,
+        user_label_limit: int = 1000,
+        tier: str | None = None,
+        environment: str | None = None,
     ) -> None:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
@@ -97,7 +104,7 @@ class Metrics:
         counters = (Counter, ObservableCounter)
         provider = MeterProvider(
             metric_readers=[part.reader for part in parts],
-            resource=readable.resource(SERVICE_NAME),
+            resource=Resource({ENVIRONMENT: environment} if environment else {}).merge(readable.resource(SERVICE_NAME)),
             shutdown_on_exit=False,  # `close` does it
             exemplar_filter=AlwaysOffExemplarFilter(),  # no span is current here that an exemplar could name
             views=[View(instrument_type=kind, aggregation_cardinality_limit=MAX_COUNTER_SERIES) for kind in counters],
@@ -325,7 +332,8 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
         parts.append(TextfilePart(config.metrics_textfile, config.pushgateway))
     if not parts:
         return None, tuple(problems)
-    return Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier), tuple(problems)
+    metrics = Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier, environment=config.environment)
+    return metrics, tuple(problems)
 
 
 def _tool(session: _Session, tool_use_id: str) -> str:

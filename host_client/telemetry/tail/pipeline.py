@@ -10,8 +10,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -45,7 +45,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Who:
-    """The user and tenant of a session, and the model and tools that the host asked for by name."""
+    """The user, tenant and own attributes of a session, and the model and tools that the host asked for by name."""
 
     session_id: str
     user_id: str | None = None
@@ -53,6 +53,7 @@ class Who:
     tier: str | None = None
     model: str | None = None
     tools: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
 
 class HandOver(NamedTuple):
