@@ -45,7 +45,7 @@ def _sampling(config: TelemetryConfig) -> SamplingConfig:
 
 def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:
     """Yield the destinations that spans are sent to over the network, each with its endpoint."""
-    if not set(config.exporters) & {"langfuse", "signoz", "otlp"}:
+    if not set(config.exporters) & {"langfuse", "phoenix", "signoz", "otlp"}:
         return
     # Needs packages of the telemetry extra.
     from host_client.telemetry.export.destinations.otlp import otlp
@@ -56,6 +56,10 @@ def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, 
                 from host_client.telemetry.export.destinations.langfuse import langfuse  # httpx: 0.1 s
 
                 yield langfuse(config.langfuse, config.environment), config.langfuse
+            case "phoenix" if config.phoenix is not None:
+                from host_client.telemetry.export.destinations.phoenix import phoenix  # httpx: 0.1 s
+
+                yield phoenix(config.phoenix, config.phoenix_project), config.phoenix
             case "signoz" if config.signoz is not None:
                 yield otlp("signoz", config.signoz), config.signoz
             case "otlp" if config.otlp is not None:
