@@ -36,7 +36,12 @@ SCRIPT = f"""
 """
 
 OPTIONS = AgentOptions(
-    model=MODEL, user_id="ada", tenant_id="acme", attributes={"team": "blue"}, content="full", tool_content="full"
+    model=MODEL,
+    user_id="ada",
+    tenant_id="acme",
+    attributes={"team": "blue", "trace.name": "Mending"},
+    content="full",
+    tool_content="full",
 )
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

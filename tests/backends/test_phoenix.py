@@ -106,14 +106,21 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     subagent = ["execute_tool Agent: tool", chat, [bash], chat]
     turn = ["agent.execute: agent", chat, approved, chat, subagent, chat, approved, chat]
     assert list(tree(of_mended, None)) == [
-        ["agent.session: chain", ["sandbox.create: chain"], turn, ["sandbox.cleanup: chain"]]
+        ["Mending: chain", ["sandbox.create: chain"], turn, ["sandbox.cleanup: chain"]]
     ]
+
+    assert of_broken[0]["trace"]["rootSpan"] == {"name": "Mending"}
 
     # Inputs and outputs.
     shown = {(span["name"], _value(span, "input"), _value(span, "output")) for span in of_mended}
     assert ("agent.execute", "Mend it", "All is mended.") in shown
     assert (CHAT, None, "I will look.") in shown
     assert ("execute_tool Bash", '{"command":"exit 3"}', None) in shown
+
+    assert ("Mending", "Mend it", "All is mended.") in shown
+    assert ("Mending", "Break it", "API Error: 400 no such thing") in {
+        (span["name"], _value(span, "input"), _value(span, "output")) for span in of_broken
+    }
 
     # Tokens and costs, which Phoenix computes by its own price list.
     first = next(span for span in of_mended if span["name"] == CHAT)
@@ -128,7 +135,12 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     assert {session["sessionId"] for session in sessions} == {
         str((run.spans[-1].attributes or {})["session.id"]) for run in (mended, broken)
     }
-    assert [session["userId"] for session in sessions] == ["ada", "ada"]
+    assert [
+        (session["userId"], _value(session, "firstInput"), _value(session, "lastOutput")) for session in sessions
+    ] == [
+        ("ada", "Mend it", "All is mended."),
+        ("ada", "Break it", "API Error: 400 no such thing"),
+    ]
 
     # Errors.
     assert of_mended[0]["trace"]["errorsByType"] == [{"exceptionType": "tool_error", "count": 1}]
@@ -136,6 +148,9 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     assert [(span["name"], span["statusMessage"]) for span in of_mended if span["statusCode"] == "ERROR"] == [
         ("execute_tool Bash", "Bash: failed")
     ]
+    assert {span["statusMessage"] for span in of_broken if span["statusCode"] == "ERROR"} == {
+        "API Error: 400 no such thing"
+    }
 
 
 def _value(span: Json, of: str) -> str | None:

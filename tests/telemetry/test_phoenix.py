@@ -109,6 +109,17 @@ def view_of(name: str, attributes: dict[str, Any], error: str = "") -> SpanView:
     return view
 
 
+def test_a_session_in_the_trace_of_a_caller_is_a_root_and_its_other_spans_stay_below_it() -> None:
+    assert view_of("agent.session", {}).parent_span_id == ""
+    assert view_of("agent.execute", {}).parent_span_id == "c" * 16
+
+
+def test_a_session_has_the_name_that_the_user_gives_to_its_trace() -> None:
+    assert view_of("agent.session", {"trace.name": "Mending"}).name == "Mending"
+    assert view_of("agent.session", {}).name == "agent.session"
+    assert view_of("agent.execute", {"trace.name": "Mending"}).name == "agent.execute"
+
+
 def test_an_approval_is_no_tool_call() -> None:
     attributes = view_of("agent.approval", dict(genai.approval("a1", "t1", "Bash"))).attributes
     assert attributes["openinference.span.kind"] == "CHAIN"

@@ -12,6 +12,8 @@ from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metr
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client import Metric as Family
 
+from host_client.telemetry.otlp import ENVIRONMENT
+
 
 class Registry(CollectorRegistry):
     """A registry that serves one scrape at a time: of two at once, OpenTelemetry's collector may answer one twice."""
@@ -43,7 +45,9 @@ class PrometheusServer:
     def __init__(self, host: str, port: int) -> None:
         registry = Registry()
         self._server, self._thread = start_http_server(port, host, registry)
-        self.reader = BaseUnitReader(registry=registry, scope_info_enabled=False)
+        self.reader = BaseUnitReader(
+            registry=registry, scope_info_enabled=False, resource_attribute_filter=lambda name: name == ENVIRONMENT
+        )
         self.port = int(self._server.server_port)
 
     def close(self, timeout: float) -> bool:

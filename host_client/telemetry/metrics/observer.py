@@ -18,6 +18,7 @@ from opentelemetry.metrics import Counter as CounterInstrument
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.resources import Resource
 
 from agent_runner.contract import __version__, readable
 from agent_runner.contract.protocol import (
@@ -33,6 +34,7 @@ from agent_runner.contract.protocol import (
 )
 from agent_runner.contract.sanitize import brief
 from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.otlp import ENVIRONMENT
 from host_client.telemetry.tail.pipeline import Who
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
 from host_client.telemetry.turns import turn_of
@@ -84,11 +86,17 @@ class _Session:
 class Metrics:
     """Record all metrics that `METRICS` lists, from the events and spans of sessions. Called from one thread.
 
-    ``tier`` is the tier of users whose session names none. With a ``user_label_limit`` of 0 no metric has a user.
+    ``tier`` is the tier of users whose session names none, ``environment`` the deployment's name if the resource has
+    none. With a ``user_label_limit`` of 0 no metric has a user.
     """
 
     def __init__(
-        self, parts: Sequence[MetricsExport] = (), *, user_label_limit: int = 1000, tier: str | None = None
+        self,
+        parts: Sequence[MetricsExport] = (),
+        *,
+        user_label_limit: int = 1000,
+        tier: str | None = None,
+        environment: str = "development",
     ) -> None:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
@@ -96,7 +104,7 @@ class Metrics:
         counters = (Counter, ObservableCounter)
         provider = MeterProvider(
             metric_readers=[part.reader for part in parts],
-            resource=readable.resource(SERVICE_NAME),
+            resource=Resource({ENVIRONMENT: environment}).merge(readable.resource(SERVICE_NAME)),
             shutdown_on_exit=False,  # `close` does it
             exemplar_filter=AlwaysOffExemplarFilter(),  # no span is current here that an exemplar could name
             views=[View(instrument_type=kind, aggregation_cardinality_limit=MAX_COUNTER_SERIES) for kind in counters],
@@ -308,7 +316,8 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
             parts.append(OtlpPart(otlp_metrics(name, endpoint), config.metric_interval))
     if not parts:
         return None, tuple(problems)
-    return Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier), tuple(problems)
+    metrics = Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier, environment=config.environment)
+    return metrics, tuple(problems)
 
 
 def _tool(session: _Session, tool_use_id: str) -> str:

@@ -30,7 +30,9 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     if config.ledger is not None:
         observers.append(Ledger(config.ledger))
     content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
-    telemetry = Telemetry(_delivery(config), observers, sampling=_sampling(config), content=content)
+    telemetry = Telemetry(
+        _delivery(config), observers, sampling=_sampling(config), content=content, environment=config.environment
+    )
     if metrics is not None:
         metrics.watch(telemetry.counts)
     return telemetry, problems

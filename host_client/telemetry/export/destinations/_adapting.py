@@ -9,6 +9,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+ROOT = "agent.session"
+"""Name of a session's span, by which receivers list its trace."""
+
 
 def each_span(
     body: bytes, complete: Callable[[Span], None], describe: Callable[[Resource], None] | None = None

@@ -14,15 +14,18 @@ from typing import Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from agent_runner.contract.genai import MESSAGES
 from agent_runner.contract.spans import Attributes
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.otlp import key_values, values_of
+from host_client.telemetry.relay.clean import OWNED, TRACE_NAME
 from host_client.telemetry.turns import list_price, request_of
 
-from ._adapting import each_span, rename_tool
+from ._adapting import ROOT, each_span, rename_tool
 from ._otlp_http import OtlpHttp
 
-ROOT = "agent.session"
+_OF_ROOT = OWNED | MESSAGES | {"error.type"}
+"""Attributes of a session's span that the user has not given by name."""
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
 
 
@@ -48,7 +51,7 @@ def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
     kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
     added: Attributes = {
         "langfuse.environment": environment,
-        "langfuse.trace.name": ROOT,
+        "langfuse.trace.name": str(attributes.get(TRACE_NAME, ROOT)),
         "langfuse.observation.type": kind,
     }
     if tenant := attributes.get("tenant.id"):
@@ -57,8 +60,10 @@ def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
     if tags:
         added["langfuse.trace.tags"] = tags
     if span.name == ROOT:
-        # Its parent is at most the caller's span, which is not in Langfuse.
-        added["langfuse.internal.as_root"] = True
+        # Its parent is at most the caller's span, which is not in Langfuse. Version 4 reads the second name.
+        added["langfuse.internal.as_root"] = added["langfuse.internal.is_app_root"] = True
+        given = (name for name in attributes if name not in _OF_ROOT and not name.startswith("langfuse."))
+        added.update({f"langfuse.trace.metadata.{name}": str(attributes[name]) for name in given})
     if kind == "generation":
         added.update(_of_model_request(span, attributes))
     span.attributes.extend(key_values({name: value for name, value in added.items() if name not in attributes}))

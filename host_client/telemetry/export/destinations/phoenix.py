@@ -19,8 +19,9 @@ from agent_runner.contract.genai import read_message
 from agent_runner.contract.spans import Attributes
 from host_client.telemetry.export.endpoints import PHOENIX_PROJECT, Endpoint
 from host_client.telemetry.otlp import key_values, values_of
+from host_client.telemetry.relay.clean import TRACE_NAME
 
-from ._adapting import each_span, rename_tool
+from ._adapting import ROOT, each_span, rename_tool
 from ._otlp_http import OtlpHttp
 
 _PROJECT = "openinference.project.name"
@@ -73,6 +74,10 @@ def _complete(span: Span) -> None:
     attributes = values_of(span.attributes)
     if span.name == "agent.approval":
         rename_tool(span)
+    if span.name == ROOT:
+        span.name = str(attributes.get(TRACE_NAME, ROOT))  # Phoenix has no other name of a trace
+        # Phoenix lists a trace or session by a span without a parent, and the caller's span is elsewhere.
+        span.parent_span_id = b""
     kind = _KINDS.get(str(attributes.get("gen_ai.operation.name")), "CHAIN")
     added: Attributes = {"openinference.span.kind": kind}
     for name, sources in _OF_KIND.get(kind, {}).items():
