@@ -32,7 +32,7 @@ check: lint
 test: system-packages lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-test-backends: $(VENV)/.installed-dev .backends/phoenix/.installed
+test-backends: $(VENV)/.installed-dev $(patsubst tests/backends/%.txt,.backends/%/.installed,$(wildcard tests/backends/*.txt))
 	$(BIN)/python -m pytest tests/backends
 
 # A venv that is there already needs no other Python.

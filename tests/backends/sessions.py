@@ -6,6 +6,7 @@ from host_client import AgentOptions, run_agent
 from host_client.client.agent import AgentResult
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.setup.start import initialize_telemetry
+from tests.backends.servers import WAIT_SECONDS
 from tests.support.hosts import host_lab
 from tests.support.runs import MODEL
 
@@ -47,11 +48,15 @@ CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def export_sessions(config: TelemetryConfig) -> tuple[AgentResult, AgentResult]:
-    """Run one session that ends well, and one that fails within a caller's trace; deliver the spans of both."""
+    """Run one session that ends well, and one that fails within a caller's trace; deliver the spans of both.
+
+    Without a spool's directory the end of telemetry waits for a backend that answers its first request slowly.
+    """
+    assert config.spool_directory is None
     telemetry = initialize_telemetry(config)
     with host_lab(SCRIPT) as lab:
         mended = await run_agent("Mend it", OPTIONS, approvals="auto", telemetry=telemetry, environ=lab.environ)
         broken = await run_agent("Break it", OPTIONS, telemetry=telemetry, environ=lab.environ, traceparent=CALLER)
     assert (mended.is_error, broken.is_error) == (False, True)
-    assert telemetry.shutdown(timeout=60.0), telemetry.counts()
+    assert telemetry.shutdown(timeout=WAIT_SECONDS), telemetry.counts()
     return mended, broken

@@ -87,12 +87,7 @@ def tree(spans: list[Json], parent: str | None) -> Iterator[list[Any]]:
 @pytest.mark.timeout(300)
 async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     with phoenix(tmp_path) as url:
-        config = TelemetryConfig(
-            exporters=("phoenix",),
-            phoenix=endpoints.phoenix(url),
-            phoenix_project=PROJECT,
-            spool_directory=tmp_path / "spool",
-        )
+        config = TelemetryConfig(exporters=("phoenix",), phoenix=endpoints.phoenix(url), phoenix_project=PROJECT)
         mended, broken = await export_sessions(config)
         project = until_spans(url, len(mended.spans) + len(broken.spans))
         assert len(nodes(asked(url, "attributes['team'] == 'blue'")["spans"])) == 21
@@ -115,7 +110,7 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     shown = {(span["name"], _value(span, "input"), _value(span, "output")) for span in of_mended}
     assert ("agent.execute", "Mend it", "All is mended.") in shown
     assert (CHAT, None, "I will look.") in shown
-    assert ("execute_tool Bash", '{"command":"exit 3"}', None) in shown
+    assert ("execute_tool Bash", '{"command":"exit 3"}', "Exit code 3") in shown
 
     assert ("Mending", "Mend it", "All is mended.") in shown
     assert ("Mending", "Break it", "API Error: 400 no such thing") in {
