@@ -11,11 +11,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 .DELETE_ON_ERROR:
 # Prerequisites are made in their order: what a machine lacks is told before anything is downloaded.
 .NOTPARALLEL:
-.PHONY: help demo check test lint bench clean system-packages
+.PHONY: help demo check test test-backends lint bench clean system-packages
 
 help:
 	@echo "make demo    run an agent against the scripted model: no key, no network"
 	@echo "make test    lint, then all tests"
+	@echo "make test-backends   export real sessions to real backends, which it installs into .backends"
 	@echo "make check   lint, then the tests that start no CLI, browser or server"
 	@echo "make lint    ruff, import-linter and pyright"
 	@echo "make bench   measure what this adds to the bare SDK (about 25 minutes)"
@@ -31,6 +32,9 @@ check: lint
 test: system-packages lint $(VENV)/e2b-cli-1/.installed $(VENV)/e2b-cli-2/.installed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20
 
+test-backends: $(VENV)/.installed-dev $(patsubst tests/backends/%.txt,.backends/%/.installed,$(wildcard tests/backends/*.txt))
+	$(BIN)/python -m pytest tests/backends
+
 # A venv that is there already needs no other Python.
 system-packages:
 	@PYTHON='$(firstword $(wildcard $(BIN)/python) $(PYTHON))' sh tests/system-packages.sh
@@ -45,7 +49,7 @@ bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .backends build dist .pytest_cache .ruff_cache .hypothesis
 	find agent_runner host_client dashboards tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The build backend (editables is its part) comes first and from the same pins: pip would fetch its newest into an isolated
@@ -55,6 +59,13 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	@$(PIP) install -c constraints.txt hatchling editables
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-all) # dev holds all
+
+# Backends need other versions of the same packages, so each has an environment of its own.
+.backends/%/.installed: tests/backends/%.txt | $(BIN)/pip
+	@echo "Installing $* into $(@D), pinned by $<"
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install -r $<
+	@touch $@
 
 # The E2B CLI of both major versions, which tests run. Node and npm are in the wheel that pyright brings; the npm beside
 # its node is a link, which no wheel can hold, so npm is started from where it is.

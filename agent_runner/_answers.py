@@ -66,7 +66,7 @@ class AnswerEvent(Message):
 _decoder = msgspec.json.Decoder(AnswerEvent)
 
 
-class Answer:
+class ModelAnswer:
     """Reads an answer that is passed on; `cost` is its cost so far."""
 
     def __init__(self, content_type: str, on_event: Callable[[AnswerEvent], None] | None = None) -> None:

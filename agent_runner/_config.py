@@ -139,7 +139,12 @@ SETTINGS = (
     RunnerSetting("tenant_id", str, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
     RunnerSetting("attributes", pairs, "Further attributes on every span: name=value, separated by commas."),
     RunnerSetting("content", one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
-    RunnerSetting("tool_content", one_of(*CONTENTS), "Tool arguments and MCP results in spans. Default: none."),
+    RunnerSetting(
+        "tool_content",
+        one_of(*CONTENTS),
+        "Tool arguments and MCP results in spans: none (default), preview, or full with 1,000 characters of files and"
+        " output.",
+    ),
     RunnerSetting("sanitizer", str, "Function from text to text that replaces the sanitizer of both: module:function."),
     RunnerSetting("user", str, "Account of the CLI and its tools; the runner must be root. Default: the runner's own."),
     RunnerSetting(

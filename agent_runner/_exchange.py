@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import httpx2 as httpx
 
-from ._answers import Answer, AnswerEvent
+from ._answers import AnswerEvent, ModelAnswer
 from ._credential import Credential
 from ._metering import Meter
 from .contract.classify import Failure, classify
@@ -164,7 +164,7 @@ class Exchange:
         self._send = send
         self._meter = meter
         self._observer = observer
-        self._answer: Answer | None = None
+        self._answer: ModelAnswer | None = None
         self._status: int | None = None
         self._failure: tuple[Failure, str] | None = None
         self.answering = False
@@ -214,7 +214,7 @@ class Exchange:
             return
         if is_readable:
             on_event = self._observer.receive if self._observer is not None else None
-            self._answer = Answer(response.headers.get("content-type", ""), on_event)
+            self._answer = ModelAnswer(response.headers.get("content-type", ""), on_event)
         self._status = response.status_code
         headers = [
             (name, value)

@@ -191,8 +191,7 @@ class ChatRequest:
         self.is_search = any(tool.type.startswith("web_search") for tool in request.tools) and not self._has_tools
         if request.model:
             self.span.name = f"chat {request.model}"
-        parameters = {name: getattr(request, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
-        genai.set_request(self.span, request.model, stream=request.stream, parameters=parameters)
+        genai.set_request(self.span, request.model, stream=request.stream, parameters=msgspec.structs.asdict(request))
         self.place()
 
     def place(self, place: RequestPlace | None = None) -> None:

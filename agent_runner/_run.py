@@ -30,7 +30,7 @@ from ._model_access import ModelAccess
 from ._permissions import Permissions
 from ._requests import RefusedError
 from ._sdk_options import Spent, agent_options, resumed_cost, saved_size
-from ._span_settings import common_attributes, sanitizer_of
+from ._span_settings import common_attributes, sanitizer_of, tool_sanitizer_of
 from ._telemetry import SpanOutbox, SpanSink
 from ._timer import WhileTimer
 from ._translate import Translator
@@ -561,7 +561,7 @@ def _translator(config: Config, events: Events, spans: Spans, access: ModelAcces
         spans,
         model=config.model,
         sanitize=sanitizer_of(config, config.content),
-        sanitize_tools=sanitizer_of(config, config.tool_content),
+        sanitize_tools=tool_sanitizer_of(config),
         resumed=config.resume is not None,
         disallowed=config.disallowed_tools,
         access=access,

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from ._config import Config, ConfigError
-from .contract.sanitize import SANITIZERS, Content, Sanitizer, single_line
+from .contract.sanitize import SANITIZERS, Content, Sanitizer, ToolSanitizer, single_line
 from .contract.spans import Value
 
 MAX_ATTRIBUTE = 1000
@@ -33,6 +33,12 @@ def sanitizer_of(config: Config, content: Content) -> Sanitizer | None:
             return f"[the sanitizer failed: {type(error).__name__}]"
 
     return sanitize
+
+
+def tool_sanitizer_of(config: Config) -> ToolSanitizer | None:
+    """Return the sanitizer of the texts of tool calls, or None to leave them out; raise `ConfigError` as above."""
+    sanitize = sanitizer_of(config, config.tool_content)
+    return ToolSanitizer(sanitize, config.tool_content == "full") if sanitize is not None else None
 
 
 def imported(what: str, place: str) -> Any:

@@ -57,7 +57,7 @@ from .contract.protocol import (
     TurnStartData,
     to_json,
 )
-from .contract.sanitize import Sanitizer, preview
+from .contract.sanitize import Sanitizer, ToolSanitizer, preview
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
@@ -73,8 +73,8 @@ class Translator:
     model: str | None = None
     sanitize: Sanitizer | None = preview
     """Sanitizer of prompts and answers in spans; None leaves them out."""
-    sanitize_tools: Sanitizer | None = None
-    """Sanitizer of tools' arguments and MCP tools' results in spans; None leaves them out."""
+    sanitize_tools: ToolSanitizer | None = None
+    """Sanitizer of tools' arguments and results in spans; None leaves them out."""
     resumed: bool = False
     disallowed: tuple[str, ...] = ()
     """The configured tools and rules that are refused."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from .classify import classify
 from .protocol import ErrorType, input_digest, to_json
-from .sanitize import Sanitizer, brief, single_line
+from .sanitize import EXCERPT_LENGTH, Sanitizer, ToolSanitizer, brief, single_line
 from .spans import Attributes, Span
 
 PROVIDER = "anthropic"
@@ -24,7 +24,7 @@ CONTENT = MESSAGES | {"gen_ai.tool.call.arguments", "gen_ai.tool.call.result"}
 _MAX_NAME = 200
 
 _BULKY = frozenset({"content", "new_string", "old_string", "file_text", "new_source", "edits"})
-"""Tool arguments that hold file contents, which no setting puts into a span."""
+"""Tool arguments that hold file contents, of which a span has an excerpt at most."""
 
 
 def invoke_agent(model: str | None, turn: int) -> Attributes:
@@ -48,13 +48,22 @@ def chat(model: str | None) -> Attributes:
     return attributes
 
 
-def set_request(span: Span, model: str, *, stream: bool, parameters: Mapping[str, int | float | None]) -> None:
-    """Set a chat span's model and parameters from the request."""
+_PARAMETERS = (
+    "gen_ai.request.max_tokens",
+    "gen_ai.request.temperature",
+    "gen_ai.request.top_k",
+    "gen_ai.request.top_p",
+)
+
+
+def set_request(span: Span, model: str, *, stream: bool, parameters: Mapping[str, Any]) -> None:
+    """Set a chat span's model and parameters from the request; ``parameters`` have the API's names."""
     span.attributes["gen_ai.request.stream"] = stream
     if model:
         span.attributes["gen_ai.request.model"] = model
-    given = {f"gen_ai.request.{name}": value for name, value in parameters.items() if value is not None}
-    span.attributes.update(given)
+    for name in _PARAMETERS:
+        if (value := parameters.get(name.rpartition(".")[2])) is not None:
+            span.attributes[name] = value
 
 
 def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
@@ -176,10 +185,10 @@ def set_exit_code(span: Span, exit_code: int | None) -> None:
         span.attributes["process.exit.code"] = exit_code
 
 
-def set_executed(span: Span, executed_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:
+def set_executed(span: Span, executed_input: Mapping[str, Any], sanitizer: ToolSanitizer | None) -> None:
     """Set the digest, and if configured the arguments, of an input that differs from the one the model wrote."""
     span.attributes["tool.executed_input_sha256"] = input_digest(dict(executed_input))
-    set_arguments(span, executed_input, sanitize)
+    set_arguments(span, executed_input, sanitizer)
 
 
 def set_delays(span: Span, queue_ms: float, hook_ms: float) -> None:
@@ -232,17 +241,39 @@ def read_message(value: str) -> tuple[str, str] | None:
         return None
 
 
-def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitize: Sanitizer | None) -> None:
-    """Put a tool's sanitized arguments without file contents on a span, unless ``sanitize`` is None."""
-    if sanitize is not None:
-        shown = {key: "[left out]" if key in _BULKY else value for key, value in tool_input.items()}
-        span.attributes["gen_ai.tool.call.arguments"] = sanitize(to_json(shown).decode())
+def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitizer: ToolSanitizer | None) -> None:
+    """Put a tool's sanitized arguments on a span, with excerpts of file contents at most, if there is a sanitizer."""
+    if sanitizer is not None:
+        # Together the excerpts have no more than `EXCERPT_LENGTH` characters.
+        limit = EXCERPT_LENGTH // max(1, len(_BULKY & tool_input.keys()))
+        shown = {key: _argument(key, value, sanitizer, limit) for key, value in tool_input.items()}
+        span.attributes["gen_ai.tool.call.arguments"] = sanitizer.sanitize(to_json(shown).decode())
 
 
-def set_tool_output(span: Span, name: str, result: object, sanitize: Sanitizer | None) -> None:
-    """Put an MCP tool's sanitized result on a span, unless ``sanitize`` is None; other results hold file contents."""
-    if sanitize is not None and name.startswith("mcp__"):
-        span.attributes["gen_ai.tool.call.result"] = sanitize(to_json(result).decode())
+def _argument(key: str, value: object, sanitizer: ToolSanitizer, limit: int) -> object:
+    if key in _BULKY:
+        return sanitizer.excerpt(_as_text(value), limit) if sanitizer.shows_excerpts else "[left out]"
+    if key == "command" and isinstance(value, str) and len(value) > EXCERPT_LENGTH:
+        return sanitizer.excerpt(value)  # it may write a file
+    return value
+
+
+def set_tool_output(span: Span, name: str, result: object, sanitizer: ToolSanitizer | None) -> None:
+    """Put a tool's sanitized result on a span, if there is a sanitizer.
+
+    The result of an MCP tool is whole. Those of other tools hold file contents or command output, and are excerpts, if
+    the sanitizer shows any.
+    """
+    if sanitizer is None:
+        return
+    if name.startswith("mcp__"):
+        span.attributes["gen_ai.tool.call.result"] = sanitizer.sanitize(to_json(result).decode())
+    elif sanitizer.shows_excerpts:
+        span.attributes["gen_ai.tool.call.result"] = sanitizer.excerpt(_as_text(result))
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else to_json(value).decode()
 
 
 def _count(usage: Mapping[str, Any], key: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ._secret_names import may_hold_a_named_secret, redact_named
@@ -15,6 +16,9 @@ Sanitizer = Callable[[str], str]
 
 PREVIEW_LENGTH = 100
 BRIEF_LENGTH = 200
+EXCERPT_LENGTH = 1000
+"""Maximum characters of file contents, of a command and of its output in a span."""
+
 FULL_LENGTH = 64 * 1024
 """Maximum characters of ``full`` content: backends refuse a span of many megabytes."""
 
@@ -73,6 +77,18 @@ def full(text: str) -> str:
 def replace_lone_surrogates(text: str) -> str:
     """Return the text with a question mark in place of each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@dataclass(frozen=True)
+class ToolSanitizer:
+    """Prepare the texts of tool calls for spans; of file contents and output only excerpts, if ``shows_excerpts``."""
+
+    sanitize: Sanitizer
+    shows_excerpts: bool
+
+    def excerpt(self, text: str, limit: int = EXCERPT_LENGTH) -> str:
+        """Return the text sanitized, in one line, with at most ``limit`` characters."""
+        return single_line(self.sanitize(text[: limit + _LOOK_AHEAD]), limit)
 
 
 SANITIZERS: dict[Content, Sanitizer | None] = {"none": None, "preview": preview, "full": full}

@@ -29,6 +29,13 @@ ApprovalTimeout = Annotated[float, typer.Option(help="Seconds that a person has 
 BackgroundTimeout = Annotated[
     float, typer.Option(help="Seconds that the run's end waits for commands and subagents in the background.")
 ]
+Content = Annotated[str, typer.Option(help="Prompts and answers in spans: none, preview (100 characters) or full.")]
+ToolContent = Annotated[
+    str,
+    typer.Option(
+        help="Tool arguments, MCP results in spans: none, preview, or full, with 1,000 characters of files and output."
+    ),
+]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]
 TraceOut = Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")]
 

@@ -79,6 +79,8 @@ def serve(
     max_sessions: Annotated[int, _limit("Maximum number of open sessions of a tenant.")] = 100,
     turns_per_minute: Annotated[int, _limit("Maximum number of turns of a tenant in a minute.")] = 60,
     usd_per_day: Annotated[float | None, _limit("Maximum US dollars that a tenant spends in a day (UTC).")] = None,
+    content: o.Content = "preview",
+    tool_content: o.ToolContent = "none",
     trace_url: TraceUrl = None,
     demo: Annotated[bool, typer.Option("--demo", help="Use a scripted model; a session waits for you.")] = False,
 ) -> None:
@@ -116,6 +118,8 @@ def serve(
             max_sessions=max_sessions,
             turns_per_minute=turns_per_minute,
             usd_per_day=usd_per_day,
+            content=content,
+            tool_content=tool_content,
             trace_url=trace_url,
         )
         if demo:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from agent_runner.contract.sanitize import Content
 from agent_runner.contract.tools import tool_names
 from host_client.client.options import APPROVAL_POLICIES, AgentOptions, ApprovalPolicy
 from host_client.errors import ConfigurationError
@@ -45,6 +46,8 @@ def run(
     user_id: Annotated[str | None, typer.Option(help="User of the session: `user.id` on every span.")] = None,
     tenant_id: Annotated[str | None, typer.Option(help="Tenant of the session: `tenant.id` on every span.")] = None,
     attribute: o.Attribute = None,
+    content: o.Content = "preview",
+    tool_content: o.ToolContent = "none",
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
@@ -99,6 +102,8 @@ def run(
             user_id=user_id,
             tenant_id=tenant_id,
             attributes=_attributes(attribute),
+            content=cast("Content", content),
+            tool_content=cast("Content", tool_content),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
             max_retries=max_retries,
@@ -135,6 +140,8 @@ def resume(
     upload: o.Upload = None,
     download: o.Download = None,
     attribute: o.Attribute = None,
+    content: o.Content = "preview",
+    tool_content: o.ToolContent = "none",
     max_budget_usd: o.MaxBudgetUsd = None,
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
@@ -161,6 +168,8 @@ def resume(
             disallowed_tools=tool_names(disallowed_tools),
             permission_mode=permission_mode,
             attributes=_attributes(attribute),
+            content=cast("Content", content),
+            tool_content=cast("Content", tool_content),
             max_budget_usd=max_budget_usd,
             max_turns=max_turns,
             max_retries=max_retries,

@@ -91,6 +91,9 @@ class SessionOutcome:
     @property
     def error_of_trace(self) -> SessionFailure | None:
         """Return the error of the session's span: why the session failed, else the error of its last turn."""
-        if self.failure is None and self.last_result is not None and self.last_result.data.error_type:
-            return SessionFailure(self.last_result.data.error_type, self.last_result.data.subtype)
-        return self.failure
+        error_type = self.last_result.data.error_type if self.last_result is not None else None
+        if self.failure is not None or error_type is None:
+            return self.failure
+        # The subtype of the CLI's result is no reason: it is "success" if the model's API refused the request.
+        last = self.last_error
+        return SessionFailure(error_type, last.message if last is not None and last.error_type == error_type else "")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 from starlette.types import Receive, Scope, Send
 
+from agent_runner.contract.sanitize import Content
+from host_client.client.options import AgentOptions
 from host_client.errors import ConfigurationError
 from host_client.store.base import DAY_SECONDS
 
@@ -36,6 +39,8 @@ class ServiceConfig:
     kept_seconds: float = 7 * DAY_SECONDS
     max_events: int = 100_000
     limits: ServiceLimits = field(default_factory=ServiceLimits)
+    content: Content = "preview"
+    tool_content: Content = "none"
     trace_url: str | None = None
 
     @property
@@ -60,6 +65,8 @@ def service_config(
     max_sessions: int,
     turns_per_minute: int,
     usd_per_day: float | None,
+    content: str,
+    tool_content: str,
     trace_url: str | None,
 ) -> ServiceConfig:
     """Return the configuration of these options; raise `ConfigurationError` for wrong or unsafe values."""
@@ -72,6 +79,7 @@ def service_config(
     _check_positive("--usd-per-day", usd_per_day)
     _check_reach(host, auth, allowed_hosts, allowed_origins)
     _check_trace_url(trace_url)
+    spans = AgentOptions(content=cast("Content", content), tool_content=cast("Content", tool_content))  # checks both
     proxies = tuple(_proxy_block(each) for each in trusted_proxies)
     return ServiceConfig(
         host=host,
@@ -88,6 +96,8 @@ def service_config(
         limits=ServiceLimits(
             sessions_per_tenant=max_sessions, turns_per_minute=turns_per_minute, usd_per_tenant_day=usd_per_day
         ),
+        content=spans.content,
+        tool_content=spans.tool_content,
         trace_url=trace_url,
     )
 

@@ -74,7 +74,7 @@ def service_of(
         telemetry=telemetry,
         environ=environ,
         sandbox=sandbox,
-        options=options_of,
+        options=lambda stored: replace(options_of(stored), content=config.content, tool_content=config.tool_content),
         forget=lambda stored: forget(stored, environ),
         upload=config.upload,
         idle_seconds=config.idle_seconds,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from agent_runner.contract.sanitize import Sanitizer
 
-from .export.endpoints import Endpoint
+from .export.endpoints import PHOENIX_PROJECT, Endpoint
 from .tail.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class TelemetryConfig:
     custom_exporters: Sequence[SpanExporter] = ()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     langfuse: Endpoint | None = None
+    phoenix: Endpoint | None = None
+    phoenix_project: str = PHOENIX_PROJECT
     signoz: Endpoint | None = None
     signoz_metrics: Endpoint | None = None
     otlp: Endpoint | None = None

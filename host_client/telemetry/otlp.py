@@ -19,6 +19,9 @@ from agent_runner.contract.spans import Value
 
 from .batch import Batch, EndedSpan
 
+ENVIRONMENT = "deployment.environment.name"
+"""Attribute of a resource with the name of the deployment."""
+
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCALARS = ("string_value", "bool_value", "int_value", "double_value")
 
@@ -96,6 +99,14 @@ def merged(requests: Iterable[ExportTraceServiceRequest]) -> ExportTraceServiceR
                 )
             scopes[scope].spans.extend(scope_spans.spans)
     return request
+
+
+def name_environment(request: ExportTraceServiceRequest, environment: str) -> None:
+    """Add the name of the deployment to each resource that has none."""
+    for resource_spans in request.resource_spans:
+        attributes = resource_spans.resource.attributes
+        if not any(pair.key == ENVIRONMENT for pair in attributes):
+            attributes.extend(key_values({ENVIRONMENT: environment}))
 
 
 # -- attributes ------------------------------------------------------------------------------------------

@@ -1,20 +1,29 @@
 """Convert OTLP requests to a readable form in which two versions of the code can be compared field by field.
 
-The grouping of spans under resources and scopes and the order of attributes are ignored; everything else counts.
+The grouping of spans under resources and scopes, the order of attributes, and the attributes that hosts have added
+since f6f5305 are ignored; everything else counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan
 
+from agent_runner.contract.genai import MESSAGES
+
 Json = dict[str, Any]
+
+
+ADDED_TO_ROOTS = MESSAGES | {"langfuse.internal.is_app_root"}
+"""Attributes of a session's span that hosts have added since f6f5305, besides the user's attributes for Langfuse."""
 
 
 def spans_of(request: bytes) -> list[Json]:
@@ -22,10 +31,14 @@ def spans_of(request: bytes) -> list[Json]:
     found: list[Json] = []
     message = ExportTraceServiceRequest.FromString(request)
     for of_resource in message.resource_spans:
+        _leave_out(of_resource.resource, {"deployment.environment.name"})
         resource = {**_dict(of_resource.resource), "schema_url": of_resource.schema_url}
         for of_scope in of_resource.scope_spans:
             scope = {**_dict(of_scope.scope), "schema_url": of_scope.schema_url}
             for span in of_scope.spans:
+                if span.name == "agent.session":
+                    given = {f"langfuse.trace.metadata.{pair.key}" for pair in span.attributes}
+                    _leave_out(span, ADDED_TO_ROOTS | given)
                 ids = {
                     "trace_id": span.trace_id.hex(),
                     "span_id": span.span_id.hex(),
@@ -33,6 +46,12 @@ def spans_of(request: bytes) -> list[Json]:
                 }
                 found.append({"resource": resource, "scope": scope, **_dict(span), **ids})
     return found
+
+
+def _leave_out(of: Resource | Span, names: Collection[str]) -> None:
+    kept = [pair for pair in of.attributes if pair.key not in names]
+    del of.attributes[:]
+    of.attributes.extend(kept)
 
 
 def by_id(spans: Sequence[Json]) -> dict[str, Json]:

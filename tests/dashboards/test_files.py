@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator
 
 from dashboards.generator.files import contents
 from host_client.dashboards import files, langfuse
-from host_client.telemetry.metrics.instruments import BY_NAME, ENVIRONMENT, METRICS, OUTCOMES, TOKEN_KINDS
+from host_client.telemetry.metrics.instruments import BY_NAME, METRICS, OUTCOMES, TOKEN_KINDS
+from host_client.telemetry.otlp import ENVIRONMENT
 from tests.support.prometheus import program
 
 ROOT = Path(__file__).resolve().parents[2] / "dashboards"

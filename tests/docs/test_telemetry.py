@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
 from host_client import AgentOptions, run_agent
 from host_client.cli.app import app
-from host_client.telemetry.setup._variables import SDK_VARIABLES, SETTINGS
+from host_client.telemetry.setup._variables import EXPORTERS, SDK_VARIABLES, SETTINGS
 from host_client.telemetry.setup.environment import telemetry_config
 from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
@@ -84,9 +84,9 @@ def test_the_example_of_an_environment_is_right_and_names_no_other_variables() -
     text = (ROOT / ".env.example").read_text()
     settings = re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=(.*)$", text, re.MULTILINE)
     assert {name for name, _ in settings} <= {name for row in SETTINGS for name in row.variables} | set(SDK_VARIABLES)
-    config, problems = telemetry_config({**dict(settings), "OTEL_EXPORTERS": "langfuse,signoz,prometheus,console,otlp"})
+    config, problems = telemetry_config({**dict(settings), "OTEL_EXPORTERS": ",".join(EXPORTERS)})
     assert problems == ()
-    assert len(config.exporters) == 5
+    assert config.exporters == EXPORTERS
 
 
 def examples(language: str) -> list[str]:

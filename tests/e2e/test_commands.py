@@ -170,7 +170,7 @@ def test_json_puts_events_alone_on_stdout_and_the_trace_in_a_file(tmp_path: Path
         done = piped(
             tmp_path,
             *("run", "go", "--json", "--approvals", "auto", "--user-id", "ada", "--attribute", "org=acme"),
-            *("--trace-out", str(tmp_path / "trace.json")),
+            *("--content", "none", "--tool-content", "full", "--trace-out", str(tmp_path / "trace.json")),
             model=model,
         )
     assert done.returncode == 0, done.stderr
@@ -194,6 +194,8 @@ def test_json_puts_events_alone_on_stdout_and_the_trace_in_a_file(tmp_path: Path
     for span in spans:
         attributes = {pair["key"]: pair["value"].get("stringValue") for pair in span["attributes"]}
         assert (attributes["org"], attributes["user.id"]) == ("acme", "ada")
+        assert "gen_ai.input.messages" not in attributes
+        assert ("gen_ai.tool.call.arguments" in attributes) == (span["name"] == "execute_tool Bash")
 
 
 def test_without_a_terminal_nobody_can_be_asked_so_it_is_denied(tmp_path: Path) -> None:
@@ -331,6 +333,8 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
     [
         (("run", "go", "--approvals", "maybe"), "--approvals takes one of ask, auto, deny"),
         (("run", "go", "--attribute", "novalue"), "takes name=value"),
+        (("run", "go", "--tool-content", "all"), "host_client run: --tool-content takes one of none, preview, full"),
+        (("serve", "--content", "all"), "host_client serve: --content takes one of none, preview, full"),
         (("run", "go", "--permission-mode", "yolo"), "host_client run: --permission-mode takes one of"),
         (("run", "go", "--max-budget-usd", "0"), "host_client run: --max-budget-usd takes a number above 0"),
         (("run", "go", "--max-retries", "-1"), "host_client run: --max-retries takes a whole number of 0 or more"),

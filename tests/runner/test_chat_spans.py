@@ -146,8 +146,9 @@ def test_content_goes_into_spans_as_far_as_configured(make_lab: MakeLab, content
     chats = [span.attributes for span in done.spans if span.name == CHAT]
     everything = repr([span.attributes for span in done.spans])
     assert SECRET not in everything
-    assert "the whole file" not in everything
-    assert "gen_ai.tool.call.result" not in done.span("execute_tool Bash").attributes
+    assert ("the whole file" in everything) == (content == "full")
+    output = done.span("execute_tool Bash").attributes.get("gen_ai.tool.call.result")
+    assert output == ("output" if content == "full" else None)
     if shown is None:
         assert "The key is" not in everything
         assert "gen_ai.tool.call.arguments" not in everything
@@ -157,9 +158,36 @@ def test_content_goes_into_spans_as_far_as_configured(make_lab: MakeLab, content
         assert ("…" in text) == (shown == "cut")
         assert (text.count("word") == 60) == (shown == "whole")
         assert len(text) < (len(LONG) + 100 if shown == "whole" else 200)
-    assert '"content":"[left out]"' in tool["gen_ai.tool.call.arguments"]
+    assert ('"content":"[left out]"' in tool["gen_ai.tool.call.arguments"]) == (shown == "cut")
     assert "[redacted]" in tool["gen_ai.tool.call.arguments"]
     assert '"text":"3"' in tool["gen_ai.tool.call.result"]
+
+
+def test_a_span_has_at_most_a_thousand_characters_of_files_and_output(make_lab: MakeLab) -> None:
+    """Stars stand for file contents; the secret before them is redacted, and does not count."""
+    lab = make_lab(f"""
+        conversations:
+          main:
+            replies:
+              - tools: [{{name: Write, input: {{file_path: notes, content: "{SECRET} {"*" * 5000}"}}}}]
+              - tools: [{{name: Read, input: {{file_path: notes}}}}]
+              - tools:
+                  - name: Edit
+                    input: {{file_path: notes, old_string: "{"*" * 5000}", new_string: "{"*" * 4000}"}}
+              - tools: [{{name: Bash, input: {{command: cat notes}}}}]
+              - tools: [{{name: Bash, input: {{command: "echo {"*" * 3000} > /dev/null"}}}}]
+              - text: Done.
+    """)
+    done = lab.run("--prompt", "go", "--allowed-tools", "Write,Read,Edit,Bash", "--tool-content", "full")
+    assert all(not result.data.is_error for result in done.of(protocol.ToolResult))
+    shown = [
+        (span.name.partition(" ")[2], repr(span.attributes).count("*"))
+        for span in sorted(done.spans, key=lambda span: span.start)
+        if span.name.startswith("execute_tool")
+    ]
+    assert [name for name, _ in shown] == ["Write", "Read", "Edit", "Bash", "Bash"]
+    assert all(800 < stars <= 1000 for _, stars in shown), shown
+    assert SECRET not in repr([span.attributes for span in done.spans])
 
 
 def test_by_default_a_tools_arguments_and_results_are_told_by_size_alone(make_lab: MakeLab) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ResultMessage
 
-from agent_runner._answers import Answer
+from agent_runner._answers import ModelAnswer
 from agent_runner.contract.prices import DEAREST, PRICES, cost, price_of
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.support.runs import clean_environment
@@ -80,7 +80,7 @@ END = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {
 @pytest.mark.parametrize("size", [1, 7, 10_000_000])
 def test_a_stream_is_counted_however_it_is_cut_into_chunks(size: int) -> None:
     data = stream(START, {"type": "ping"}, END, {"type": "message_stop"})
-    answer = Answer("text/event-stream; charset=utf-8")
+    answer = ModelAnswer("text/event-stream; charset=utf-8")
     for start in range(0, len(data), size):
         answer.feed(data[start : start + size])
     answer.end()
@@ -88,7 +88,7 @@ def test_a_stream_is_counted_however_it_is_cut_into_chunks(size: int) -> None:
 
 
 def test_a_stream_that_breaks_off_is_counted_by_what_came() -> None:
-    answer = Answer("text/event-stream")
+    answer = ModelAnswer("text/event-stream")
     assert (answer.begun, answer.cost) == (False, 0)
     answer.feed(stream(START))
     assert answer.begun
@@ -97,7 +97,7 @@ def test_a_stream_that_breaks_off_is_counted_by_what_came() -> None:
 
 
 def test_a_whole_message_is_counted_at_its_end() -> None:
-    answer = Answer("application/json")
+    answer = ModelAnswer("application/json")
     message = {"type": "message", "model": "claude-opus-4-5", "usage": {"input_tokens": 1_000_000, "output_tokens": 0}}
     data = json.dumps(message).encode()
     answer.feed(data[:50])
@@ -110,7 +110,7 @@ def test_a_whole_message_is_counted_at_its_end() -> None:
 @pytest.mark.parametrize("data", [b"", b"<html>no luck</html>", b'{"type":"error","error":{}}', b"[1]", b"\xff"])
 def test_an_answer_without_usage_costs_nothing(data: bytes) -> None:
     for kind in ("application/json", "text/event-stream"):
-        answer = Answer(kind)
+        answer = ModelAnswer(kind)
         answer.feed(b"data: " + data + b"\n")
         answer.end()
         assert answer.cost == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_runner.contract.genai import MESSAGES
 from tests.server.scripts import QUESTION, TALK, TWO_APPROVALS
 from tests.support.hosts import HostLab
 from tests.support.service import ServiceLab, allow, created, numbers, rest, stream, until
@@ -132,10 +133,12 @@ async def test_a_closed_session_is_replayed_and_then_tells_its_reader_to_stay_aw
         assert (await client.delete(f"/api/sessions/{session['id']}")).status_code == 202
 
 
-async def test_the_callers_trace_goes_on_in_the_session(make_service: Make) -> None:
+async def test_the_callers_trace_goes_on_in_the_session_with_as_much_content_as_the_service_allows(
+    make_service: Make,
+) -> None:
     lab, _ = make_service(TALK)
     trace_id, other = "ab" * 16, "cd" * 16
-    async with lab.start().client() as client:
+    async with lab.start("--content", "none").client() as client:
         headers = {"traceparent": f"00-{trace_id}-{'12' * 8}-01", "baggage": "user.id=eve"}
         made = await client.post("/api/sessions", json={"prompt": "go"}, headers=headers)
         assert made.headers["x-trace-id"] == trace_id
@@ -161,6 +164,7 @@ async def test_the_callers_trace_goes_on_in_the_session(make_service: Make) -> N
         turns = {span["traceId"]: span["parentSpanId"] for span in spans if span["name"] == "agent.execute"}
         assert turns == {trace_id: roots[0]["spanId"], other: "34" * 8}
         assert len({span["spanId"] for span in spans}) == len(spans)
+        assert not {pair["key"] for span in spans for pair in span["attributes"]} & MESSAGES
 
 
 async def test_headers_that_were_sent_more_than_once_are_told_apart(make_service: Make) -> None:

@@ -53,7 +53,8 @@ def test_what_is_wrong_is_told_once_and_the_agent_runs(command: Command) -> None
     told = [line for line in done.stderr.splitlines() if line.startswith("telemetry:")]
     assert told == [
         "telemetry: OTEL_SAMPLING_RATE='7' takes a number from 0 to 1; using the default",
-        "telemetry: OTEL_EXPORTERS has 'kafka'; known are langfuse, signoz, prometheus, console, otlp; it is left out",
+        "telemetry: OTEL_EXPORTERS has 'kafka'; known are langfuse, phoenix, signoz, prometheus, console, otlp; it is"
+        " left out",
         "telemetry: langfuse needs LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY; nothing is sent to langfuse",
     ]
     assert "✓ done" in done.stdout

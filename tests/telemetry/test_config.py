@@ -74,7 +74,7 @@ def test_an_unknown_exporter_is_left_out_and_the_others_stay() -> None:
     config, problem = bad(OTEL_EXPORTERS="jaeger,console")
     assert config.exporters == ("console",)
     assert problem == (
-        "OTEL_EXPORTERS has 'jaeger'; known are langfuse, signoz, prometheus, console, otlp; it is left out"
+        "OTEL_EXPORTERS has 'jaeger'; known are langfuse, phoenix, signoz, prometheus, console, otlp; it is left out"
     )
 
 
@@ -108,6 +108,23 @@ def test_langfuses_own_endpoint_wins_over_its_host() -> None:
     config = good(OTEL_EXPORTERS="langfuse", LANGFUSE_HOST="http://a", LANGFUSE_OTLP_ENDPOINT="http://b", **KEYS)
     assert config.langfuse is not None
     assert config.langfuse.url.startswith("http://b/")
+
+
+def test_phoenix_is_on_this_machine_or_at_an_address_with_a_key() -> None:
+    config = good(OTEL_EXPORTERS="phoenix")
+    assert (config.phoenix, config.phoenix_project) == (Endpoint(url="http://localhost:6006/v1/traces"), "default")
+    there = "https://phoenix.example/s/acme"
+    config = good(
+        OTEL_EXPORTERS="phoenix", PHOENIX_COLLECTOR_ENDPOINT=there, PHOENIX_API_KEY="k", PHOENIX_PROJECT_NAME="agents"
+    )
+    assert config.phoenix == Endpoint(url=f"{there}/v1/traces", headers={"authorization": "Bearer k"})
+    assert config.phoenix_project == "agents"
+    config, problem = bad(OTEL_EXPORTERS="phoenix", PHOENIX_COLLECTOR_ENDPOINT="http://localhost:4317")
+    assert config.exporters == ()
+    assert problem == (
+        "PHOENIX_COLLECTOR_ENDPOINT has Phoenix's gRPC port 4317: write the port of its page, such as"
+        " http://localhost:6006; nothing is sent to phoenix"
+    )
 
 
 def test_signoz_speaks_grpc_on_its_port_and_takes_a_key_in_the_cloud() -> None:

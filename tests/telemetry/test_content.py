@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from agent_runner.contract import genai
-from agent_runner.contract.sanitize import full
+from agent_runner.contract.sanitize import ToolSanitizer, full
 from agent_runner.contract.spans import Span
 from host_client.telemetry import otlp
 from host_client.telemetry.export.content import WITHHELD, ContentFilter
@@ -39,8 +39,8 @@ def content_of_the_runner() -> dict[str, Any]:
     of = Span("any", "0" * 32, "0" * 16, None, 0)
     genai.set_input(of, "my prompt", full)
     genai.set_output(of, "my answer", full)
-    genai.set_arguments(of, {"command": "my command"}, full)
-    genai.set_tool_output(of, "mcp__a__b", "my result", full)
+    genai.set_arguments(of, {"command": "my command"}, ToolSanitizer(full, True))
+    genai.set_tool_output(of, "mcp__a__b", "my result", ToolSanitizer(full, True))
     return dict(of.attributes)
 
 

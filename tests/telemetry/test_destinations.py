@@ -275,15 +275,18 @@ def test_langfuse_is_told_the_type_of_every_span() -> None:
 
 
 def test_langfuse_gets_the_root_of_a_trace_that_has_a_caller() -> None:
-    span = mapped("agent.session", {"user.id": "ann", "tenant.id": "acme"}, tags=("nightly",))
+    given = {"user.id": "ann", "tenant.id": "acme", "trace.name": "Mending", "team": "blue", "langfuse.release": "7"}
+    span = mapped("agent.session", given, tags=("nightly",))
     assert span.attributes == {
-        "user.id": "ann",
-        "tenant.id": "acme",
+        **given,
         **ALWAYS,
+        "langfuse.trace.name": "Mending",
+        "langfuse.trace.metadata.team": "blue",
         "langfuse.observation.type": "span",
         "langfuse.trace.metadata.tenant_id": "acme",
         "langfuse.trace.tags": ["nightly", "tenant:acme"],
         "langfuse.internal.as_root": True,
+        "langfuse.internal.is_app_root": True,
     }
 
 

@@ -41,20 +41,22 @@ def doctor(tmp_path: Path) -> Doctor:
 def test_each_exporter_gets_a_probe_of_its_own(doctor: Doctor) -> None:
     with Collector() as collector:
         environ = {
-            "OTEL_EXPORTERS": "langfuse,sigNoz,otlp,console",
+            "OTEL_EXPORTERS": "langfuse,phoenix,sigNoz,otlp,console",
             "LANGFUSE_OTLP_ENDPOINT": collector.url,
+            "PHOENIX_COLLECTOR_ENDPOINT": f"{collector.url}/phoenix",
             "SIGNOZ_OTLP_ENDPOINT": f"{collector.url}/signoz",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"{collector.url}/otlp",
         }
         done = doctor(**environ, **KEYS)
         url = collector.url
-    assert finding(done, "Telemetry") == "✓development, 100 % of the traces to langfuse, signoz, otlp, console"
-    for name, path in (("langfuse", "/api/public/otel"), ("signoz", "/signoz"), ("otlp", "/otlp")):
+    assert finding(done, "Telemetry") == "✓development, 100 % of the traces to langfuse, phoenix, signoz, otlp, console"
+    paths = {"langfuse": "/api/public/otel", "phoenix": "/phoenix", "signoz": "/signoz", "otlp": "/otlp"}
+    for name, path in paths.items():
         assert finding(done, f"Exporter {name}").startswith(f"✓{url}{path}/v1/traces accepted a probe, trace ")
     for name, path in (("signoz", "/signoz"), ("otlp", "/otlp")):
         assert finding(done, f"Metrics to {name}") == f"✓{url}{path}/v1/metrics accepted an empty export"
     probes = collector.named(SPAN_NAME)
-    assert len(probes) == len(collector.spans) == 3
+    assert len(probes) == len(collector.spans) == 4
     assert all(f"trace {probe.trace_id}" in done.stdout for probe in probes)
 
 

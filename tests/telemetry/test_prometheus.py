@@ -100,7 +100,10 @@ async def test_a_real_prometheus_finds_every_metric_of_real_runs_under_its_docum
         for metric in METRICS:
             found = real.query(series(metric))
             assert found, metric.exposed
-            documented = {label.replace(".", "_") for label in metric.labels} | {"__name__", "instance", "job"}
+            documented = {label.replace(".", "_") for label in metric.labels} | {
+                *("__name__", "instance", "job", "deployment_environment_name")
+            }
+            assert {labels["deployment_environment_name"] for labels, _ in found} == {"development"}, metric.exposed
             assert {label for labels, _ in found for label in labels} <= documented, metric.exposed
         spent = real.query("sum by (user, tenant, tier) (claude_agent_cost_usd_total)")
         assert spent == [({"user": "ada", "tenant": "acme", "tier": "pro"}, pytest.approx(sum(costs), abs=1e-9))]

@@ -104,8 +104,8 @@ def test_every_problem_is_one_warning_and_no_key_is_in_it(caplog: pytest.LogCapt
         telemetry = initialize_telemetry(TelemetryConfig(exporters=("kafka",), sampling=SamplingConfig(rate=7)))
     assert [record.message for record in caplog.records] == [
         "telemetry: SamplingConfig(rate=7) takes a number from 0 to 1; using 1.0",
-        "telemetry: TelemetryConfig(exporters=…) has 'kafka'; known are langfuse, signoz, prometheus, console, otlp;"
-        " it is left out",
+        "telemetry: TelemetryConfig(exporters=…) has 'kafka'; known are langfuse, phoenix, signoz, prometheus, console,"
+        " otlp; it is left out",
     ]
     assert telemetry.idle
     assert telemetry.shutdown()

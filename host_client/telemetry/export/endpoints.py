@@ -20,6 +20,8 @@ GRPC_PORT = 4317
 LANGFUSE_CLOUD = "https://cloud.langfuse.com"
 LANGFUSE_PATH = "/api/public/otel"
 LANGFUSE_INGESTION_VERSION = "4"
+PHOENIX_LOCAL = "http://localhost:6006"
+PHOENIX_PROJECT = "default"
 SIGNOZ_LOCAL = "http://localhost:4318"
 OTLP_LOCAL: dict[Protocol, str] = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 SIGNOZ_CLOUD = ".signoz.cloud"
@@ -75,6 +77,16 @@ def langfuse(url: str, public_key: str, secret_key: str) -> Endpoint:
             "x-langfuse-ingestion-version": LANGFUSE_INGESTION_VERSION,
         },
     )
+
+
+def phoenix(url: str, api_key: str = "") -> Endpoint:
+    """Return Phoenix's endpoint for spans over HTTP; raise ValueError, also for the port of its gRPC server."""
+    parts, headers = _split(url)
+    if _usual_protocol(parts) == "grpc":
+        raise ValueError(f"has Phoenix's gRPC port {GRPC_PORT}: write the port of its page, such as {PHOENIX_LOCAL}")
+    if api_key:
+        headers["authorization"] = f"Bearer {header_value(api_key)}"
+    return _endpoint(parts, headers, "traces", "http/protobuf")
 
 
 def signoz(url: str, ingestion_key: str = "", signal: Signal = "traces", protocol: Protocol | None = None) -> Endpoint:

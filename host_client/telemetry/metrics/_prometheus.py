@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Metr
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client import Metric as Family
 
-from .instruments import ENVIRONMENT
+from host_client.telemetry.otlp import ENVIRONMENT
 
 
 class Registry(CollectorRegistry):

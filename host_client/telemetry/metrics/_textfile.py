@@ -33,6 +33,7 @@ from prometheus_client.samples import Sample
 
 from agent_runner.contract.sanitize import brief
 from host_client.telemetry.export.endpoints import Endpoint, shown
+from host_client.telemetry.otlp import ENVIRONMENT
 
 from ._prometheus import BaseUnitReader
 
@@ -57,7 +58,12 @@ class TextfilePart:
         self._path = path
         self._gateway = gateway
         self._registry = CollectorRegistry()
-        self.reader = BaseUnitReader(registry=self._registry, scope_info_enabled=False, disable_target_info=True)
+        self.reader = BaseUnitReader(
+            registry=self._registry,
+            scope_info_enabled=False,
+            disable_target_info=True,
+            resource_attribute_filter=ENVIRONMENT.__eq__,
+        )
 
     def close(self, timeout: float) -> bool:
         """Add and push the metrics; return whether both succeeded. A failed push is counted in the file."""

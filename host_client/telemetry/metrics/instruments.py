@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-ENVIRONMENT = "deployment.environment.name"
-"""Attribute of the resource that all metrics share. Prometheus has it as a label of every series."""
-
 Kind = Literal["counter", "histogram", "up_down_counter", "observable_counter"]
 
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation")

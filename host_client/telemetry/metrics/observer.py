@@ -34,12 +34,13 @@ from agent_runner.contract.protocol import (
 )
 from agent_runner.contract.sanitize import brief
 from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.otlp import ENVIRONMENT
 from host_client.telemetry.tail.pipeline import Who
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
 from host_client.telemetry.turns import turn_of
 
 from ._labels import Labels, error_type, source_of
-from .instruments import BY_NAME, ENVIRONMENT, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
+from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
 
 if TYPE_CHECKING:
     from host_client.telemetry.batch import EndedSpan
@@ -95,7 +96,7 @@ class Metrics:
         *,
         user_label_limit: int = 1000,
         tier: str | None = None,
-        environment: str | None = None,
+        environment: str = "development",
     ) -> None:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
@@ -104,7 +105,7 @@ class Metrics:
         counters = (Counter, ObservableCounter)
         provider = MeterProvider(
             metric_readers=[part.reader for part in parts],
-            resource=Resource({ENVIRONMENT: environment} if environment else {}).merge(readable.resource(SERVICE_NAME)),
+            resource=Resource({ENVIRONMENT: environment}).merge(readable.resource(SERVICE_NAME)),
             shutdown_on_exit=False,  # `close` does it
             exemplar_filter=AlwaysOffExemplarFilter(),  # no span is current here that an exemplar could name
             views=[View(instrument_type=kind, aggregation_cardinality_limit=MAX_COUNTER_SERIES) for kind in counters],

@@ -26,7 +26,10 @@ MAX_TEXT = 1024
 MAX_CONTENT = 256 * 1024
 """Maximum number of characters in a prompt, an answer or a tool's arguments: the JSON of a runner's longest text."""
 
-OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier"})
+TRACE_NAME = "trace.name"
+"""Attribute with the user's own name for the traces of a session."""
+
+OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier", TRACE_NAME})
 """Attributes that only the host may set, because backends show and bill spans by them."""
 
 _OWNED_PREFIXES = ("langfuse.", "gen_ai.usage.cost", "ai.telemetry.metadata.", "tag.tags")

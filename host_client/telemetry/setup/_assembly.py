@@ -31,7 +31,9 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
     if ledger is not None:
         observers.append(ledger)
     content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
-    telemetry = Telemetry(_delivery(config), observers, sampling=_sampling(config), content=content)
+    telemetry = Telemetry(
+        _delivery(config), observers, sampling=_sampling(config), content=content, environment=config.environment
+    )
     if metrics is not None:
         metrics.watch(telemetry.counts, telemetry.delivery_ended)
     if ledger is not None:
@@ -48,7 +50,7 @@ def _sampling(config: TelemetryConfig) -> SamplingConfig:
 
 def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, Endpoint]]:
     """Yield the destinations that spans are sent to over the network, each with its endpoint."""
-    if not set(config.exporters) & {"langfuse", "signoz", "otlp"}:
+    if not set(config.exporters) & {"langfuse", "phoenix", "signoz", "otlp"}:
         return
     # Needs packages of the telemetry extra.
     from host_client.telemetry.export.destinations.otlp import otlp
@@ -59,6 +61,10 @@ def remote_destinations(config: TelemetryConfig) -> Iterator[tuple[Destination, 
                 from host_client.telemetry.export.destinations.langfuse import langfuse  # httpx: 0.1 s
 
                 yield langfuse(config.langfuse, config.environment), config.langfuse
+            case "phoenix" if config.phoenix is not None:
+                from host_client.telemetry.export.destinations.phoenix import phoenix  # httpx: 0.1 s
+
+                yield phoenix(config.phoenix, config.phoenix_project), config.phoenix
             case "signoz" if config.signoz is not None:
                 yield otlp("signoz", config.signoz), config.signoz
             case "otlp" if config.otlp is not None:

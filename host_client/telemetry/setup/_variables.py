@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 
 from agent_runner.contract import parsing
 from host_client.telemetry.config import TEMPORALITIES
-from host_client.telemetry.export.endpoints import COMPRESSIONS, LANGFUSE_CLOUD, PROTOCOLS, parse_headers
+from host_client.telemetry.export.endpoints import (
+    COMPRESSIONS,
+    LANGFUSE_CLOUD,
+    PHOENIX_LOCAL,
+    PHOENIX_PROJECT,
+    PROTOCOLS,
+    parse_headers,
+)
 
-EXPORTERS = ("langfuse", "signoz", "prometheus", "console", "otlp")
+EXPORTERS = ("langfuse", "phoenix", "signoz", "prometheus", "console", "otlp")
 PRODUCTION = "production"
 _SHORT_NAMES = {"prod": PRODUCTION, "dev": "development"}
 _ENVIRONMENT_NAME = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}")
@@ -200,6 +207,29 @@ SETTINGS = (
         "",
         "Langfuse's secret key, `sk-lf-…`.",
         secret=True,
+    ),
+    TelemetrySetting(
+        "phoenix_url",
+        ("PHOENIX_COLLECTOR_ENDPOINT",),
+        parsing.printable,
+        f"`{PHOENIX_LOCAL}`",
+        "Phoenix's address, with the port of its page; spans go over HTTP.",
+        secret=True,
+    ),
+    TelemetrySetting(
+        "phoenix_key",
+        ("PHOENIX_API_KEY",),
+        parsing.printable,
+        "",
+        "API key of Phoenix; one without authentication needs none.",
+        secret=True,
+    ),
+    TelemetrySetting(
+        "phoenix_project",
+        ("PHOENIX_PROJECT", "PHOENIX_PROJECT_NAME"),
+        parsing.printable,
+        f"`{PHOENIX_PROJECT}`",
+        "Project in Phoenix that the spans go to.",
     ),
     TelemetrySetting(
         "signoz_url",

@@ -17,7 +17,14 @@ from urllib.parse import unquote
 from host_client.environment import state_path
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export import endpoints
-from host_client.telemetry.export.endpoints import LANGFUSE_CLOUD, OTLP_LOCAL, Endpoint, Protocol, Signal
+from host_client.telemetry.export.endpoints import (
+    LANGFUSE_CLOUD,
+    OTLP_LOCAL,
+    PHOENIX_LOCAL,
+    Endpoint,
+    Protocol,
+    Signal,
+)
 from host_client.telemetry.tail.sampling import SamplingConfig
 
 from ._variables import EXPORTERS, PRODUCTION, SETTINGS, TelemetrySetting, environment_name
@@ -45,6 +52,7 @@ def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple
             tier_rates=reader.get("tier_rates", {}),
             tool_error_rate=reader.get("tool_error_rate", None),
         ),
+        phoenix_project=reader.get("phoenix_project", TelemetryConfig.phoenix_project),
         metric_interval=reader.get("metric_interval", 60.0),
         metric_temporality=reader.get("metric_temporality", "cumulative"),
         prometheus_host=reader.get("prometheus_host", "localhost"),
@@ -78,7 +86,7 @@ def checked(config: TelemetryConfig) -> tuple[TelemetryConfig, tuple[str, ...]]:
     for name in dict.fromkeys(name.lower() for name in config.exporters):
         if name not in EXPORTERS:
             problems.append(_unknown("TelemetryConfig(exporters=…)", name))
-        elif name in ("langfuse", "signoz", "otlp") and getattr(config, name) is None:
+        elif name in ("langfuse", "phoenix", "signoz", "otlp") and getattr(config, name) is None:
             problems.append(f"TelemetryConfig(exporters=…) has {name} and {name}=Endpoint(…) is missing; left out")
         else:
             exporters.append(name)
@@ -128,7 +136,12 @@ class _EnvironmentReader:
     def with_exporters(self, config: TelemetryConfig) -> TelemetryConfig:
         """Add the exporters and their endpoints to a configuration; an exporter with a problem is left out."""
         chosen = self._chosen(config.environment)
-        makers = {"langfuse": self._langfuse, "signoz": self._signoz, "otlp": self._otlp}
+        makers = {
+            "langfuse": self._langfuse,
+            "phoenix": self._phoenix,
+            "signoz": self._signoz,
+            "otlp": self._otlp,
+        }
         made = {name: self._try(name, makers[name]) for name in chosen if name in makers}
         chosen = [name for name in chosen if made.get(name, True)]
         metrics = {f"{name}_metrics": self._try(name, makers[name], "metrics") for name in self._otlp_metrics(chosen)}
@@ -195,6 +208,10 @@ class _EnvironmentReader:
         keys = (self._values[key] for key in _LANGFUSE_KEYS)
         with self._naming("langfuse_url"):
             return endpoints.langfuse(self.get("langfuse_url", LANGFUSE_CLOUD), *keys)
+
+    def _phoenix(self, _: Signal) -> Endpoint:
+        with self._naming("phoenix_url"):
+            return endpoints.phoenix(self.get("phoenix_url", PHOENIX_LOCAL), self.get("phoenix_key", ""))
 
     def _signoz(self, signal: Signal) -> Endpoint:
         protocol: Protocol | None = self.get("signoz_protocol", None)

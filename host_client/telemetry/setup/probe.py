@@ -43,6 +43,7 @@ FREE_BYTES = 64 * 1024 * 1024
 
 ADVICE = {
     "langfuse": "Check LANGFUSE_OTLP_ENDPOINT (each region has its own) and both keys, which belong to one project",
+    "phoenix": "Check PHOENIX_COLLECTOR_ENDPOINT (the address of its page) and PHOENIX_API_KEY",
     "signoz": "Check SIGNOZ_OTLP_ENDPOINT (the cloud has regions), SIGNOZ_OTLP_PROTOCOL and SIGNOZ_INGESTION_KEY",
     "otlp": "Check OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS",
 }

@@ -95,7 +95,8 @@ class Observer(Protocol):
 class Telemetry:
     """Telemetry of a process: takes the events and spans of sessions, and passes them to observers and destinations.
 
-    `initialize_telemetry` returns one. A bare ``Telemetry()`` discards everything. With ``enabled`` False no
+    `initialize_telemetry` returns one. A bare ``Telemetry()`` discards everything. ``environment`` is the name of the
+    deployment for spans whose resource names none. With ``enabled`` False no
     OpenTelemetry module is imported.
     """
 
@@ -106,6 +107,7 @@ class Telemetry:
         *,
         sampling: SamplingConfig | None = None,
         content: ContentFilter | None = None,
+        environment: str | None = None,
         enabled: bool = True,
     ) -> None:
         self.enabled = enabled
@@ -120,6 +122,7 @@ class Telemetry:
         self._delivery = delivery
         self._observers = tuple(observers)
         self._content = content
+        self._environment = environment
         sampler = Sampler(sampling or SamplingConfig())
         self._buffer = TraceBuffer(delivery, sampler, self._attempt) if delivery is not None else None
         self._lock = threading.Lock()
@@ -367,6 +370,8 @@ class Telemetry:
             if replayed:
                 # The spans that the dead process held are sent from its spool, so the rest of the trace is kept too.
                 self._buffer.keep(trace_id, "taken over")
+            if self._environment is not None:
+                otlp.name_environment(request, self._environment)
             if self._content is not None:
                 for message in otlp.spans_of(request):
                     self._content.clean(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from .root import Root
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
     from opentelemetry.sdk.trace import ReadableSpan
 
 SERVICE_NAME = "host_client"
@@ -199,8 +200,18 @@ class SessionTrace:
         if not all(are_new):
             request = select(request, are_new)
         if number := sum(are_new):
+            self._show_content(spans_of(request))
             self._export(Batch(request.SerializeToString(), number), replayed)
         return len(are_new) - number
+
+    def _show_content(self, spans: Iterable[OtlpSpan]) -> None:
+        """Copy the first prompt and the last answer from the spans of turns, as backends list a trace by its root."""
+        for span in spans:
+            for pair in span.attributes if span.name == "agent.execute" else ():
+                if pair.key == "gen_ai.input.messages":
+                    self.root.attributes.setdefault(pair.key, pair.value.string_value)
+                elif pair.key == "gen_ai.output.messages":
+                    self.root.attributes[pair.key] = pair.value.string_value
 
     def _is_new(self, span_id: str) -> bool:
         if span_id in self._seen:

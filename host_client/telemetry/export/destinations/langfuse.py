@@ -12,18 +12,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from agent_runner.contract.genai import MESSAGES
 from agent_runner.contract.spans import Attributes
 from host_client.telemetry.export.endpoints import Endpoint
-from host_client.telemetry.otlp import key_values, spans_of, values_of
+from host_client.telemetry.otlp import key_values, values_of
+from host_client.telemetry.relay.clean import OWNED, TRACE_NAME
 from host_client.telemetry.turns import list_price, request_of
 
+from ._adapting import ROOT, each_span, rename_tool
 from ._otlp_http import OtlpHttp
 
-ROOT = "agent.session"
+_OF_ROOT = OWNED | MESSAGES | {"error.type"}
+"""Attributes of a session's span that the user has not given by name."""
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
 
 
@@ -38,28 +40,18 @@ def mapping(environment: str, tags: tuple[str, ...] = ()) -> Callable[[bytes], b
     The environment is brought into the form that Langfuse accepts: up to 40 of ``a-z``, ``0-9``, ``-`` and ``_``.
     """
     name = re.sub(r"[^a-z0-9_-]", "-", environment.lower())[:40] or "default"
-    return partial(_mapped, environment=name, tags=tags)
-
-
-def _mapped(body: bytes, environment: str, tags: tuple[str, ...]) -> bytes:
-    try:
-        request = ExportTraceServiceRequest.FromString(body)
-    except DecodeError:
-        return body  # Langfuse refuses it with a reason
-    for span in spans_of(request):
-        _complete(span, environment, tags)
-    return request.SerializeToString()
+    return partial(each_span, complete=partial(_complete, environment=name, tags=tags))
 
 
 def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
     attributes = values_of(span.attributes)
     if span.name == "agent.approval":
-        _rename_tool(span)
+        rename_tool(span)
     operation = attributes.get("gen_ai.operation.name")
     kind = _TYPES.get(operation, "span") if isinstance(operation, str) else "span"
     added: Attributes = {
         "langfuse.environment": environment,
-        "langfuse.trace.name": ROOT,
+        "langfuse.trace.name": str(attributes.get(TRACE_NAME, ROOT)),
         "langfuse.observation.type": kind,
     }
     if tenant := attributes.get("tenant.id"):
@@ -68,18 +60,13 @@ def _complete(span: Span, environment: str, tags: tuple[str, ...]) -> None:
     if tags:
         added["langfuse.trace.tags"] = tags
     if span.name == ROOT:
-        # Its parent is at most the caller's span, which is not in Langfuse.
-        added["langfuse.internal.as_root"] = True
+        # Its parent is at most the caller's span, which is not in Langfuse. Version 4 reads the second name.
+        added["langfuse.internal.as_root"] = added["langfuse.internal.is_app_root"] = True
+        given = (name for name in attributes if name not in _OF_ROOT and not name.startswith("langfuse."))
+        added.update({f"langfuse.trace.metadata.{name}": str(attributes[name]) for name in given})
     if kind == "generation":
         added.update(_of_model_request(span, attributes))
     span.attributes.extend(key_values({name: value for name, value in added.items() if name not in attributes}))
-
-
-def _rename_tool(span: Span) -> None:
-    """Rename the attribute because of which Langfuse would show an approval as a tool call."""
-    for pair in span.attributes:
-        if pair.key == "gen_ai.tool.name":
-            pair.key = "approval.tool_name"
 
 
 def _of_model_request(span: Span, attributes: Mapping[str, Any]) -> Attributes:
