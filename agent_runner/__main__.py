@@ -184,8 +184,9 @@ async def _run(
     access = ModelAccess(environ)
     gateway = None
     try:
-        if uses_gateway(config, environ):
+        if uses_gateway(config, environ, lambda text: events.emit(LogData(stream="runner", text=text))):
             gateway = await _start_gateway(config, environ, events, access)
+        if gateway is not None:
             await asyncio.to_thread(_import_sdk)  # while the gateway connects to the model's API
         try:
             from ._run import Run
@@ -216,19 +217,30 @@ def _import_sdk() -> None:
         importlib.import_module("agent_runner._run")
 
 
-async def _start_gateway(config: Config, environ: Mapping[str, str], events: Events, access: ModelAccess) -> Gateway:
-    """Return a gateway that serves until this process ends; the key leaves this process's environment."""
+async def _start_gateway(
+    config: Config, environ: Mapping[str, str], events: Events, access: ModelAccess
+) -> Gateway | None:
+    """Return a gateway that serves until this process ends; the key leaves this process's environment.
+
+    If it cannot start, raise `ConfigError`, or with ``auto`` report it and return None.
+    """
     from ._credential import credential, forget_credentials
     from ._gateway import Gateway
     from ._metering import Meter
     from ._privileges import hide_memory
 
     key = credential(environ)
+    meter = Meter(config.max_budget_usd) if config.max_budget_usd else None
+    try:
+        gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
+        await gateway.start(environ)
+    except Exception as error:  # such as a proxy of a kind that httpx does not know, or no file at SSL_CERT_FILE
+        if config.gateway == "on":
+            raise ConfigError(f"AGENT_GATEWAY=on: the gateway cannot start: {error}") from error
+        events.emit(LogData(stream="runner", text=f"the gateway is off, as it cannot start: {error}"))
+        return None
     forget_credentials(os.environ)  # the SDK passes this process's environment to the CLI
     hide_memory()
-    meter = Meter(config.max_budget_usd) if config.max_budget_usd else None
-    gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
-    await gateway.start(environ)
     return gateway
 
 

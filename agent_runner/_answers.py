@@ -118,7 +118,7 @@ class ModelAnswer:
     def _read(self, data: bytes | bytearray) -> None:
         try:
             event = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return  # an error page, or an event of another shape
         message = event.message or event
         self._model = message.model or self._model

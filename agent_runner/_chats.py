@@ -17,6 +17,7 @@ from .contract import genai
 from .contract.classify import Failure
 from .contract.sanitize import Sanitizer
 from .contract.spans import Span, Spans
+from .contract.trace_context import TraceContext
 
 
 class ChatSpans(Protocol):
@@ -54,13 +55,13 @@ class ChatSpans(Protocol):
         """Note that an agent's model gets tool results, so that its next request begins."""
 
     def ended(self, agent: AgentState, failure: Failure | None) -> None:
-        """Note that an agent has ended: the main agent with its turn."""
+        """Note that an agent has ended. The main agent ends with each turn."""
 
     def place_waiting(self) -> None:
         """Open the spans of the requests whose agents are known now."""
 
-    def settle(self, agent: AgentState) -> None:
-        """Open the spans of the requests whose agents have remained unknown, below this agent."""
+    def place_rest(self, parent: Span | TraceContext) -> None:
+        """Open the spans of the requests whose agents have remained unknown."""
 
 
 class MessageChats:
@@ -154,7 +155,7 @@ class MessageChats:
     def place_waiting(self) -> None:
         pass
 
-    def settle(self, agent: AgentState) -> None:
+    def place_rest(self, parent: Span | TraceContext) -> None:
         pass
 
     def _is_streamed(self, agent: AgentState) -> bool:

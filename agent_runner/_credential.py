@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import json
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -12,7 +13,12 @@ from .contract.credentials import API, BASE_URL, CREDENTIALS, ELSEWHERE, PLACEHO
 
 _BEARER = ("ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 _CUSTOM = "ANTHROPIC_CUSTOM_HEADERS"
-_MANAGED_SETTINGS = Path("/etc/claude-code/managed-settings.json")
+_MIN_SECRET = 8
+"""Minimum characters of a header's value that is secret; a shorter one would also be found by chance."""
+
+_MANAGED = Path("/etc/claude-code")
+_DECIDED = {BASE_URL, *CREDENTIALS, *ELSEWHERE}
+"""The variables that say where the CLI asks, and with which key."""
 
 
 class Credential(NamedTuple):
@@ -27,9 +33,10 @@ class Credential(NamedTuple):
         """Return whether the API is Anthropic's own."""
         return urlsplit(self.base_url).hostname == urlsplit(API).hostname
 
-    def stands_in(self, value: bytes) -> bool:
-        """Return whether a value contains the whole key."""
-        return any(header.removeprefix("Bearer ").encode() in value for header in self.headers.values())
+    def is_in(self, value: bytes) -> bool:
+        """Return whether a value contains the whole key, or a long value of another header."""
+        secrets = (header.removeprefix("Bearer ").encode() for header in self.headers.values())
+        return any(len(secret) >= _MIN_SECRET and secret in value for secret in secrets)
 
 
 def credential(environ: Mapping[str, str]) -> Credential:
@@ -54,36 +61,47 @@ def forget_credentials(environ: MutableMapping[str, str]) -> None:
         environ.pop(name, None)
 
 
-def uses_gateway(config: Config, environ: Mapping[str, str]) -> bool:
+def uses_gateway(config: Config, environ: Mapping[str, str], report: Callable[[str], None]) -> bool:
     """Return whether the runner keeps the key.
 
-    With ``auto`` it does if a variable holds the key, unless the CLI asks another provider, takes a key from its
-    settings, or E2B's proxy adds the key.
+    With ``auto`` it does if a variable holds the key, unless the CLI asks another provider, E2B's proxy adds the key,
+    or settings that the CLI reads change one of these; ``report`` gets a message about such settings.
     """
     if config.gateway != "auto":
         return config.gateway == "on"
     name = _variable(environ)
     if name is None or environ[name] == PLACEHOLDER or any(environ.get(each) for each in ELSEWHERE):
         return False
-    words = [word.encode() for word in ("apiKeyHelper", *CREDENTIALS, *ELSEWHERE)]
-    return not any(word in settings for settings in _settings(config, environ) for word in words)
+    for path in _settings_files(config, environ):
+        if setting := _conflicting(path):
+            report(f"the gateway is off, as {path} sets {setting}: model requests are traced from the CLI's messages")
+            return False
+    return True
 
 
 def _variable(environ: Mapping[str, str]) -> str | None:
     return next((name for name in CREDENTIALS if environ.get(name)), None)
 
 
-def _settings(config: Config, environ: Mapping[str, str]) -> Iterator[bytes]:
-    """Return the texts of the settings files that the CLI reads."""
+def _settings_files(config: Config, environ: Mapping[str, str]) -> list[Path]:
+    """Return the paths of the settings that the CLI reads, whether they exist or not."""
     project = Path(config.cwd or ".", ".claude")
     files = {
         "user": config_directory(environ) / "settings.json",
         "project": project / "settings.json",
         "local": project / "settings.local.json",
     }
-    for path in (_MANAGED_SETTINGS, *(files[source] for source in config.setting_sources)):
-        if path.is_file():  # not a pipe, which would block
-            try:
-                yield path.read_bytes()
-            except OSError:
-                continue  # the CLI cannot read it either
+    managed = (_MANAGED / "managed-settings.json", *sorted(_MANAGED.glob("managed-settings.d/*.json")))
+    return [*managed, *(files[source] for source in config.setting_sources)]
+
+
+def _conflicting(path: Path) -> str | None:
+    """Return the first setting of a file that says where the CLI asks or with which key, or None."""
+    try:
+        if not path.is_file():  # a pipe would block
+            return None
+        settings = json.loads(path.read_bytes())
+        names = {"apiKeyHelper"} & settings.keys() or _DECIDED & (settings.get("env") or {}).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None  # the CLI cannot use it either
+    return min(names, default=None)

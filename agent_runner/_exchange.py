@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple, Protocol
 
 import httpx2 as httpx
@@ -59,7 +58,9 @@ class RequestObserver(Protocol):
     def end(self, failure: Failure | None = None, message: str = "") -> None: ...
 
 
-Observe = Callable[[Mapping[str, str]], RequestObserver]
+CANCELLED = classify(reason="aborted_streaming"), "the CLI disconnected"
+
+Observe = Callable[[Mapping[str, str]], RequestObserver | None]
 """Returns the observer of a request with these headers, whose names are in lower case."""
 
 
@@ -107,59 +108,42 @@ class ModelRequest:
         return headers
 
 
-class RequestBody:
-    """Reads a request's body and the disconnection of its sender from one stream of ASGI messages."""
+class DisconnectedError(ConnectionError):
+    """The CLI disconnected before its request was complete."""
 
-    def __init__(self, receive: Receive, on_whole: Callable[[bytes], None] | None) -> None:
-        """Read from ``receive``; ``on_whole`` gets the body when all of it has been sent on."""
-        self._receive = receive
-        self._on_whole = on_whole
-        self._read = asyncio.Event()
-        self._left = False
-        self._copy: list[bytes] = []
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        size = 0
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._left = True
-                self._read.set()
-                raise httpx.WriteError("the CLI disconnected before its request was complete")
-            size += len(message.get("body", b""))
-            if size > MAX_BODY:
-                raise TooLargeError
-            more = message.get("more_body", False)
-            if self._on_whole is not None:
-                self._copy.append(message.get("body", b""))
-            yield message.get("body", b"")
-        self._read.set()
-        if self._on_whole is not None:
-            self._on_whole(b"".join(self._copy))
+async def read_body(receive: Receive) -> bytes:
+    """Return a request's whole body; raise `TooLargeError` or `DisconnectedError`.
 
-    async def read_rest(self) -> None:
-        """Read a body of which the model's API has not had all, so that ``on_whole`` gets it."""
-        if not self._read.is_set():
-            with contextlib.suppress(httpx.WriteError, TooLargeError):
-                async for _ in self.chunks():
-                    pass
+    It is read before a connection to the model's API is made, so that a request is known although there may be none.
+    """
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            raise TooLargeError
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
-    async def left(self) -> None:
-        """Wait until the sender has disconnected."""
-        await self._read.wait()
-        while not self._left:
-            self._left = (await self._receive())["type"] == "http.disconnect"
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the sender of a request, whose body was read, has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Exchange:
     """Passes one request on to the model, and the answer back."""
 
     def __init__(
-        self, request: ModelRequest, receive: Receive, send: Send, meter: Meter | None, observer: RequestObserver | None
+        self, request: ModelRequest, send: Send, meter: Meter | None, observer: RequestObserver | None
     ) -> None:
-        """Prepare an exchange; it reports to ``observer`` all but its end."""
-        self.body = RequestBody(receive, observer.sent if observer is not None else None)
+        """Prepare an exchange, which is reported to ``observer``."""
         self._request = request
         self._send = send
         self._meter = meter
@@ -174,6 +158,11 @@ class Exchange:
     def may_stop(self) -> bool:
         """Return whether it may be cancelled: with a budget, not before the cost of the input has been read."""
         return self._meter is None or (self._answer is not None and self._answer.begun)
+
+    def sent(self, body: bytes) -> None:
+        """Report the request's body to the observer."""
+        if self._observer is not None:
+            self._observer.sent(body)
 
     def fail(self, failure: Failure, message: str) -> None:
         """Note why there is no whole answer."""
@@ -191,13 +180,14 @@ class Exchange:
         if self._answer is not None and self._answer.is_whole:
             return None, ""
         if self.abandoned:
-            return classify(reason="aborted_streaming"), "the CLI disconnected"
+            return CANCELLED
         return classify(no_response=True), "the answer ended before it was complete"
 
-    async def run(self, upstream: httpx.AsyncClient, key: Credential) -> None:
+    async def run(self, upstream: httpx.AsyncClient, key: Credential, body: bytes) -> None:
+        """Send the request and pass the answer on."""
         url = httpx.URL(key.base_url.rstrip("/") + self._request.path, query=self._request.query or None)
         headers = self._request.sent_on(key)
-        outgoing = upstream.build_request("POST", url, headers=headers, content=self.body.chunks())
+        outgoing = upstream.build_request("POST", url, headers=headers, content=body)
         response = await upstream.send(outgoing, stream=True)
         try:
             await self._pass_on(response, key)
@@ -219,7 +209,7 @@ class Exchange:
         headers = [
             (name, value)
             for name, value in response.headers.raw
-            if name.lower() not in _NOT_SENT_BACK and not key.stands_in(value)
+            if name.lower() not in _NOT_SENT_BACK and not key.is_in(value)
         ]
         if response.status_code in REFUSED:
             headers.append(_ASK_NO_MORE)

@@ -21,18 +21,23 @@ import uvicorn
 
 from ._credential import Credential, forget_credentials
 from ._exchange import (
+    CANCELLED,
     MAX_BODY,
     CutError,
+    DisconnectedError,
     Exchange,
     ModelRequest,
     Observe,
     Receive,
     Refusal,
+    RequestObserver,
     Scope,
     Send,
     TooLargeError,
     answer_error,
     answer_whole,
+    read_body,
+    wait_for_disconnect,
 )
 from ._metering import Meter
 from ._model_access import ModelAccess
@@ -133,8 +138,8 @@ class Gateway:
         env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
         if await self._reaching:
             env.setdefault(_ASSUME_FIRST_PARTY, "1")
-        for name in ("NO_PROXY", "no_proxy"):
-            env[name] = ",".join(filter(None, (env.get(name), "127.0.0.1")))
+        exempt = filter(None, (env.get("NO_PROXY"), env.get("no_proxy"), "127.0.0.1"))
+        env["NO_PROXY"] = env["no_proxy"] = ",".join(dict.fromkeys(exempt))
         return env
 
     async def _reaches_anthropic(self) -> bool:
@@ -149,7 +154,7 @@ class Gateway:
         try:
             async with asyncio.timeout(_REACH_SECONDS):
                 await self._upstream.head(self._key.base_url)
-        except (httpx.HTTPError, TimeoutError):
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
             return False
         return True
 
@@ -159,16 +164,18 @@ class Gateway:
         # Loading the system's certificates takes 60 ms.
         needed = any(url.startswith("https:") for url in urls)
         context = httpx.create_ssl_context() if needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        extra, own = environ.get("NODE_EXTRA_CA_CERTS"), environ.get("CLAUDE_CODE_CLIENT_CERT")
-        try:
-            if extra:
-                context.load_verify_locations(extra)
-            if own:
-                passphrase = environ.get("CLAUDE_CODE_CLIENT_KEY_PASSPHRASE")
-                context.load_cert_chain(own, environ.get("CLAUDE_CODE_CLIENT_KEY"), passphrase)
-        except OSError as error:  # of which ssl.SSLError is a kind
-            variable = "CLAUDE_CODE_CLIENT_CERT" if own else "NODE_EXTRA_CA_CERTS"
-            self._tell(f"the gateway cannot use the certificates of {variable}: {error}")
+        loads: dict[str, Callable[[str], None]] = {
+            "NODE_EXTRA_CA_CERTS": context.load_verify_locations,
+            "CLAUDE_CODE_CLIENT_CERT": lambda path: context.load_cert_chain(
+                path, environ.get("CLAUDE_CODE_CLIENT_KEY"), environ.get("CLAUDE_CODE_CLIENT_KEY_PASSPHRASE")
+            ),
+        }
+        for variable, load in loads.items():
+            if path := environ.get(variable):
+                try:
+                    load(path)
+                except OSError as error:  # of which ssl.SSLError is a kind
+                    self._tell(f"the gateway cannot use the certificates of {variable}: {error}")
         return context
 
     # -- serving ----------------------------------------------------------------------------------
@@ -203,25 +210,33 @@ class Gateway:
         await answer_error(send, refused)
 
     async def _in_turn(self, request: ModelRequest, receive: Receive, send: Send) -> None:
-        observer = (
-            self.observe(request.text_headers) if self.observe is not None and request.path == _MESSAGES else None
-        )
-        exchange = Exchange(request, receive, send, self.meter, observer)
+        exchange = Exchange(request, send, self.meter, self._observer_of(request))
         try:
             async with self._free:
+                body = await read_body(receive)
+                exchange.sent(body)
                 if self.meter is not None and self.meter.exhausted:
                     exchange.fail(classify(budget_spent=True), BUDGET_SPENT)
-                    await exchange.body.read_rest()
                     await self._refuse(_SPENT, request, send)
                 else:
-                    await self._forward(exchange, request, send)
+                    await self._forward(exchange, body, receive, send)
+        except TooLargeError:
+            exchange.fail(classify(status=_TOO_LARGE.status), _TOO_LARGE.message)
+            await self._refuse(_TOO_LARGE, request, send)
+        except DisconnectedError:
+            exchange.fail(*CANCELLED)
         finally:
             exchange.end()
 
-    async def _forward(self, exchange: Exchange, request: ModelRequest, send: Send) -> None:
+    def _observer_of(self, request: ModelRequest) -> RequestObserver | None:
+        if self.observe is None or request.path != _MESSAGES:
+            return None
+        return self.observe(request.text_headers)
+
+    async def _forward(self, exchange: Exchange, body: bytes, receive: Receive, send: Send) -> None:
         """Send a request to the model and stream its answer back, until the caller disconnects."""
-        passing = asyncio.ensure_future(exchange.run(self._upstream, self._key))
-        leaving = asyncio.ensure_future(exchange.body.left())
+        passing = asyncio.ensure_future(exchange.run(self._upstream, self._key, body))
+        leaving = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
             await asyncio.wait((passing, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not passing.done():
@@ -235,9 +250,6 @@ class Gateway:
                 raise  # the runner itself is ending
         except httpx.HTTPError as error:
             await self._failed(error, exchange, send)
-        except TooLargeError:
-            exchange.fail(classify(status=_TOO_LARGE.status), _TOO_LARGE.message)
-            await self._refuse(_TOO_LARGE, request, send)
         finally:
             leaving.cancel()
             if self._access is not None and exchange.answering:
@@ -253,7 +265,6 @@ class Gateway:
             await self._access.look()
             what = self._access.problem or what
         exchange.fail(classify(status=status), what)
-        await exchange.body.read_rest()
         is_final = self._access is not None and self._access.is_hopeless
         await answer_error(send, Refusal(status, "api_error", what, is_final))
 

@@ -20,14 +20,15 @@ from .contract import genai
 from .contract.classify import Failure, classify
 from .contract.sanitize import Sanitizer
 from .contract.spans import Span, Spans
+from .contract.trace_context import TraceContext
 
 _AGENT_ID = "x-claude-code-agent-id"
 _REQUEST_CLASS = "x-claude-code-request-class"
 _CONVERSATION = "x-claude-code-session-id"
-"""The header of all requests of the CLI; a tool that asks the model through the gateway does not send it."""
+"""The header with the id of the conversation, in all requests of the CLI."""
 _TIMEOUT = "x-stainless-timeout"
 """The header with the seconds after which the CLI abandons a request."""
-_MAX_KNOWN = 256
+_MAX_ANSWERED = 256
 """Maximum number of responses whose spans are kept for the events of their messages."""
 
 
@@ -52,11 +53,14 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 class RequestPlace(NamedTuple):
-    """The agent that a request is for, and the span below which it stands: the agent's, or that of a tool call."""
+    """The agent that a request is for, if any, and its span's parent: the agent's span, or that of a tool call."""
 
-    agent: AgentState
-    parent: Span
+    agent: AgentState | None
+    parent: Span | TraceContext
 
+
+Observe = Callable[[Mapping[str, str]], "ChatRequest | None"]
+"""Returns the observer of a request with these headers, whose names are in lower case."""
 
 FindPlace = Callable[[str | None, bool], RequestPlace | None]
 """Returns the place of a request from its task's id and whether it is a search's, or None if it is not known yet."""
@@ -84,7 +88,7 @@ class GatewayChats:
         self._seen = False
         self._waiting: list[ChatRequest] = []
         self._running: list[ChatRequest] = []
-        self._known: OrderedDict[str, ChatRequest] = OrderedDict()
+        self._answered: OrderedDict[str, ChatRequest] = OrderedDict()
 
     # -- what the CLI's messages tell ---------------------------------------------------------------
 
@@ -102,10 +106,10 @@ class GatewayChats:
         pass
 
     def answered(self, agent: AgentState, message: AssistantMessage) -> Span:
-        request = self._known.get(message.message_id or "")
+        request = self._answered.get(message.message_id or "")
         if request is None:
             return agent.span
-        request.place(RequestPlace(agent, agent.span))
+        request.open(RequestPlace(agent, agent.span))
         return request.span
 
     def failed(self, agent: AgentState, failure: Failure, text: str) -> None:
@@ -115,7 +119,7 @@ class GatewayChats:
         pass
 
     def ended(self, agent: AgentState, failure: Failure | None) -> None:
-        """End the requests of an agent that has failed: the end of its turn may be read before that of a request."""
+        """End the requests of a failed turn: its result can arrive before the CLI's disconnection from the gateway."""
         for request in [each for each in self._running if each.agent is agent and failure is not None]:
             request.end(failure, "ended without a whole response")
 
@@ -123,37 +127,38 @@ class GatewayChats:
 
     def begin(self, headers: Mapping[str, str]) -> ChatRequest:
         """Return a new request, to which the gateway reports what it sends and receives."""
-        self._seen = True
+        self._seen = self._seen or _CONVERSATION in headers
         request = ChatRequest(self, headers)
         self._running.append(request)
         return request
 
-    def place(self, request: ChatRequest) -> RequestPlace | None:
-        """Return a request's place; a request without one is asked again when the place may be known."""
+    def find_place(self, request: ChatRequest) -> RequestPlace | None:
+        """Return a request's place; a request without one is asked again when it may be known."""
         place = self._find_place(request.agent_id, request.is_search)
-        if place is None and request not in self._waiting:
+        if place is None:
             self._waiting.append(request)
         return place
 
-    def opened(self, agent: AgentState) -> None:
-        """Report that a request of an agent has begun."""
-        self._on_request(agent)
+    def opened(self, request: ChatRequest) -> None:
+        """Note that a request's span is open."""
+        if request.agent is not None and request.request_class == "main":
+            self._on_request(request.agent)
 
     def place_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         for request in waiting:
             request.place()
 
-    def know(self, message_id: str, request: ChatRequest) -> None:
-        """Keep a request by the id of its response, for the events of that message."""
-        self._known[message_id] = request
-        if len(self._known) > _MAX_KNOWN:
-            self._known.popitem(last=False)
-
-    def settle(self, agent: AgentState) -> None:
+    def place_rest(self, parent: Span | TraceContext) -> None:
         waiting, self._waiting = self._waiting, []
         for request in waiting:
-            request.place(RequestPlace(agent, agent.span))
+            request.open(RequestPlace(None, parent))
+
+    def remember(self, message_id: str, request: ChatRequest) -> None:
+        """Keep a request by the id of its response, for the events of that message."""
+        self._answered[message_id] = request
+        if len(self._answered) > _MAX_ANSWERED:
+            self._answered.popitem(last=False)
 
     def forget(self, request: ChatRequest) -> None:
         """Drop a request that has ended."""
@@ -171,8 +176,7 @@ class ChatRequest:
         self.span.kind = "client"
         self._chats = chats
         self._class = headers.get(_REQUEST_CLASS) or ("subagent" if self.agent_id else None)
-        if _CONVERSATION not in headers:
-            self._class = "tool"
+        self._conversation = headers.get(_CONVERSATION)
         self._timeout = headers.get(_TIMEOUT, "")
         self._has_tools = False
         self._message_id: str | None = None
@@ -185,7 +189,7 @@ class ChatRequest:
         """Take the whole body that is sent to the model's API."""
         try:
             request = _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = _Body()  # the API will refuse it
         self._has_tools = any(tool.type == "custom" for tool in request.tools)
         self.is_search = any(tool.type.startswith("web_search") for tool in request.tools) and not self._has_tools
@@ -194,18 +198,31 @@ class ChatRequest:
         genai.set_request(self.span, request.model, stream=request.stream, parameters=msgspec.structs.asdict(request))
         self.place()
 
-    def place(self, place: RequestPlace | None = None) -> None:
-        """Open the span if its place is known, and send and end what waited for that."""
-        if self.agent is not None or (place := place or self._chats.place(self)) is None:
+    @property
+    def _is_open(self) -> bool:
+        return bool(self.span.trace_id)
+
+    def place(self) -> None:
+        """Open the span if its place is known."""
+        if place := self._chats.find_place(self):
+            self.open(place)
+
+    def open(self, place: RequestPlace) -> None:
+        """Open the span in its place, unless it is open, and send and end what waited for that."""
+        if self._is_open:
             return
         self.agent = place.agent
         self._chats.spans.adopt(self.span, place.parent)
-        self._chats.opened(place.agent)
+        self._chats.opened(self)
         for text in self._unsent:
             self._send(text)
         self._unsent.clear()
         if self._end is not None:
-            self._chats.spans.close(self.span, end=self._end)
+            self._close(self._end)
+
+    def _close(self, end: int) -> None:
+        self.span.attributes["chat.request_class"] = self.request_class
+        self._chats.spans.close(self.span, end=end)
 
     def answered(self, status: int) -> None:
         """Take the status of the answer, whose first byte has arrived."""
@@ -222,7 +239,7 @@ class ChatRequest:
         if (message := event.message or (event if event.type == "message" else None)) is not None:
             genai.set_response(self.span, {"id": message.id, "model": message.model, "usage": message.usage})
             self._message_id = message.id
-            self._chats.know(message.id, self)
+            self._chats.remember(message.id, self)
             for block in message.content:
                 self._begin_block(block)
         if event.content_block is not None:
@@ -245,11 +262,8 @@ class ChatRequest:
             self.span.fail(failure.error_type, message)
         if self._texts:
             genai.set_output(self.span, "".join(self._texts), self._chats.sanitize)
-        self.span.attributes["chat.request_class"] = self._request_class
-        if self.agent is None:
-            self.place()
-        else:
-            self._chats.spans.close(self.span, end=self._end)
+        if self._is_open:
+            self._close(self._end)
 
     def _is_timeout(self, end: int) -> bool:
         """Return whether the CLI has abandoned the request because it got no answer in time."""
@@ -259,8 +273,10 @@ class ChatRequest:
         return end - self.span.start >= int(self._timeout) * 1_000_000_000
 
     @property
-    def _request_class(self) -> str:
+    def request_class(self) -> str:
         """Return the CLI's own class of request, which it names only to Anthropic's API, or else a derived one."""
+        if self._conversation != self._chats.spans.common.get("gen_ai.conversation.id"):
+            return "tool"  # as of another CLI that a tool started
         if self._class is not None:
             return self._class
         if self._chats.compacting:
@@ -275,12 +291,12 @@ class ChatRequest:
         genai.set_first_chunk(self.span, self._chats.spans.clock())
         if delta.type == "text_delta":
             self._texts.append(delta.text)
-            if self.agent is None:
-                self._unsent.append(delta.text)
-            else:
+            if self._is_open:
                 self._send(delta.text)
+            else:
+                self._unsent.append(delta.text)
 
     def _send(self, text: str) -> None:
         """Send a piece of the main conversation's text as an event."""
-        if self._request_class == "main":
+        if self.request_class == "main":
             self._chats.events.delta(text, self._message_id, self.span)

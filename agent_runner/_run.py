@@ -107,7 +107,7 @@ class Run:
         self._translator = _translator(config, events, spans, self._access)
         self._translator.on_request = self._request_begun
         if gateway is not None:
-            gateway.observe = self._translator.use_gateway().begin
+            gateway.observe = self._translator.use_gateway()
         self._first_span_id = spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()

@@ -37,7 +37,7 @@ from ._background import BackgroundTasks, RunningTask
 from ._chats import ChatSpans, MessageChats
 from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
-from ._gateway_chats import GatewayChats, RequestPlace
+from ._gateway_chats import GatewayChats, Observe, RequestPlace
 from ._hook_times import HookTimes
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since
 from ._model_access import ModelAccess, ModelVerdict
@@ -106,11 +106,11 @@ class Translator:
     def __post_init__(self) -> None:
         self.chats = self._message_chats(partial=True)
 
-    def use_gateway(self) -> GatewayChats:
-        """Make the spans of model requests from what passes through the gateway, and return their source."""
+    def use_gateway(self) -> Observe:
+        """Make the spans of model requests from what passes through the gateway; return what observes them."""
         chats = GatewayChats(self.spans, self.events, self.sanitize, self._find_place, self._request_begun)
         self.chats = chats
-        return chats
+        return lambda headers: chats.begin(headers) if self.chats is chats else None
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -250,11 +250,13 @@ class Translator:
 
     def _find_place(self, agent_id: str | None, is_search: bool) -> RequestPlace | None:
         """Return the place of a model request; see `_gateway_chats.FindPlace`."""
-        if agent_id is None:
-            agent = self._agents.get(None) if self.started else None
-        else:
+        if agent_id is not None:
             caller = self.caller_of(agent_id)
             agent = self._agent(caller) if caller is not None else None
+        elif self.turn is None and self._last_context is not None and not self.expects_own_turn:
+            return RequestPlace(None, self._last_context)  # of a tool that still runs in the background
+        else:
+            agent = self._agents.get(None) if self.started else None
         if agent is None:
             return None
         searches = [
@@ -268,7 +270,8 @@ class Translator:
         """Make the spans of model requests from messages, as the CLI does not ask the gateway."""
         text = (
             "the CLI's model requests do not pass through the gateway, as its settings send them elsewhere: they are"
-            " traced from the CLI's messages, and the gateway counts no costs"
+            " traced from the CLI's messages, without live text; an interrupt waits for the next message, and the"
+            " gateway counts no costs. AGENT_GATEWAY=off avoids this"
         )
         self.events.emit(LogData(stream="runner", text=text), self._turn_span)
         self.chats = self._message_chats(partial=False)
@@ -282,11 +285,11 @@ class Translator:
         agent = self._agent(message.parent_tool_use_id)
         if agent is None:
             return
+        if self.chats.is_bypassed:
+            self._fall_back()
         if message.model == _SYNTHETIC:
             self._api_error(agent, message)
             return
-        if self.chats.is_bypassed:
-            self._fall_back()
         span = self.chats.answered(agent, message)
         for block in message.content:
             self._block(block, message, span)
@@ -514,7 +517,7 @@ class Translator:
         self._end_tools(turn, failure)
         agent = self._agents.pop(None, None)
         if agent is not None:
-            self.chats.settle(agent)
+            self.chats.place_rest(agent.span)
             self.chats.ended(agent, failure)
         total = message.total_cost_usd if message.total_cost_usd is not None else self.cost_before
         cost, self.cost_before = max(0.0, total - self.cost_before), total
@@ -564,8 +567,7 @@ class Translator:
         for task in self.background.running.values():
             self._report_task(task, "stopped")
         self.background.running.clear()
-        if (main := self._agents.get(None)) is not None:
-            self.chats.settle(main)
+        self.chats.place_rest(self._turn_span or self._last_context or self.spans.new_trace())
         for agent in self._agents.values():
             if agent.turn is None:
                 self.chats.ended(agent, None)

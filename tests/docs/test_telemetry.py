@@ -24,11 +24,12 @@ from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
 
 DOCUMENT = (ROOT / "docs" / "OPENTELEMETRY_INTEGRATION.md").read_text()
-ATTRIBUTE = r"(?:gen_ai|agent|tool|sandbox|approval|retry|user|tenant|session|error|http|process)\.[a-z0-9_.]+"
+ATTRIBUTE = r"(?:gen_ai|agent|chat|tool|sandbox|approval|retry|user|tenant|session|error|http|process)\.[a-z0-9_.]+"
 SPANS = {"agent.session", "agent.execute", "agent.approval", "sandbox.create", "sandbox.cleanup"}
 SETTERS = (
     "agent_runner/contract/genai.py",
     "agent_runner/contract/spans.py",
+    "agent_runner/_gateway_chats.py",
     "agent_runner/_translate.py",
     "agent_runner/_run.py",
     "host_client/client/_session.py",

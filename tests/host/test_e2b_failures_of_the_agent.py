@@ -47,14 +47,15 @@ class Failing:
 
     script: str
     error_type: p.ErrorType
-    calls: list[Any]
+    calls: list[Any] | None = None
+    """None: requests that all fail."""
     retryable: bool = False
     options: AgentOptions = field(default_factory=lambda: AgentOptions(env=ONE_RETRY))
 
 
 def _status(status: int, error_type: p.ErrorType, *, retryable: bool = False) -> Failing:
     script = failing(f"status: {status}")
-    return Failing(script=script, error_type=error_type, calls=[[f"{CHAT} !{error_type}"]], retryable=retryable)
+    return Failing(script=script, error_type=error_type, retryable=retryable)
 
 
 FAILING = {
@@ -84,7 +85,8 @@ async def test_a_turn_that_fails_says_why_in_its_events_its_trace_and_its_outcom
     with e2b_lab(failing.script) as lab:
         done = await run_remotely(lab, options=failing.options)
     why = failing.error_type
-    assert done.tree == trace_of([f"agent.execute !{why}", *failing.calls], session=f"agent.session !{why}")
+    calls = failing.calls or [[f"{CHAT} !{why}"]] * len(lab.model.requests)
+    assert done.tree == trace_of([f"agent.execute !{why}", *calls], session=f"agent.session !{why}")
     assert (done.result.is_error, done.result.error_type, done.exit_code) == (True, why, 1)
     error = done.one(p.Error).data
     assert (error.error_type, error.retryable) == (why, failing.retryable)
@@ -98,7 +100,7 @@ async def test_a_stream_of_the_model_that_is_cut_halfway_is_asked_for_again(cuts
     with e2b_lab(failing("cut: true", times=cuts)) as lab:
         done = await run_remotely(lab, options=AgentOptions(env=ONE_RETRY))
         assert [request.body["stream"] for request in lab.model.requests] == streaming
-    assert done.tree == trace_of(["agent.execute", [CHAT]])
+    assert done.tree == trace_of(["agent.execute", *[[f"{CHAT} !network"]] * cuts, [CHAT]])
     assert [text.data.text for text in done.of(p.Text)] == ["Done."]
     assert (done.result.error_type, done.exit_code) == (None, 0)
 

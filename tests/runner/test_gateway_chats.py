@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from agent_runner._config import Config
 from agent_runner._credential import uses_gateway
+from agent_runner._privileges import bundled_cli
 from agent_runner.contract import protocol
 from agent_runner.contract.credentials import PLACEHOLDER
 from tests.support.runs import CHAT, Finished, Lab
@@ -30,7 +32,7 @@ SEARCH = """
 
 def classes(done: Finished) -> list[str]:
     """Return the classes of the requests in their order."""
-    return [str(span.attributes["chat.request_class"]) for span in done.spans if span.name == CHAT]
+    return [str(span.attributes["chat.request_class"]) for span in done.spans if span.name.startswith("chat ")]
 
 
 def test_the_request_of_a_search_stands_below_its_call_and_its_text_is_no_answer(make_lab: MakeLab) -> None:
@@ -55,6 +57,59 @@ def test_the_requests_of_a_compaction_are_in_its_turn_and_their_text_is_no_answe
     assert [delta.data.message_id for delta in done.of(protocol.TextDelta)] == [done.one(protocol.Text).data.message_id]
 
 
+NESTED = {
+    "main": {
+        "replies": [
+            {"tools": [{"name": "Bash", "input": {"command": "CLAUDECODE= %s -p nested </dev/null"}}]},
+            {"text": "Done."},
+        ]
+    },
+    "nested": {"when": "nested", "replies": [{"text": "I am another."}]},
+}
+
+
+def test_the_text_of_another_cli_that_a_tool_starts_is_no_answer(make_lab: MakeLab) -> None:
+    script = json.dumps({"conversations": NESTED}) % bundled_cli()
+    done = make_lab(script).run("--prompt", "go", "--allowed-tools", "Bash")
+    assert "I am another." in str(done.one(protocol.ToolResult).data.content)
+    assert sorted(classes(done)) == ["main", "main", "tool"]
+    assert "".join(delta.data.text for delta in done.of(protocol.TextDelta)) == "Done."
+
+
+LATER = """
+import json, os, time, urllib.request as u
+open("up", "w").write("up")
+open("go").read()
+url = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages"
+body = {"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "tool asks"}]}
+headers = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "content-type": "application/json"}
+u.urlopen(u.Request(url, json.dumps(body).encode(), headers)).read()
+"""
+
+
+def test_a_request_between_two_turns_is_in_the_trace_and_in_no_turn(make_lab: MakeLab) -> None:
+    command = f"python3 - <<'E'\n{LATER}E"
+    replies = [
+        {"tools": [{"name": "Bash", "input": {"command": command, "run_in_background": True}}]},
+        {"text": "It runs."},
+        {"text": "It ended."},
+    ]
+    conversations = {"main": {"replies": replies}, "tool": {"when": "tool asks", "replies": [{"text": "Hi."}]}}
+    lab = make_lab(json.dumps({"conversations": conversations}))
+    up = lab.fifo()
+    os.mkfifo(lab.cwd / "go")
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
+    up.read()
+    runner.until(protocol.Result)
+    (lab.cwd / "go").write_text("go")
+    done = runner.finish()
+    assert done.exit_code == 0
+    (between,) = [span for span in done.spans if span.attributes.get("chat.request_class") == "tool"]
+    turns = [span for span in done.spans if span.name == "agent.execute"]
+    assert between.parent_span_id == ""
+    assert {span.trace_id for span in turns} == {between.trace_id}
+
+
 # -- where the CLI asks ------------------------------------------------------------------------------
 
 HI = "conversations: {main: {replies: [{text: Hi., tools: [{name: Bash, input: {command: echo one}}]}, {text: Done.}]}}"
@@ -71,7 +126,7 @@ def settings(lab: Lab, content: dict[str, object]) -> tuple[str, ...]:
 def test_settings_that_send_the_cli_elsewhere_are_reported_and_its_messages_are_traced(make_lab: MakeLab) -> None:
     lab = make_lab(HI)
     options = settings(lab, {"env": {"ANTHROPIC_BASE_URL": lab.model.url}})
-    done = lab.run(*options, env={"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"})
+    done = lab.run(*options, "--gateway", "on", env={"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"})
     assert done.exit_code == 0
     assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
     (log,) = done.of(protocol.Log)
@@ -84,8 +139,13 @@ def test_a_key_from_the_settings_is_used_without_the_gateway(make_lab: MakeLab) 
     lab = make_lab(HI)
     done = lab.run(*settings(lab, {"apiKeyHelper": "echo sk-ant-helped"}))
     assert done.exit_code == 0
-    assert done.of(protocol.Log) == []
-    assert len(lab.model.requests) == 2
+    (log,) = done.of(protocol.Log)
+    assert f"the gateway is off, as {lab.cwd}/.claude/settings.json sets apiKeyHelper" in log.data.text
+    assert {request.headers["authorization"] for request in lab.model.requests} == {"Bearer sk-ant-helped"}
+
+
+def refuse(message: str) -> None:
+    raise AssertionError(message)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +163,20 @@ def test_a_key_from_the_settings_is_used_without_the_gateway(make_lab: MakeLab) 
     ],
 )
 def test_auto_keeps_the_key_of_a_variable(environ: dict[str, str], expected: bool) -> None:
-    assert uses_gateway(Config(), environ) is expected
-    assert uses_gateway(Config(gateway="on"), environ)
-    assert not uses_gateway(Config(gateway="off"), environ)
+    assert uses_gateway(Config(), environ, refuse) is expected
+    assert uses_gateway(Config(gateway="on"), environ, refuse)
+    assert not uses_gateway(Config(gateway="off"), environ, refuse)
 
 
-@pytest.mark.parametrize("content", ['{"apiKeyHelper": "x"}', '{"env": {"ANTHROPIC_API_KEY": "sk-other"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"apiKeyHelper": "x"}',
+        '{"env": {"ANTHROPIC_API_KEY": "sk-other"}}',
+        '{"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}}',
+        '{"env": {"CLAUDE_CODE_USE_BEDROCK": "1"}}',
+    ],
+)
 @pytest.mark.parametrize("source", ["user", "project", "local"])
 def test_auto_leaves_the_key_to_a_cli_whose_settings_name_another(tmp_path: Path, source: str, content: str) -> None:
     names = {"user": "home/settings.json", "project": ".claude/settings.json", "local": ".claude/settings.local.json"}
@@ -116,5 +184,18 @@ def test_auto_leaves_the_key_to_a_cli_whose_settings_name_another(tmp_path: Path
     path.parent.mkdir()
     path.write_text(content)
     environ = {"ANTHROPIC_API_KEY": "sk", "CLAUDE_CONFIG_DIR": str(tmp_path / "home")}
-    assert not uses_gateway(Config(cwd=str(tmp_path), setting_sources=(source,)), environ)
-    assert uses_gateway(Config(cwd=str(tmp_path)), environ), "settings that the CLI does not read"
+    reported: list[str] = []
+    assert not uses_gateway(Config(cwd=str(tmp_path), setting_sources=(source,)), environ, reported.append)
+    assert str(path) in reported[0]
+    assert uses_gateway(Config(cwd=str(tmp_path)), environ, refuse), "settings that the CLI does not read"
+
+
+DENY = '{"permissions": {"deny": ["Bash(echo $ANTHROPIC_API_KEY)"]}}'
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"env": 1}', DENY])
+def test_auto_keeps_the_key_if_the_settings_say_nothing_about_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".claude").mkdir()
+    (tmp_path / ".claude" / "settings.json").write_text(content)
+    config = Config(cwd=str(tmp_path), setting_sources=("project",))
+    assert uses_gateway(config, {"ANTHROPIC_API_KEY": "sk"}, refuse)

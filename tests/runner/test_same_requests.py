@@ -97,13 +97,25 @@ def environment_of(lab: Lab, api: AnthropicApi) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("gateway", ["auto", "off"])
-def test_the_requests_of_a_run_equal_those_of_the_sdk_alone(make_lab: MakeLab, tmp_path: Path, gateway: str) -> None:
+@pytest.mark.parametrize(
+    ("gateway", "variable"),
+    [("auto", "ANTHROPIC_API_KEY"), ("auto", "CLAUDE_CODE_OAUTH_TOKEN"), ("off", "ANTHROPIC_API_KEY")],
+)
+def test_the_requests_of_a_run_equal_those_of_the_sdk_alone(
+    make_lab: MakeLab, tmp_path: Path, gateway: str, variable: str
+) -> None:
     lab = make_lab(SCRIPT)
     with anthropic_api(tmp_path, lab.model.url) as api:
-        asyncio.run(bare(lab, environment_of(lab, api)))
+        # The gateway sets the first of these variables; the proxy here refuses other hosts.
+        environ = {
+            **environment_of(lab, api),
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "",
+            "ANTHROPIC_API_KEY": "",
+            variable: "sk-ant-not-a-key",
+        }
+        asyncio.run(bare(lab, environ))
         expected = requests_of(lab)
-        done = lab.run("--prompt", "go", "--gateway", gateway, *ALLOWED, env=environment_of(lab, api))
+        done = lab.run("--prompt", "go", "--gateway", gateway, *ALLOWED, env=environ)
     assert done.exit_code == 0, done.events
     assert len(expected) == 5
     assert differences(requests_of(lab), expected) == []
