@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from grafana_foundation_sdk.models import common as models
     from grafana_foundation_sdk.models import dashboard as model
 
-from host_client.telemetry.metrics.instruments import ENVIRONMENT
+from host_client.telemetry.otlp import ENVIRONMENT
 
 from .layout import Place, placed
 from .metrics import exposed, exposed_label

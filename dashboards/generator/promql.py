@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from host_client.telemetry.metrics.instruments import ENVIRONMENT
+from host_client.telemetry.otlp import ENVIRONMENT
 
 from .metrics import exposed, exposed_label, labels, model_label
 from .queries import PRESENT, Current, Increase, OrZero, Quantile, Query, Rate, Series, Share, Top

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from host_client.telemetry.metrics.instruments import ENVIRONMENT
+from host_client.telemetry.otlp import ENVIRONMENT
 
 from .layout import placed
 from .metrics import is_histogram, labels, model_label, unit
