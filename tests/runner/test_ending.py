@@ -27,10 +27,10 @@ LONG = f"""
 CANCELLED = ["agent.execute !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]
 
 
-def in_a_tool(lab: Lab) -> tuple[RunnerProcess, int]:
+def in_a_tool(lab: Lab, *options: str) -> tuple[RunnerProcess, int]:
     """Start a run; return it and the pid of its tool's running process."""
     up = lab.fifo()
-    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
+    runner = lab.start("--prompt", "go", "--allowed-tools", "Bash", *options)
     return runner, int(up.read())
 
 
@@ -41,9 +41,10 @@ def assert_whole(done: Finished) -> None:
     assert isinstance(done.events[-1], protocol.End)
 
 
-def test_an_interrupt_ends_the_turn_and_the_conversation_goes_on(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_an_interrupt_ends_the_turn_and_the_conversation_goes_on(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab(LONG)
-    runner, pid = in_a_tool(lab)
+    runner, pid = in_a_tool(lab, "--gateway", gateway)
     runner.send(Interrupt())
     interrupted = runner.until(protocol.Result)
     assert (interrupted.data.is_error, interrupted.data.error_type) == (True, "cancelled")
@@ -163,9 +164,10 @@ def test_a_signal_while_the_runner_is_starting_ends_the_run(
     assert done.one(protocol.End).data.exit_code == code
 
 
-def test_an_interrupt_that_comes_with_its_prompt_ends_that_turn(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_an_interrupt_that_comes_with_its_prompt_ends_that_turn(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab(LONG)
-    runner = lab.start()
+    runner = lab.start("--gateway", gateway)
     runner.send(Prompt(text="go"), Interrupt())
     result = runner.until(protocol.Result)
     assert (result.data.is_error, result.data.error_type) == (True, "cancelled")

@@ -91,7 +91,8 @@ def test_a_failed_request_of_a_subagent_is_a_failed_request_and_no_failed_tool(
     assert "no such model" in next(span for span in done.spans if span.status == ERROR and span.name == CHAT).message
 
 
-def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab) -> None:
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab, gateway: str) -> None:
     lab = make_lab("""
         conversations:
           main:
@@ -115,7 +116,7 @@ def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab) -> None:
               - tools: [{name: Bash, input: {command: sleep 0.3 && echo beta}}]
               - text: one beta
     """)
-    done = lab.run("--prompt", "go")
+    done = lab.run("--prompt", "go", "--gateway", gateway)
     assert done.exit_code == 0
     assert done.tree == [["agent.execute", [CHAT], HELPER, HELPER, [CHAT]]]
     outer = {use.data.id: use for use in done.of(protocol.ToolUse) if use.data.name == "Agent"}
