@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -75,15 +76,16 @@ class ScriptedModel:
     def __enter__(self) -> ScriptedModel:
         config = uvicorn.Config(
             self._app(),
-            host="127.0.0.1",
-            port=self._port,
             log_config=None,
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
         server = self._server = uvicorn.Server(config)
-        listening = config.bind_socket()
+        # asyncio turns Nagle's algorithm off only for a socket with a protocol, which uvicorn's own has not.
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
 
         async def serve() -> None:
