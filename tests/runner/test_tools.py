@@ -158,8 +158,7 @@ def test_a_call_tells_how_long_it_waited_for_the_calls_before_it(make_lab: MakeL
     one, two = sorted((span for span in done.spans if span.name == "execute_tool Bash"), key=lambda span: span.start)
     asked = next(span for span in done.spans if span.parent_span_id == two.span_id)
     assert two.attributes["tool.queue_ms"] == pytest.approx((asked.start - two.start) / 1e6, abs=0.01)
-    assert one.attributes["tool.queue_ms"] < two.attributes["tool.queue_ms"]
-    assert one.end <= asked.start
+    assert two.start <= one.end <= asked.start
     assert "tool.hook_ms" not in one.attributes
 
 
