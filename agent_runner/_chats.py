@@ -26,9 +26,6 @@ class ChatSpans(Protocol):
     The translator calls the methods in the order of the CLI's messages.
     """
 
-    model: str | None
-    """The model in the CLI's ``init`` message, or else the configured one."""
-
     @property
     def is_bypassed(self) -> bool:
         """Return whether the CLI has had an answer to a request that this source does not see."""
@@ -78,16 +75,16 @@ class MessageChats:
         spans: Spans,
         events: Events,
         sanitize: Sanitizer | None,
-        model: str | None,
+        model: Callable[[], str | None],
         on_request: Callable[[AgentState], None],
         *,
         partial: bool = True,
     ) -> None:
-        """Begin without requests; ``on_request`` is called when one has begun.
+        """Begin without requests; ``on_request`` is called when one has begun, ``model`` returns the run's model.
 
         ``partial``: the CLI was started with partial messages.
         """
-        self.model = model
+        self._model = model
         self._spans = spans
         self._events = events
         self._sanitize = sanitize
@@ -97,7 +94,7 @@ class MessageChats:
     def status(self, agent: AgentState | None, status: object) -> None:
         if status == "requesting" and agent is not None:
             self._end(agent)
-            self._open(agent, self.model, self._spans.clock())
+            self._open(agent, self._model(), self._spans.clock())
 
     def retried(self, agent: AgentState, about: Mapping[str, Any]) -> Span:
         if agent.chat is None:
@@ -108,7 +105,7 @@ class MessageChats:
     def stream_event(self, agent: AgentState, event: Mapping[str, Any]) -> None:
         match event.get("type"):
             case "message_start":
-                chat = agent.chat or self._open(agent, self.model, self._spans.clock())
+                chat = agent.chat or self._open(agent, self._model(), self._spans.clock())
                 self._identify(agent, chat, event.get("message") or {})
             case "content_block_delta":
                 self._delta(agent, event.get("delta") or {})
@@ -135,7 +132,7 @@ class MessageChats:
         if not self._is_streamed(agent):
             # The request is known only now.
             self._end(agent, at=agent.boundary)
-            self._open(agent, self.model, agent.boundary or self._spans.clock())
+            self._open(agent, self._model(), agent.boundary or self._spans.clock())
         if agent.chat is not None:
             agent.chat.fail(failure.error_type, text)
             self._end(agent)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
 
 import httpx2 as httpx
 
-from ._answers import AnswerEvent, ModelAnswer
+from ._answers import ModelAnswer
 from ._credential import Credential
 from ._metering import Meter
+from ._observer import RequestObserver
 from .contract.classify import Failure, classify
 from .contract.credentials import REFUSED
 from .contract.protocol import to_json
@@ -46,22 +47,7 @@ class Refusal(NamedTuple):
 UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so its cost cannot be read")
 
 
-class RequestObserver(Protocol):
-    """Follows one request to the model; see `_gateway_chats.ChatRequest`."""
-
-    def sent(self, body: bytes) -> None: ...
-
-    def answered(self, status: int) -> None: ...
-
-    def receive(self, event: AnswerEvent) -> None: ...
-
-    def end(self, failure: Failure | None = None, message: str = "") -> None: ...
-
-
 CANCELLED = classify(reason="aborted_streaming"), "the CLI disconnected"
-
-Observe = Callable[[Mapping[str, str]], RequestObserver | None]
-"""Returns the observer of a request with these headers, whose names are in lower case."""
 
 
 class TooLargeError(Exception):

@@ -27,10 +27,8 @@ from ._exchange import (
     DisconnectedError,
     Exchange,
     ModelRequest,
-    Observe,
     Receive,
     Refusal,
-    RequestObserver,
     Scope,
     Send,
     TooLargeError,
@@ -41,6 +39,7 @@ from ._exchange import (
 )
 from ._metering import Meter
 from ._model_access import ModelAccess
+from ._observer import Observe, RequestObserver
 from .contract.classify import BUDGET_SPENT, classify
 from .contract.credentials import BASE_URL
 

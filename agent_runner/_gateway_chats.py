@@ -59,9 +59,6 @@ class RequestPlace(NamedTuple):
     parent: Span | TraceContext
 
 
-Observe = Callable[[Mapping[str, str]], "ChatRequest | None"]
-"""Returns the observer of a request with these headers, whose names are in lower case."""
-
 FindPlace = Callable[[str | None, bool], RequestPlace | None]
 """Returns the place of a request from its task's id and whether it is a search's, or None if it is not known yet."""
 
@@ -78,7 +75,6 @@ class GatewayChats:
         on_request: Callable[[AgentState], None],
     ) -> None:
         """Begin without requests; ``on_request`` is called when one has begun."""
-        self.model: str | None = None
         self.spans = spans
         self.events = events
         self.sanitize = sanitize

@@ -37,10 +37,11 @@ from ._background import BackgroundTasks, RunningTask
 from ._chats import ChatSpans, MessageChats
 from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
-from ._gateway_chats import GatewayChats, Observe, RequestPlace
+from ._gateway_chats import GatewayChats, RequestPlace
 from ._hook_times import HookTimes
 from ._messages import ModelUsage, bounded, error_text, model_usage, result_data, start_data, used_since
 from ._model_access import ModelAccess, ModelVerdict
+from ._observer import Observe
 from ._state import MAX_INPUT, AgentState, RunOutcome, ToolCall, TurnState
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
@@ -217,7 +218,6 @@ class Translator:
         span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": self.spans.common["session.id"]})
         if self.model:
             span.attributes.setdefault("gen_ai.request.model", self.model)
-        self.chats.model = self.model
         if not self.started:
             self.started = True
             self.events.emit(start_data(data, self.resumed))
@@ -259,12 +259,14 @@ class Translator:
             agent = self._agents.get(None) if self.started else None
         if agent is None:
             return None
+        if not is_search:
+            return RequestPlace(agent, agent.span)
         searches = [
             call.span
             for call in self.tools.values()
             if call.name == "WebSearch" and call.span.parent_span_id == agent.span.span_id
         ]
-        return RequestPlace(agent, searches[0] if is_search and len(searches) == 1 else agent.span)
+        return RequestPlace(agent, searches[0] if len(searches) == 1 else agent.span)
 
     def _fall_back(self) -> None:
         """Make the spans of model requests from messages, as the CLI does not ask the gateway."""
@@ -277,7 +279,9 @@ class Translator:
         self.chats = self._message_chats(partial=False)
 
     def _message_chats(self, *, partial: bool) -> MessageChats:
-        return MessageChats(self.spans, self.events, self.sanitize, self.model, self._request_begun, partial=partial)
+        return MessageChats(
+            self.spans, self.events, self.sanitize, lambda: self.model, self._request_begun, partial=partial
+        )
 
     # -- messages of the model --------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ import pytest
 from agent_runner.contract import genai
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export import endpoints
-from tests.backends.servers import WAIT_SECONDS, free_port, server
+from tests.backends.servers import WAIT_SECONDS, server
 from tests.backends.sessions import export_sessions
 from tests.support.runs import CHAT
+from tests.support.servers import free_port
 
 EXPERIMENT = "0"
 Json = dict[str, Any]

@@ -14,9 +14,10 @@ import pytest
 
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export import endpoints
-from tests.backends.servers import POLL_SECONDS, WAIT_SECONDS, free_port, server
+from tests.backends.servers import WAIT_SECONDS, server
 from tests.backends.sessions import export_sessions
 from tests.support.runs import CHAT
+from tests.support.servers import POLL_SECONDS, free_port
 
 PROJECT = "mending"
 QUERY = """

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -16,6 +14,8 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
+
+from tests.support.servers import free_port, running
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -83,32 +83,7 @@ def pushgateway(folder: Path) -> Generator[str]:
 @contextmanager
 def _running(name: str, log: Path, *options: str) -> Generator[str]:
     """Run one of Prometheus' servers; yield its address."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     command = [program(name), f"--web.listen-address={address}", "--log.level=warn", *options]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            _wait_until_ready(process, address, log)
-            yield address
-        finally:
-            process.terminate()
-            try:
-                process.wait(WAIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    limit = time.monotonic() + WAIT_SECONDS
-    while True:
-        assert process.poll() is None and time.monotonic() < limit, log.read_text()
-        try:
-            with urlopen(f"http://{address}/-/ready", timeout=WAIT_SECONDS):
-                return
-        except OSError:
-            time.sleep(POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with running(command, url=f"http://{address}/-/ready", log=log, seconds=WAIT_SECONDS):
+        yield address

@@ -96,8 +96,7 @@ class Telemetry:
     """Telemetry of a process: takes the events and spans of sessions, and passes them to observers and destinations.
 
     `initialize_telemetry` returns one. A bare ``Telemetry()`` discards everything. ``environment`` is the name of the
-    deployment for spans whose resource names none. With ``enabled`` False no
-    OpenTelemetry module is imported.
+    deployment for spans whose resource names none. With ``enabled`` False no OpenTelemetry module is imported.
     """
 
     def __init__(
