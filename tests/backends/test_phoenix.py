@@ -91,7 +91,7 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
         config = TelemetryConfig(exporters=("phoenix",), phoenix=endpoints.phoenix(url), phoenix_project=PROJECT)
         mended, broken = await export_sessions(config)
         project = until_spans(url, len(mended.spans) + len(broken.spans))
-        assert len(nodes(asked(url, "attributes['team'] == 'blue'")["spans"])) == 21
+        assert len(nodes(asked(url, "attributes['team'] == 'blue'")["spans"])) == 26
     spans = nodes(project["spans"])
     of_mended = [span for span in spans if span["trace"]["traceId"] == mended.trace_id]
     of_broken = [span for span in spans if span not in of_mended]
@@ -140,12 +140,13 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
 
     # Errors.
     assert of_mended[0]["trace"]["errorsByType"] == [{"exceptionType": "tool_error", "count": 1}]
-    assert of_broken[0]["trace"]["errorsByType"] == [{"exceptionType": "invalid_request", "count": 3}]
+    assert of_broken[0]["trace"]["errorsByType"] == [{"exceptionType": "invalid_request", "count": 8}]  # 6 requests
     assert [(span["name"], span["statusMessage"]) for span in of_mended if span["statusCode"] == "ERROR"] == [
         ("execute_tool Bash", "Bash: failed")
     ]
     assert {span["statusMessage"] for span in of_broken if span["statusCode"] == "ERROR"} == {
-        "API Error: 400 no such thing"
+        "API Error: 400 no such thing",
+        "invalid_request_error: no such thing",
     }
 
 
