@@ -469,25 +469,25 @@ class Translator:
         task.tool_use_id = next((key for key, tool in self.tools.items() if tool.task == task_id), None)
         if task.tool_use_id is not None:
             self.tools[task.tool_use_id].span.attributes["tool.background"] = True
-        self._report_task(task, "running")
+        self._report_task(task, "running", self.spans.clock())
 
-    def _report_task(self, task: RunningTask, state: TaskState) -> None:
+    def _report_task(self, task: RunningTask, state: TaskState, now: int) -> None:
         """Report a task's state; at its end, put its time, which includes that after the call's result, on the span."""
         tool = self.tools.get(task.tool_use_id or "")
         self.events.emit(task.data(state), tool.span if tool is not None else self._turn_span)
         if tool is not None and state != "running":
-            ms = (self.spans.clock() - tool.span.start) / 1e6 - tool.wait_ms
+            ms = (now - tool.span.start) / 1e6 - tool.wait_ms
             tool.span.attributes["tool.execution_ms"] = round(max(0.0, ms), 3)
 
     def _task_ended(self, task: RunningTask) -> None:
         """Report the end of a background task, and end its call's span."""
-        self._report_task(task, task.state)
+        now = self.spans.clock()
+        self._report_task(task, task.state, now)
         tool_id = task.tool_use_id or ""
         # The CLI then begins a turn of its own, or informs the model in the present turn.
         self.expects_own_turn |= task.state != "stopped"
         if (tool := self.tools.get(tool_id)) is None:
             return
-        now = self.spans.clock()
         genai.set_exit_code(tool.span, task.exit_code)
         if task.state != "completed":
             agent = self._agents.get(tool_id)
@@ -569,7 +569,7 @@ class Translator:
     def abort(self, error_type: ErrorType, message: str) -> None:
         """End everything that is open as failed, as the CLI has ended or is about to."""
         for task in self.background.running.values():
-            self._report_task(task, "stopped")
+            self._report_task(task, "stopped", self.spans.clock())
         self.background.running.clear()
         self.chats.place_rest(self._turn_span or self._last_context or self.spans.new_trace())
         for agent in self._agents.values():
