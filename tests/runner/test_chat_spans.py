@@ -68,8 +68,8 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
     assert second.attributes["gen_ai.response.finish_reasons"] == ["stop_sequence"]
     # One after the other, within the turn.
     turn, tool = done.span("agent.execute"), done.span("execute_tool Bash")
-    assert turn.start <= first.start <= first.end <= second.start <= second.end <= turn.end
-    assert tool.end <= second.start
+    assert turn.start <= first.start <= first.end <= second.start <= turn.end
+    assert first.start <= tool.start <= tool.end <= turn.end
     assert [thought.data.text for thought in done.of(protocol.Thinking)] == ["Hm."]
     assert done.one(protocol.Thinking).span_id == first.span_id
 

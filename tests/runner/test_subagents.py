@@ -57,9 +57,10 @@ def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab, gateway: s
     # Without the gateway, a subagent's output tokens and the time of its first token are not known.
     known = {"gen_ai.usage.output_tokens", "gen_ai.response.time_to_first_chunk"} & set(first.attributes)
     assert len(known) == (2 if gateway == "on" else 0)
-    # The request, the call and the next request follow one another within the subagent's own time.
-    assert agent.start <= first.start <= first.end <= bash.end <= second.start <= second.end <= agent.end
-    assert first.end <= bash.start + 5_000_000
+    # The request, the call and the next request follow one another within the subagent's own time. The gateway may
+    # learn of a request before the runner reads the message that came before it.
+    assert agent.start <= first.start <= first.end <= second.start <= second.end
+    assert first.start <= bash.start <= bash.end <= agent.end
 
 
 @pytest.mark.parametrize(("gateway", "requests"), [("on", 6), ("off", 1)])
