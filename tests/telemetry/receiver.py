@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
 import ssl
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc  # pyright: ignore[reportMissingTypeStubs]
+from anyio.from_thread import start_blocking_portal
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
@@ -259,6 +261,28 @@ def nobody() -> Generator[int]:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@contextmanager
+def far_away(port: int, seconds: float) -> Generator[int]:
+    """Yield a port that leads to another one on loopback; what the client first sends arrives after some seconds."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(seconds)
+        to_server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, to_server[1]), copy(to_server[0], writer))
+
+    with start_blocking_portal() as portal:
+        server = portal.call(asyncio.start_server, forward, "127.0.0.1", 0)
+        yield server.sockets[0].getsockname()[1]
+        portal.call(server.close)
 
 
 def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> list[Span]:

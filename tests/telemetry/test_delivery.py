@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from email.utils import formatdate
 from pathlib import Path
 from time import time
+from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -33,6 +34,7 @@ from tests.telemetry.receiver import (
     Request,
     Reset,
     batch,
+    far_away,
     grpc_receiver,
     http_receiver,
     ids_of,
@@ -765,8 +767,17 @@ def test_grpc_reads_a_partial_success(make_bench: MakeBench, grpc_server: Receiv
     assert bench.counts == Counts(exported=3, dropped={"rejected": 2})
 
 
+def test_grpc_waits_for_a_connection_to_a_server_that_is_far_away(make_bench: MakeBench, grpc_server: Receiver) -> None:
+    with far_away(urlsplit(grpc_server.url).port or 0, seconds=0.5) as port:
+        bench = make_bench(otlp("otlp", Endpoint(url=f"http://127.0.0.1:{port}", protocol="grpc")))
+        bench.put(batch(2))
+        assert bench.drain_all() == []
+        bench.close()
+    assert bench.counts == Counts(exported=2)
+
+
 def test_grpc_that_hangs_or_is_not_there_is_tried_again(make_bench: MakeBench, grpc_server: Receiver) -> None:
-    bench = make_bench(grpc(grpc_server, timeout=0.2))
+    bench = make_bench(grpc(grpc_server, timeout=1.0))
     bench.put(batch(1))
     grpc_server.script.append(Hang())
     assert bench.drain_all() == [1]

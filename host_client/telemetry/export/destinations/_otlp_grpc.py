@@ -24,8 +24,9 @@ METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 _OPTIONS = (
     # The sender decides when to try again, so the channel must not wait by itself.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name, gRPC takes this as the time in which a connection must have been made.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.enable_retries", 0),
 )
 _LATER = (
