@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import socket
 import ssl
@@ -10,16 +9,18 @@ import struct
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import anyio
 import grpc  # pyright: ignore[reportMissingTypeStubs]
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.from_thread import start_blocking_portal
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -266,23 +267,29 @@ def nobody() -> Generator[int]:
 @contextmanager
 def far_away(port: int, seconds: float) -> Generator[int]:
     """Yield a port that leads to another one on loopback; what the client first sends arrives after some seconds."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_forwarding(port, seconds)) as listening:
+        yield listening
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
 
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(seconds)
-        to_server = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(copy(reader, to_server[1]), copy(to_server[0], writer))
+@asynccontextmanager
+async def _forwarding(port: int, seconds: float) -> AsyncGenerator[int]:
+    async def copy(source: SocketStream, target: SocketStream) -> None:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            async for data in source:
+                await target.send(data)
 
-    with start_blocking_portal() as portal:
-        server = portal.call(asyncio.start_server, forward, "127.0.0.1", 0)
-        yield server.sockets[0].getsockname()[1]
-        portal.call(server.close)
+    async def forward(client: SocketStream) -> None:
+        await anyio.sleep(seconds)
+        async with client, await anyio.connect_tcp("127.0.0.1", port) as server, anyio.create_task_group() as tasks:
+            tasks.start_soon(copy, server, client)
+            await copy(client, server)
+            tasks.cancel_scope.cancel()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, forward)
+        yield listener.extra(SocketAttribute.local_port)
+        tasks.cancel_scope.cancel()
 
 
 def spans(count: int, trace: int = 1, *, name: str = "execute_tool Bash", first: int = 1) -> list[Span]:
