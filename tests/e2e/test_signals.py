@@ -246,3 +246,29 @@ def test_a_hangup_does_not_end_what_nohup_started(place: Place) -> None:
     service.send_signal(signal.SIGTERM)
     assert service.wait(WAIT_SECONDS) == 0
     assert place.left() == []
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_whose_exception_python_drops_is_heeded_by_the_next_event_loop(
+    place: Place, number: signal.Signals, code: int
+) -> None:
+    program = f"""
+import asyncio, os, sys, weakref
+from host_client.signals import exit_on_signals, run_until_signal
+
+class Module:
+    pass
+
+def release(_):
+    os.kill(os.getpid(), {int(number)})
+
+exit_on_signals()
+module = Module()
+lock = weakref.ref(module, release)  # as the import system has for each module that it imports
+del module
+sys.stderr.write("it goes on")
+run_until_signal(asyncio.sleep(600))
+"""
+    process = place.start(sys.executable, "-c", program)
+    assert process.wait(WAIT_SECONDS) == (-number if number == signal.SIGINT else code)
+    assert place.left() == []
