@@ -32,7 +32,7 @@ def test_markup_is_text_wherever_it_comes_from(server: PageServer, windows: Wind
     rule = {"type": "addRules", "rules": [{"toolName": MARKUP, "ruleContent": MARKUP}]}
     ask(log, "x", "c", "Bash", {"command": MARKUP, MARKUP: 1}, reason=MARKUP, suggestions=[rule])
     page = windows.open(server.session_url(log))
-    ready(page)
+    ready(page, len(log.events))
     for each in page.locator(".transcript .fold-line").all():
         each.click()
     page.locator(".event-row").last.click()
@@ -82,7 +82,7 @@ def test_5_mb_of_output_are_shown_in_parts(server: PageServer, windows: Windows,
     call(log, "b", "Bash", {"command": "cat big"})
     done(log, "b", output)
     page = windows.open(server.session_url(log))
-    ready(page)
+    ready(page, len(log.events))
     page.locator(".tool .fold-line").click()
     shown = page.locator(".tool pre.output")
     expect(shown).to_contain_text("⟨ESC⟩[31m<img src=x")

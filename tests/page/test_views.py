@@ -267,7 +267,7 @@ def test_a_phone_shows_that_the_filters_go_on(server: PageServer, windows: Windo
 def test_text_stands_out_from_its_ground(server: PageServer, windows: Windows, log: Log, dark: bool) -> None:
     page = windows.open(server.session_url(log), dark=dark)
     expect(page.locator(".event-id").first).to_be_visible()
-    ready(page)
+    ready(page, len(log.events))
     ratios = page.evaluate(
         """() => {
           const value = (colour) => {
