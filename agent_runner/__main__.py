@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._config import Config, ConfigError, arguments, load_config
@@ -183,9 +183,13 @@ async def _run(
         return unprompted(events)
     access = ModelAccess(environ)
     gateway = None
+
+    def report(text: str) -> None:
+        events.emit(LogData(stream="runner", text=text))
+
     try:
-        if uses_gateway(config, environ, lambda text: events.emit(LogData(stream="runner", text=text))):
-            gateway = await _start_gateway(config, environ, events, access)
+        if uses_gateway(config, environ, report):
+            gateway = await _start_gateway(config, environ, report, access)
         if gateway is not None:
             await asyncio.to_thread(_import_sdk)  # while the gateway connects to the model's API
         try:
@@ -200,7 +204,7 @@ async def _run(
     except ConfigError as error:
         return failed_start.misconfigured(str(error))
     if warning := readable_cli_warning(config):
-        events.emit(LogData(stream="runner", text=warning))
+        report(warning)
     for number in early.numbers:
         loop.add_signal_handler(number, this.signalled, 128 + number)
     if early.exit_code is not None:
@@ -218,11 +222,11 @@ def _import_sdk() -> None:
 
 
 async def _start_gateway(
-    config: Config, environ: Mapping[str, str], events: Events, access: ModelAccess
+    config: Config, environ: Mapping[str, str], report: Callable[[str], None], access: ModelAccess
 ) -> Gateway | None:
     """Return a gateway that serves until this process ends; the key leaves this process's environment.
 
-    If it cannot start, raise `ConfigError`, or with ``auto`` report it and return None.
+    If it cannot start, raise `ConfigError`, or with ``auto`` report it in a message and return None.
     """
     from ._credential import credential, forget_credentials
     from ._gateway import Gateway
@@ -232,12 +236,12 @@ async def _start_gateway(
     key = credential(environ)
     meter = Meter(config.max_budget_usd) if config.max_budget_usd else None
     try:
-        gateway = Gateway(key, lambda text: events.emit(LogData(stream="runner", text=text)), meter, access)
+        gateway = Gateway(key, report, meter, access)
         await gateway.start(environ)
     except Exception as error:  # such as a proxy of a kind that httpx does not know, or no file at SSL_CERT_FILE
         if config.gateway == "on":
             raise ConfigError(f"AGENT_GATEWAY=on: the gateway cannot start: {error}") from error
-        events.emit(LogData(stream="runner", text=f"the gateway is off, as it cannot start: {error}"))
+        report(f"the gateway is off, as it cannot start: {error}")
         return None
     forget_credentials(os.environ)  # the SDK passes this process's environment to the CLI
     hide_memory()

@@ -46,8 +46,8 @@ class Refusal(NamedTuple):
 
 UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so its cost cannot be read")
 
-
 CANCELLED = classify(reason="aborted_streaming"), "the CLI disconnected"
+"""The failure, and its message, of a request that the CLI abandons."""
 
 
 class TooLargeError(Exception):
