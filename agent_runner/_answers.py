@@ -24,6 +24,10 @@ class Block(msgspec.Struct):
 
     type: str = ""
     text: str = ""
+    thinking: Any = None
+    id: Any = None
+    name: Any = None
+    input: Any = None
 
 
 class Delta(msgspec.Struct):

@@ -6,16 +6,16 @@ nor requests of the CLI's own, such as a search's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from claude_agent_sdk import AssistantMessage, TextBlock
+from claude_agent_sdk import AssistantMessage, ServerToolUseBlock, TextBlock, ThinkingBlock, ToolUseBlock
 
 from ._events import Events
 from ._state import AgentState
 from .contract import genai
 from .contract.classify import Failure
-from .contract.sanitize import Sanitizer
+from .contract.messages import ContentSanitizer
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
@@ -54,6 +54,13 @@ class ChatSpans(Protocol):
     def ended(self, agent: AgentState, failure: Failure | None) -> None:
         """Note that an agent has ended. The main agent ends with each turn."""
 
+    def aborted(self, agents: Iterable[AgentState]) -> None:
+        """Set the content of all open requests of the agents on their spans; the caller ends the spans."""
+
+    def waiting_since(self, agent_id: str | None) -> int | None:
+        """Return the start of the first request that waits for the agent with a task's id to be known, or None."""
+        ...
+
     def place_waiting(self) -> None:
         """Open the spans of the requests whose agents are known now."""
 
@@ -74,7 +81,7 @@ class MessageChats:
         self,
         spans: Spans,
         events: Events,
-        sanitize: Sanitizer | None,
+        content: ContentSanitizer | None,
         model: Callable[[], str | None],
         on_request: Callable[[AgentState], None],
         *,
@@ -87,7 +94,7 @@ class MessageChats:
         self._model = model
         self._spans = spans
         self._events = events
-        self._sanitize = sanitize
+        self._content = content
         self._on_request = on_request
         self._partial = partial
 
@@ -99,6 +106,7 @@ class MessageChats:
     def retried(self, agent: AgentState, about: Mapping[str, Any]) -> Span:
         if agent.chat is None:
             return agent.span
+        agent.answer = []
         agent.chat.add_event("api_retry", self._spans.clock(), dict(about))
         return agent.chat
 
@@ -106,6 +114,7 @@ class MessageChats:
         match event.get("type"):
             case "message_start":
                 chat = agent.chat or self._open(agent, self._model(), self._spans.clock())
+                genai.set_streaming(chat)
                 self._identify(agent, chat, event.get("message") or {})
             case "content_block_delta":
                 self._delta(agent, event.get("delta") or {})
@@ -120,12 +129,10 @@ class MessageChats:
 
     def answered(self, agent: AgentState, message: AssistantMessage) -> Span:
         chat = self._of_stream(agent, message) if self._is_streamed(agent) else self._of_message(agent, message)
-        if message.parent_tool_use_id is None:
-            for block in message.content:
-                if isinstance(block, TextBlock):
-                    genai.set_output(chat, block.text, self._sanitize)
-            if message.stop_reason is not None:
-                self._end(agent)
+        if agent.chat is not None:
+            agent.answer += [shown for block in message.content if (shown := _to_block(block)) is not None]
+        if message.parent_tool_use_id is None and message.stop_reason is not None:
+            self._end(agent)
         return chat
 
     def failed(self, agent: AgentState, failure: Failure, text: str) -> None:
@@ -135,6 +142,7 @@ class MessageChats:
             self._open(agent, self._model(), agent.boundary or self._spans.clock())
         if agent.chat is not None:
             agent.chat.fail(failure.error_type, text)
+            genai.set_unfinished(agent.chat)
             self._end(agent)
 
     def asks_again(self, agent: AgentState) -> None:
@@ -144,10 +152,21 @@ class MessageChats:
         agent.boundary = self._spans.clock()
 
     def ended(self, agent: AgentState, failure: Failure | None) -> None:
-        if agent.chat is not None and failure is not None:
-            agent.chat.fail(failure.error_type, "ended without a whole response")
         # Without partial messages a request is known from its answer only, so an open one has been answered.
+        if agent.chat is not None and failure is not None and self._is_streamed(agent):
+            agent.chat.fail(failure.error_type, "ended without a whole response")
+            genai.set_unfinished(agent.chat)
         self._end(agent, at=None if self._is_streamed(agent) else agent.boundary)
+
+    def aborted(self, agents: Iterable[AgentState]) -> None:
+        for agent in agents:
+            if agent.chat is not None:
+                if self._is_streamed(agent):
+                    genai.set_unfinished(agent.chat)
+                genai.set_answer(agent.chat, agent.answer, self._content)
+
+    def waiting_since(self, agent_id: str | None) -> int | None:
+        return None
 
     def place_waiting(self) -> None:
         pass
@@ -161,12 +180,13 @@ class MessageChats:
     def _open(self, agent: AgentState, model: str | None, start: int) -> Span:
         chat = self._spans.open_child(f"chat {model}" if model else "chat", agent.span, genai.chat(model), start=start)
         chat.kind = "client"
-        agent.chat, agent.message_id = chat, None
+        agent.chat, agent.message_id, agent.answer = chat, None, []
         self._on_request(agent)
         return chat
 
     def _end(self, agent: AgentState, *, at: int | None = None) -> None:
         if agent.chat is not None:
+            genai.set_answer(agent.chat, agent.answer, self._content)
             self._spans.close(agent.chat, end=at)
             agent.chat = None
 
@@ -186,11 +206,13 @@ class MessageChats:
             if agent.turn is None or not agent.turn.interrupted:
                 return  # the CLI repeats the request without a stream, which gives one complete message
             agent.chat.fail("cancelled", "interrupted")
+            genai.set_unfinished(agent.chat)
         self._end(agent)
 
     def _of_stream(self, agent: AgentState, message: AssistantMessage) -> Span:
         if message.stop_reason is not None and agent.chat is not None:
             # The stream broke, and the CLI repeated the request without one: this is the complete answer.
+            agent.answer = []
             self._identify(agent, agent.chat, _response(message))
             genai.set_usage(agent.chat, message.usage or {})
             genai.set_finish(agent.chat, message.stop_reason)
@@ -204,6 +226,20 @@ class MessageChats:
             self._identify(agent, chat, _response(message))
         agent.boundary = now
         return chat
+
+
+def _to_block(block: object) -> dict[str, Any] | None:
+    """Return a block of the SDK in the form of the Messages API, or None if it is not shown in spans."""
+    match block:
+        case TextBlock():
+            return {"type": "text", "text": block.text}
+        case ThinkingBlock():
+            return {"type": "thinking", "thinking": block.thinking}
+        case ToolUseBlock() | ServerToolUseBlock():
+            kind = "tool_use" if isinstance(block, ToolUseBlock) else "server_tool_use"
+            return {"type": kind, "id": block.id, "name": block.name, "input": block.input}
+        case _:
+            return None
 
 
 def _response(message: AssistantMessage) -> dict[str, Any]:

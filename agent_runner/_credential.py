@@ -21,6 +21,13 @@ _DECIDED = {BASE_URL, *CREDENTIALS, *ELSEWHERE}
 """The variables that say where the CLI asks, and with which key."""
 
 
+class ApiAddress(NamedTuple):
+    """Host name and port of an API."""
+
+    address: str
+    port: int
+
+
 class Credential(NamedTuple):
     """The model's key: the variable it is from, the headers that carry it, and the API's URL."""
 
@@ -32,6 +39,15 @@ class Credential(NamedTuple):
     def is_first_party(self) -> bool:
         """Return whether the API is Anthropic's own."""
         return urlsplit(self.base_url).hostname == urlsplit(API).hostname
+
+    @property
+    def server(self) -> ApiAddress:
+        """Return the host name and port of the API."""
+        try:
+            url = urlsplit(self.base_url)
+            return ApiAddress(url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+        except ValueError:  # no URL: each request will say so
+            return ApiAddress("", 443)
 
     def is_in(self, value: bytes) -> bool:
         """Return whether a value contains the whole key, or a long value of another header."""

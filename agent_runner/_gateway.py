@@ -74,6 +74,7 @@ class Gateway:
         self.observe: Observe | None = None
         """Returns the observer of a new request."""
         self.meter = meter
+        self.server = key.server
         self._key = key
         self._tell = tell
         self._access = access

@@ -6,19 +6,21 @@ or begins the turn, so its span gets its parent when that is known.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 from claude_agent_sdk import AssistantMessage
 
 from ._answers import AnswerEvent, Block, Delta
+from ._credential import ApiAddress
 from ._events import Events
 from ._state import AgentState
 from .contract import genai
 from .contract.classify import Failure, classify
-from .contract.sanitize import Sanitizer
+from .contract.messages import ContentSanitizer
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
@@ -30,6 +32,10 @@ _TIMEOUT = "x-stainless-timeout"
 """The header with the seconds after which the CLI abandons a request."""
 _MAX_ANSWERED = 256
 """Maximum number of responses whose spans are kept for the events of their messages."""
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Errors of decoding a request or an answer that is not valid JSON."""
 
 
 class _Tool(msgspec.Struct):
@@ -45,7 +51,9 @@ class _Body(msgspec.Struct):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    stop_sequences: Any = None
     stream: bool = False
+    output_config: Any = None
     tools: list[_Tool] = []
 
 
@@ -70,14 +78,16 @@ class GatewayChats:
         self,
         spans: Spans,
         events: Events,
-        sanitize: Sanitizer | None,
+        content: ContentSanitizer | None,
+        server: ApiAddress,
         find_place: FindPlace,
         on_request: Callable[[AgentState], None],
     ) -> None:
         """Begin without requests; ``on_request`` is called when one has begun."""
         self.spans = spans
         self.events = events
-        self.sanitize = sanitize
+        self.content = content
+        self.server = server
         self.compacting = False
         self._find_place = find_place
         self._on_request = on_request
@@ -115,9 +125,18 @@ class GatewayChats:
         pass
 
     def ended(self, agent: AgentState, failure: Failure | None) -> None:
-        """End the requests of a failed turn: its result can arrive before the CLI's disconnection from the gateway."""
+        """End the requests of a failed agent: its result can arrive before the CLI's disconnection from the gateway."""
         for request in [each for each in self._running if each.agent is agent and failure is not None]:
             request.end(failure, "ended without a whole response")
+
+    def aborted(self, agents: Iterable[AgentState]) -> None:
+        for request in self._running:
+            genai.set_unfinished(request.span)
+            request.set_content()
+
+    def waiting_since(self, agent_id: str | None) -> int | None:
+        starts = (request.span.start for request in self._waiting if agent_id and request.agent_id == agent_id)
+        return min(starts, default=None)
 
     # -- what the gateway tells ---------------------------------------------------------------------
 
@@ -170,13 +189,17 @@ class ChatRequest:
         self.is_search = False
         self.span = chats.spans.orphan("chat", genai.chat(None))
         self.span.kind = "client"
+        genai.set_server(self.span, *chats.server)
         self._chats = chats
         self._class = headers.get(_REQUEST_CLASS) or ("subagent" if self.agent_id else None)
         self._conversation = headers.get(_CONVERSATION)
         self._timeout = headers.get(_TIMEOUT, "")
         self._has_tools = False
         self._message_id: str | None = None
-        self._texts: list[str] = []
+        self._body: bytes | None = None
+        self._blocks: list[dict[str, Any]] = []
+        self._pieces: list[str] = []
+        """The pieces of the block that is being received: of its text, or of the JSON of a tool's arguments."""
         self._unsent: list[str] = []
         self._status: int | None = None
         self._end: int | None = None
@@ -185,13 +208,13 @@ class ChatRequest:
         """Take the whole body that is sent to the model's API."""
         try:
             request = _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except _UNREADABLE:
             request = _Body()  # the API will refuse it
         self._has_tools = any(tool.type == "custom" for tool in request.tools)
         self.is_search = any(tool.type.startswith("web_search") for tool in request.tools) and not self._has_tools
-        if request.model:
-            self.span.name = f"chat {request.model}"
-        genai.set_request(self.span, request.model, stream=request.stream, parameters=msgspec.structs.asdict(request))
+        genai.set_request(self.span, msgspec.structs.asdict(request))
+        if self._chats.content is not None and self._chats.content.whole_requests:
+            self._body = body  # put on the span at its end, because that takes milliseconds
         self.place()
 
     @property
@@ -256,10 +279,23 @@ class ChatRequest:
             self.span.fail("timeout", f"the CLI waited {self._timeout} s for an answer")
         elif failure is not None:
             self.span.fail(failure.error_type, message)
-        if self._texts:
-            genai.set_output(self.span, "".join(self._texts), self._chats.sanitize)
+        if self.span.error_type is not None:
+            genai.set_unfinished(self.span)
+        self.set_content()
         if self._is_open:
             self._close(self._end)
+
+    def set_content(self) -> None:
+        """Put on the span what has been sent and received, as far as configured, and forget it."""
+        content, body, blocks = self._chats.content, self._body, self._blocks
+        if content is None:
+            return
+        self._end_block()
+        self._body, self._blocks = None, []
+        genai.set_answer(self.span, blocks, content)
+        if body is not None:
+            with contextlib.suppress(*_UNREADABLE):
+                genai.set_whole_request(self.span, msgspec.json.decode(body, type=dict[str, Any]), content)
 
     def _is_timeout(self, end: int) -> bool:
         """Return whether the CLI has abandoned the request because it got no answer in time."""
@@ -280,13 +316,28 @@ class ChatRequest:
         return "main" if self._has_tools else "auxiliary"
 
     def _begin_block(self, block: Block) -> None:
-        if block.type == "text":
-            self._texts = [block.text]
+        if self._chats.content is not None:
+            self._end_block()
+            self._blocks.append(msgspec.structs.asdict(block))
+
+    def _end_block(self) -> None:
+        """Combine the pieces of the last block."""
+        if not self._pieces or not self._blocks:
+            return
+        block, received = self._blocks[-1], "".join(self._pieces)
+        self._pieces.clear()
+        if block["type"] in ("text", "thinking"):
+            block[block["type"]] = f"{block[block['type']] or ''}{received}"
+        else:
+            block["input"] = None  # remains if the stream has broken
+            with contextlib.suppress(*_UNREADABLE):
+                block["input"] = msgspec.json.decode(received)
 
     def _delta(self, delta: Delta) -> None:
         genai.set_first_chunk(self.span, self._chats.spans.clock())
+        if self._chats.content is not None and (piece := delta.text or delta.thinking or delta.partial_json):
+            self._pieces.append(piece)
         if delta.type == "text_delta":
-            self._texts.append(delta.text)
             if self._is_open:
                 self._send(delta.text)
             else:

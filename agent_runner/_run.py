@@ -107,7 +107,7 @@ class Run:
         self._translator = _translator(config, events, spans, self._access)
         self._translator.on_request = self._request_begun
         if gateway is not None:
-            gateway.observe = self._translator.use_gateway()
+            gateway.observe = self._translator.use_gateway(gateway.server)
         self._first_span_id = spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()
@@ -562,6 +562,7 @@ def _translator(config: Config, events: Events, spans: Spans, access: ModelAcces
         model=config.model,
         sanitize=sanitizer_of(config, config.content),
         sanitize_tools=tool_sanitizer_of(config),
+        whole_requests=config.content == "full",
         resumed=config.resume is not None,
         disallowed=config.disallowed_tools,
         access=access,

@@ -63,6 +63,10 @@ class AgentState:
     """The turn of the main agent; None for a subagent."""
     chat: Span | None = None
     message_id: str | None = None
+    answer: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """The blocks of the answer to the current model request so far, in the form of the Messages API."""
+    text: str = ""
+    """The agent's last text."""
     failure: Failure | None = None
     """Failure of a subagent's model request, which ends the subagent."""
     boundary: int = 0

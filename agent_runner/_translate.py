@@ -35,6 +35,7 @@ from claude_agent_sdk import (
 
 from ._background import BackgroundTasks, RunningTask
 from ._chats import ChatSpans, MessageChats
+from ._credential import ApiAddress
 from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
 from ._gateway_chats import GatewayChats, RequestPlace
@@ -45,11 +46,13 @@ from ._observer import Observe
 from ._state import MAX_INPUT, AgentState, RunOutcome, ToolCall, TurnState
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify, status_in
+from .contract.messages import ContentSanitizer
 from .contract.protocol import (
     DeniedBy,
     ErrorData,
     ErrorType,
     LogData,
+    SubagentStartData,
     TaskState,
     TextData,
     ThinkingData,
@@ -58,11 +61,15 @@ from .contract.protocol import (
     TurnStartData,
     to_json,
 )
-from .contract.sanitize import Sanitizer, ToolSanitizer, preview
+from .contract.sanitize import Sanitizer, ToolSanitizer, brief, preview
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
 _SYNTHETIC = "<synthetic>"
+_DEFAULT_SUBAGENT = "general-purpose"
+"""The CLI's subagent for a call that names none."""
+_MAX_PROMPTS = 100
+"""Maximum number of prompts that are recognised in the history of model requests."""
 
 
 @dataclass(slots=True)
@@ -76,6 +83,8 @@ class Translator:
     """Sanitizer of prompts and answers in spans; None leaves them out."""
     sanitize_tools: ToolSanitizer | None = None
     """Sanitizer of tools' arguments and results in spans; None leaves them out."""
+    whole_requests: bool = False
+    """True to put the messages, instructions and tools of model requests into their spans."""
     resumed: bool = False
     disallowed: tuple[str, ...] = ()
     """The configured tools and rules that are refused."""
@@ -101,15 +110,20 @@ class Translator:
     _denials: dict[str, DeniedBy] = field(default_factory=dict[str, DeniedBy])
     """Who denied the calls whose results have not come, by the calls' ids."""
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
+    _prompts: dict[str, None] = field(default_factory=dict[str, None])
+    """The last prompts of the user and for subagents."""
     _pending_turn_start: TurnStartData | None = None
     _last_context: TraceContext | None = None
 
     def __post_init__(self) -> None:
         self.chats = self._message_chats(partial=True)
 
-    def use_gateway(self) -> Observe:
-        """Make the spans of model requests from what passes through the gateway; return what observes them."""
-        chats = GatewayChats(self.spans, self.events, self.sanitize, self._find_place, self._request_begun)
+    def use_gateway(self, server: ApiAddress) -> Observe:
+        """Make the spans of model requests from those that pass through the gateway to ``server``.
+
+        Return the function that the gateway calls for each request.
+        """
+        chats = GatewayChats(self.spans, self.events, self._content, server, self._find_place, self._request_begun)
         self.chats = chats
         return lambda headers: chats.begin(headers) if self.chats is chats else None
 
@@ -120,7 +134,7 @@ class Translator:
         number = self.outcome.turns + 1
         span = self.spans.open_root("agent.execute", parent, genai.invoke_agent(self.model, number), span_id)
         if prompt is not None:
-            genai.set_input(span, prompt, self.sanitize)
+            self._set_prompt(span, prompt)
         self.turn = TurnState(number, span)
         self._agents[None] = AgentState(span, self.turn, boundary=span.start)
         self._pending_turn_start = TurnStartData(
@@ -280,8 +294,14 @@ class Translator:
 
     def _message_chats(self, *, partial: bool) -> MessageChats:
         return MessageChats(
-            self.spans, self.events, self.sanitize, lambda: self.model, self._request_begun, partial=partial
+            self.spans, self.events, self._content, lambda: self.model, self._request_begun, partial=partial
         )
+
+    @property
+    def _content(self) -> ContentSanitizer | None:
+        if self.sanitize is None:
+            return None
+        return ContentSanitizer(self.sanitize, self.sanitize_tools, self.whole_requests, self._prompts)
 
     # -- messages of the model --------------------------------------------------------------------
 
@@ -296,12 +316,13 @@ class Translator:
             return
         span = self.chats.answered(agent, message)
         for block in message.content:
-            self._block(block, message, span)
+            self._block(block, agent, message, span)
 
-    def _block(self, block: object, message: AssistantMessage, span: Span) -> None:
+    def _block(self, block: object, agent: AgentState, message: AssistantMessage, span: Span) -> None:
         parent = message.parent_tool_use_id
         match block:
             case TextBlock():
+                agent.text = block.text
                 self.events.emit(
                     TextData(text=block.text, message_id=message.message_id, parent_tool_use_id=parent), span
                 )
@@ -444,9 +465,19 @@ class Translator:
         tool = self.tools.pop(tool_id, None)
         agent = self._agents.pop(tool_id, None)
         if agent is not None:
-            self.chats.ended(agent, None)
+            self._end_subagent(agent, tool, end)
         if tool is not None:
             self.spans.close(tool.span, end=end)
+
+    def _end_subagent(self, agent: AgentState, tool: ToolCall | None, end: int | None) -> None:
+        """End a subagent with the outcome of its call."""
+        error_type = tool.span.error_type if tool is not None else None
+        if tool is not None and error_type is not None:
+            agent.span.fail(error_type, tool.span.error_message)
+        self.chats.ended(agent, Failure(error_type, False) if error_type == "cancelled" else None)
+        if agent.text:
+            genai.set_output(agent.span, agent.text, None, self.sanitize)
+        self.spans.close(agent.span, end=end)
 
     # -- tasks: subagents, and commands that take long ---------------------------------------------
 
@@ -456,10 +487,30 @@ class Translator:
             return
         tool.task = message.task_id
         if message.task_type == "local_agent":
-            tool.span.attributes["gen_ai.agent.name"] = str(message.data.get("subagent_type") or "subagent")
-            self._agents[message.tool_use_id] = AgentState(tool.span, boundary=self.spans.clock())
+            self._subagent(message.tool_use_id, tool, message.data.get("subagent_type"))
             self.chats.place_waiting()
         self._task_in_background(message.task_id)
+
+    def _subagent(self, tool_id: str, tool: ToolCall, name: str | None = None) -> AgentState:
+        """Return the subagent that a call started; if it is not known yet, open its span and report it."""
+        agent = self._agents.get(tool_id)
+        if agent is None:
+            name = str(name or tool.input.get("subagent_type") or _DEFAULT_SUBAGENT)
+            start, attributes = self.chats.waiting_since(tool.task), genai.invoke_subagent(name)
+            span = self.spans.open_child(f"invoke_agent {brief(name)}", tool.span, attributes, start=start)
+            self._set_prompt(span, str(tool.input.get("prompt") or ""))
+            self.events.emit(
+                SubagentStartData(tool_use_id=tool_id, agent_name=name, task_id=tool.task), span, opens=True
+            )
+            agent = self._agents[tool_id] = AgentState(span, boundary=span.start)
+        return agent
+
+    def _set_prompt(self, span: Span, prompt: str) -> None:
+        genai.set_input(span, prompt, self.sanitize)
+        if self.whole_requests:
+            self._prompts[prompt.strip()] = None
+            if len(self._prompts) > _MAX_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
 
     def _task_in_background(self, task_id: str) -> None:
         """Report a task that has begun in the background or was moved there; its call's span stays open."""
@@ -504,11 +555,14 @@ class Translator:
 
     def _calls_of(self, tasks: Collection[str]) -> list[ToolCall]:
         """Return the calls that are these tasks, and at any depth the calls of their subagents."""
-        found: dict[str, ToolCall] = {}
-        for call in self.tools.values():  # a subagent's calls come after the call that started it
-            if call.task in tasks or call.span.parent_span_id in found:
-                found[call.span.span_id] = call
-        return list(found.values())
+        found: list[ToolCall] = []
+        subagents: set[str | None] = set()  # ids of their spans
+        for tool_id, call in self.tools.items():  # a subagent's calls come after the call that started it
+            if call.task in tasks or call.span.parent_span_id in subagents:
+                found.append(call)
+                if (agent := self._agents.get(tool_id)) is not None:
+                    subagents.add(agent.span.span_id)
+        return found
 
     # -- the end of a turn ------------------------------------------------------------------------
 
@@ -535,7 +589,7 @@ class Translator:
                 self.events.emit(data, turn.span)
         genai.set_result(turn.span, message, cost)
         if message.result is not None:
-            genai.set_output(turn.span, message.result, self.sanitize)
+            genai.set_output(turn.span, message.result, message.stop_reason, self.sanitize)
         error_type = failure.error_type if failure is not None else None
         shown = replace(message, result=verdict.message) if verdict else message
         self.events.emit(result_data(shown, turn.number, cost, total, used, error_type), turn.span)
@@ -561,7 +615,7 @@ class Translator:
         """End the tool calls without a result, except those that run in the background."""
         error_type = "cancelled" if turn.interrupted else failure.error_type if failure else "internal"
         in_background = self._calls_of(self.background.running)
-        for tool_id, tool in list(self.tools.items()):
+        for tool_id, tool in reversed(list(self.tools.items())):  # a subagent's calls before the subagent
             if tool not in in_background:
                 tool.span.fail(error_type, "ended without a result")
                 self._close_tool(tool_id)
@@ -572,9 +626,12 @@ class Translator:
             self._report_task(task, "stopped", self.spans.clock())
         self.background.running.clear()
         self.chats.place_rest(self._turn_span or self._last_context or self.spans.new_trace())
+        self.chats.aborted(self._agents.values())
         for agent in self._agents.values():
             if agent.turn is None:
                 self.chats.ended(agent, None)
+            if agent.text:
+                genai.set_output(agent.span, agent.text, "error", self.sanitize)
         self.spans.close_all(error_type, message)
         self.tools.clear()
         self._agents.clear()
@@ -590,7 +647,7 @@ class Translator:
     def _agent(self, parent_id: str | None) -> AgentState | None:
         agent = self._agents.get(parent_id)
         if agent is None and parent_id is not None and (tool := self.tools.get(parent_id)):
-            agent = self._agents[parent_id] = AgentState(tool.span, boundary=self.spans.clock())
+            return self._subagent(parent_id, tool)
         return agent
 
     def _parent_span(self, parent_id: str | None) -> Span:

@@ -1,4 +1,4 @@
-"""Span attributes of OpenTelemetry's GenAI semantic conventions, and those that Sandspan adds.
+"""Span attributes of OpenTelemetry's GenAI semantic conventions v0.1.0, and those that Sandspan adds.
 
 The conventions are in development (repository semantic-conventions-genai) and the constants of the Python package are
 deprecated, so the names are strings.
@@ -6,38 +6,46 @@ deprecated, so the names are strings.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from . import messages
 from .classify import classify
-from .protocol import ErrorType, input_digest, to_json
-from .sanitize import EXCERPT_LENGTH, Sanitizer, ToolSanitizer, brief, single_line
+from .messages import Block, ContentSanitizer
+from .protocol import ErrorType, input_digest
+from .sanitize import Sanitizer, ToolSanitizer, brief, single_line
 from .spans import Attributes, Span
 
 PROVIDER = "anthropic"
 AGENT_NAME = "claude-agent"
-MESSAGES = frozenset({"gen_ai.input.messages", "gen_ai.output.messages"})
+CACHE_WRITE = "gen_ai.usage.cache_write.input_tokens"
+
+MESSAGES = frozenset(
+    {"gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.definitions"}
+)
+"""Attributes that hold the JSON of messages, of their parts, or of tools."""
+
 CONTENT = MESSAGES | {"gen_ai.tool.call.arguments", "gen_ai.tool.call.result"}
-"""Attributes that hold prompts, answers, and the arguments and results of tools."""
+"""Attributes that hold prompts, answers, and the definitions, arguments and results of tools."""
 
 _MAX_NAME = 200
 
-_BULKY = frozenset({"content", "new_string", "old_string", "file_text", "new_source", "edits"})
-"""Tool arguments that hold file contents, of which a span has an excerpt at most."""
-
 
 def invoke_agent(model: str | None, turn: int) -> Attributes:
-    """Return the attributes of a turn's span."""
+    """Return the attributes that a turn's span has from its start."""
     attributes: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.provider.name": PROVIDER,
         "gen_ai.agent.name": AGENT_NAME,
         "agent.turn": turn,
     }
     if model:
         attributes["gen_ai.request.model"] = model
     return attributes
+
+
+def invoke_subagent(name: str) -> Attributes:
+    """Return the attributes that a subagent's span has from its start; ``name`` is the subagent's type."""
+    return {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": brief(name)}
 
 
 def chat(model: str | None) -> Attributes:
@@ -56,14 +64,33 @@ _PARAMETERS = (
 )
 
 
-def set_request(span: Span, model: str, *, stream: bool, parameters: Mapping[str, Any]) -> None:
-    """Set a chat span's model and parameters from the request; ``parameters`` have the API's names."""
-    span.attributes["gen_ai.request.stream"] = stream
-    if model:
+def set_request(span: Span, parameters: Mapping[str, Any]) -> None:
+    """Set a chat span's name and parameters from the request; ``parameters`` have the names of the Messages API."""
+    if model := parameters.get("model"):
+        span.name = f"chat {model}"
         span.attributes["gen_ai.request.model"] = model
+    if parameters.get("stream"):
+        set_streaming(span)
     for name in _PARAMETERS:
         if (value := parameters.get(name.rpartition(".")[2])) is not None:
             span.attributes[name] = value
+    stops = parameters.get("stop_sequences")
+    if isinstance(stops, list):
+        span.attributes["gen_ai.request.stop_sequences"] = tuple(map(str, cast("list[Any]", stops)))
+    output = parameters.get("output_config")
+    if isinstance(output, dict) and isinstance(effort := cast("dict[str, Any]", output).get("effort"), str):
+        span.attributes["gen_ai.request.reasoning.level"] = effort
+
+
+def set_streaming(span: Span) -> None:
+    """Note that a chat span's request asks for a stream. The conventions leave the attribute out of other requests."""
+    span.attributes["gen_ai.request.stream"] = True
+
+
+def set_server(span: Span, address: str, port: int) -> None:
+    """Set host name and port of the API that a chat span's request is for."""
+    span.attributes["server.address"] = address
+    span.attributes["server.port"] = port
 
 
 def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
@@ -111,9 +138,7 @@ def retry(data: Mapping[str, Any], error_type: ErrorType) -> Attributes:
 def set_response(span: Span, message: Mapping[str, Any]) -> None:
     """Set a chat span's response id, model and input tokens from the stream's ``message_start``."""
     if isinstance(model := message.get("model"), str):
-        span.name = f"chat {model}"
         span.attributes["gen_ai.response.model"] = model
-        span.attributes.setdefault("gen_ai.request.model", model)
     if isinstance(response_id := message.get("id"), str):
         span.attributes["gen_ai.response.id"] = response_id
     _set_input_tokens(span, message.get("usage") or {})
@@ -124,11 +149,11 @@ _INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_inpu
 
 
 def _set_input_tokens(span: Span, usage: Mapping[str, Any]) -> None:
-    own, read, created = (_count(usage, key) for key in _INPUT_COUNTS)
+    own, read, written = (_count(usage, key) for key in _INPUT_COUNTS)
     # Anthropic's input_tokens exclude cached tokens; the conventions include them.
-    span.attributes["gen_ai.usage.input_tokens"] = own + read + created
+    span.attributes["gen_ai.usage.input_tokens"] = own + read + written
     span.attributes["gen_ai.usage.cache_read.input_tokens"] = read
-    span.attributes["gen_ai.usage.cache_creation.input_tokens"] = created
+    span.attributes[CACHE_WRITE] = written
 
 
 def _set_surcharges(span: Span, usage: Mapping[str, Any]) -> None:
@@ -159,6 +184,9 @@ def set_first_byte(span: Span, now: int) -> None:
 def set_usage(span: Span, usage: Mapping[str, Any]) -> None:
     """Set a chat span's output tokens, which are known at the end of the response, and input tokens if it has them."""
     span.attributes["gen_ai.usage.output_tokens"] = _count(usage, "output_tokens")
+    details = usage.get("output_tokens_details")
+    if isinstance(details, dict) and (thinking := _count(cast("dict[str, Any]", details), "thinking_tokens")):
+        span.attributes["gen_ai.usage.reasoning.output_tokens"] = thinking
     if any(_count(usage, key) for key in _INPUT_COUNTS):
         _set_input_tokens(span, usage)
     _set_surcharges(span, usage)
@@ -168,6 +196,11 @@ def set_finish(span: Span, reason: object) -> None:
     """Set the stop reason of a chat span's response."""
     if isinstance(reason, str):
         span.attributes["gen_ai.response.finish_reasons"] = (reason,)
+
+
+def set_unfinished(span: Span) -> None:
+    """Set ``error`` as the stop reason of a chat span whose response failed, unless it has a stop reason."""
+    span.attributes.setdefault("gen_ai.response.finish_reasons", ("error",))
 
 
 def set_tool_outcome(span: Span, output_size: int, is_error: bool, execution_ms: float | None, wait_ms: float) -> None:
@@ -215,65 +248,48 @@ def set_result(span: Span, message: Any, cost: float) -> None:
 def set_input(span: Span, text: str, sanitize: Sanitizer | None) -> None:
     """Put the sanitized prompt on a span, unless ``sanitize`` is None."""
     if sanitize is not None:
-        span.attributes["gen_ai.input.messages"] = message("user", sanitize(text))
+        span.attributes["gen_ai.input.messages"] = messages.text_message("user", sanitize(text))
 
 
-def set_output(span: Span, text: str, sanitize: Sanitizer | None) -> None:
-    """Put the sanitized answer of the model on a span, unless ``sanitize`` is None."""
+def set_output(span: Span, text: str, finish_reason: str | None, sanitize: Sanitizer | None) -> None:
+    """Put the sanitized last text of an agent on its span, unless ``sanitize`` is None; call it after `Span.fail`."""
     if sanitize is not None:
-        span.attributes["gen_ai.output.messages"] = message("assistant", sanitize(text))
+        shown = messages.text_message("assistant", sanitize(text), finish_reason or _usual_reason(span))
+        span.attributes["gen_ai.output.messages"] = shown
 
 
-def message(role: str, text: str) -> str:
-    """Return the JSON of one text message in the form of the GenAI conventions."""
-    return to_json([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
+def set_answer(span: Span, blocks: Sequence[Block], content: ContentSanitizer | None) -> None:
+    """Put the blocks of a model's answer on its chat span, unless ``content`` is None; call it after `set_finish`."""
+    if content is not None and blocks:
+        reasons = span.attributes.get("gen_ai.response.finish_reasons")
+        reason = reasons[0] if isinstance(reasons, tuple) else _usual_reason(span)
+        span.attributes["gen_ai.output.messages"] = content.output(blocks, reason)
 
 
-def read_message(value: str) -> tuple[str, str] | None:
-    """Return role and text from JSON that `message` made, or None for other values."""
-    try:
-        match json.loads(value):
-            case [{"role": str(role), "parts": [{"type": "text", "content": str(text)}]}]:
-                return role, text
-            case _:
-                return None
-    except (ValueError, RecursionError):
-        return None
+def _usual_reason(span: Span) -> str:
+    """Return the stop reason of a message whose own is not known; backends drop messages without one."""
+    return "stop" if span.error_type is None else "error"
+
+
+def set_whole_request(span: Span, request: Mapping[str, Any], content: ContentSanitizer) -> None:
+    """Put the messages, instructions and tools of a request to the Messages API on its chat span."""
+    span.attributes["gen_ai.input.messages"] = content.input(request.get("messages"))
+    if system := request.get("system"):
+        span.attributes["gen_ai.system_instructions"] = content.instructions(system)
+    if tools := request.get("tools"):
+        span.attributes["gen_ai.tool.definitions"] = messages.tool_definitions(tools)
 
 
 def set_arguments(span: Span, tool_input: Mapping[str, Any], sanitizer: ToolSanitizer | None) -> None:
-    """Put a tool's sanitized arguments on a span, with excerpts of file contents at most, if there is a sanitizer."""
+    """Put a tool's sanitized arguments on a span, if there is a sanitizer; see `messages.tool_arguments`."""
     if sanitizer is not None:
-        # Together the excerpts have no more than `EXCERPT_LENGTH` characters.
-        limit = EXCERPT_LENGTH // max(1, len(_BULKY & tool_input.keys()))
-        shown = {key: _argument(key, value, sanitizer, limit) for key, value in tool_input.items()}
-        span.attributes["gen_ai.tool.call.arguments"] = sanitizer.sanitize(to_json(shown).decode())
-
-
-def _argument(key: str, value: object, sanitizer: ToolSanitizer, limit: int) -> object:
-    if key in _BULKY:
-        return sanitizer.excerpt(_as_text(value), limit) if sanitizer.shows_excerpts else "[left out]"
-    if key == "command" and isinstance(value, str) and len(value) > EXCERPT_LENGTH:
-        return sanitizer.excerpt(value)  # it may write a file
-    return value
+        span.attributes["gen_ai.tool.call.arguments"] = messages.tool_arguments(tool_input, sanitizer)
 
 
 def set_tool_output(span: Span, name: str, result: object, sanitizer: ToolSanitizer | None) -> None:
-    """Put a tool's sanitized result on a span, if there is a sanitizer.
-
-    The result of an MCP tool is whole. Those of other tools hold file contents or command output, and are excerpts, if
-    the sanitizer shows any.
-    """
-    if sanitizer is None:
-        return
-    if name.startswith("mcp__"):
-        span.attributes["gen_ai.tool.call.result"] = sanitizer.sanitize(to_json(result).decode())
-    elif sanitizer.shows_excerpts:
-        span.attributes["gen_ai.tool.call.result"] = sanitizer.excerpt(_as_text(result))
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else to_json(value).decode()
+    """Put a tool's sanitized result on a span, if the sanitizer shows any of it; see `messages.tool_result`."""
+    if (shown := messages.tool_result(name, result, sanitizer)) is not None:
+        span.attributes["gen_ai.tool.call.result"] = shown
 
 
 def _count(usage: Mapping[str, Any], key: str) -> int:

@@ -189,6 +189,17 @@ class QuestionResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True)
     decided_by: str | None = None
 
 
+class SubagentStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call started a subagent, which ends with the call, or with its task if that runs in the background.
+
+    ``agent_name`` is the subagent's type. The event's ``parent_span_id`` is the id of the call's span.
+    """
+
+    tool_use_id: str
+    agent_name: str
+    task_id: str | None = None
+
+
 class BackgroundTaskData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """A command or subagent runs in the background, or has ended there; a turn does not wait for it.
 
@@ -332,6 +343,10 @@ class QuestionResolved(Event, frozen=True, kw_only=True, tag="question_resolved"
     data: QuestionResolvedData
 
 
+class SubagentStart(Event, frozen=True, kw_only=True, tag="subagent_start"):
+    data: SubagentStartData
+
+
 class BackgroundTask(Event, frozen=True, kw_only=True, tag="task"):
     data: BackgroundTaskData
 
@@ -376,6 +391,7 @@ AnyEvent = (
     | ApprovalResolved
     | QuestionRequest
     | QuestionResolved
+    | SubagentStart
     | BackgroundTask
     | Result
     | Heartbeat
@@ -396,6 +412,7 @@ EventData = (
     | ApprovalResolvedData
     | QuestionRequestData
     | QuestionResolvedData
+    | SubagentStartData
     | BackgroundTaskData
     | ResultData
     | HeartbeatData

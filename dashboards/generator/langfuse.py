@@ -12,9 +12,9 @@ Chart = Literal["NUMBER", "LINE_TIME_SERIES", "BAR_TIME_SERIES", "HORIZONTAL_BAR
 
 COLUMNS = 12
 SIZES = {"NUMBER": (3, 3), "LINE_TIME_SERIES": (6, 5), "BAR_TIME_SERIES": (6, 5), "HORIZONTAL_BAR": (6, 6)}
-TURNS: Json = {"column": "type", "operator": "any of", "type": "stringOptions", "value": ["AGENT"]}
-REQUESTS = {**TURNS, "value": ["GENERATION"]}
-TOOLS = {**TURNS, "value": ["TOOL"]}
+TURNS: Json = {"column": "name", "operator": "any of", "type": "stringOptions", "value": ["agent.execute"]}
+REQUESTS: Json = {"column": "type", "operator": "any of", "type": "stringOptions", "value": ["GENERATION"]}
+TOOLS = {**REQUESTS, "value": ["TOOL"]}
 FAILED: Json = {"column": "level", "operator": "any of", "type": "stringOptions", "value": ["ERROR"]}
 KEPT = "Of the traces that sampling kept; `host_client costs` has the exact sums."
 

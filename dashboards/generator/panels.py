@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .queries import PRESENT, Current, Increase, Labels, OrZero, Quantile, Query, Rate, Share, Top, Where
+from .queries import ABSENT, PRESENT, Current, Increase, Labels, OrZero, Quantile, Query, Rate, Share, Top, Where
 
 Kind = Literal["number", "lines", "bars", "sums", "ranking"]
 """Kinds of panels: one value, lines over time, stacked bars of rates, stacked bars that add up, the largest values."""
@@ -18,9 +18,10 @@ TOOL = "claude.agent.tool.duration.ms"
 TOOL_ERRORS = "claude.agent.tool.errors"
 ERRORS = "claude.agent.errors.total"
 TOKENS = "claude.agent.tokens"
-REQUEST_TOKENS = "gen_ai.client.token.usage"
-REQUEST = "gen_ai.client.operation.duration"
-FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
+INPUT_TOKENS = "gen_ai.client.inference.operation.input_tokens"
+OUTPUT_TOKENS = "gen_ai.client.inference.operation.output_tokens"
+REQUEST = "gen_ai.client.inference.duration"
+FIRST_CHUNK = "gen_ai.client.inference.time_to_first_chunk"
 WAIT = "claude.agent.approval.wait"
 APPROVALS = "claude.agent.approvals"
 SANDBOX = "claude.agent.sandbox.creation.duration"
@@ -29,6 +30,7 @@ EVENTS = "claude.agent.events"
 SPANS = "claude.agent.telemetry.spans"
 
 FAILED: Where = (("error.type", PRESENT),)
+SUCCEEDED: Where = (("error.type", ABSENT),)
 DROPPED: Where = (("outcome", "dropped"),)
 MODEL: Labels = ("gen_ai.request.model",)
 
@@ -317,8 +319,10 @@ COSTS = Dashboard(
                     "lines",
                     "count",
                     (
-                        Ask(Quantile(0.5, REQUEST_TOKENS, ("gen_ai.token.type",)), "p50 {gen_ai.token.type}"),
-                        Ask(Quantile(0.95, REQUEST_TOKENS, ("gen_ai.token.type",)), "p95 {gen_ai.token.type}"),
+                        Ask(Quantile(0.5, INPUT_TOKENS, where=SUCCEEDED), "p50 input"),
+                        Ask(Quantile(0.95, INPUT_TOKENS, where=SUCCEEDED), "p95 input"),
+                        Ask(Quantile(0.5, OUTPUT_TOKENS, where=SUCCEEDED), "p50 output"),
+                        Ask(Quantile(0.95, OUTPUT_TOKENS, where=SUCCEEDED), "p95 output"),
                     ),
                 ),
             ),

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+ABSENT: Final = ""
+"""Label value that selects series without the label."""
+
 PRESENT: Final = "*"
 """Label value that selects any value except an absent label."""
 

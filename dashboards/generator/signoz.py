@@ -9,7 +9,7 @@ from host_client.telemetry.otlp import ENVIRONMENT
 from .layout import placed
 from .metrics import is_histogram, labels, model_label, unit
 from .panels import Ask, Dashboard, Limits, Panel, Unit
-from .queries import PRESENT, Current, Increase, OrZero, Quantile, Rate, Series, Share, Top, series_of
+from .queries import ABSENT, PRESENT, Current, Increase, OrZero, Quantile, Rate, Series, Share, Top, series_of
 
 Json = dict[str, Any]
 
@@ -220,7 +220,7 @@ def _filter(series: Series) -> str:
 def _condition(value: str | tuple[str, ...]) -> str:
     if isinstance(value, tuple):
         return f"IN ({', '.join(map(repr, value))})"
-    return "EXISTS" if value == PRESENT else f"= '{value}'"
+    return {PRESENT: "EXISTS", ABSENT: "NOT EXISTS"}.get(value, f"= '{value}'")
 
 
 def _legend(ask: Ask) -> str:

@@ -24,6 +24,7 @@ class EndedSpan:
     start_time: int
     end_time: int
     is_error: bool = False
+    span_id: str = ""
 
 
 class Batch(NamedTuple):

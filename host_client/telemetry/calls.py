@@ -14,6 +14,7 @@ from agent_runner.contract.protocol import (
     ApprovalResolved,
     QuestionRequest,
     QuestionResolved,
+    SubagentStart,
     ToolUse,
 )
 from agent_runner.contract.sanitize import BRIEF_LENGTH, brief
@@ -30,7 +31,10 @@ class FollowedCall:
     name: str
     """In brief and redacted, as the model may call a tool that does not exist."""
     span_id: str | None = None
+    subagent_span_id: str | None = None
     turn_span_id: str | None = None
+    agent_span_id: str = ""
+    """Id of the span of the agent that made the call: of a turn, or of a subagent."""
     depth: int = 0
     """Number of subagents that the call is nested in."""
     waited_ms: float = 0.0
@@ -51,6 +55,8 @@ class ToolCalls:
         match event:
             case ToolUse():
                 self._open(event)
+            case SubagentStart():
+                self._begin_subagent(event)
             case ApprovalRequest():
                 self._wait(event.span_id, event.data.tool_use_id, event.data.tool_name)
             case QuestionRequest():
@@ -66,20 +72,31 @@ class ToolCalls:
         return self._by_id.get((tool_use_id or "")[:BRIEF_LENGTH])
 
     def turn_of(self, span_id: str) -> str:
-        """Return the id of the turn's span that a call's span is below; any other id is returned as it is."""
+        """Return the id of a turn's span, given that of a call or subagent in it; return any other id as it is."""
         call = self._by_span.get(span_id)
         return span_id if call is None or call.turn_span_id is None else call.turn_span_id
+
+    def agent_of(self, span_id: str) -> str:
+        """Return the id of the agent's span, given that of a call of the agent; return any other id as it is."""
+        call = self._by_span.get(span_id)
+        return call.agent_span_id if call is not None and call.span_id == span_id else span_id
 
     def _open(self, event: ToolUse) -> None:
         name = brief(event.data.name)
         call = self._known(event.data.id, name)
-        if call.span_id is not None:
-            self._by_span.pop(call.span_id, None)
+        self._forget_spans(call)
         parent = self.get(event.data.parent_tool_use_id)
         call.name, call.span_id = name, event.span_id
         call.turn_span_id = self.turn_of(event.parent_span_id or "")
+        call.agent_span_id = self.agent_of(event.parent_span_id or "")
         call.depth = parent.depth + 1 if parent is not None else 0
         self._by_span[event.span_id] = call
+
+    def _begin_subagent(self, event: SubagentStart) -> None:
+        call = self.get(event.data.tool_use_id)
+        if call is not None and call.subagent_span_id is None:
+            call.subagent_span_id = event.span_id
+            self._by_span[event.span_id] = call
 
     def _wait(self, span_id: str, tool_use_id: str, name: str) -> None:
         call = self._known(tool_use_id, brief(name))
@@ -91,7 +108,11 @@ class ToolCalls:
         tool_use_id = tool_use_id[:BRIEF_LENGTH]  # a forged id must not fill the host's memory either
         if (call := self._by_id.get(tool_use_id)) is None:
             if len(self._by_id) >= MAX_CALLS:
-                oldest = self._by_id.pop(next(iter(self._by_id)))
-                self._by_span.pop(oldest.span_id or "", None)
+                self._forget_spans(self._by_id.pop(next(iter(self._by_id))))
             call = self._by_id[tool_use_id] = FollowedCall(tool_use_id, name)
         return call
+
+    def _forget_spans(self, call: FollowedCall) -> None:
+        for span_id in (call.span_id, call.subagent_span_id):
+            self._by_span.pop(span_id or "", None)
+        call.span_id = call.subagent_span_id = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from agent_runner.contract.sanitize import Sanitizer
 
+from .conventions import Conventions
 from .export.endpoints import PHOENIX_PROJECT, Endpoint
 from .tail.sampling import SamplingConfig
 
@@ -29,7 +30,8 @@ class TelemetryConfig:
     may hold. Without a ``spool_directory``, spans that are not delivered are lost when the process ends; without a
     ``ledger``, no costs are stored. ``metric_interval`` is in seconds; ``metric_temporality`` is that of metrics over
     OTLP. Each process adds its metrics to the ``metrics_textfile`` when it ends; ``pushgateway``, which needs one,
-    receives the sums. ``tier`` is the tier of users whose session names none.
+    receives the sums. ``tier`` is the tier of users whose session names none. ``conventions`` is the version of the
+    GenAI conventions that spans and metrics follow.
     """
 
     enabled: bool = True
@@ -55,4 +57,5 @@ class TelemetryConfig:
     sanitize_prompt: Sanitizer | None = field(default=None, repr=False)
     user_label_limit: int = 1000
     tier: str | None = None
+    conventions: Conventions = "v0.1.0"
     ledger: Path | None = None

@@ -43,6 +43,7 @@ def ended_spans(request: ExportTraceServiceRequest) -> list[EndedSpan]:
             start_time=span.start_time_unix_nano,
             end_time=span.end_time_unix_nano,
             is_error=span.status.code == Status.STATUS_CODE_ERROR,
+            span_id=span.span_id.hex(),
         )
         for span in spans_of(request)
     ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from agent_runner.contract.genai import CACHE_WRITE
 from agent_runner.contract.prices import cost, family
 from agent_runner.contract.protocol import ResultData
 from agent_runner.contract.sanitize import brief, single_line
+from host_client.telemetry.conventions import CACHE_WRITE_BEFORE
 
 NANO = 1_000_000_000
 """One US dollar in the unit of all sums, because integers add up exactly."""
@@ -74,10 +76,11 @@ def request_of(attributes: Mapping[str, Any]) -> Request:
     """Return the model and usage of a model request from its span's attributes."""
     model = attributes.get("gen_ai.response.model") or attributes.get("gen_ai.request.model")
     model = model[:_MAX_NAME] if isinstance(model, str) and model else UNKNOWN  # any type may come from a sandbox
-    all_input, output, read, created = _tokens(attributes, TOKEN_ATTRIBUTES)
+    all_input, output, read, written = _tokens(attributes, TOKEN_ATTRIBUTES)
+    written = written or _count(attributes.get(CACHE_WRITE_BEFORE))  # of an older runner, or in an older spool
     # The GenAI conventions include cached tokens in the input; the price list and the API do not.
-    fresh = all_input - read - created
-    usage: dict[str, Any] = dict(zip(_OF_USAGE, (max(0, fresh), output, read, created), strict=True))
+    fresh = all_input - read - written
+    usage: dict[str, Any] = dict(zip(_OF_USAGE, (max(0, fresh), output, read, written), strict=True))
     for_an_hour, searches = _tokens(attributes, _SURCHARGES)
     usage["cache_creation"] = {"ephemeral_1h_input_tokens": for_an_hour}
     usage["server_tool_use"] = {"web_search_requests": searches}
@@ -105,7 +108,7 @@ TOKEN_ATTRIBUTES = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",
     "gen_ai.usage.cache_read.input_tokens",
-    "gen_ai.usage.cache_creation.input_tokens",
+    CACHE_WRITE,
 )
 _SURCHARGES = ("agent.usage.cache_creation_1h_input_tokens", "agent.usage.web_search_requests")
 

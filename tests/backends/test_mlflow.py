@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from agent_runner.contract import genai
+from agent_runner.contract.messages import text_message
 from host_client.telemetry.config import TelemetryConfig
 from host_client.telemetry.export import endpoints
 from tests.backends.servers import WAIT_SECONDS, server
@@ -77,15 +77,15 @@ async def test_mlflow_shows_what_happened(tmp_path: Path) -> None:
 
     chat, bash = [f"{CHAT}: CHAT_MODEL"], "execute_tool Bash: TOOL"
     approved = [bash, ["agent.approval: -"]]
-    subagent = ["execute_tool Agent: TOOL", chat, [bash], chat]
+    subagent = ["execute_tool Agent: TOOL", ["invoke_agent general-purpose: AGENT", chat, [bash], chat]]
     turn = ["agent.execute: AGENT", chat, approved, chat, subagent, chat, approved, chat]
     assert tree(spans, None) == [["agent.session: -", ["sandbox.create: -"], turn, ["sandbox.cleanup: -"]]]
 
     first = rows[mended.trace_id]
     assert (first["state"], first["request_preview"], first["response_preview"]) == (
         "OK",
-        genai.message("user", "Mend it"),
-        genai.message("assistant", "All is mended."),
+        text_message("user", "Mend it"),
+        text_message("assistant", "All is mended.", "end_turn"),
     )
     sessions = {
         (row["trace_metadata"]["mlflow.trace.user"], row["trace_metadata"]["mlflow.trace.session"])

@@ -91,7 +91,7 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
         config = TelemetryConfig(exporters=("phoenix",), phoenix=endpoints.phoenix(url), phoenix_project=PROJECT)
         mended, broken = await export_sessions(config)
         project = until_spans(url, len(mended.spans) + len(broken.spans))
-        assert len(nodes(asked(url, "attributes['team'] == 'blue'")["spans"])) == 26
+        assert len(nodes(asked(url, "attributes['team'] == 'blue'")["spans"])) == 27
     spans = nodes(project["spans"])
     of_mended = [span for span in spans if span["trace"]["traceId"] == mended.trace_id]
     of_broken = [span for span in spans if span not in of_mended]
@@ -99,7 +99,7 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     # The tree, and the kind of each span.
     chat, bash = [f"{CHAT}: llm"], "execute_tool Bash: tool"
     approved = [bash, ["agent.approval: chain"]]
-    subagent = ["execute_tool Agent: tool", chat, [bash], chat]
+    subagent = ["execute_tool Agent: tool", ["invoke_agent general-purpose: agent", chat, [bash], chat]]
     turn = ["agent.execute: agent", chat, approved, chat, subagent, chat, approved, chat]
     assert list(tree(of_mended, None)) == [
         ["Mending: chain", ["sandbox.create: chain"], turn, ["sandbox.cleanup: chain"]]

@@ -7,7 +7,7 @@ since f6f5305 are ignored; everything else counts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -21,6 +21,9 @@ from agent_runner.contract.genai import MESSAGES
 
 Json = dict[str, Any]
 
+
+CONVENTIONS: Final = "v1.41.0"
+"""Version of the GenAI conventions whose names f6f5305 gave spans and metrics."""
 
 ADDED_TO_ROOTS = MESSAGES | {"langfuse.internal.is_app_root"}
 """Attributes of a session's span that hosts have added since f6f5305, besides the user's attributes for Langfuse."""

@@ -19,7 +19,7 @@ from host_client import events as p
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
 from host_client.telemetry.export import endpoints
 from tests.compat.adapter import outcome_of
-from tests.compat.canonical import by_id, metrics_in, readable_spans
+from tests.compat.canonical import CONVENTIONS, by_id, metrics_in, readable_spans
 from tests.compat.canonical import spans_of as spans_in
 from tests.compat.costs import costs
 from tests.compat.player import Played
@@ -50,6 +50,7 @@ def play_all(recordings: Sequence[Recording]) -> Json:
     with http_receiver() as receiver, tempfile.TemporaryDirectory() as folder:
         ledger, collected = Path(folder, "ledger"), Collected()
         config = TelemetryConfig(
+            conventions=CONVENTIONS,
             exporters=(),
             custom_exporters=[collected],
             otlp_metrics=endpoints.otlp("metrics", receiver.url),
@@ -68,7 +69,9 @@ def play_all(recordings: Sequence[Recording]) -> Json:
 def play_alone(recording: Recording, *, loses_after: int | None = None, seen: int = 0) -> Json:
     """Replay a run whose stream fails or that another host takes over, with a telemetry of its own; see `Played`."""
     collected = Collected()
-    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[collected]))
+    telemetry = initialize_telemetry(
+        TelemetryConfig(exporters=(), custom_exporters=[collected], conventions=CONVENTIONS)
+    )
     played = play_one(recording, Played(recording, loses_after=loses_after, seen=seen), telemetry, seen)
     assert telemetry.shutdown(WAIT_SECONDS), telemetry.counts()
     return {**played, "spans": spans_of(recording, collected)}

@@ -13,7 +13,7 @@ from typing import Any
 from host_client import events as p
 from host_client.telemetry import Telemetry, TelemetryConfig, initialize_telemetry
 from host_client.telemetry.export import endpoints
-from tests.compat.canonical import readable_spans, spans_of
+from tests.compat.canonical import CONVENTIONS, readable_spans, spans_of
 from tests.compat.player import Played
 from tests.compat.playing import Collected, opened
 from tests.compat.recordings import Json, Recording, Step
@@ -56,6 +56,7 @@ def relayed(inputs: Sequence[str], sanitize: Callable[[str], str] | None = None)
         telemetry = initialize_telemetry(
             TelemetryConfig(
                 environment="Staging 1",
+                conventions=CONVENTIONS,
                 exporters=("otlp", "langfuse"),
                 otlp=endpoints.otlp("traces", receiver.url),
                 langfuse=endpoints.langfuse(receiver.url, "pk-lf-compat", "sk-lf-compat"),

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from host_client.telemetry import SamplingConfig, TelemetryConfig, initialize_telemetry
 from host_client.telemetry.export import endpoints
-from tests.compat.canonical import Json, by_id, readable_spans, spans_of
+from tests.compat.canonical import CONVENTIONS, Json, by_id, readable_spans, spans_of
 from tests.compat.relaying import flush_all
 from tests.telemetry.receiver import WAIT_SECONDS, http_receiver
 
@@ -51,6 +51,7 @@ def config(
     """Return a telemetry configuration with every kind of destination, or with the given ones."""
     return TelemetryConfig(
         environment="staging",
+        conventions=CONVENTIONS,
         exporters=tuple(name for name in destinations if name != CUSTOM),
         otlp=endpoints.otlp("traces", "http://collector.example:4318"),
         signoz=endpoints.signoz("http://signoz.example:4318", "an-ingestion-key"),

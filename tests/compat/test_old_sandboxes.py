@@ -17,6 +17,7 @@ import pytest
 
 from host_client import AgentOptions, Whereabouts, events, open_session, take_over
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
+from tests.compat.canonical import CONVENTIONS
 from tests.compat.files import PLAYED, read_json
 from tests.compat.playing import Collected, spans_of
 from tests.compat.recordings import Json, Recording, load
@@ -126,7 +127,9 @@ def test_a_session_in_an_old_template_is_streamed_also_where_its_stream_is_cut(
     tmp_path: Path, name: str, ending: Ending | None
 ) -> None:
     recording, collected = load(name), Collected()
-    telemetry = initialize_telemetry(TelemetryConfig(exporters=(), custom_exporters=[collected]))
+    telemetry = initialize_telemetry(
+        TelemetryConfig(exporters=(), custom_exporters=[collected], conventions=CONVENTIONS)
+    )
 
     async def run(lab: E2BLab) -> list[Json]:
         seen: list[Json] = []

@@ -8,6 +8,7 @@ how often each planted secret is left.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,8 @@ def test_the_same_inputs_are_refused(inputs: list[tuple[str, str]], before: Json
 @pytest.mark.parametrize("how", ["whole", "sanitized"])
 def test_a_destination_gets_the_same_spans_field_for_field(before: Json, now: Json, how: str, destination: str) -> None:
     then, today = (json.loads(json.dumps(each[how][destination])) for each in (before, now))
+    for key, span in then.items():
+        _add_provider(span, today.get(key, span))
     found = [line for line in differences(then, today) if not _is_of_nested(line)]
     merged = [line for line in found if line.endswith(".scope.name: was 'None', is 'one'")]
     assert [line for line in found if line not in merged][:SHOWN] == []
@@ -88,6 +91,17 @@ def test_no_planted_secret_is_left_more_often_than_before(inputs: list[tuple[str
         for secret in PLANTED:
             assert left.count(secret) <= then.count(secret), secret
         assert sum(map(left.count, PLANTED)) < 0.6 * sum(map(then.count, PLANTED))
+
+
+def _add_provider(span: Json, today: Json) -> None:
+    """Add the provider of an agent's span that names none: today's host adds it, as f6f5305's runner wrote it."""
+    pair = ["gen_ai.provider.name", {"string_value": "anthropic"}]
+    attributes: list[list[Any]] = span.get("attributes", [])
+    names = [name for name, _ in attributes]
+    if ["gen_ai.operation.name", {"string_value": "invoke_agent"}] in attributes and pair[0] not in names:
+        attributes.append(pair)
+        attributes.sort(key=lambda each: each[0])
+        assert pair in today["attributes"]
 
 
 def _is_of_nested(line: str) -> bool:

@@ -24,7 +24,8 @@ from tests.support.hosts import host_lab, views
 from tests.support.tables import ROOT
 
 DOCUMENT = (ROOT / "docs" / "OPENTELEMETRY_INTEGRATION.md").read_text()
-ATTRIBUTE = r"(?:gen_ai|agent|chat|tool|sandbox|approval|retry|user|tenant|session|error|http|process)\.[a-z0-9_.]+"
+FIRST_WORDS = "gen_ai|agent|chat|tool|sandbox|approval|retry|user|tenant|session|error|http|process|server"
+ATTRIBUTE = rf"(?:{FIRST_WORDS})\.[a-z0-9_.]+"
 SPANS = {"agent.session", "agent.execute", "agent.approval", "sandbox.create", "sandbox.cleanup"}
 SETTERS = (
     "agent_runner/contract/genai.py",
@@ -68,8 +69,14 @@ async def test_the_spans_of_a_run_have_the_attributes_of_the_reference() -> None
         conversations:
           main:
             replies:
-              - tools: [{name: Bash, input: {command: touch made}}]
+              - tools:
+                  - {name: Bash, input: {command: touch made}}
+                  - {name: Agent, input: {description: d, prompt: Say hello, run_in_background: false}}
               - text: Done.
+          helper:
+            when: Say hello
+            replies:
+              - text: hello
     """
     options = AgentOptions(user_id="ada", tenant_id="acme", tool_content="preview")
     with host_lab(script) as lab:

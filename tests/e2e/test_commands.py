@@ -25,6 +25,7 @@ from host_client.sandbox.e2b import E2BOptions
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
 from tests.support.account import need_root
+from tests.support.hosts import DEFAULT_CHAT
 from tests.support.runs import clean_environment
 
 LIMIT = 60.0
@@ -133,7 +134,7 @@ def test_the_demo_asks_at_a_terminal_and_mends_the_program(tmp_path: Path) -> No
         "3 checks passed",
         "waiting for a person",
         "✓ done",
-        "execute_tool Agent",
+        "invoke_agent general-purpose",
     ):
         assert words in demo.text, words
 
@@ -186,7 +187,7 @@ def test_json_puts_events_alone_on_stdout_and_the_trace_in_a_file(tmp_path: Path
         "agent.session",
         "sandbox.create",
         "agent.execute",
-        "chat scripted",
+        DEFAULT_CHAT,
         "execute_tool Bash",
         "agent.approval",
         "sandbox.cleanup",

@@ -26,7 +26,7 @@ from tests.runner.test_turns import THREE
 from tests.support.e2b import random_chunks
 from tests.support.hosts import e2b_lab, numbered, views
 from tests.support.remote import run_remotely, trace_of
-from tests.support.runs import CHAT, MODEL, is_gone, read_events, tree
+from tests.support.runs import CHAT, MODEL, SUBAGENT, is_gone, read_events, tree
 
 pytestmark = pytest.mark.anyio
 
@@ -187,7 +187,8 @@ async def test_each_subagents_calls_are_below_its_own_call() -> None:
     for use in inner:
         parent = outer[use.parent_tool_use_id or ""].data
         assert use.input["command"].split()[-1] == parent.input["prompt"].split()[-1]
-        assert spans[use.id].parent_span_id == spans[parent.id].span_id
+        (subagent,) = [span for span in done.spans if span.span_id == spans[use.id].parent_span_id]
+        assert (subagent.name, subagent.parent_span_id) == ("invoke_agent general-purpose", spans[parent.id].span_id)
 
 
 async def test_the_wait_for_a_person_and_the_execution_are_told_apart() -> None:
@@ -242,7 +243,7 @@ async def test_two_approvals_at_once_are_answered_in_reverse_order_and_each_once
     assert [f"touch {name}" for name in made] == [first.input["command"]]
 
     def agent(call: str) -> list[Any]:
-        return ["execute_tool Agent", [CHAT], [call, ["agent.approval"]], [CHAT]]
+        return ["execute_tool Agent", [SUBAGENT, [CHAT], [call, ["agent.approval"]], [CHAT]]]
 
     both = [agent("execute_tool Bash"), agent("execute_tool Bash !permission_denied")]
     trees = [trace_of(["agent.execute", [CHAT], *order, [CHAT]]) for order in (both, both[::-1])]

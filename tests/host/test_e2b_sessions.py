@@ -15,7 +15,7 @@ from host_client import AgentOptions, open_session, run_agent
 from host_client.errors import SandboxGoneError
 from tests.host.test_session import LONG_TOOL, ONE_TOOL, WHOLE_TRACE
 from tests.support.e2b import Ending, Recorded, Slow
-from tests.support.hosts import E2BLab, e2b_lab, numbered, views
+from tests.support.hosts import DEFAULT_CHAT, E2BLab, e2b_lab, numbered, views
 from tests.support.runs import WAIT_SECONDS, tree
 
 pytestmark = pytest.mark.anyio
@@ -138,7 +138,7 @@ async def test_a_sandbox_that_is_gone_ends_the_session_with_the_reason_and_whole
     assert session.failure.error_type == SandboxGoneError.error_type
     assert "the sandbox no longer exists" in session.failure.message
     # A model request that had ended is lost if its span was not sent yet; open spans are ended by the host.
-    spans = [span for span in views(session.trace.kept) if span.name != "chat scripted"]
+    spans = [span for span in views(session.trace.kept) if span.name != DEFAULT_CHAT]
     turn = ["agent.execute !sandbox", ["execute_tool Bash !sandbox"]]
     assert tree(spans) == [["agent.session !sandbox", ["sandbox.create"], turn, ["sandbox.cleanup"]]]
 

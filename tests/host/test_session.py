@@ -18,7 +18,7 @@ from host_client.client._reader import EventReader, Fault, Gap
 from host_client.errors import ConfigurationError, NotAskedError, NotWaitingError, SandboxStartError, StreamLostError
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry import TelemetryConfig, initialize_telemetry
-from tests.support.hosts import host_lab, numbered, views
+from tests.support.hosts import DEFAULT_CHAT, host_lab, numbered, views
 from tests.support.runs import Fifo, is_gone, tree
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ WHOLE_TRACE = [
     [
         "agent.session",
         ["sandbox.create"],
-        ["agent.execute", ["chat scripted"], ["execute_tool Bash", ["agent.approval"]], ["chat scripted"]],
+        ["agent.execute", [DEFAULT_CHAT], ["execute_tool Bash", ["agent.approval"]], [DEFAULT_CHAT]],
         ["sandbox.cleanup"],
     ]
 ]
@@ -203,7 +203,7 @@ async def test_leaving_in_the_middle_of_a_tool_leaves_nothing_behind() -> None:
             ["sandbox.create"],
             [
                 "agent.execute !cancelled",
-                ["chat scripted"],
+                [DEFAULT_CHAT],
                 ["execute_tool Bash !cancelled", ["agent.approval"]],
             ],
             ["sandbox.cleanup"],
@@ -259,15 +259,49 @@ async def test_an_exception_of_the_caller_cleans_up_and_fails_the_trace() -> Non
     assert (root.status, root.attributes["error.type"]) == (2, "internal")
 
 
+class Watched(LocalSandbox):
+    """A sandbox whose runner a test can kill."""
+
+    started: LocalProcess | None = None
+
+    async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
+        process = await super().run(args, env)
+        self.started = self.started or process
+        return process
+
+
+async def test_a_subagent_of_a_killed_runner_has_its_span() -> None:
+    script = """
+        model: scripted
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Agent, input: {description: d, prompt: Work, run_in_background: false}}]
+          helper:
+            when: Work
+            replies:
+              - tools: [{name: Bash, input: {command: sleep 600}}]
+    """
+    sandbox = Watched()
+
+    def kill_at_work(event: p.AnyEvent) -> None:
+        if isinstance(event, p.ToolUse) and event.data.parent_tool_use_id is not None:
+            assert sandbox.started is not None
+            os.kill(sandbox.started.pid, signal.SIGKILL)
+
+    options = AgentOptions(allowed_tools=("Bash",))
+    with host_lab(script) as lab:
+        result = await run_agent("go", options, sandbox=sandbox, environ=lab.environ, on_event=kill_at_work)
+    spans = {span.name: span for span in views(result.spans)}
+    names = ("agent.execute", "execute_tool Agent", "invoke_agent general-purpose", "execute_tool Bash")
+    below = [spans[name] for name in names]
+    assert [span.parent_span_id for span in below[1:]] == [span.span_id for span in below[:-1]]
+    assert {span.attributes["error.type"] for span in below} == {"sandbox"}
+    assert all(span.attributes["sandspan.rebuilt"] is True for span in below)
+    assert _processes_in("/", "SANDSPAN_SANDBOX=" + sandbox.name) == []
+
+
 async def test_a_killed_runner_ends_the_stream_with_an_error_and_the_trace_is_whole() -> None:
-    class Watched(LocalSandbox):
-        started: LocalProcess | None = None
-
-        async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
-            process = await super().run(args, env)
-            self.started = self.started or process
-            return process
-
     sandbox, seen = Watched(), list[p.AnyEvent]()
 
     def kill_at_work(event: p.AnyEvent) -> None:
@@ -289,7 +323,7 @@ async def test_a_killed_runner_ends_the_stream_with_an_error_and_the_trace_is_wh
             ["agent.execute !sandbox", ["execute_tool Bash !sandbox", ["agent.approval"]]],
             ["sandbox.cleanup"],
         ]
-    ] or tree(spans)[0][2][1] == ["chat scripted"]
+    ] or tree(spans)[0][2][1] == [DEFAULT_CHAT]
     tool = next(span for span in spans if span.name == "execute_tool Bash")
     announced = next(event for event in seen if isinstance(event, p.ToolUse))
     assert tool.start == pytest.approx(announced.ts * 1e9, abs=1e6)
@@ -371,7 +405,7 @@ async def test_no_event_is_lost_or_doubled_however_often_the_stream_is_cut(tmp_p
         [
             "agent.session",
             ["sandbox.create"],
-            ["agent.execute", *[["chat scripted"], ["execute_tool Bash"]] * 30, ["chat scripted"]],
+            ["agent.execute", *[[DEFAULT_CHAT], ["execute_tool Bash"]] * 30, [DEFAULT_CHAT]],
             ["sandbox.cleanup"],
         ]
     ]

@@ -26,7 +26,7 @@ from tests.host.test_e2b_sessions import REPLY, until
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
 from tests.support.dying_host import DyingHost, Plan, plan_of
 from tests.support.e2b import Answer, Hold
-from tests.support.hosts import E2BLab, HostLab, e2b_lab, host_lab, numbered, views
+from tests.support.hosts import DEFAULT_CHAT, E2BLab, HostLab, e2b_lab, host_lab, numbered, views
 from tests.support.runs import SpanView, spans_in, tree
 
 pytestmark = pytest.mark.anyio
@@ -62,9 +62,9 @@ APPROVED = """
 """
 
 CREATED, CLEANED = ["sandbox.create"], ["sandbox.cleanup"]
-TURN = ["agent.execute", ["chat scripted"]]
-TOOL_TURN = [*TURN, ["execute_tool Bash"], ["chat scripted"]]
-APPROVED_TURN = [*TURN, ["execute_tool Bash", ["agent.approval"]], ["chat scripted"]]
+TURN = ["agent.execute", [DEFAULT_CHAT]]
+TOOL_TURN = [*TURN, ["execute_tool Bash"], [DEFAULT_CHAT]]
+APPROVED_TURN = [*TURN, ["execute_tool Bash", ["agent.approval"]], [DEFAULT_CHAT]]
 
 
 def runs(pid: int) -> bool:
@@ -467,7 +467,7 @@ async def test_a_local_agent_ends_with_its_host_and_its_session_says_so() -> Non
     both = [*numbered(host.events), *numbered(rest)]
     assert both == list(range(1, len(both) + 1))
     assert not is_there(host.whereabouts.info.root)
-    spans = [span for span in views(session.trace.kept) if span.name != "chat scripted"]
+    spans = [span for span in views(session.trace.kept) if span.name != DEFAULT_CHAT]
     turn = ["agent.execute !sandbox", ["execute_tool Bash !sandbox"]]
     assert tree(spans) == [["agent.session !sandbox", CREATED, turn, CLEANED]]
 
@@ -490,7 +490,7 @@ async def test_what_a_local_agent_did_without_its_host_is_told() -> None:
     assert session.failure is not None
     assert session.failure.error_type == "sandbox"
     denied = ["execute_tool Bash !permission_denied", ["agent.approval"]]
-    check_trace(session, plan, CREATED, [*TURN, denied, ["chat scripted"]], CLEANED, failed=" !sandbox")
+    check_trace(session, plan, CREATED, [*TURN, denied, [DEFAULT_CHAT]], CLEANED, failed=" !sandbox")
 
 
 async def test_a_local_session_whose_files_are_gone_is_gone() -> None:

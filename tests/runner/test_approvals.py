@@ -9,7 +9,7 @@ import pytest
 
 from agent_runner.contract import protocol
 from agent_runner.contract.protocol import Answer, Approval, input_digest
-from tests.support.runs import CHAT, ERROR, OK, TOUCH, Finished, Lab, RunnerProcess
+from tests.support.runs import CHAT, ERROR, OK, SUBAGENT, TOUCH, Finished, Lab, RunnerProcess
 
 MakeLab = Callable[[str], Lab]
 
@@ -322,7 +322,7 @@ def test_two_approvals_at_once_can_be_answered_in_any_order(make_lab: MakeLab) -
     assert {denied, allowed} == {"alpha", "beta"}
 
     def agent(bash: str) -> object:
-        return ["execute_tool Agent", [CHAT], [bash, ["agent.approval"]], [CHAT]]
+        return ["execute_tool Agent", [SUBAGENT, [CHAT], [bash, ["agent.approval"]], [CHAT]]]
 
     turn, *children = done.tree[0]
     agents = [child for child in children if child != [CHAT]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -10,6 +13,7 @@ from agent_runner.contract import protocol
 from tests.support.runs import CHAT, MODEL, Lab
 
 MakeLab = Callable[[str], Lab]
+Json = dict[str, Any]
 
 
 @pytest.mark.parametrize("gateway", ["on", "off"])
@@ -30,17 +34,24 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
                 model: claude-haiku-4-5
     """)
     done = lab.run("--prompt", "go", "--gateway", gateway)
-    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], ["chat claude-haiku-4-5"]]]
-    first = done.span(CHAT)
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Bash"], [CHAT]]]
+    first, second = (span for span in done.spans if span.name == CHAT)
     session = done.one(protocol.Start).data.session_id
     first_chunk = first.attributes.pop("gen_ai.response.time_to_first_chunk")
     assert 0.7 <= first_chunk < 10
     assert first_chunk * 1000 <= first.ms < 10_000
     shown = first.attributes.pop("gen_ai.output.messages")
-    assert "One two three." in shown
+    (message,) = json.loads(shown)
+    assert (message["role"], message["finish_reason"]) == ("assistant", "tool_use")
+    assert message["parts"] == [
+        {"type": "text", "content": "One two three."},
+        {"type": "tool_call", "id": done.one(protocol.ToolUse).data.id, "name": "Bash"},
+    ]
+    api = urlsplit(lab.model.url)
     only_gateway: dict[str, object] = {
         "gen_ai.request.max_tokens": 32000,
-        "gen_ai.request.stream": True,
+        "server.address": api.hostname,
+        "server.port": api.port,
         "http.response.status_code": 200,
         "chat.request_class": "main",
     }
@@ -51,18 +62,18 @@ def test_a_model_request_tells_its_times_its_tokens_and_how_it_ended(make_lab: M
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "anthropic",
         "gen_ai.request.model": MODEL,
+        "gen_ai.request.stream": True,
         "gen_ai.response.model": MODEL,
         "gen_ai.response.id": "msg_main_0",
         "gen_ai.response.finish_reasons": ["tool_use"],
         "gen_ai.usage.input_tokens": 753,
         "gen_ai.usage.cache_read.input_tokens": 50,
-        "gen_ai.usage.cache_creation.input_tokens": 700,
+        "gen_ai.usage.cache_write.input_tokens": 700,
         "gen_ai.usage.output_tokens": 42,
         "gen_ai.conversation.id": session,
         "session.id": session,
     }
     assert first.kind == 3  # client
-    second = done.span("chat claude-haiku-4-5")
     assert second.attributes["gen_ai.request.model"] == MODEL
     assert second.attributes["gen_ai.response.model"] == "claude-haiku-4-5"
     assert second.attributes["gen_ai.response.finish_reasons"] == ["stop_sequence"]
@@ -90,7 +101,7 @@ def test_tokens_that_only_the_end_of_a_response_tells_are_counted(make_lab: Make
     """)
     done = lab.run("--prompt", "go", "--gateway", gateway)
     chat = done.span(CHAT).attributes
-    names = ("input_tokens", "cache_read.input_tokens", "cache_creation.input_tokens", "output_tokens")
+    names = ("input_tokens", "cache_read.input_tokens", "cache_write.input_tokens", "output_tokens")
     assert [chat[f"gen_ai.usage.{name}"] for name in names] == [60, 50, 7, 42]
 
 
@@ -114,6 +125,60 @@ def test_text_arrives_live_before_it_arrives_whole(make_lab: MakeLab, gateway: s
     assert max(n for n, kind in enumerate(kinds) if kind == "text_delta") < kinds.index("text")
     assert {delta.span_id for delta in deltas} == {done.span(CHAT).span_id}
     assert done.one(protocol.Text).span_id == done.span(CHAT).span_id
+
+
+def messages(attributes: Json, name: str) -> list[Json]:
+    return json.loads(attributes[f"gen_ai.{name}"])
+
+
+def test_reasoning_tokens_and_effort_are_told(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - text: Hi.
+                usage: {output_tokens: 42, more: {output_tokens_details: {thinking_tokens: 30}}, at_end: true}
+    """)
+    done = lab.run("--prompt", "go", "--model", "claude-opus-4-6", env={"CLAUDE_CODE_EFFORT_LEVEL": "low"})
+    chat = done.span("chat claude-opus-4-6").attributes
+    assert (chat["gen_ai.usage.output_tokens"], chat["gen_ai.usage.reasoning.output_tokens"]) == (42, 30)
+    assert chat["gen_ai.request.reasoning.level"] == "low"
+
+
+def test_full_content_has_whole_requests_but_no_whole_files(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - thinking: Hm.
+                tools: [{name: Read, input: {file_path: long.txt}}]
+              - text: Done.
+    """)
+    for name in ("long.txt", "named.txt", "CLAUDE.md"):
+        (lab.cwd / name).write_text(f"begin of {name}\n" + "line\n" * 500 + f"end of {name}\n")
+    done = lab.run(
+        *("--prompt", "Look at @named.txt", "--content", "full", "--tool-content", "full"),
+        *("--setting-sources", "project", "--verbatim-prompts", "off", "--allowed-tools", "Read"),
+    )
+    assert done.tree == [["agent.execute", [CHAT], ["execute_tool Read"], [CHAT]]]
+    first, second = (span.attributes for span in done.spans if span.name == CHAT)
+    everything = repr([span.attributes for span in done.spans])
+    assert [name for name in ("long.txt", "named.txt", "CLAUDE.md") if f"end of {name}" in everything] == []
+    assert [name for name in ("long.txt", "named.txt", "CLAUDE.md") if f"begin of {name}" not in everything] == []
+    assert "Look at @named.txt" in first["gen_ai.input.messages"]
+    asked, thought, read = messages(second, "input.messages")[-3:]
+    assert [asked["role"], thought["role"], read["role"]] == ["user", "assistant", "tool"]
+    call, result = thought["parts"][-1], read["parts"][0]
+    assert (call["type"], call["name"], json.loads(call["arguments"])) == (
+        "tool_call",
+        "Read",
+        done.one(protocol.ToolUse).data.input,
+    )
+    assert (result["type"], result["id"]) == ("tool_call_response", call["id"])
+    assert result["response"].endswith("…") and len(result["response"]) == 1000
+    assert [part["type"] for part in messages(first, "output.messages")[0]["parts"]] == ["reasoning", "tool_call"]
+    assert any("Claude" in part["content"] for part in messages(first, "system_instructions"))
+    assert {"type": "function", "name": "Read"} in messages(first, "tool.definitions")
 
 
 SECRET = "sk-ant-abcdefghijklmnop"
@@ -157,7 +222,10 @@ def test_content_goes_into_spans_as_far_as_configured(make_lab: MakeLab, content
         assert "The key is [redacted], keep it." in text
         assert ("…" in text) == (shown == "cut")
         assert (text.count("word") == 60) == (shown == "whole")
-        assert len(text) < (len(LONG) + 100 if shown == "whole" else 200)
+        (message,) = json.loads(text)
+        assert len(message["parts"][0]["content"]) == (
+            len(LONG) - len(SECRET) + len("[redacted]") if shown == "whole" else 100
+        )
     assert ('"content":"[left out]"' in tool["gen_ai.tool.call.arguments"]) == (shown == "cut")
     assert "[redacted]" in tool["gen_ai.tool.call.arguments"]
     assert '"text":"3"' in tool["gen_ai.tool.call.result"]

@@ -13,7 +13,19 @@ import pytest
 
 from agent_runner.contract import protocol
 from agent_runner.contract.protocol import Approval, Finish, Interrupt, Prompt, Stop
-from tests.support.runs import CHAT, ERROR, HANG, OK, TOUCH, WAIT_SECONDS, Finished, Lab, RunnerProcess, is_gone
+from tests.support.runs import (
+    CHAT,
+    ERROR,
+    HANG,
+    OK,
+    SUBAGENT,
+    TOUCH,
+    WAIT_SECONDS,
+    Finished,
+    Lab,
+    RunnerProcess,
+    is_gone,
+)
 
 MakeLab = Callable[[str], Lab]
 
@@ -310,7 +322,7 @@ def test_an_interrupt_ends_a_subagent_that_alone_works_in_the_background(make_la
     done = runner.finish()
     assert is_gone(pid)
     assert_whole(done)
-    agent = ["execute_tool Agent !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]
+    agent = ["execute_tool Agent !cancelled", [f"{SUBAGENT} !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]]
     assert done.tree == [["agent.execute", [CHAT], agent, [CHAT]]]
 
 
@@ -340,6 +352,6 @@ def test_an_interrupt_ends_what_works_in_the_background_too(make_lab: MakeLab) -
     done = runner.finish()
     assert done.exit_code == 130
     assert_whole(done)
-    agent = ["execute_tool Agent !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]
+    agent = ["execute_tool Agent !cancelled", [f"{SUBAGENT} !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]]
     bash = ["execute_tool Bash !cancelled"]
     assert done.tree == [["agent.execute !cancelled", [CHAT], agent, bash], ["agent.execute", [CHAT]]]

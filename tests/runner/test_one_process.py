@@ -15,6 +15,7 @@ from agent_runner._run import Run
 from agent_runner._telemetry import Relay
 from agent_runner.contract import protocol
 from agent_runner.contract.trace_context import TraceContext
+from tests.support.hosts import DEFAULT_CHAT
 from tests.support.runs import Lab, read_events, spans_in, tree
 
 SCRIPT = """
@@ -60,6 +61,6 @@ async def test_two_runs_in_one_process_do_not_mix(
         relayed = [event.data.otlp for event in events if isinstance(event, protocol.TelemetryEvent)]
         spans = [span for otlp in relayed for span in spans_in(base64.b64decode(otlp))]
         assert code == 0
-        assert tree(spans) == [["agent.execute", ["chat scripted"], ["execute_tool Bash"], ["chat scripted"]]]
+        assert tree(spans) == [["agent.execute", [DEFAULT_CHAT], ["execute_tool Bash"], [DEFAULT_CHAT]]]
         assert {(span.trace_id, span.attributes["user.id"]) for span in spans} == {(f"{n + 1:032x}", f"user-{n}")}
         assert {event.trace_id for event in events} == {f"{n + 1:032x}"}

@@ -151,7 +151,7 @@ def test_the_schemas_name_every_type() -> None:
     assert set(EVENT_TYPES) == {
         *("start", "turn_start", "text_delta", "text", "thinking", "tool_use", "tool_result"),
         *("approval_request", "approval_resolved", "question_request", "question_resolved"),
-        *("task", "result", "heartbeat", "error", "log", "telemetry", "end"),
+        *("subagent_start", "task", "result", "heartbeat", "error", "log", "telemetry", "end"),
     }
     assert len(ERROR_TYPES) == len(set(ERROR_TYPES)) == 18
     assert set(get_args(AnyEvent)) == set(EVENT_TYPES.values())

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, ERROR, OK, Finished, Lab
+from tests.support.runs import CHAT, ERROR, OK, SUBAGENT, Finished, Lab
 
 MakeLab = Callable[[str], Lab]
 
-HELPER = ["execute_tool Agent", [CHAT], ["execute_tool Bash"], [CHAT]]
+HELPER = ["execute_tool Agent", [SUBAGENT, [CHAT], ["execute_tool Bash"], [CHAT]]]
 
 
 @pytest.mark.parametrize("gateway", ["on", "off"])
@@ -40,7 +40,7 @@ def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab, gateway: s
     assert done.exit_code == 0
     assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]]]
     assert done.types == [
-        *("start", "turn_start", "text", "tool_use"),
+        *("start", "turn_start", "text", "tool_use", "subagent_start"),
         *("tool_use", "tool_result", "text"),  # the subagent's
         *("tool_result", "text", "result", "end"),
     ]
@@ -49,8 +49,15 @@ def test_a_subagents_own_calls_nest_under_its_call(make_lab: MakeLab, gateway: s
     assert (inner.data.name, inner.data.parent_tool_use_id) == ("Bash", outer.data.id)
     assert [text.data.parent_tool_use_id for text in done.of(protocol.Text)] == [None, outer.data.id, None]
 
-    agent, bash = done.span("execute_tool Agent"), done.span("execute_tool Bash")
+    call, agent, bash = (done.span(name) for name in ("execute_tool Agent", SUBAGENT, "execute_tool Bash"))
     assert agent.attributes["gen_ai.agent.name"] == "general-purpose"
+    assert "Say hello" in agent.attributes["gen_ai.input.messages"]
+    assert "hello was said" in agent.attributes["gen_ai.output.messages"]
+    assert call.start <= agent.start <= agent.end <= call.end
+    began = done.one(protocol.SubagentStart)
+    assert (began.data.tool_use_id, began.data.agent_name) == (outer.data.id, "general-purpose")
+    assert (began.span_id, began.parent_span_id) == (agent.span_id, call.span_id)
+    assert began.ts == pytest.approx(agent.start / 1e9, abs=1e-6)
     first, second = (span for span in done.spans if span.name == CHAT and span.parent_span_id == agent.span_id)
     assert first.attributes["gen_ai.usage.input_tokens"] == 12
     assert first.attributes["gen_ai.response.id"] == "msg_helper_0"
@@ -86,7 +93,8 @@ def test_a_failed_request_of_a_subagent_is_a_failed_request_and_no_failed_tool(
     done = lab.run("--prompt", "go", "--gateway", gateway)
     assert done.exit_code == 0
     # The CLI asks six times, of which its messages report the last.
-    agent = ["execute_tool Agent !invalid_request", *[[f"{CHAT} !invalid_request"]] * requests]
+    subagent = [f"{SUBAGENT} !invalid_request", *[[f"{CHAT} !invalid_request"]] * requests]
+    agent = ["execute_tool Agent !invalid_request", subagent]
     assert done.tree[0] == ["agent.execute", [CHAT], agent, [CHAT]]
     assert background or done.one(protocol.ToolResult).data.error_type == "invalid_request"
     assert "no such model" in next(span for span in done.spans if span.status == ERROR and span.name == CHAT).message
@@ -122,9 +130,10 @@ def test_parallel_subagents_keep_their_own_calls(make_lab: MakeLab, gateway: str
     assert done.tree == [["agent.execute", [CHAT], HELPER, HELPER, [CHAT]]]
     outer = {use.data.id: use for use in done.of(protocol.ToolUse) if use.data.name == "Agent"}
     inner = [use for use in done.of(protocol.ToolUse) if use.data.name == "Bash"]
+    spans = {began.data.tool_use_id: began.span_id for began in done.of(protocol.SubagentStart)}
     for use in inner:
         parent = outer[use.data.parent_tool_use_id or ""]
-        assert use.parent_span_id == parent.span_id
+        assert use.parent_span_id == spans[parent.data.id]
         # "Count alpha" asked for "echo alpha".
         assert use.data.input["command"].split()[-1] == parent.data.input["prompt"].split()[-1]
     first, second = (span for span in done.spans if span.name == "execute_tool Agent")
@@ -165,8 +174,7 @@ def test_the_calls_of_a_subagent_below_a_background_subagent_outlive_the_result(
     runner.until(protocol.Result)
     gate.write_text("slow\n")
     done = runner.finish()
-    digger = ["execute_tool Agent", [CHAT], ["execute_tool Bash"], [CHAT]]
-    helper = ["execute_tool Agent", [CHAT], digger, [CHAT]]
+    helper = ["execute_tool Agent", [SUBAGENT, [CHAT], HELPER, [CHAT]]]
     first = ["agent.execute", [CHAT], helper, [CHAT], ["execute_tool Bash"], [CHAT]]
     assert done.tree == [first, ["agent.execute", [CHAT]]]
 
@@ -198,7 +206,7 @@ def test_a_background_subagent_outlives_the_result_and_wakes_the_agent(make_lab:
     assert done.tree == [["agent.execute", [CHAT], HELPER, [CHAT]], ["agent.execute", [CHAT]]]
     main, subagent = _by_subagent(done)
     assert main == [
-        *("start", "turn_start", "tool_use", "task", "tool_result", "text", "result"),
+        *("start", "turn_start", "tool_use", "subagent_start", "task", "tool_result", "text", "result"),
         *("task", "turn_start", "text", "result", "end"),
     ]
     began, ended = (event.data for event in done.of(protocol.BackgroundTask))
@@ -255,7 +263,7 @@ def test_stopping_while_a_background_subagent_works_leaves_nothing_open(make_lab
         [
             "agent.execute",
             [CHAT],
-            ["execute_tool Agent !cancelled", [CHAT], ["execute_tool Bash !cancelled"]],
+            ["execute_tool Agent !cancelled", [f"{SUBAGENT} !cancelled", [CHAT], ["execute_tool Bash !cancelled"]]],
             [CHAT],
         ]
     ]

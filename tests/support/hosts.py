@@ -19,6 +19,9 @@ from host_client.scripted_model import ScriptedModel, parse_script
 from tests.support.e2b import Image, StandIn
 from tests.support.runs import SpanView, spans_in
 
+DEFAULT_CHAT = "chat claude-opus-5-5"
+"""The name of a model request's span where no model is configured: the CLI then asks for this one."""
+
 ACCOUNT = "nobody"
 """This machine's account for the agent in a sandbox."""
 

@@ -22,11 +22,16 @@ from agent_runner.contract import protocol
 from agent_runner.contract.protocol import AnyCommand, AnyEvent, UnknownEvent, decode_event, encode
 from host_client.scripted_model import ScriptedModel, parse_script
 
+from .conventions import violations
+
 WAIT_SECONDS = 60.0
 
 MODEL = "claude-sonnet-4-5"
 CHAT = f"chat {MODEL}"
 """The name of every model request's span in a lab."""
+
+SUBAGENT = "invoke_agent general-purpose"
+"""The name of the span of a subagent of the usual type."""
 
 LAB_SERVER = ("--mcp-servers", "lab=tests.runner.mcp_servers:lab")
 """Options that give a run the in-process tools of ``tests/runner/mcp_servers.py``."""
@@ -116,10 +121,17 @@ def seqs(events: Sequence[AnyEvent]) -> list[int]:
 
 
 def tree(spans: Sequence[SpanView]) -> list[Any]:
+    """Return `any_tree` of spans, which must follow the GenAI conventions."""
+    faults = violations(spans)
+    assert not faults, faults
+    return any_tree(spans)
+
+
+def any_tree(spans: Sequence[SpanView]) -> list[Any]:
     """Return the spans as nested ``[label, children…]`` lists, in order of start.
 
-    A label is the span's name and, where it failed, its error type: ``execute_tool Bash !tool_error``.
-    Every span must have its parent here or be a root with a parent from outside.
+    A label is the span's name and, where it failed, its error type: ``execute_tool Bash !tool_error``. Every span must
+    have its parent here or be a root with a parent from outside.
     """
     known = {span.span_id for span in spans}
     assert len(known) == len(spans), "a span was exported twice"

@@ -11,7 +11,7 @@ from host_client.telemetry import calls
 from host_client.telemetry.calls import ToolCalls
 from tests.support.metrics import result
 
-TURN, OUTER, INNER, ASKED = "1" * 16, "2" * 16, "3" * 16, "4" * 16
+TURN, OUTER, INNER, ASKED, SUBAGENT = ("1" * 16, "2" * 16, "3" * 16, "4" * 16, "5" * 16)
 
 
 def event(data: p.EventData, span_id: str, parent: str | None = None) -> p.AnyEvent:
@@ -67,6 +67,19 @@ def test_the_turn_of_a_span_is_found_through_the_calls_of_subagents() -> None:
     followed = following(called("o", "Agent", OUTER, TURN), called("i", "Agent", INNER, OUTER, parent="o"))
     assert {followed.turn_of(span_id) for span_id in (TURN, OUTER, INNER)} == {TURN}
     assert followed.turn_of(ASKED) == ASKED, "a span that is no call's"
+
+
+def test_the_turn_of_a_subagents_own_span_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = event(p.SubagentStartData(tool_use_id="o", agent_name="Explore"), SUBAGENT, OUTER)
+    inside = called("i", "Bash", INNER, SUBAGENT, parent="o")
+    followed = following(called("o", "Agent", OUTER, TURN), began, inside)
+    assert {followed.turn_of(span_id) for span_id in (TURN, OUTER, SUBAGENT, INNER)} == {TURN}
+    again = event(p.SubagentStartData(tool_use_id="o", agent_name="Explore"), ASKED, OUTER)
+    followed.observe(again)
+    assert followed.turn_of(ASKED) == ASKED, "a call has one subagent, so a forged event adds nothing"
+    monkeypatch.setattr(calls, "MAX_CALLS", 2)
+    followed.observe(called("n", "Bash", "6" * 16, TURN))
+    assert followed.turn_of(SUBAGENT) == SUBAGENT, "forgotten with its call"
 
 
 def test_a_call_that_an_approval_tells_of_first_is_the_same_call() -> None:

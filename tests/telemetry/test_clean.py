@@ -18,7 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace import ReadableSpan
 
-from agent_runner.contract.genai import message
+from agent_runner.contract.messages import text_message
 from agent_runner.contract.spans import Value
 from host_client.telemetry.export.console import otlp_json
 from host_client.telemetry.otlp import readable
@@ -206,8 +206,9 @@ def test_everything_is_bounded_in_number_and_length() -> None:
 
 def test_content_is_kept_whole_and_stays_json_where_a_secret_is_taken_out() -> None:
     said = 'line one\nline two \N{FAMILY} "quoted"\n' * 1000
-    assert attributes(gen_ai__input__messages=message("user", said)) == {"gen_ai.input.messages": message("user", said)}
-    forged = message("user", f'say "pass: abc" then {KEY}\nand \x1b go')
+    whole = text_message("user", said)
+    assert attributes(gen_ai__input__messages=whole) == {"gen_ai.input.messages": whole}
+    forged = text_message("user", f'say "pass: abc" then {KEY}\nand \x1b go')
     (only,) = attributes(gen_ai__input__messages=forged).values()
     assert json.loads(only) == [
         {"role": "user", "parts": [{"type": "text", "content": 'say "pass: abc" then [redacted]\nand \x1b go'}]}

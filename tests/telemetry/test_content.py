@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from agent_runner.contract import genai
+from agent_runner.contract.messages import ContentSanitizer
 from agent_runner.contract.sanitize import ToolSanitizer, full
 from agent_runner.contract.spans import Span
 from host_client.telemetry import otlp
@@ -37,8 +38,10 @@ def attributes_of(span: Message | Message.Event) -> dict[str, Any]:
 def content_of_the_runner() -> dict[str, Any]:
     """Return all content attributes that the runner can put on a span."""
     of = Span("any", "0" * 32, "0" * 16, None, 0)
+    genai.set_output(of, "my answer", "end_turn", full)
+    content = ContentSanitizer(full, ToolSanitizer(full, True), whole_requests=True)
+    genai.set_whole_request(of, {"messages": [], "system": "my rules", "tools": [{"name": "Bash"}]}, content)
     genai.set_input(of, "my prompt", full)
-    genai.set_output(of, "my answer", full)
     genai.set_arguments(of, {"command": "my command"}, ToolSanitizer(full, True))
     genai.set_tool_output(of, "mcp__a__b", "my result", ToolSanitizer(full, True))
     return dict(of.attributes)
@@ -54,6 +57,7 @@ def test_every_content_attribute_of_the_runner_goes_through_it() -> None:
         {"role": "user", "parts": [{"type": "text", "content": "your prompt"}]}
     ]
     assert "your answer" in str(clean["gen_ai.output.messages"])
+    assert clean["gen_ai.system_instructions"] == '[{"type":"text","content":"your rules"}]'
     assert clean["gen_ai.tool.call.arguments"] == '{"command":"your command"}'
     assert clean["gen_ai.tool.call.result"] == '"your result"'
 
@@ -95,7 +99,7 @@ def test_what_a_sanitizer_fails_on_is_withheld_counted_and_told_once(caplog: pyt
         spans = [span(content_of_the_runner()) for _ in range(2)]
         for each in spans:
             guard.clean(each)
-    assert guard.withheld == 8
+    assert guard.withheld == 10
     assert [record.message for record in caplog.records] == [
         "sanitize_prompt raised ValueError: the texts on which it fails are withheld"
     ]

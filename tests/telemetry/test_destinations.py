@@ -294,7 +294,7 @@ def test_langfuse_gets_cost_and_first_token_of_a_chat() -> None:
     usage = {
         "gen_ai.usage.input_tokens": 1010,
         "gen_ai.usage.cache_read.input_tokens": 1000,
-        "gen_ai.usage.cache_creation.input_tokens": 0,
+        "gen_ai.usage.cache_write.input_tokens": 0,
         "gen_ai.usage.output_tokens": 50,
     }
     about = {"gen_ai.operation.name": "chat", "gen_ai.response.model": "claude-sonnet-4-5", **usage}

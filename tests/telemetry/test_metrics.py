@@ -20,9 +20,12 @@ from host_client.telemetry import Who
 from host_client.telemetry.batch import EndedSpan
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.config import Temporality
+from host_client.telemetry.conventions import Conventions
 from host_client.telemetry.export.destinations.otlp import otlp_metrics
 from host_client.telemetry.export.endpoints import Endpoint, Protocol
+from host_client.telemetry.metrics import _genai
 from host_client.telemetry.metrics._labels import (
+    AGENTS,
     MAX_DECIDERS,
     MAX_LENGTH,
     MAX_MODELS,
@@ -164,14 +167,101 @@ async def test_model_requests_are_measured_from_their_spans() -> None:
         gen_ai__request__model="scripted",
         gen_ai__response__model="scripted",
     )
-    assert {point: value.recorded for point, value in kept.points("gen_ai.client.operation.duration").items()} == {
-        request: 3
-    }
-    first = kept.points("gen_ai.client.operation.time_to_first_chunk")
-    assert {point: value.recorded for point, value in first.items()} == {request: 3}
-    of_kind = {kind: request | {("gen_ai.token.type", kind)} for kind in ("input", "output")}
+    for name in ("duration", "time_to_first_chunk"):
+        points = kept.points(f"gen_ai.client.inference.{name}")
+        assert {point: value.recorded for point, value in points.items()} == {request: 3}
     # By the semantic conventions input tokens include cached ones.
-    assert kept.points("gen_ai.client.token.usage") == {of_kind["input"]: (152, 3), of_kind["output"]: (30, 3)}
+    for name, tokens in (("input_tokens", 152), ("output_tokens", 30)):
+        assert kept.points(f"gen_ai.client.inference.operation.{name}") == {request: (tokens, 3)}
+    usage = {"input_tokens": 152, "output_tokens": 30, "cache_read.input_tokens": 5, "cache_write.input_tokens": 7}
+    of_usage = request | labels(gen_ai__token__modality="unknown")
+    assert {name: kept.points(f"gen_ai.client.inference.usage.{name}") for name in usage} == {
+        name: {of_usage: (tokens, 1)} for name, tokens in usage.items()
+    }
+    assert kept.points("gen_ai.client.inference.usage.reasoning.output_tokens") == {}
+
+
+@pytest.mark.anyio
+async def test_agents_and_tool_calls_are_measured_from_their_spans() -> None:
+    kept = Kept()
+    ended, _ = await worked(kept)
+    agent = labels(**HERS, gen_ai__operation__name="invoke_agent", gen_ai__agent__name="claude-agent")
+    assert kept.points("gen_ai.invoke_agent.inference_calls") == {agent: (3, 1)}
+    assert kept.points("gen_ai.invoke_agent.tool_calls") == {agent: (3, 1)}
+    turn = next(view for view in views(ended.spans) if view.name == "agent.execute")
+    assert kept.points("gen_ai.invoke_agent.duration") == {agent: (pytest.approx(turn.ms / 1e3), 1)}
+    tool = labels(
+        **HERS, gen_ai__operation__name="execute_tool", gen_ai__tool__name="Bash", gen_ai__tool__type="function"
+    )
+    calls = kept.points("gen_ai.execute_tool.duration")
+    assert {point: value.recorded for point, value in calls.items()} == {
+        tool: 1,
+        tool | labels(error__type="tool_error"): 1,
+        tool | labels(error__type="permission_denied"): 1,
+    }
+    spent = sum(view.ms for view in views(ended.spans) if view.name == "execute_tool Bash") / 1e3
+    assert sum(value.sum for value in calls.values()) == pytest.approx(spent)
+
+
+def tool_called(tool_id: str, span_id: str, agent: str, parent: str | None = None) -> AnyEvent:
+    data = p.ToolUseData(id=tool_id, name="any", input={}, parent_tool_use_id=parent)
+    return p.event_of(data, seq=1, ts=1.0, trace_id="a" * 32, span_id=span_id, parent_span_id=agent)
+
+
+def agent_span(name: str, span_id: str, parent: str | None = None) -> EndedSpan:
+    about = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": name, "session.id": "s-1"}
+    return EndedSpan(f"invoke_agent {name}", about, parent, 0, 10**9, span_id=span_id)
+
+
+def test_the_calls_of_a_subagent_are_its_own() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+    metrics.begin(ADA, ToolCalls())
+    about = {"session.id": "s-1"}
+    tool = {**about, "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "Agent"}
+    for parent in ("turn", "sub", "sub", "turn"):
+        metrics.observe_span(EndedSpan("chat m", {**about, "gen_ai.operation.name": "chat"}, parent, 0, 1))
+    metrics.observe_span(agent_span("Explore", "sub", "call"))
+    metrics.observe_span(EndedSpan("execute_tool Agent", tool, "turn", 0, 1, span_id="call"))
+    metrics.observe_span(agent_span("claude-agent", "turn"))
+    of = {name: labels(**HERS, gen_ai__operation__name="invoke_agent", gen_ai__agent__name=name) for name in AGENTS}
+    assert kept.points("gen_ai.invoke_agent.inference_calls") == {of["Explore"]: (2, 1), of["claude-agent"]: (2, 1)}
+    assert kept.points("gen_ai.invoke_agent.tool_calls") == {of["Explore"]: (0, 1), of["claude-agent"]: (1, 1)}
+
+
+def test_requests_below_a_call_are_those_of_its_agent_and_agents_without_an_end_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turn, search = "1" * 16, "2" * 16
+    calls = ToolCalls()
+    calls.observe(tool_called("t", search, turn))
+    kept = Kept()
+    metrics = Metrics([kept])
+    metrics.begin(ADA, calls)
+    chat = {"session.id": "s-1", "gen_ai.operation.name": "chat"}
+    metrics.observe_span(EndedSpan("chat m", chat, search, 0, 1))  # a search's own request
+    metrics.observe_span(EndedSpan("chat m", chat, turn, 0, 1), replayed=True)
+    monkeypatch.setattr(_genai, "MAX_COUNTED_AGENTS", 2)
+    for number in range(5):
+        metrics.observe_span(EndedSpan("chat m", chat, f"{number:016x}", 0, 1))
+        metrics.observe_span(EndedSpan("chat m", chat, turn, 0, 1))
+    metrics.observe_span(agent_span("claude-agent", turn))
+    agent = labels(**HERS, gen_ai__operation__name="invoke_agent", gen_ai__agent__name="claude-agent")
+    ((found, point),) = kept.points("gen_ai.invoke_agent.inference_calls").items()
+    assert (found, point.recorded) == (agent, 1)
+    assert sum(point.recorded for point in kept.points("gen_ai.client.inference.duration").values()) == 11
+
+
+@pytest.mark.parametrize("conventions", ["v1.41.0", "both"])
+def test_the_older_conventions_have_metrics_of_their_own(conventions: Conventions) -> None:
+    kept = Kept()
+    metrics = Metrics([kept], conventions=conventions)
+    metrics.observe_span(EndedSpan("chat m", {**OF_REQUEST, "gen_ai.usage.input_tokens": 5}, None, 0, 10**9))
+    request = labels(**HERS, gen_ai__operation__name="chat", gen_ai__provider__name="anthropic")
+    assert kept.points("gen_ai.client.operation.duration") == {request: (1.0, 1)}
+    assert kept.points("gen_ai.client.token.usage") == {request | labels(gen_ai__token__type="input"): (5, 1)}
+    newer = kept.points("gen_ai.client.inference.duration")
+    assert newer == ({request: (1.0, 1)} if conventions == "both" else {})
 
 
 @pytest.mark.anyio
@@ -432,10 +522,17 @@ def test_a_span_with_odd_attributes_is_measured_by_what_can_be_read() -> None:
     metrics = Metrics([kept])
     metrics.observe_span(EndedSpan("chat", odd, None, 10**18, 1))
     metrics.observe_span(EndedSpan("chat", odd, None, 0, 2 * 10**9))
-    ((found, point),) = kept.points("gen_ai.client.operation.duration").items()
+    ((found, point),) = kept.points("gen_ai.client.inference.duration").items()
     assert (dict(found)["error.type"], point) == (OTHER, (2.0, 1))
-    assert kept.points("gen_ai.client.token.usage") == {}
-    assert kept.points("gen_ai.client.operation.time_to_first_chunk") == {}
+    # The conventions count a failed request without usage as one of 0 tokens.
+    assert [point.sum for point in kept.points("gen_ai.client.inference.usage.input_tokens").values()] == [0]
+    ((found, point),) = kept.points("gen_ai.client.inference.operation.input_tokens").items()
+    assert (dict(found)["error.type"], point) == (OTHER, (0, 2))
+    del odd["error.type"]
+    succeeded = Kept()
+    Metrics([succeeded]).observe_span(EndedSpan("chat", odd, None, 0, 2 * 10**9))
+    assert succeeded.points("gen_ai.client.inference.operation.input_tokens") == {}
+    assert kept.points("gen_ai.client.inference.time_to_first_chunk") == {}
 
 
 # -- spans by outcome -------------------------------------------------------------------------------
@@ -450,12 +547,12 @@ def test_requests_of_many_kinds_in_one_session_are_told_apart_and_all_measured()
         for error in ({}, {"error.type": "rate_limit"}):
             said = {**OF_REQUEST, **error, "gen_ai.request.model": model, "gen_ai.usage.input_tokens": 5}
             metrics.observe_span(EndedSpan(f"chat {model}", said, None, 0, 10**9))
-    durations = kept.points("gen_ai.client.operation.duration")
+    durations = kept.points("gen_ai.client.inference.duration")
     assert sum(point.recorded for point in durations.values()) == 4 * len(asked)
     failed = [point.recorded for found, point in durations.items() if ("error.type", "rate_limit") in found]
     assert sum(failed) == 2 * len(asked)
-    assert kept.total("gen_ai.client.token.usage") == 4 * len(asked) * 5
-    assert not kept.points("gen_ai.client.operation.time_to_first_chunk")
+    assert kept.total("gen_ai.client.inference.usage.input_tokens") == 4 * len(asked) * 5
+    assert not kept.points("gen_ai.client.inference.time_to_first_chunk")
     assert all({("tenant", "acme"), ("tier", "pro")} < found for found in durations)
 
 

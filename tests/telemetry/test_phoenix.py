@@ -9,6 +9,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from agent_runner.contract import genai, otlp, readable
+from agent_runner.contract.messages import ContentSanitizer, text_message
+from agent_runner.contract.sanitize import ToolSanitizer
 from agent_runner.contract.spans import Span
 from host_client.telemetry.export.destinations.phoenix import mapping
 from host_client.telemetry.otlp import values_of
@@ -46,7 +48,7 @@ def test_a_model_request_has_its_model_tokens_and_answer() -> None:
     }
     about = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic", **usage}
     models = {"gen_ai.request.model": "sonnet", "gen_ai.response.model": "claude-sonnet-4-5"}
-    answer = {"gen_ai.output.messages": genai.message("assistant", "Done.")}
+    answer = {"gen_ai.output.messages": text_message("assistant", "Done.")}
     ending = {"gen_ai.response.finish_reasons": ["end_turn"]}
     expected = {
         "openinference.span.kind": "LLM",
@@ -67,7 +69,37 @@ def test_a_model_request_has_its_model_tokens_and_answer() -> None:
     assert added("chat sonnet", about | models | answer | ending) == expected
     del about["gen_ai.usage.cache_creation.input_tokens"]
     newer = {**about, "gen_ai.usage.cache_write.input_tokens": 200, **models, **answer, **ending}
-    assert added("chat sonnet", newer) == expected
+    # Phoenix itself reads the older name.
+    assert added("chat sonnet", newer) == {**expected, "gen_ai.usage.cache_creation.input_tokens": 200}
+
+
+def test_messages_with_tool_calls_and_results_are_shown_part_by_part() -> None:
+    blocks = [{"type": "text", "text": "I look."}, {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"a": 1}}]
+    results = [{"type": "tool_result", "tool_use_id": "t1", "content": "two files"}]
+    content = ContentSanitizer(str, ToolSanitizer(str, True), whole_requests=True)
+    history = [{"role": "user", "content": "Go"}, {"role": "assistant", "content": blocks}]
+    about = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": content.input([*history, {"role": "user", "content": results}]),
+        "gen_ai.output.messages": content.output([{"type": "text", "text": "Two."}], "end_turn"),
+    }
+    shown = added("chat m", about)
+    assert shown["output.value"] == "Two."
+    assert shown["input.mime_type"] == "application/json"
+    call = "llm.input_messages.1.message.tool_calls.0.tool_call"
+    assert {key: value for key, value in shown.items() if key.startswith("llm.")} == {
+        "llm.input_messages.0.message.role": "user",
+        "llm.input_messages.0.message.content": "Go",
+        "llm.input_messages.1.message.role": "assistant",
+        "llm.input_messages.1.message.content": "I look.",
+        f"{call}.id": "t1",
+        f"{call}.function.name": "Bash",
+        f"{call}.function.arguments": '{"a":1}',
+        "llm.input_messages.2.message.role": "tool",
+        "llm.input_messages.2.message.content": "two files",
+        "llm.output_messages.0.message.role": "assistant",
+        "llm.output_messages.0.message.content": "Two.",
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,8 +125,9 @@ def test_a_call_has_its_tool_input_and_output(attribute: str, value: str, kind: 
 
 
 def test_a_turn_is_an_agent_with_prompt_and_answer() -> None:
-    messages = {"gen_ai.input.messages": genai.message("user", "Go"), "gen_ai.output.messages": json.dumps([1, 2])}
+    messages = {"gen_ai.input.messages": text_message("user", "Go"), "gen_ai.output.messages": json.dumps([1, 2])}
     assert added("agent.execute", {**genai.invoke_agent("m", 1), **messages}) == {
+        "gen_ai.provider.name": "anthropic",
         "openinference.span.kind": "AGENT",
         "agent.name": "claude-agent",
         "input.value": "Go",

@@ -189,7 +189,7 @@ async def test_line_breaks_in_names_inject_nothing_and_a_callers_baggage_bills_n
     baggage = "user.id=mallory,tenant.id=evil-corp,session.id=hers"
     left = await hostile_runs(tmp_path, options, BAGGAGE=baggage, AGENT_USER_ID="mallory")
     families = {family.name for family in text_string_to_metric_families(left.metrics)}
-    assert {name for name in families if not name.startswith(("claude_agent_", "gen_ai_client_", "target"))} == set()
+    assert {name for name in families if not name.startswith(("claude_agent_", "gen_ai_", "target"))} == set()
     assert "\x1b" not in capfd.readouterr().err
     spans = [span for result in left.results for span in views(result.spans)]
     assert {span.attributes["user.id"] for span in spans} == {options.user_id}

@@ -39,6 +39,7 @@ SCRIPT = """
           - tools: [{name: Agent, input: {description: d, prompt: Say hello, subagent_type: general-purpose,
                                           run_in_background: false}}]
           - text: Done.
+            usage: {output_tokens: 42, more: {output_tokens_details: {thinking_tokens: 30}}, at_end: true}
       helper:
         when: Say hello
         replies: [{text: Hello.}]

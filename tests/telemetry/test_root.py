@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from agent_runner.contract import genai
+from agent_runner.contract.messages import text_message
 from agent_runner.contract.protocol import Result
 from host_client import AgentOptions, open_session, run_agent
 from host_client.telemetry.config import TelemetryConfig
@@ -48,8 +49,8 @@ async def two_turns(lab: HostLab, **options: Any) -> dict[str, Any]:
 async def test_the_span_of_a_session_has_the_first_prompt_and_the_last_answer_as_far_as_they_may_be_shown() -> None:
     with host_lab(SCRIPT) as lab:
         shown = await two_turns(lab)
-        assert shown["gen_ai.input.messages"] == genai.message("user", "First question")
-        assert shown["gen_ai.output.messages"] == genai.message("assistant", "The last answer.")
+        assert shown["gen_ai.input.messages"] == text_message("user", "First question")
+        assert shown["gen_ai.output.messages"] == text_message("assistant", "The last answer.", "end_turn")
     with host_lab(SCRIPT) as lab:
         assert not {*genai.MESSAGES} & (await two_turns(lab, content="none")).keys()
 

@@ -253,6 +253,13 @@ def test_a_failure_outside_of_tool_calls_keeps_its_trace_with_any_rate(name: str
     assert decided(Sampler(config), HIGH, [*FAILED_CALL, span(name, error=True)]) is Verdict.KEEP
 
 
+def test_a_failed_subagent_counts_as_the_failed_call_that_it_is_and_a_failed_turn_does_not() -> None:
+    config = SamplingConfig(rate=0.0, slow_rate=0.0, tool_error_rate=0.0)
+    about = {"gen_ai.operation.name": "invoke_agent"}
+    for name, verdict in (("invoke_agent Explore", Verdict.DROP), ("agent.execute", Verdict.KEEP)):
+        assert decided(Sampler(config), LOW, [span(name, error=True, about=about), span()]) is verdict
+
+
 def test_a_tier_has_a_rate_of_its_own() -> None:
     config = SamplingConfig(rate=0.0, tier_rates={"enterprise": 1.0})
     assert decided(Sampler(config), HIGH, [], tier="enterprise") is Verdict.KEEP

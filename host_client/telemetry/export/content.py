@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from agent_runner.contract.genai import CONTENT, MESSAGES, message, read_message
-from agent_runner.contract.sanitize import FULL_LENGTH, Sanitizer, preview, replace_lone_surrogates
+from agent_runner.contract.genai import CONTENT, MESSAGES
+from agent_runner.contract.messages import with_texts
+from agent_runner.contract.sanitize import FULL_LENGTH, Sanitizer, brief, preview, replace_lone_surrogates
 
 if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import KeyValue
@@ -57,7 +58,5 @@ class ContentFilter:
         if not pair.value.HasField("string_value"):  # forged: the runner sends content as text only
             return WITHHELD
         content = pair.value.string_value
-        if pair.key not in MESSAGES or (read := read_message(content)) is None:
-            return self.text(content)
-        role, text = read
-        return message(role, self.text(text))
+        cleaned = with_texts(content, self.text, brief) if pair.key in MESSAGES else None
+        return self.text(content) if cleaned is None else cleaned

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from agent_runner.contract.approvals import NO_ONE
+from agent_runner.contract.genai import AGENT_NAME
 from agent_runner.contract.prices import PRICES, family
 from agent_runner.contract.protocol import ERROR_TYPES
 from agent_runner.contract.sanitize import single_line
@@ -21,6 +22,7 @@ OTHER = "other"
 MAX_TENANTS = 1000
 MAX_MODELS = 100
 MAX_TOOLS = 200
+MAX_AGENTS = 100
 MAX_TIERS = 20
 MAX_REASONS = 100
 MAX_DECIDERS = 100
@@ -28,6 +30,7 @@ MAX_LENGTH = 128
 
 MODELS_OF_ONE = 10
 TOOLS_OF_ONE = 40
+AGENTS_OF_ONE = 20
 DECIDERS_OF_ONE = 20
 KINDS_OF_ONE = 2
 """Maximum numbers of different values from the sandboxes of one customer."""
@@ -45,6 +48,9 @@ TOOLS = frozenset(
     )
 )
 """Names of the CLI's own tools."""
+
+AGENTS = frozenset((AGENT_NAME, "general-purpose", "Explore", "Plan", "statusline-setup"))
+"""Names of the main agent and of the CLI's own subagents."""
 
 DECIDERS = frozenset({"policy:auto", "policy:deny", "approver", NO_ONE})
 """Values of ``decided_by`` where no person decides."""
@@ -100,6 +106,7 @@ class Labels:
         self._default_tier = default_tier
         self._model = Bounded(MAX_MODELS, PRICES, MODELS_OF_ONE)
         self.tool = Bounded(MAX_TOOLS, TOOLS, TOOLS_OF_ONE)
+        self.agent = Bounded(MAX_AGENTS, AGENTS, AGENTS_OF_ONE)
         self.decider = Bounded(MAX_DECIDERS, DECIDERS, DECIDERS_OF_ONE)
         self.sandbox_kind = Bounded(MAX_TIERS, ("local", "e2b"), KINDS_OF_ONE)
         self.reason = Bounded(MAX_REASONS)

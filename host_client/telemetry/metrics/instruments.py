@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from host_client.telemetry.conventions import Conventions
+
 Kind = Literal["counter", "histogram", "up_down_counter", "observable_counter"]
 
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation")
@@ -19,9 +21,11 @@ _TURN_MS = (100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5
 _TOOL_MS = (5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5)
 _WAIT_MS = (100.0, 1e3, 5e3, 1e4, 3e4, 6e4, 1.2e5, 3e5, 6e5, 1.8e6, 3.6e6, 1.44e7, 8.64e7)
 _CREATION_MS = (50.0, 100.0, 250.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 3e4, 6e4)
-# The GenAI conventions ask for these buckets of durations and of tokens.
-_REQUEST_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+# The GenAI conventions ask for these buckets of durations, tokens and calls.
+_OPERATION_S = tuple(0.01 * 2**power for power in range(14))
+_AGENT_S = tuple(0.1 * 2**power for power in range(13))
 _TOKENS = tuple(float(4**power) for power in range(14))
+_CALLS = tuple(float(2**power) for power in range(8))
 
 _REQUEST = (
     "gen_ai.operation.name",
@@ -31,6 +35,8 @@ _REQUEST = (
     "tenant",
     "tier",
 )
+_USAGE = (*_REQUEST, "gen_ai.token.modality")
+_AGENT = ("gen_ai.operation.name", "gen_ai.agent.name", "tenant", "tier")
 
 
 class Metric(NamedTuple):
@@ -99,31 +105,116 @@ METRICS = (
         "claude_agent_tokens_total",
     ),
     Metric(
-        "gen_ai.client.token.usage",
-        "histogram",
-        "{token}",
-        (*_REQUEST, "gen_ai.token.type"),
-        "Tokens of one model request, input (cached ones included) and output.",
-        "gen_ai_client_token_usage",
-        _TOKENS,
-    ),
-    Metric(
-        "gen_ai.client.operation.duration",
+        "gen_ai.client.inference.duration",
         "histogram",
         "s",
         (*_REQUEST, "error.type"),
         "Duration of model requests.",
-        "gen_ai_client_operation_duration_seconds",
-        _REQUEST_S,
+        "gen_ai_client_inference_duration_seconds",
+        _OPERATION_S,
     ),
     Metric(
-        "gen_ai.client.operation.time_to_first_chunk",
+        "gen_ai.client.inference.time_to_first_chunk",
         "histogram",
         "s",
         _REQUEST,
         "Time from a model request to the first chunk of its answer.",
-        "gen_ai_client_operation_time_to_first_chunk_seconds",
-        _REQUEST_S,
+        "gen_ai_client_inference_time_to_first_chunk_seconds",
+        _OPERATION_S,
+    ),
+    Metric(
+        "gen_ai.client.inference.usage.input_tokens",
+        "counter",
+        "{token}",
+        _USAGE,
+        "Input tokens of model requests, cached ones included.",
+        "gen_ai_client_inference_usage_input_tokens_total",
+    ),
+    Metric(
+        "gen_ai.client.inference.usage.output_tokens",
+        "counter",
+        "{token}",
+        _USAGE,
+        "Output tokens of model requests, those of reasoning included.",
+        "gen_ai_client_inference_usage_output_tokens_total",
+    ),
+    Metric(
+        "gen_ai.client.inference.usage.cache_read.input_tokens",
+        "counter",
+        "{token}",
+        _USAGE,
+        "Input tokens that were read from the prompt cache.",
+        "gen_ai_client_inference_usage_cache_read_input_tokens_total",
+    ),
+    Metric(
+        "gen_ai.client.inference.usage.cache_write.input_tokens",
+        "counter",
+        "{token}",
+        _USAGE,
+        "Input tokens that were written to the prompt cache.",
+        "gen_ai_client_inference_usage_cache_write_input_tokens_total",
+    ),
+    Metric(
+        "gen_ai.client.inference.usage.reasoning.output_tokens",
+        "counter",
+        "{token}",
+        _USAGE,
+        "Output tokens of reasoning, where the API reports them.",
+        "gen_ai_client_inference_usage_reasoning_output_tokens_total",
+    ),
+    Metric(
+        "gen_ai.client.inference.operation.input_tokens",
+        "histogram",
+        "{token}",
+        (*_REQUEST, "error.type"),
+        "Input tokens of one model request, cached ones included.",
+        "gen_ai_client_inference_operation_input_tokens",
+        _TOKENS,
+    ),
+    Metric(
+        "gen_ai.client.inference.operation.output_tokens",
+        "histogram",
+        "{token}",
+        (*_REQUEST, "error.type"),
+        "Output tokens of one model request.",
+        "gen_ai_client_inference_operation_output_tokens",
+        _TOKENS,
+    ),
+    Metric(
+        "gen_ai.invoke_agent.duration",
+        "histogram",
+        "s",
+        (*_AGENT, "error.type"),
+        "Duration of turns (claude-agent) and of subagents, by the agent's name.",
+        "gen_ai_invoke_agent_duration_seconds",
+        _AGENT_S,
+    ),
+    Metric(
+        "gen_ai.invoke_agent.inference_calls",
+        "histogram",
+        "{inference_call}",
+        _AGENT,
+        "Model requests of one turn or subagent, without those of its subagents.",
+        "gen_ai_invoke_agent_inference_calls",
+        _CALLS,
+    ),
+    Metric(
+        "gen_ai.invoke_agent.tool_calls",
+        "histogram",
+        "{tool_call}",
+        _AGENT,
+        "Tool calls of one turn or subagent, without those of its subagents.",
+        "gen_ai_invoke_agent_tool_calls",
+        _CALLS,
+    ),
+    Metric(
+        "gen_ai.execute_tool.duration",
+        "histogram",
+        "s",
+        ("gen_ai.operation.name", "gen_ai.tool.name", "gen_ai.tool.type", "tenant", "tier", "error.type"),
+        "Duration of tool calls, with the waits for a person and for other calls.",
+        "gen_ai_execute_tool_duration_seconds",
+        _OPERATION_S,
     ),
     Metric(
         "claude.agent.approval.wait",
@@ -181,4 +272,42 @@ MAX_COUNTER_SERIES = 10_000
 """Maximum number of series of one counter: the SDK's default of 2,000 is too low for 1,000 users and their models. The
 SDK adds up everything beyond it under ``otel_metric_overflow``. Histograms, with a series a bucket, stay at 2,000."""
 
-BY_NAME = {metric.name: metric for metric in METRICS}
+BEFORE = (
+    Metric(
+        "gen_ai.client.token.usage",
+        "histogram",
+        "{token}",
+        (*_REQUEST, "gen_ai.token.type"),
+        "Tokens of one model request, input (cached ones included) and output.",
+        "gen_ai_client_token_usage",
+        _TOKENS,
+    ),
+    Metric(
+        "gen_ai.client.operation.duration",
+        "histogram",
+        "s",
+        (*_REQUEST, "error.type"),
+        "Duration of model requests.",
+        "gen_ai_client_operation_duration_seconds",
+        _OPERATION_S,
+    ),
+    Metric(
+        "gen_ai.client.operation.time_to_first_chunk",
+        "histogram",
+        "s",
+        _REQUEST,
+        "Time from a model request to the first chunk of its answer.",
+        "gen_ai_client_operation_time_to_first_chunk_seconds",
+        _OPERATION_S,
+    ),
+)
+"""The metrics that the GenAI conventions v1.41 had in place of ``gen_ai.client.inference.*``."""
+
+BY_NAME = {metric.name: metric for metric in (*METRICS, *BEFORE)}
+
+
+def is_exported(metric: Metric, conventions: Conventions) -> bool:
+    """Return whether telemetry that follows these GenAI conventions has a metric."""
+    if metric in BEFORE:
+        return conventions != "v0.1.0"
+    return conventions != "v1.41.0" or not metric.name.startswith("gen_ai.")

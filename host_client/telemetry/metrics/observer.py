@@ -10,11 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opentelemetry.metrics import CallbackOptions, Histogram, Observation
-from opentelemetry.metrics import Counter as CounterInstrument
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import View
@@ -34,25 +32,20 @@ from agent_runner.contract.protocol import (
 )
 from agent_runner.contract.sanitize import brief
 from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.conventions import Conventions
 from host_client.telemetry.otlp import ENVIRONMENT
 from host_client.telemetry.tail.pipeline import Who
 from host_client.telemetry.trace.session_trace import SERVICE_NAME
 from host_client.telemetry.turns import turn_of
 
-from ._labels import Labels, error_type, source_of
-from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS
+from ._genai import MAX_MS, GenAiMetrics, duration_ms, failure
+from ._labels import Labels, source_of
+from ._session import MeasuredSession
+from .instruments import BY_NAME, MAX_COUNTER_SERIES, OUTCOMES, TOKEN_KINDS, Metric, is_exported
 
 if TYPE_CHECKING:
     from host_client.telemetry.batch import EndedSpan
     from host_client.telemetry.config import TelemetryConfig
-
-MAX_MS = 30 * 86_400_000.0
-"""Maximum of a duration that is recorded, in milliseconds. A sandbox's clock is not trusted."""
-
-_NUMBER = (int, float)
-_MODELS = ("gen_ai.request.model", "gen_ai.response.model")
-_USAGE = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens"}
-"""Attributes with the tokens of a model request, by the value of ``gen_ai.token.type``."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,21 +66,12 @@ class MetricsExport(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Session:
-    """The labels of one session's metrics, and what its events have named so far."""
-
-    source: str
-    customer: Mapping[str, str]
-    model: str | None = None
-    calls: ToolCalls = field(default_factory=ToolCalls)
-
-
 class Metrics:
     """Record all metrics that `METRICS` lists, from the events and spans of sessions. Called from one thread.
 
     ``tier`` is the tier of users whose session names none. With a ``user_label_limit`` of 0 no metric has a user.
-    ``environment`` is the name of the deployment, unless OTEL_RESOURCE_ATTRIBUTES has one.
+    ``environment`` is the name of the deployment, unless OTEL_RESOURCE_ATTRIBUTES has one. Metrics of the GenAI
+    conventions have the names of ``conventions``.
     """
 
     def __init__(
@@ -97,10 +81,11 @@ class Metrics:
         user_label_limit: int = 1000,
         tier: str | None = None,
         environment: str = "development",
+        conventions: Conventions = "v0.1.0",
     ) -> None:
         self._parts = tuple(parts)
         self._labels = Labels(user_label_limit, tier)
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, MeasuredSession] = {}
         self._delivery_ended: threading.Event | None = None
         counters = (Counter, ObservableCounter)
         provider = MeterProvider(
@@ -111,31 +96,27 @@ class Metrics:
             views=[View(instrument_type=kind, aggregation_cardinality_limit=MAX_COUNTER_SERIES) for kind in counters],
         )
         self._meter = provider.get_meter("sandspan.host_client", __version__)
-        self._cost = self._counter("claude.agent.cost.usd")
-        self._turn_duration = self._histogram("claude.agent.duration.ms")
-        self._tool_duration = self._histogram("claude.agent.tool.duration.ms")
-        self._tool_errors = self._counter("claude.agent.tool.errors")
-        self._errors = self._counter("claude.agent.errors.total")
-        self._tokens = self._counter("claude.agent.tokens")
-        self._request_tokens = self._histogram("gen_ai.client.token.usage")
-        self._request_duration = self._histogram("gen_ai.client.operation.duration")
-        self._first_chunk = self._histogram("gen_ai.client.operation.time_to_first_chunk")
-        self._wait = self._histogram("claude.agent.approval.wait")
-        self._approvals = self._counter("claude.agent.approvals")
-        self._creation = self._histogram("claude.agent.sandbox.creation.duration")
-        self._events = self._counter("claude.agent.events")
-        active = BY_NAME["claude.agent.sessions.active"]
-        self._active = self._meter.create_up_down_counter(active.name, active.unit, active.what)
+        self._records = {
+            metric.name: self._instrument(metric)
+            for metric in BY_NAME.values()
+            if metric.kind != "observable_counter" and is_exported(metric, conventions)
+        }
+        self._genai = GenAiMetrics(self._record, self._labels, conventions)
 
-    def _counter(self, name: str) -> CounterInstrument:
-        metric = BY_NAME[name]
-        return self._meter.create_counter(metric.name, metric.unit, metric.what)
+    def _record(self, metric: str, value: float, labels: Mapping[str, str]) -> None:
+        self._records[metric](value, labels)
 
-    def _histogram(self, name: str) -> Histogram:
-        metric = BY_NAME[name]
-        return self._meter.create_histogram(
-            metric.name, metric.unit, metric.what, explicit_bucket_boundaries_advisory=metric.buckets
-        )
+    def _instrument(self, metric: Metric) -> Callable[[float, Mapping[str, str]], None]:
+        """Return the function that records a value in a new instrument."""
+        match metric.kind:
+            case "histogram":
+                return self._meter.create_histogram(
+                    metric.name, metric.unit, metric.what, explicit_bucket_boundaries_advisory=metric.buckets
+                ).record
+            case "up_down_counter":
+                return self._meter.create_up_down_counter(metric.name, metric.unit, metric.what).add
+            case _:
+                return self._meter.create_counter(metric.name, metric.unit, metric.what).add
 
     def watch(self, counts: SpanCounts, delivery_ended: threading.Event | None = None) -> None:
         """Export the outcomes of spans, which ``counts`` returns at each collection. Called once.
@@ -170,18 +151,18 @@ class Metrics:
         self._labels.know(who)
         if (session := self._sessions.get(who.session_id)) is None:
             self._sessions[who.session_id] = session = self._new(who)
-            self._active.add(1, session.customer)
+            self._record("claude.agent.sessions.active", 1, session.customer)
         session.calls = calls
 
-    def _new(self, who: Who) -> _Session:
+    def _new(self, who: Who) -> MeasuredSession:
         source = source_of(who.session_id, who.user_id, who.tenant_id)
-        return _Session(source, self._labels.customer(who.tenant_id, who.tier))
+        return MeasuredSession(source, self._labels.customer(who.tenant_id, who.tier))
 
     def end(self, who: Who) -> None:
         """Count a session as no longer active."""
         # The SDK cannot drop a series: that of a customer without sessions stays, at 0.
         if (session := self._sessions.pop(who.session_id, None)) is not None:
-            self._active.add(-1, session.customer)
+            self._record("claude.agent.sessions.active", -1, session.customer)
 
     def observe(self, event: AnyEvent, who: Who, *, replayed: bool = False) -> None:
         """Count an event and record its figures. Of a replayed one only the session's model is noted."""
@@ -190,7 +171,7 @@ class Metrics:
             session.model = brief(event.data.model)
         if replayed:
             return
-        self._events.add(1, {**session.customer, "type": event.type})
+        self._record("claude.agent.events", 1, {**session.customer, "type": event.type})
         match event:
             case ToolResult():
                 self._tool_ended(session, event)
@@ -200,39 +181,41 @@ class Metrics:
                 self._decided(session, "AskUserQuestion", event.data)
             case Error():
                 labels = {**session.customer, **self._model(session), "error.type": event.data.error_type}
-                self._errors.add(1, labels)
+                self._record("claude.agent.errors.total", 1, labels)
             case Result():
                 self._turn_ended(session, event, who)
             case _:
                 pass
 
-    def _model(self, session: _Session) -> dict[str, str]:
+    def _model(self, session: MeasuredSession) -> dict[str, str]:
         return {"model": self._labels.model(session.model, session.source)} if session.model else {}
 
-    def _tool_ended(self, session: _Session, event: ToolResult) -> None:
+    def _tool_ended(self, session: MeasuredSession, event: ToolResult) -> None:
         labels = dict(session.customer)
         if name := _tool(session, event.data.tool_use_id):
             labels["tool"] = self._labels.tool(name, session.source)
         if 0 <= event.data.duration_ms <= MAX_MS:
-            self._tool_duration.record(event.data.duration_ms, labels)
+            self._record("claude.agent.tool.duration.ms", event.data.duration_ms, labels)
         if event.data.is_error:
-            self._tool_errors.add(1, {**labels, "error.type": event.data.error_type or "tool_error"})
+            self._record("claude.agent.tool.errors", 1, {**labels, "error.type": event.data.error_type or "tool_error"})
 
-    def _decided(self, session: _Session, tool: str, data: ApprovalResolvedData | QuestionResolvedData) -> None:
+    def _decided(self, session: MeasuredSession, tool: str, data: ApprovalResolvedData | QuestionResolvedData) -> None:
         labels = {**session.customer, "decision": data.decision}
         if 0 <= data.wait_ms <= MAX_MS:
-            self._wait.record(data.wait_ms, labels)
+            self._record("claude.agent.approval.wait", data.wait_ms, labels)
         if tool:
             labels["tool"] = self._labels.tool(tool, session.source)
         if data.decided_by:
             labels["decided_by"] = self._labels.decider(data.decided_by, session.source)
-        self._approvals.add(1, labels)
+        self._record("claude.agent.approvals", 1, labels)
 
-    def _turn_ended(self, session: _Session, event: Result, who: Who) -> None:
+    def _turn_ended(self, session: MeasuredSession, event: Result, who: Who) -> None:
         data = event.data
         failed = {"error.type": data.error_type} if data.error_type else {}
         if 0 <= data.duration_ms <= MAX_MS:
-            self._turn_duration.record(data.duration_ms, {**session.customer, **self._model(session), **failed})
+            self._record(
+                "claude.agent.duration.ms", data.duration_ms, {**session.customer, **self._model(session), **failed}
+            )
         try:
             turn = turn_of(data, session.model)
         except ValueError as error:
@@ -241,39 +224,21 @@ class Metrics:
         user = self._labels.user(who.user_id)
         for part in turn.parts:
             labels = {**session.customer, "model": self._labels.model(part.model, session.source)}
-            self._cost.add(part.nano / 1e9, {**labels, **user})
+            self._record("claude.agent.cost.usd", part.nano / 1e9, {**labels, **user})
             for kind, tokens in zip(TOKEN_KINDS, part[2:], strict=True):
                 if tokens:
-                    self._tokens.add(tokens, {**labels, "kind": kind})
+                    self._record("claude.agent.tokens", tokens, {**labels, "kind": kind})
 
     def observe_span(self, span: EndedSpan, *, replayed: bool = False) -> None:
-        """Record a model request or the creation of a sandbox. A replayed span was recorded before."""
-        if replayed:
-            return
-        if span.attributes.get("gen_ai.operation.name") == "chat":
-            self._request(span)
-        elif span.name == "sandbox.create" and (ms := _duration_ms(span)) is not None:
-            session = self._session_of(span.attributes)
+        """Record a model request, a tool call, an agent or the creation of a sandbox, unless it is replayed."""
+        session = self._session_of(span.attributes)
+        self._genai.observe(span, session, replayed=replayed)
+        if span.name == "sandbox.create" and not replayed and (ms := duration_ms(span)) is not None:
             kind = self._labels.sandbox_kind(_text(span.attributes, "sandbox.kind") or "unknown", session.source)
-            self._creation.record(ms, {**session.customer, "sandbox.kind": kind, **_failure(span.attributes)})
+            labels = {**session.customer, "sandbox.kind": kind, **failure(span.attributes)}
+            self._record("claude.agent.sandbox.creation.duration", ms, labels)
 
-    def _request(self, span: EndedSpan) -> None:
-        attributes = span.attributes
-        session = self._session_of(attributes)
-        labels = {**session.customer, "gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic"}
-        for name in _MODELS:
-            if isinstance(model := attributes.get(name), str):
-                labels[name] = self._labels.model(model, session.source)
-        if (ms := _duration_ms(span)) is not None:
-            self._request_duration.record(ms / 1000, {**labels, **_failure(attributes)})
-        seconds = _number(attributes.get("gen_ai.response.time_to_first_chunk"), MAX_MS / 1000)
-        if seconds is not None:
-            self._first_chunk.record(seconds, labels)
-        for kind, name in _USAGE.items():
-            if (tokens := _number(attributes.get(name), 1e12)) is not None:
-                self._request_tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
-
-    def _session_of(self, attributes: Mapping[str, Any]) -> _Session:
+    def _session_of(self, attributes: Mapping[str, Any]) -> MeasuredSession:
         """Return the session that a span's attributes name, from them alone if it has not begun here."""
         session_id = _text(attributes, "session.id") or ""
         user, tenant, tier = (_text(attributes, name) for name in ("user.id", "tenant.id", "user.tier"))
@@ -333,27 +298,20 @@ def metrics_of(config: TelemetryConfig) -> tuple[Metrics | None, tuple[str, ...]
         parts.append(TextfilePart(config.metrics_textfile, config.pushgateway))
     if not parts:
         return None, tuple(problems)
-    metrics = Metrics(parts, user_label_limit=config.user_label_limit, tier=config.tier, environment=config.environment)
+    metrics = Metrics(
+        parts,
+        user_label_limit=config.user_label_limit,
+        tier=config.tier,
+        environment=config.environment,
+        conventions=config.conventions,
+    )
     return metrics, tuple(problems)
 
 
-def _tool(session: _Session, tool_use_id: str) -> str:
+def _tool(session: MeasuredSession, tool_use_id: str) -> str:
     return call.name if (call := session.calls.get(tool_use_id)) is not None else ""
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str | None:
     value = attributes.get(name)
     return str(value) if value else None
-
-
-def _failure(attributes: Mapping[str, Any]) -> dict[str, str]:
-    return {"error.type": error_type(attributes["error.type"])} if "error.type" in attributes else {}
-
-
-def _duration_ms(span: EndedSpan) -> float | None:
-    return _number((span.end_time - span.start_time) / 1e6, MAX_MS)
-
-
-def _number(value: Any, limit: float) -> float | None:
-    """Return a number from 0 to the limit, None for any other value; ``type`` because a bool is an int."""
-    return value if type(value) in _NUMBER and 0 <= value <= limit else None

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 
-from agent_runner.contract.genai import CONTENT, MESSAGES, message, read_message
+from agent_runner.contract.genai import CACHE_WRITE, CONTENT, MESSAGES
+from agent_runner.contract.messages import with_texts
 from agent_runner.contract.sanitize import brief, full, redacted_line, single_line
+from host_client.telemetry.conventions import CACHE_WRITE_BEFORE
 
 MAX_ATTRIBUTES = 128
 """Maximum number of attributes of a span or an event: OpenTelemetry's own default."""
@@ -44,6 +46,9 @@ _RESOURCE_ATTRIBUTES = frozenset(
 
 _MAX_CACHED_NAME = 128
 
+_RENAMED = {CACHE_WRITE_BEFORE: CACHE_WRITE}
+"""Attributes of older runners, by their names in later conventions."""
+
 
 def span_name(text: str) -> str:
     """Clean the name of a span; names of the host's own spans get a prefix."""
@@ -62,7 +67,7 @@ def attribute_name(key: str) -> str:
 
 
 def _attribute(key: str) -> str:
-    cleaned = brief(key).strip()
+    cleaned = brief(_RENAMED.get(key, key)).strip()
     return "" if cleaned in OWNED or cleaned.startswith(_OWNED_PREFIXES) else cleaned
 
 
@@ -80,11 +85,11 @@ def attribute_text(attribute: str, value: str, given: Collection[str]) -> str:
 
 def _content(attribute: str, value: str) -> str:
     cleaned = text(value, MAX_CONTENT)
-    if cleaned == value or attribute not in MESSAGES or (read := read_message(value)) is None:
+    if cleaned == value or attribute not in MESSAGES:
         return cleaned
-    # Redaction can break serialized JSON, so the text inside is cleaned and serialized again.
-    role, content = read
-    return single_line(message(brief(role), full(content)), MAX_CONTENT)
+    # Redaction can break serialized JSON, so the texts inside are cleaned and serialized again.
+    written = with_texts(value[:MAX_CONTENT], full, brief)
+    return cleaned if written is None else single_line(written, MAX_CONTENT)
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:

@@ -32,7 +32,12 @@ def assemble(config: TelemetryConfig) -> tuple[Telemetry, tuple[str, ...]]:
         observers.append(ledger)
     content = ContentFilter(config.sanitize_prompt) if config.sanitize_prompt is not None else None
     telemetry = Telemetry(
-        _delivery(config), observers, sampling=_sampling(config), content=content, environment=config.environment
+        _delivery(config),
+        observers,
+        sampling=_sampling(config),
+        content=content,
+        environment=config.environment,
+        conventions=config.conventions,
     )
     if metrics is not None:
         metrics.watch(telemetry.counts, telemetry.delivery_ended)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from agent_runner.contract import parsing
 from host_client.telemetry.config import TEMPORALITIES
+from host_client.telemetry.conventions import CONVENTIONS
 from host_client.telemetry.export.endpoints import (
     COMPRESSIONS,
     LANGFUSE_CLOUD,
@@ -183,6 +184,13 @@ SETTINGS = (
     ),
     TelemetrySetting(
         "tier", ("SANDSPAN_USER_TIER",), parsing.printable, "none", "Tier of users whose session names none."
+    ),
+    TelemetrySetting(
+        "conventions",
+        ("SANDSPAN_GENAI_CONVENTIONS",),
+        _word(*CONVENTIONS),
+        "`v0.1.0`",
+        "Version of the GenAI conventions whose names spans and metrics have: `v0.1.0`, `v1.41.0`, or `both`.",
     ),
     TelemetrySetting(
         "langfuse_url",

@@ -61,6 +61,7 @@ def telemetry_config(environ: Mapping[str, str]) -> tuple[TelemetryConfig, tuple
         spool_max_bytes=reader.get("spool_max_bytes", TelemetryConfig.spool_max_bytes),
         user_label_limit=reader.get("user_label_limit", 1000),
         tier=reader.get("tier", None),
+        conventions=reader.get("conventions", "v0.1.0"),
         ledger=reader.get("ledger", state_path(environ, "ledger.sqlite")),
         metrics_textfile=reader.get("metrics_textfile", None),
     )

@@ -19,6 +19,7 @@ from agent_runner.contract.protocol import Result
 from agent_runner.contract.sanitize import preview
 from host_client.telemetry.batch import Batch, EndedSpan
 from host_client.telemetry.calls import ToolCalls
+from host_client.telemetry.conventions import Conventions, rename
 
 from ._buffer import TraceBuffer
 from .sampling import Sampler, SamplingConfig
@@ -96,7 +97,8 @@ class Telemetry:
     """Telemetry of a process: takes the events and spans of sessions, and passes them to observers and destinations.
 
     `initialize_telemetry` returns one. A bare ``Telemetry()`` discards everything. ``environment`` is the name of the
-    deployment for spans whose resource names none. With ``enabled`` False no OpenTelemetry module is imported.
+    deployment for spans whose resource names none. Destinations get spans with the names of the GenAI ``conventions``.
+    With ``enabled`` False no OpenTelemetry module is imported.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Telemetry:
         sampling: SamplingConfig | None = None,
         content: ContentFilter | None = None,
         environment: str | None = None,
+        conventions: Conventions = "v0.1.0",
         enabled: bool = True,
     ) -> None:
         self.enabled = enabled
@@ -122,6 +125,7 @@ class Telemetry:
         self._observers = tuple(observers)
         self._content = content
         self._environment = environment
+        self._conventions: Conventions = conventions
         sampler = Sampler(sampling or SamplingConfig())
         self._buffer = TraceBuffer(delivery, sampler, self._attempt) if delivery is not None else None
         self._lock = threading.Lock()
@@ -371,9 +375,10 @@ class Telemetry:
                 self._buffer.keep(trace_id, "taken over")
             if self._environment is not None:
                 otlp.name_environment(request, self._environment)
-            if self._content is not None:
-                for message in otlp.spans_of(request):
-                    self._content.clean(message)
+            for span in otlp.spans_of(request):
+                rename(span, self._conventions)
+                if self._content is not None:
+                    self._content.clean(span)
             self._buffer.add(trace_id, ended, Batch(request.SerializeToString(), len(ended)))
 
     def _each(self, call: Callable[[Observer], None]) -> None:

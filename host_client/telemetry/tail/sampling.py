@@ -207,8 +207,10 @@ def _falls_within(trace_id: str, rate: float) -> bool:
 
 
 def _is_of_tool_call(span: EndedSpan) -> bool:
-    """Return whether a span is a tool call's, or that of its approval, which fails together with the call."""
-    return span.attributes.get("gen_ai.operation.name") == "execute_tool" or span.name == "agent.approval"
+    """Return whether a span is a tool call's, or that of its approval or its subagent, which fail with the call."""
+    operation = span.attributes.get("gen_ai.operation.name")
+    is_subagent = operation == "invoke_agent" and span.name != "agent.execute"
+    return operation == "execute_tool" or is_subagent or span.name == "agent.approval"
 
 
 def _work(span: EndedSpan) -> Interval | None:

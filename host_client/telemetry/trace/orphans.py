@@ -20,6 +20,7 @@ from agent_runner.contract.protocol import (
     QuestionRequest,
     QuestionResolved,
     Result,
+    SubagentStart,
     ToolResult,
     ToolUse,
     TurnStart,
@@ -42,6 +43,8 @@ class Orphans:
         self._common: Attributes = dict(common)
         self._calls = calls
         self._spans: dict[str, Span] = {}
+        self._subagents: dict[str, str] = {}
+        """The span ids of the calls that started subagents, by the span ids of the subagents."""
         self._in_background: set[str] = set()
         """Ids of spans of calls whose work continues in the background after their result."""
 
@@ -54,6 +57,11 @@ class Orphans:
                 size = len(to_json(event.data.input))
                 attributes = genai.execute_tool(event.data.id, event.data.name, size)
                 self._open(event, f"execute_tool {attributes['gen_ai.tool.name']}", attributes)
+            case SubagentStart(data=data):
+                attributes = genai.invoke_subagent(data.agent_name)
+                self._open(event, f"invoke_agent {attributes['gen_ai.agent.name']}", attributes)
+                if event.span_id in self._spans:
+                    self._subagents.setdefault(event.span_id, event.parent_span_id or "")
             case ApprovalRequest(data=data):
                 self._open(event, "agent.approval", genai.approval(data.approval_id, data.tool_use_id, data.tool_name))
             case QuestionRequest(data=data):
@@ -70,18 +78,30 @@ class Orphans:
         """Forget spans that the runner has sent."""
         for span_id in span_ids if self._spans else ():
             self._spans.pop(span_id, None)
+            self._subagents.pop(span_id, None)
             self._in_background.discard(span_id)
 
     def take(self, error_type: ErrorType, message: str, now: int) -> Iterator[Span]:
         """Yield and forget the spans that have not arrived, all ended; ``now`` is in nanoseconds since the epoch."""
-        for span in self._spans.values():
+        self._end_subagents()
+        for span in reversed(self._spans.values()):  # children before their parents, as a runner ends them
             if span.end is None:
                 span.fail(error_type, message)
                 span.end = max(span.start, now)
             span.attributes["sandspan.rebuilt"] = True
             yield span
         self._spans.clear()
+        self._subagents.clear()
         self._in_background.clear()
+
+    def _end_subagents(self) -> None:
+        """End the subagents whose calls have ended, with the outcomes of the calls."""
+        for subagent_id, call_id in self._subagents.items():
+            call, subagent = self._spans.get(call_id), self._spans.get(subagent_id)
+            if call is not None and subagent is not None and call.end is not None:
+                subagent.end = max(subagent.start, call.end)
+                if call.error_type is not None:
+                    subagent.fail(call.error_type, call.error_message)
 
     def _open(self, event: AnyEvent, name: str, attributes: Attributes) -> None:
         if len(self._spans) >= MAX_OPEN or event.span_id in self._spans:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from host_client.telemetry.conventions import rename
 from host_client.telemetry.export.endpoints import Endpoint
 
 from . import Destination
+from ._adapting import each_span
+
+_MLFLOW = "x-mlflow-experiment-id"
+"""A header that MLflow requires. MLflow 3.17 reads attributes by their names in v1.41 of the GenAI conventions."""
 
 
 def otlp(name: str, endpoint: Endpoint) -> Destination:
@@ -16,6 +23,8 @@ def otlp(name: str, endpoint: Endpoint) -> Destination:
         return OtlpGrpc(name, endpoint)
     from ._otlp_http import OtlpHttp
 
+    if _MLFLOW in map(str.lower, endpoint.headers):
+        return OtlpHttp(name, endpoint, partial(each_span, complete=partial(rename, conventions="both")))
     return OtlpHttp(name, endpoint)
 
 

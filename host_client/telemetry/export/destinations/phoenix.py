@@ -15,8 +15,9 @@ from typing import Any
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from agent_runner.contract.genai import read_message
+from agent_runner.contract.messages import read_messages, read_text
 from agent_runner.contract.spans import Attributes
+from host_client.telemetry.conventions import rename
 from host_client.telemetry.export.endpoints import PHOENIX_PROJECT, Endpoint
 from host_client.telemetry.otlp import key_values, values_of
 from host_client.telemetry.relay.clean import TRACE_NAME
@@ -25,6 +26,9 @@ from ._adapting import ROOT, each_span, rename_tool
 from ._otlp_http import OtlpHttp
 
 _PROJECT = "openinference.project.name"
+_MAX_MESSAGES = 32
+_MAX_CALLS = 32
+"""Maximum numbers of messages of a request, the last ones, and of calls of a message that are shown one by one."""
 _KINDS = {"chat": "LLM", "invoke_agent": "AGENT", "execute_tool": "TOOL"}
 _OF_ALL = {
     "input": ("gen_ai.input.messages", "gen_ai.tool.call.arguments"),
@@ -71,6 +75,7 @@ def _set_project(resource: Resource, project: str) -> None:
 
 
 def _complete(span: Span) -> None:
+    rename(span, "both")  # Phoenix 20.26 reads the older name
     attributes = values_of(span.attributes)
     if span.name == "agent.approval":
         rename_tool(span)
@@ -104,9 +109,9 @@ def _first(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _content(name: str, value: str) -> Attributes:
-    """Return an input or output with its type: the text of a message that is nothing else, or JSON."""
-    if (message := read_message(value)) is not None:
-        return {f"{name}.value": message[1], f"{name}.mime_type": "text/plain"}
+    """Return an input or output with its type: the text of a single message that has any, or JSON."""
+    if (text := read_text(value)) is not None:
+        return {f"{name}.value": text, f"{name}.mime_type": "text/plain"}
     return {f"{name}.value": value, f"{name}.mime_type": "application/json" if _is_json(value) else "text/plain"}
 
 
@@ -117,6 +122,27 @@ def _is_json(value: str) -> bool:
         return False  # cut at a number of characters
 
 
+def _message(prefix: str, message: Mapping[str, Any]) -> Attributes:
+    """Return OpenInference's attributes of a message in the form of the GenAI conventions."""
+    added: Attributes = {f"{prefix}.role": message["role"]}
+    texts: list[str] = []
+    calls = 0
+    for part in message["parts"]:
+        match part:
+            case {"type": "text", "content": str(text)} | {"type": "tool_call_response", "response": str(text)}:
+                texts.append(text)
+            case {"type": "tool_call" | "server_tool_call", "name": str(name)} if calls < _MAX_CALLS:
+                call = f"{prefix}.tool_calls.{calls}.tool_call"
+                added[f"{call}.function.name"] = name
+                for key, of in ((f"{call}.id", "id"), (f"{call}.function.arguments", "arguments")):
+                    if isinstance(value := part.get(of), str):
+                        added[key] = value
+                calls += 1
+            case _:
+                pass
+    return {**added, f"{prefix}.content": "\n".join(texts)} if texts else added
+
+
 def _of_model_request(attributes: Mapping[str, Any]) -> Attributes:
     added: Attributes = {}
     match attributes:
@@ -125,9 +151,8 @@ def _of_model_request(attributes: Mapping[str, Any]) -> Attributes:
         case _:
             pass
     for name in ("input", "output"):
-        if (message := read_message(str(attributes.get(f"gen_ai.{name}.messages")))) is not None:
-            prefix = f"llm.{name}_messages.0.message"
-            added |= {f"{prefix}.role": message[0], f"{prefix}.content": message[1]}
+        for index, message in enumerate(read_messages(str(attributes.get(f"gen_ai.{name}.messages")))[-_MAX_MESSAGES:]):
+            added |= _message(f"llm.{name}_messages.{index}.message", message)
     match attributes.get("gen_ai.response.finish_reasons"):
         case (str(reason), *_):
             added["llm.finish_reason"] = reason
