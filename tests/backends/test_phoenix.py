@@ -110,7 +110,9 @@ async def test_phoenix_shows_what_happened(tmp_path: Path) -> None:
     # Inputs and outputs.
     shown = {(span["name"], _value(span, "input"), _value(span, "output")) for span in of_mended}
     assert ("agent.execute", "Mend it", "All is mended.") in shown
-    assert (CHAT, None, "I will look.") in shown
+    (asked_for,) = [given for name, given, answer in shown if (name, answer) == (CHAT, "I will look.")]
+    assert asked_for is not None
+    assert asked_for.endswith("Mend it")
     assert ("execute_tool Bash", '{"command":"exit 3"}', "Exit code 3") in shown
 
     assert ("Mending", "Mend it", "All is mended.") in shown
