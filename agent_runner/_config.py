@@ -138,7 +138,11 @@ SETTINGS = (
     RunnerSetting("session_id", str, "`session.id` on every span. Default: `session.id` of BAGGAGE."),
     RunnerSetting("tenant_id", str, "`tenant.id` on every span. Default: `tenant.id` of BAGGAGE."),
     RunnerSetting("attributes", pairs, "Further attributes on every span: name=value, separated by commas."),
-    RunnerSetting("content", one_of(*CONTENTS), "Prompts and answers in spans: none, preview (default) or full."),
+    RunnerSetting(
+        "content",
+        one_of(*CONTENTS),
+        "Prompts and answers in spans: none, preview (default), or full, with whole model requests.",
+    ),
     RunnerSetting(
         "tool_content",
         one_of(*CONTENTS),

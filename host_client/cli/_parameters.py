@@ -29,7 +29,12 @@ ApprovalTimeout = Annotated[float, typer.Option(help="Seconds that a person has 
 BackgroundTimeout = Annotated[
     float, typer.Option(help="Seconds that the run's end waits for commands and subagents in the background.")
 ]
-Content = Annotated[str, typer.Option(help="Prompts and answers in spans: none, preview (100 characters) or full.")]
+Content = Annotated[
+    str,
+    typer.Option(
+        help="Prompts and answers in spans: none, preview (100 characters), or full, with whole model requests."
+    ),
+]
 ToolContent = Annotated[
     str,
     typer.Option(
