@@ -280,7 +280,7 @@ async def test_a_subagent_of_a_killed_runner_has_its_span() -> None:
           helper:
             when: Work
             replies:
-              - tools: [{name: Bash, input: {command: sleep 600}}]
+              - tools: [{name: Bash, input: {command: "python3 -c 'import time; time.sleep(60)'"}}]
     """
     sandbox = Watched()
 

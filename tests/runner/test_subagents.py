@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, ERROR, OK, SUBAGENT, Finished, Lab
+from tests.support.runs import CHAT, ERROR, OK, SUBAGENT, Finished, Lab, spans_in
 
 MakeLab = Callable[[str], Lab]
 
@@ -248,11 +249,17 @@ def test_stopping_while_a_background_subagent_works_leaves_nothing_open(make_lab
           helper:
             when: Work slowly
             replies:
-              - tools: [{name: Bash, input: {command: sleep 1.9; sleep 1.9; sleep 1.9; sleep 1.9; sleep 1.9}}]
+              - tools: [{name: Bash, input: {command: "python3 -c 'import time; time.sleep(60)'"}}]
               - text: never
     """)
     runner = lab.start("--prompt", "go", "--allowed-tools", "Bash")
-    runner.until(protocol.ToolUse, lambda use: use.data.name == "Bash")
+    subagent = runner.until(protocol.SubagentStart).span_id
+
+    def ends_its_request(event: protocol.TelemetryEvent) -> bool:
+        spans = spans_in(base64.b64decode(event.data.otlp))
+        return any((span.name, span.parent_span_id) == (CHAT, subagent) for span in spans)
+
+    runner.until(protocol.TelemetryEvent, ends_its_request)
     if not any(isinstance(event, protocol.Result) for event in runner.events):
         runner.until(protocol.Result)
     runner.send(protocol.Stop())
