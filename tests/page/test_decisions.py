@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from agent_runner.contract import protocol as p
 from agent_runner.contract.protocol import input_digest
 from tests.page.logs import EDIT, QUESTIONS, RULE, ask, begin, call, done, resolve
-from tests.support.browser import PHONE, Windows
+from tests.support.browser import PHONE, Windows, ready
 from tests.support.page_server import Log, PageServer
 
 COMMAND: dict[str, Any] = {"command": "npm test && npm publish", "description": "Publish it", "timeout": 60000}
@@ -237,6 +237,7 @@ def test_a_phone_tells_that_a_long_edit_goes_on_and_leads_to_its_end(server: Pag
     call(log, "e1", "Edit", LONG_EDIT)
     ask(log, "x1", "e1", "Edit", LONG_EDIT, expires_in=3000)
     page = windows.open(server.session_url(log), size=PHONE)
+    ready(page, len(log.events))
     cue = card(page).get_by_text("More below")
     expect(cue).to_be_in_viewport(ratio=1)
     expect(card(page).get_by_role("button", name="Allow once")).to_be_in_viewport(ratio=1)
