@@ -19,6 +19,10 @@ MAX_BUFFERED = 16 * 1024 * 1024
 _CHARACTERS_PER_TOKEN = 3
 
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Errors of decoding a request or an answer that is not JSON of the expected form."""
+
+
 class Block(msgspec.Struct):
     """A block of an answer's content."""
 
@@ -122,7 +126,7 @@ class ModelAnswer:
     def _read(self, data: bytes | bytearray) -> None:
         try:
             event = _decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return  # an error page, or an event of another shape
         message = event.message or event
         self._model = message.model or self._model

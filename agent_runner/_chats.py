@@ -55,7 +55,10 @@ class ChatSpans(Protocol):
         """Note that an agent has ended. The main agent ends with each turn."""
 
     def aborted(self, agents: Iterable[AgentState]) -> None:
-        """Set the content of all open requests of the agents on their spans; the caller ends the spans."""
+        """Set the content of all open requests of the agents on their spans, and end those that have been answered.
+
+        The caller ends the other spans as failed.
+        """
 
     def waiting_since(self, agent_id: str | None) -> int | None:
         """Return the start of the first request that waits for the agent with a task's id to be known, or None."""
@@ -160,8 +163,10 @@ class MessageChats:
 
     def aborted(self, agents: Iterable[AgentState]) -> None:
         for agent in agents:
-            if agent.chat is not None:
-                if self._is_streamed(agent):
+            if agent.turn is None:
+                self.ended(agent, None)
+            elif agent.chat is not None:
+                if self._partial:
                     genai.set_unfinished(agent.chat)
                 genai.set_answer(agent.chat, agent.answer, self._content)
 

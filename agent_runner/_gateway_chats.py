@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from claude_agent_sdk import AssistantMessage
 
-from ._answers import AnswerEvent, Block, Delta
+from ._answers import NOT_JSON, AnswerEvent, Block, Delta
 from ._credential import ApiAddress
 from ._events import Events
 from ._state import AgentState
@@ -32,10 +32,6 @@ _TIMEOUT = "x-stainless-timeout"
 """The header with the seconds after which the CLI abandons a request."""
 _MAX_ANSWERED = 256
 """Maximum number of responses whose spans are kept for the events of their messages."""
-
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Errors of decoding a request or an answer that is not valid JSON."""
 
 
 class _Tool(msgspec.Struct):
@@ -208,7 +204,7 @@ class ChatRequest:
         """Take the whole body that is sent to the model's API."""
         try:
             request = _decoder.decode(body)
-        except _UNREADABLE:
+        except NOT_JSON:
             request = _Body()  # the API will refuse it
         self._has_tools = any(tool.type == "custom" for tool in request.tools)
         self.is_search = any(tool.type.startswith("web_search") for tool in request.tools) and not self._has_tools
@@ -294,7 +290,7 @@ class ChatRequest:
         self._body, self._blocks = None, []
         genai.set_answer(self.span, blocks, content)
         if body is not None:
-            with contextlib.suppress(*_UNREADABLE):
+            with contextlib.suppress(*NOT_JSON):
                 genai.set_whole_request(self.span, msgspec.json.decode(body, type=dict[str, Any]), content)
 
     def _is_timeout(self, end: int) -> bool:
@@ -330,7 +326,7 @@ class ChatRequest:
             block[block["type"]] = f"{block[block['type']] or ''}{received}"
         else:
             block["input"] = None  # remains if the stream has broken
-            with contextlib.suppress(*_UNREADABLE):
+            with contextlib.suppress(*NOT_JSON):
                 block["input"] = msgspec.json.decode(received)
 
     def _delta(self, delta: Delta) -> None:

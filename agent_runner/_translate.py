@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -110,7 +111,7 @@ class Translator:
     _denials: dict[str, DeniedBy] = field(default_factory=dict[str, DeniedBy])
     """Who denied the calls whose results have not come, by the calls' ids."""
     _agents: dict[str | None, AgentState] = field(default_factory=dict[str | None, AgentState])
-    _prompts: dict[str, None] = field(default_factory=dict[str, None])
+    _prompts: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_PROMPTS))
     """The last prompts of the user and for subagents."""
     _pending_turn_start: TurnStartData | None = None
     _last_context: TraceContext | None = None
@@ -508,9 +509,7 @@ class Translator:
     def _set_prompt(self, span: Span, prompt: str) -> None:
         genai.set_input(span, prompt, self.sanitize)
         if self.whole_requests:
-            self._prompts[prompt.strip()] = None
-            if len(self._prompts) > _MAX_PROMPTS:
-                del self._prompts[next(iter(self._prompts))]
+            self._prompts.append(prompt.strip())
 
     def _task_in_background(self, task_id: str) -> None:
         """Report a task that has begun in the background or was moved there; its call's span stays open."""
@@ -628,8 +627,6 @@ class Translator:
         self.chats.place_rest(self._turn_span or self._last_context or self.spans.new_trace())
         self.chats.aborted(self._agents.values())
         for agent in self._agents.values():
-            if agent.turn is None:
-                self.chats.ended(agent, None)
             if agent.text:
                 genai.set_output(agent.span, agent.text, "error", self.sanitize)
         self.spans.close_all(error_type, message)
