@@ -16,6 +16,8 @@ from . import __version__
 from .spans import Span, SpanEvent, Value
 
 SCOPE = "sandspan.agent_runner"
+"""The name of the scope of all spans that the runner and the host make themselves."""
+
 MAX_CACHED_LENGTH = 128
 """Longer names and values are not cached: prompts must not stay in memory, and they hardly ever repeat."""
 

@@ -1,29 +1,22 @@
-"""Read, select and convert spans in OTLP messages. Pure. Importing this module imports OpenTelemetry."""
+"""Read and select spans in OTLP messages. Pure. Importing this module imports OpenTelemetry."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from itertools import repeat
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, SpanFlags, Status
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
-from opentelemetry.trace import Status as SdkStatus
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from opentelemetry.trace import TraceState
 
-from agent_runner.contract.spans import Value
+from agent_runner.contract.otlp import SCOPE
+from agent_runner.contract.otlp_messages import key_values, values_of
 
 from .batch import Batch, EndedSpan
 
 ENVIRONMENT = "deployment.environment.name"
 """Attribute of a resource with the name of the deployment."""
-
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_SCALARS = ("string_value", "bool_value", "int_value", "double_value")
 
 
 def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
@@ -33,8 +26,23 @@ def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
             yield from scope_spans.spans
 
 
+def are_own(request: ExportTraceServiceRequest) -> Iterator[bool]:
+    """Yield for each span whether Sandspan made it, and not a process that a tool started."""
+    for resource_spans in request.resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            yield from repeat(scope_spans.scope.name == SCOPE, len(scope_spans.spans))
+
+
+def own_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
+    """Yield the spans that Sandspan made."""
+    return (span for span, is_own in zip(spans_of(request), are_own(request), strict=True) if is_own)
+
+
 def ended_spans(request: ExportTraceServiceRequest) -> list[EndedSpan]:
-    """Return the spans of a request in the form that observers and the sampler take."""
+    """Return Sandspan's own spans of a request in the form that observers and the sampler take.
+
+    Spans that the processes of tools export are left out: the requests and errors in them are not the agent's.
+    """
     return [
         EndedSpan(
             name=span.name,
@@ -45,7 +53,7 @@ def ended_spans(request: ExportTraceServiceRequest) -> list[EndedSpan]:
             is_error=span.status.code == Status.STATUS_CODE_ERROR,
             span_id=span.span_id.hex(),
         )
-        for span in spans_of(request)
+        for span in own_spans(request)
     ]
 
 
@@ -110,90 +118,7 @@ def name_environment(request: ExportTraceServiceRequest, environment: str) -> No
             attributes.extend(key_values({ENVIRONMENT: environment}))
 
 
-# -- attributes ------------------------------------------------------------------------------------------
-
-
-def key_values(attributes: Mapping[str, Value]) -> list[KeyValue]:
-    """Return attributes as OTLP messages."""
-    return [KeyValue(key=key, value=_any_value(value)) for key, value in attributes.items()]
-
-
-def _any_value(value: Value) -> AnyValue:
-    match value:
-        case bool():
-            return AnyValue(bool_value=value)
-        case str():
-            return AnyValue(string_value=value)
-        case int():
-            return AnyValue(int_value=value)
-        case float():
-            return AnyValue(double_value=value)
-        case _:
-            return AnyValue(array_value=ArrayValue(values=[_any_value(item) for item in value]))
-
-
-def values_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    """Return the attributes as a dict of Python values; a map, bytes or no value becomes ""."""
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return tuple(_value(item) for item in value.array_value.values)
-    return getattr(value, kind) if kind in _SCALARS else ""
-
-
 @lru_cache(64)
 def trace_state(header: str) -> str:
     """Return a ``tracestate`` header in OpenTelemetry's normal form, empty if it cannot be parsed."""
     return TraceState.from_header([header]).to_header() if header else ""
-
-
-# -- OpenTelemetry's own class, for exporters and callers that expect it ---------------------------------
-
-
-def readable(body: bytes) -> list[ReadableSpan]:
-    """Return the spans of a serialized request as `ReadableSpan`s; raise DecodeError for bytes that are no request."""
-    request = ExportTraceServiceRequest.FromString(body)
-    spans: list[ReadableSpan] = []
-    for resource_spans in request.resource_spans:
-        resource = Resource(values_of(resource_spans.resource.attributes), resource_spans.schema_url)
-        for scope_spans in resource_spans.scope_spans:
-            about, url = scope_spans.scope, scope_spans.schema_url
-            scope = InstrumentationScope(about.name, about.version, url, values_of(about.attributes))
-            spans += [_readable(span, resource, scope) for span in scope_spans.spans]
-    return spans
-
-
-def _readable(span: Span, resource: Resource, scope: InstrumentationScope) -> ReadableSpan:
-    state = TraceState.from_header([span.trace_state]) if span.trace_state else None
-    is_remote = bool(span.flags & SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK)
-    parent = _context(span.trace_id, span.parent_span_id, is_remote=is_remote, state=state)
-    return ReadableSpan(
-        name=span.name,
-        context=_context(span.trace_id, span.span_id, is_remote=False, state=state),
-        parent=parent if span.parent_span_id else None,
-        resource=resource,
-        attributes=values_of(span.attributes),
-        events=[Event(event.name, values_of(event.attributes), event.time_unix_nano) for event in span.events],
-        links=[
-            Link(_context(link.trace_id, link.span_id, is_remote=True, state=None), values_of(link.attributes))
-            for link in span.links
-        ],
-        kind=SpanKind(span.kind - 1) if 1 <= span.kind <= 5 else SpanKind.INTERNAL,
-        status=_status(span.status),
-        start_time=span.start_time_unix_nano,
-        end_time=span.end_time_unix_nano,
-        instrumentation_scope=scope,
-    )
-
-
-def _context(trace_id: bytes, span_id: bytes, *, is_remote: bool, state: TraceState | None) -> SpanContext:
-    return SpanContext(int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), is_remote, _SAMPLED, state)
-
-
-def _status(status: Status) -> SdkStatus:
-    if status.code == Status.STATUS_CODE_ERROR:
-        return SdkStatus(StatusCode.ERROR, status.message)
-    return SdkStatus(StatusCode.OK if status.code == Status.STATUS_CODE_OK else StatusCode.UNSET)

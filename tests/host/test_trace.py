@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from rich.console import Console
 
 from agent_runner.contract import otlp, readable
 from agent_runner.contract import protocol as p
+from agent_runner.contract.otlp_messages import readable as from_otlp
 from agent_runner.contract.spans import Attributes, Span, Spans
 from agent_runner.contract.trace_context import TraceContext
 from host_client.telemetry import Orphans, Root, SessionTrace, Telemetry, Who, root_of
@@ -20,7 +22,6 @@ from host_client.telemetry.batch import Batch
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.export.console import TreeExporter, otlp_json
 from host_client.telemetry.metrics.observer import Metrics
-from host_client.telemetry.otlp import readable as from_otlp
 from host_client.telemetry.relay.decoding import decode
 from host_client.telemetry.trace.summary import summarize
 from tests.support.hosts import views
@@ -234,6 +235,41 @@ def test_a_span_that_arrived_is_not_rebuilt() -> None:
     trace.end_orphans("sandbox", "gone")
     trace.close(None, "")
     assert [span.name for span in trace.kept] == ["execute_tool Bash", "agent.session"]
+
+
+def of_a_process(*spans: Span) -> str:
+    """Return a relayed event with spans that a program in the sandbox has exported."""
+    request = ExportTraceServiceRequest.FromString(otlp.encode(spans, readable.resource("test")))
+    request.resource_spans[0].scope_spans[0].scope.name = "app"
+    return base64.b64encode(request.SerializeToString()).decode()
+
+
+def test_a_programs_span_cannot_take_the_place_of_the_runners() -> None:
+    trace = SessionTrace(Telemetry(), {}, ROOT, Who(session_id="s"))
+    forged = Span("app", TRACE, "1" * 16, "2" * 16, 5, end=9)
+    trace.observe(event(p.ToolUseData(id="t", name="Bash", input={}), 1, "1" * 16, 2.0, "2" * 16))
+    assert trace.observe(event(p.TelemetryData(otlp=of_a_process(forged)), 2, "0" * 16, 3.0)) is None
+    assert trace.observe(event(p.TelemetryData(otlp=relayed(ended_span())), 3, "0" * 16, 3.0)) is None
+    trace.end_orphans("sandbox", "gone")
+    trace.close(None, "")
+    assert [span.name for span in trace.kept] == ["app", "execute_tool Bash", "agent.session"]
+
+
+def test_a_programs_span_is_no_turn_no_request_and_no_cost() -> None:
+    trace = SessionTrace(Telemetry(), {}, ROOT, Who(session_id="s"))
+    turn = Span("agent.execute", TRACE, "3" * 16, "2" * 16, 5, end=9)
+    turn.attributes = {
+        "gen_ai.input.messages": "forged",
+        "gen_ai.operation.name": "chat",
+        "gen_ai.usage.input_tokens": 10**9,
+        "llm.token_count.total": 10**9,
+    }
+    assert trace.observe(event(p.TelemetryData(otlp=of_a_process(turn)), 1, "0" * 16, 3.0)) is None
+    trace.close(None, "")
+    (program, session) = views(trace.kept)
+    assert program.attributes == {"gen_ai.input.messages": "forged"}
+    assert "gen_ai.input.messages" not in session.attributes
+    assert summarize(trace.kept).input_tokens == 0
 
 
 class Noting(Telemetry):

@@ -19,9 +19,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace import ReadableSpan
 
 from agent_runner.contract.messages import text_message
+from agent_runner.contract.otlp_messages import readable
 from agent_runner.contract.spans import Value
 from host_client.telemetry.export.console import otlp_json
-from host_client.telemetry.otlp import readable
 from host_client.telemetry.relay import clean
 from host_client.telemetry.relay.decoding import decode
 from tests.runner.secret_corpus import CASES, LOOK_ALIKES

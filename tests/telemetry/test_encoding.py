@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from host_client.telemetry.otlp import by_trace, halves, merged, readable, select, spans_of
+from agent_runner.contract.otlp_messages import readable
+from host_client.telemetry.otlp import by_trace, halves, merged, select, spans_of
 from tests.telemetry.receiver import batch, ids_of
 
 HOST, SANDBOX = Resource({"service.name": "host"}, "https://schema"), Resource({"service.name": "runner", "n": 1})

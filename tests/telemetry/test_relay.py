@@ -10,7 +10,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from host_client.telemetry.otlp import by_trace, ended_spans, readable, spans_of
+from agent_runner.contract.otlp import SCOPE
+from agent_runner.contract.otlp_messages import readable
+from host_client.telemetry.otlp import by_trace, ended_spans, spans_of
 from host_client.telemetry.relay.decoding import decode
 
 TRACE, OTHER = b"T" * 16, b"O" * 16
@@ -28,7 +30,7 @@ def request(*spans: Span) -> ExportTraceServiceRequest:
     made = ExportTraceServiceRequest()
     of_resource = made.resource_spans.add(schema_url="https://schema")
     of_scope = of_resource.scope_spans.add(schema_url="https://scope")
-    of_scope.scope.name = "runner"
+    of_scope.scope.name = SCOPE
     of_scope.spans.extend(spans)
     return made
 

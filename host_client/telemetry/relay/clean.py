@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from agent_runner.contract.genai import CACHE_WRITE, CONTENT, MESSAGES
 from agent_runner.contract.messages import with_texts
+from agent_runner.contract.ownership import HOST_SPANS, OF_THE_HOST, OF_THE_HOST_PREFIXES, PROGRAM
 from agent_runner.contract.sanitize import brief, full, redacted_line, single_line
 from host_client.telemetry.conventions import CACHE_WRITE_BEFORE
 
@@ -28,22 +29,6 @@ MAX_TEXT = 1024
 MAX_CONTENT = 256 * 1024
 """Maximum number of characters in a prompt, an answer or a tool's arguments: the JSON of a runner's longest text."""
 
-TRACE_NAME = "trace.name"
-"""Attribute with the user's own name for the traces of a session."""
-
-OWNED = frozenset({"user.id", "tenant.id", "session.id", "user.tier", TRACE_NAME})
-"""Attributes that only the host may set, because backends show and bill spans by them."""
-
-_OWNED_PREFIXES = ("langfuse.", "gen_ai.usage.cost", "ai.telemetry.metadata.", "tag.tags")
-"""Prefixes of attributes that backends read as the user or the cost, and that runners never send."""
-
-_HOST_SPANS = frozenset({"agent.session", "sandbox.create", "sandbox.cleanup"})
-"""Names of spans that only the host makes. Backends show a whole run by the first."""
-
-_RESOURCE_ATTRIBUTES = frozenset(
-    {"service.name", "service.version", "telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"}
-)
-
 _MAX_CACHED_NAME = 128
 
 _RENAMED = {CACHE_WRITE_BEFORE: CACHE_WRITE}
@@ -53,12 +38,12 @@ _RENAMED = {CACHE_WRITE_BEFORE: CACHE_WRITE}
 def span_name(text: str) -> str:
     """Clean the name of a span; names of the host's own spans get a prefix."""
     cleaned = brief(text)
-    return f"relayed {cleaned}" if cleaned in _HOST_SPANS else cleaned
+    return f"relayed {cleaned}" if cleaned in HOST_SPANS else cleaned
 
 
 def resource(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the cleaned resource attributes that identify the program; all others are left out."""
-    return {key: brief(value) for key, value in pairs if key in _RESOURCE_ATTRIBUTES and value}
+    return {key: brief(value) for key, value in pairs if key in PROGRAM and value}
 
 
 def attribute_name(key: str) -> str:
@@ -68,7 +53,7 @@ def attribute_name(key: str) -> str:
 
 def _attribute(key: str) -> str:
     cleaned = brief(_RENAMED.get(key, key)).strip()
-    return "" if cleaned in OWNED or cleaned.startswith(_OWNED_PREFIXES) else cleaned
+    return "" if cleaned in OF_THE_HOST or cleaned.startswith(OF_THE_HOST_PREFIXES) else cleaned
 
 
 # Every span has the same dozen names, and searching them for secrets is a third of cleaning a span

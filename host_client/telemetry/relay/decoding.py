@@ -2,7 +2,7 @@
 
 A sandbox is not trusted, so no message is passed on: a new request is written field by field. Fields that are not
 written below are left out, such as links, schema URLs and fields that this version does not know. Attributes that only
-the host may set (`clean.OWNED`) are left out too. Importing this module imports OpenTelemetry.
+the host may set (`ownership.OF_THE_HOST`) are left out too. Importing this module imports OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.environment_variables import OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import OTELResourceDetector
 
+from agent_runner.contract.otlp import SCOPE
+from agent_runner.contract.otlp_messages import key_values, refuse_too_many
+from agent_runner.contract.ownership import OF_THE_AGENT_PREFIXES
 from agent_runner.contract.sanitize import brief
 from agent_runner.contract.spans import Value
-from host_client.telemetry.otlp import key_values, trace_state
+from host_client.telemetry.otlp import trace_state
 
 from . import clean
 
@@ -60,19 +63,8 @@ def decode(
         untrusted = ExportTraceServiceRequest.FromString(msgspec.convert(otlp, bytes))  # bytes in JSON are base64
     except (msgspec.ValidationError, DecodeError) as error:
         raise ValueError(f"telemetry that cannot be decoded as OTLP: {error}") from None
-    _refuse_too_many(untrusted)
+    refuse_too_many(untrusted, MAX_SPANS)
     return _Cleaner(trace_ids, common, given).request(untrusted)
-
-
-def _refuse_too_many(request: ExportTraceServiceRequest) -> None:
-    """Raise ValueError for so many resources, scopes or spans that reading them would take seconds."""
-    resources = request.resource_spans
-    if len(resources) > MAX_SPANS:
-        raise ValueError(f"telemetry of more than {MAX_SPANS} resources")
-    if len(resources) + sum(len(of_resource.scope_spans) for of_resource in resources) > MAX_SPANS:
-        raise ValueError(f"telemetry of more than {MAX_SPANS} resources and scopes")
-    if sum(len(of_scope.spans) for of_resource in resources for of_scope in of_resource.scope_spans) > MAX_SPANS:
-        raise ValueError(f"telemetry of more than {MAX_SPANS} spans")
 
 
 class _Cleaner:
@@ -95,8 +87,9 @@ class _Cleaner:
             of_resource = request.resource_spans.add(resource=self._resource(untrusted_resource.resource))
             for untrusted_scope in untrusted_scopes:
                 of_scope = of_resource.scope_spans.add(scope=_scope(untrusted_scope.scope))
+                left_out = () if of_scope.scope.name == SCOPE else OF_THE_AGENT_PREFIXES
                 for untrusted_span in untrusted_scope.spans:
-                    self._span(untrusted_span, of_scope.spans.add())
+                    self._span(untrusted_span, of_scope.spans.add(), left_out)
         return request
 
     def _resource(self, untrusted: Resource) -> Resource:
@@ -106,7 +99,8 @@ class _Cleaner:
         attributes = clean.resource(pairs) | _deployment(os.environ.get(OTEL_RESOURCE_ATTRIBUTES, ""))
         return Resource(attributes=key_values(attributes))
 
-    def _span(self, untrusted: Span, span: Span) -> None:
+    def _span(self, untrusted: Span, span: Span, left_out: tuple[str, ...]) -> None:
+        """Write the clean copy of a span without the attributes whose names begin with ``left_out``."""
         parent = untrusted.parent_span_id
         if (
             untrusted.trace_id not in self._trace_ids
@@ -126,7 +120,7 @@ class _Cleaner:
         if untrusted.HasField("status"):
             span.status.CopyFrom(_status(untrusted.status))
         self._events(untrusted, span)
-        self._attributes(untrusted, span, self._common_names)
+        self._attributes(untrusted, span, self._common_names, left_out)
         span.attributes.extend(self._common)
         span.dropped_links_count = untrusted.dropped_links_count
 
@@ -144,7 +138,11 @@ class _Cleaner:
             self._attributes(untrusted_event, event)
 
     def _attributes(
-        self, untrusted: Span | Span.Event, to: Span | Span.Event, common_names: Collection[str] = frozenset()
+        self,
+        untrusted: Span | Span.Event,
+        to: Span | Span.Event,
+        common_names: Collection[str] = frozenset(),
+        left_out: tuple[str, ...] = (),
     ) -> None:
         """Copy the attributes that a sandbox may set: of two with the same name the last, of too many the last ones."""
         self._count(len(untrusted.attributes))
@@ -155,7 +153,7 @@ class _Cleaner:
                 dropped = len(untrusted.attributes) - position
                 break
             name = clean.attribute_name(pair.key)
-            if name and name not in common_names and name not in kept:
+            if name and name not in common_names and name not in kept and not name.startswith(left_out):
                 kept[name] = pair.value
         for name in reversed(kept):
             self._value(name, kept[name], to.attributes.add(key=name).value)

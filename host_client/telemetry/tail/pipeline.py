@@ -375,11 +375,12 @@ class Telemetry:
                 self._buffer.keep(trace_id, "taken over")
             if self._environment is not None:
                 otlp.name_environment(request, self._environment)
-            for span in otlp.spans_of(request):
+            exported = list(otlp.spans_of(request))
+            for span in exported:
                 rename(span, self._conventions)
                 if self._content is not None:
                     self._content.clean(span)
-            self._buffer.add(trace_id, ended, Batch(request.SerializeToString(), len(ended)))
+            self._buffer.add(trace_id, ended, Batch(request.SerializeToString(), len(exported)))
 
     def _each(self, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:

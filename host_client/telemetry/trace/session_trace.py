@@ -76,6 +76,8 @@ class SessionTrace:
         self._trace_ids = {self.root.trace_id}
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
+        self._seen_of_processes: set[str] = set()
+        """The ids of spans that processes of tools have exported. They cannot take the place of Sandspan's own."""
         self._kept: list[Batch] = []
         self._kept_spans = self._kept_bytes = 0
         self.own = b""
@@ -87,7 +89,7 @@ class SessionTrace:
         """Return the session's ended spans as `ReadableSpan`s, at most `MAX_KEPT`."""
         if not self._kept:
             return []
-        from host_client.telemetry.otlp import readable  # not loaded with telemetry off
+        from agent_runner.contract.otlp_messages import readable  # not loaded with telemetry off
 
         return list(islice((span for batch in self._kept for span in readable(batch.body)), MAX_KEPT))
 
@@ -179,7 +181,7 @@ class SessionTrace:
         return replace(event, data=replace(event.data, decided_by=brief(by)))
 
     def _relay(self, payload: str, replayed: bool) -> str | None:
-        if len(self._seen) >= MAX_RELAYED:
+        if max(len(self._seen), len(self._seen_of_processes)) >= MAX_RELAYED:
             return f"the session has sent {MAX_RELAYED} spans; further ones are not accepted"
         from host_client.telemetry.relay.decoding import decode  # not loaded with telemetry off
 
@@ -192,15 +194,15 @@ class SessionTrace:
 
     def _export_new(self, request: ExportTraceServiceRequest, replayed: bool) -> int:
         """Export the spans with new ids; return the number of the others."""
-        from host_client.telemetry.otlp import select, spans_of  # not loaded with telemetry off
+        from host_client.telemetry.otlp import are_own, own_spans, select, spans_of  # not loaded with telemetry off
 
-        span_ids = [span.span_id.hex() for span in spans_of(request)]
-        are_new = [self._is_new(span_id) for span_id in span_ids]
-        self._orphans.arrived(span_ids)
+        seen = [self._seen if is_own else self._seen_of_processes for is_own in are_own(request)]
+        are_new = [_is_new(span.span_id.hex(), already) for span, already in zip(spans_of(request), seen, strict=True)]
+        self._orphans.arrived([span.span_id.hex() for span in own_spans(request)])
         if not all(are_new):
             request = select(request, are_new)
         if number := sum(are_new):
-            self._show_content(spans_of(request))
+            self._show_content(own_spans(request))
             self._export(Batch(request.SerializeToString(), number), replayed)
         return len(are_new) - number
 
@@ -212,12 +214,6 @@ class SessionTrace:
                     self.root.attributes.setdefault(pair.key, pair.value.string_value)
                 elif pair.key == "gen_ai.output.messages":
                     self.root.attributes[pair.key] = pair.value.string_value
-
-    def _is_new(self, span_id: str) -> bool:
-        if span_id in self._seen:
-            return False
-        self._seen.add(span_id)
-        return True
 
     def end_orphans(self, error_type: ErrorType, message: str) -> None:
         """End and export the spans that the runner left open."""
@@ -291,3 +287,11 @@ class SessionTrace:
             self._kept.append(spans)
             self._kept_spans += spans.spans
         self._telemetry.export(spans, replayed=replayed)
+
+
+def _is_new(span_id: str, seen: set[str]) -> bool:
+    """Add an id to those that were seen; return whether it was not there."""
+    if span_id in seen:
+        return False
+    seen.add(span_id)
+    return True

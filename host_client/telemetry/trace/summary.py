@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent_runner.contract.otlp import SCOPE
 from host_client.telemetry.intervals import Interval, seconds, union, without
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Summary:
 
 
 def summarize(spans: Sequence[ReadableSpan]) -> Summary:
-    """Return the summary of the spans of one trace."""
+    """Return the summary of the spans of one trace; those of the processes of tools do not count."""
+    spans = [span for span in spans if _is_own(span)]
     chats = [_interval(span) for span in spans if span.name.startswith("chat")]
     waits = [_interval(span) for span in spans if span.name == "agent.approval"]
     calls = [span for span in spans if span.name.startswith("execute_tool")]
@@ -63,6 +65,10 @@ def summarize(spans: Sequence[ReadableSpan]) -> Summary:
 def _interval(span: ReadableSpan) -> Interval:
     start = span.start_time or 0
     return start, max(start, span.end_time or start)
+
+
+def _is_own(span: ReadableSpan) -> bool:
+    return span.instrumentation_scope is None or span.instrumentation_scope.name == SCOPE
 
 
 def _id(span: ReadableSpan) -> int:

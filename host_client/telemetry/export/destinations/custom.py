@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from host_client.telemetry.otlp import readable
+from agent_runner.contract.otlp_messages import readable
 
 from . import Delivered, Outcome, Retry
 

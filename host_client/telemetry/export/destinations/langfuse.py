@@ -15,16 +15,16 @@ from typing import Any
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent_runner.contract.genai import MESSAGES
+from agent_runner.contract.ownership import OF_THE_HOST, TRACE_NAME
 from agent_runner.contract.spans import Attributes
 from host_client.telemetry.export.endpoints import Endpoint
 from host_client.telemetry.otlp import key_values, values_of
-from host_client.telemetry.relay.clean import OWNED, TRACE_NAME
 from host_client.telemetry.turns import list_price, request_of
 
 from ._adapting import ROOT, each_span, rename_tool
 from ._otlp_http import OtlpHttp
 
-_OF_ROOT = OWNED | MESSAGES | {"error.type"}
+_OF_ROOT = OF_THE_HOST | MESSAGES | {"error.type"}
 """Attributes of a session's span that the user has not given by name."""
 _TYPES = {"chat": "generation", "invoke_agent": "agent", "execute_tool": "tool"}
 

@@ -16,11 +16,11 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from agent_runner.contract.messages import read_messages, read_text
+from agent_runner.contract.ownership import TRACE_NAME
 from agent_runner.contract.spans import Attributes
 from host_client.telemetry.conventions import rename
 from host_client.telemetry.export.endpoints import PHOENIX_PROJECT, Endpoint
 from host_client.telemetry.otlp import key_values, values_of
-from host_client.telemetry.relay.clean import TRACE_NAME
 
 from ._adapting import ROOT, each_span, rename_tool
 from ._otlp_http import OtlpHttp
