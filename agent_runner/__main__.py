@@ -28,8 +28,10 @@ from .contract.spans import Ids
 from .contract.trace_context import TraceContext, baggage_from_environment, from_environment
 
 if TYPE_CHECKING:
+    from ._deep_trace import DeepTrace
     from ._gateway import Gateway
     from ._model_access import ModelAccess
+    from ._telemetry import SpanSink
 
 USAGE = """\
 usage: agent_runner run [OPTIONS]          run one Claude agent
@@ -183,6 +185,7 @@ async def _run(
         return unprompted(events)
     access = ModelAccess(environ)
     gateway = None
+    deep_trace = None
 
     def report(text: str) -> None:
         events.emit(LogData(stream="runner", text=text))
@@ -200,8 +203,21 @@ async def _run(
         gc.enable()
         if gateway is not None:
             environ = await gateway.environment(environ)
-        this = Run(config, events, sink, context, environ, descendants=Descendants(), gateway=gateway, access=access)
+        deep_trace = await _start_deep_trace(config, environ, sink, report)
+        this = Run(
+            config,
+            events,
+            sink,
+            context,
+            environ,
+            descendants=Descendants(),
+            gateway=gateway,
+            access=access,
+            deep_trace=deep_trace,
+        )
     except ConfigError as error:
+        if deep_trace is not None:
+            await deep_trace.finish()
         return failed_start.misconfigured(str(error))
     if warning := readable_cli_warning(config):
         report(warning)
@@ -246,6 +262,26 @@ async def _start_gateway(
     forget_credentials(os.environ)  # the SDK passes this process's environment to the CLI
     hide_memory()
     return gateway
+
+
+async def _start_deep_trace(
+    config: Config, environ: Mapping[str, str], sink: SpanSink, report: Callable[[str], None]
+) -> DeepTrace | None:
+    """Return a started receiver of spans if it is configured and can start, else None; report why it cannot."""
+    if not config.deep_trace:
+        return None
+    if not sink.sends:
+        report("AGENT_DEEP_TRACE=on has no effect, as OpenTelemetry is switched off")
+        return None
+    from ._deep_trace import DeepTrace  # imports OpenTelemetry
+
+    try:
+        deep_trace = DeepTrace(environ)
+    except OSError as error:
+        report(f"AGENT_DEEP_TRACE=on has no effect, as a port or a temporary file cannot be had: {error}")
+        return None
+    await deep_trace.start()
+    return deep_trace
 
 
 def readable_cli_warning(config: Config) -> str | None:

@@ -66,6 +66,7 @@ class Config:
     sanitizer: str | None = None
     user: str | None = None
     gateway: GatewayMode = "auto"
+    deep_trace: bool = False
     cli_path: str | None = None
 
 
@@ -156,6 +157,12 @@ SETTINGS = (
         one_of(*GATEWAY_MODES),
         "on: the runner keeps the model's key, and the CLI asks the runner's gateway; auto (default): on if a variable"
         " holds the key.",
+    ),
+    RunnerSetting(
+        "deep_trace",
+        on_off,
+        "on: spans that the processes of tools export are part of the trace, and model requests carry `traceparent`."
+        " Default: off.",
     ),
     RunnerSetting("cli_path", str, "Path of the Claude Code binary. Default: the one in the SDK's package."),
 )

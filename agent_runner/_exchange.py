@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 
 import httpx2 as httpx
 
 from ._answers import ModelAnswer
+from ._asgi import Scope, Send, answer_whole
 from ._credential import Credential
 from ._metering import Meter
 from ._observer import RequestObserver
@@ -29,10 +30,6 @@ _NOT_SENT_BACK = _HOP_BY_HOP | {b"set-cookie", b"location"}
 
 _ASK_NO_MORE = (b"x-should-retry", b"false")
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 
 class Refusal(NamedTuple):
     """An error that the gateway itself answers, in the form of the API's errors."""
@@ -48,10 +45,6 @@ UNREADABLE = Refusal(502, "api_error", "the model's answer is compressed, so its
 
 CANCELLED = classify(reason="aborted_streaming"), "the CLI disconnected"
 """The failure, and its message, of a request that the CLI abandons."""
-
-
-class TooLargeError(Exception):
-    """A request's body without a declared length is longer than `MAX_BODY`."""
 
 
 class CutError(ConnectionError):
@@ -92,35 +85,6 @@ class ModelRequest:
         headers.update(key.headers)
         headers["accept-encoding"] = "identity"  # the cost is read from the answer's text
         return headers
-
-
-class DisconnectedError(ConnectionError):
-    """The CLI disconnected before its request was complete."""
-
-
-async def read_body(receive: Receive) -> bytes:
-    """Return a request's whole body; raise `TooLargeError` or `DisconnectedError`.
-
-    It is read before a connection to the model's API is made, so that a request is known although there may be none.
-    """
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise DisconnectedError
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY:
-            raise TooLargeError
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-async def wait_for_disconnect(receive: Receive) -> None:
-    """Wait until the sender of a request, whose body was read, has disconnected."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class Exchange:
@@ -173,6 +137,8 @@ class Exchange:
         """Send the request and pass the answer on."""
         url = httpx.URL(key.base_url.rstrip("/") + self._request.path, query=self._request.query or None)
         headers = self._request.sent_on(key)
+        if self._observer is not None and (traceparent := self._observer.traceparent):
+            headers["traceparent"] = traceparent  # the CLI's names its own span, which is not part of the trace
         outgoing = upstream.build_request("POST", url, headers=headers, content=body)
         response = await upstream.send(outgoing, stream=True)
         try:
@@ -217,12 +183,6 @@ class Exchange:
     async def _give(self, message: MutableMapping[str, Any]) -> None:
         if not self.abandoned:
             await self._send(message)
-
-
-async def answer_whole(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def answer_error(send: Send, refused: Refusal) -> None:

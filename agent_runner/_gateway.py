@@ -10,33 +10,26 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
 import ssl
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from urllib.request import getproxies
 
 import httpx2 as httpx
-import uvicorn
 
-from ._credential import Credential, forget_credentials
-from ._exchange import (
-    CANCELLED,
-    MAX_BODY,
-    CutError,
+from ._asgi import (
     DisconnectedError,
-    Exchange,
-    ModelRequest,
     Receive,
-    Refusal,
     Scope,
     Send,
     TooLargeError,
-    answer_error,
     answer_whole,
     read_body,
     wait_for_disconnect,
 )
+from ._credential import Credential, forget_credentials
+from ._exchange import CANCELLED, MAX_BODY, CutError, Exchange, ModelRequest, Refusal, answer_error
+from ._loopback import LoopbackServer, without_proxy
 from ._metering import Meter
 from ._model_access import ModelAccess
 from ._observer import Observe, RequestObserver
@@ -46,7 +39,6 @@ from .contract.credentials import BASE_URL
 MAX_AT_ONCE = 32
 """Maximum number of concurrent requests, which bounds the cost beyond the budget; further ones wait."""
 
-_MAX_HEAD = 64 * 1024
 _CONNECT_SECONDS = 30.0
 _REACH_SECONDS = 3.0
 _ASSUME_FIRST_PARTY = "_CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL"
@@ -81,9 +73,8 @@ class Gateway:
         self._told: set[str] = set()
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self.token = secrets.token_urlsafe(32)
-        # The socket listens before requests are served, so that the CLI's first request waits and does not fail.
-        self._socket = _listening()
-        self._hosts = tuple(f"{name}:{self._socket.getsockname()[1]}".encode() for name in ("127.0.0.1", "localhost"))
+        self._server = LoopbackServer(self._serve)
+        self._hosts = tuple(f"{name}:{self._server.port}".encode() for name in ("127.0.0.1", "localhost"))
         self.url = f"http://{self._hosts[0].decode()}"
 
     async def __aenter__(self) -> Gateway:
@@ -97,35 +88,12 @@ class Gateway:
             timeout=timeout, limits=httpx.Limits(), follow_redirects=False, verify=self._certificates(environ)
         )
         self._reaching = asyncio.ensure_future(self._reaches_anthropic())
-        config = uvicorn.Config(
-            self._serve,
-            log_level="critical",  # failures are logged by `tell`; an answer that is cut on purpose is not an error
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            interface="asgi3",
-            http="h11",
-            ws="none",
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            h11_max_incomplete_event_size=_MAX_HEAD,
-        )
-        # `uvicorn.Server.serve` would also install signal handlers and a clock, and would delay the end.
-        config.load()
-        self._server = uvicorn.Server(config)
-        self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[self._socket])
+        await self._server.start()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for listening in self._server.servers:
-            listening.close()
-        for connection in list(self._server.server_state.connections):
-            connection.shutdown()
-        for task in list(self._server.server_state.tasks):
-            task.cancel()
+        self._server.stop()
         await self._upstream.aclose()
 
     async def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -138,9 +106,7 @@ class Gateway:
         env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
         if await self._reaching:
             env.setdefault(_ASSUME_FIRST_PARTY, "1")
-        exempt = filter(None, (env.get("NO_PROXY"), env.get("no_proxy"), "127.0.0.1"))
-        env["NO_PROXY"] = env["no_proxy"] = ",".join(dict.fromkeys(exempt))
-        return env
+        return {**env, **without_proxy(env)}
 
     async def _reaches_anthropic(self) -> bool:
         """Return whether the model's API is Anthropic's own and answers, which also opens a connection to it.
@@ -213,7 +179,8 @@ class Gateway:
         exchange = Exchange(request, send, self.meter, self._observer_of(request))
         try:
             async with self._free:
-                body = await read_body(receive)
+                # Before a connection to the model's API is made, so that a request is known although there may be none.
+                body = await read_body(receive, MAX_BODY)
                 exchange.sent(body)
                 if self.meter is not None and self.meter.exhausted:
                     exchange.fail(classify(budget_spent=True), BUDGET_SPENT)
@@ -267,12 +234,3 @@ class Gateway:
         exchange.fail(classify(status=status), what)
         is_final = self._access is not None and self._access.is_hopeless
         await answer_error(send, Refusal(status, "api_error", what, is_final))
-
-
-def _listening() -> socket.socket:
-    # asyncio turns Nagle's algorithm off only for a socket with a protocol, which `socket.create_server` does not set.
-    # With the algorithm, the end of each answer waits 40 ms for an acknowledgement.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(128)
-    return listening

@@ -85,6 +85,8 @@ class GatewayChats:
         self.content = content
         self.server = server
         self.compacting = False
+        self.likely_trace: Callable[[], str | None] | None = None
+        """Returns the id of the trace that a request without a place will be in; None if requests carry no context."""
         self._find_place = find_place
         self._on_request = on_request
         self._seen = False
@@ -234,6 +236,14 @@ class ChatRequest:
         self._unsent.clear()
         if self._end is not None:
             self._close(self._end)
+
+    @property
+    def traceparent(self) -> str | None:
+        """Return the context of the request's span, if requests carry it."""
+        if self._chats.likely_trace is None:
+            return None
+        trace_id = self.span.trace_id or self._chats.likely_trace()
+        return TraceContext(trace_id, self.span.span_id).traceparent if trace_id else None
 
     def _close(self, end: int) -> None:
         self.span.attributes["chat.request_class"] = self.request_class

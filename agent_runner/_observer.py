@@ -12,6 +12,9 @@ from .contract.classify import Failure
 class RequestObserver(Protocol):
     """Follows one request to the model; see `_gateway_chats.ChatRequest`."""
 
+    @property
+    def traceparent(self) -> str | None: ...
+
     def sent(self, body: bytes) -> None: ...
 
     def answered(self, status: int) -> None: ...

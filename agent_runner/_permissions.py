@@ -34,8 +34,6 @@ from .contract.spans import Span
 
 QUESTION_TOOL = "AskUserQuestion"
 
-_CALL_SECONDS = 0.25
-
 Permission = PermissionResultAllow | PermissionResultDeny
 
 
@@ -76,7 +74,7 @@ class Permissions:
         """Return the decision on a tool call (the SDK's callback)."""
         tool_id = context.tool_use_id or ""
         # The SDK may call this before it yields the message with the call. Waiting keeps the events in order.
-        await self._translator.wait_for_call(tool_id, _CALL_SECONDS)
+        await self._translator.wait_for_call(tool_id)
         parent = self._translator.caller_of(context.agent_id)
         tool = self._translator.tool(tool_id, name, tool_input, parent)
         if self._translator.turn is not None and self._translator.turn.interrupted:

@@ -21,6 +21,7 @@ from claude_agent_sdk import (
     Transport,
 )
 
+from ._call_context import in_call_context
 from ._config import Config, ConfigError, config_directory
 from ._events import Events
 from ._failed_start import FailedStart, unprompted
@@ -49,10 +50,11 @@ from .contract.protocol import (
     Prompt,
     Stop,
 )
-from .contract.spans import Spans
+from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext, from_fields
 
 if TYPE_CHECKING:
+    from ._deep_trace import DeepTrace
     from ._gateway import Gateway
 
 GRACE_SECONDS = 5.0
@@ -87,12 +89,13 @@ class Run:
         descendants: processes.Descendants | None = None,
         gateway: Gateway | None = None,
         access: ModelAccess | None = None,
+        deep_trace: DeepTrace | None = None,
     ) -> None:
         """Prepare a run; ``environ`` is the CLI's environment.
 
         With ``descendants``, which require a process of its own, the run ends all of them when it ends. ``gateway`` and
         ``access`` are needed if ``environ`` leads to a gateway: it then tells of the model requests, and the past cost
-        of a resumed conversation is added to its meter.
+        of a resumed conversation is added to its meter. ``deep_trace`` has been started.
         """
         self._config = config
         self._events = events
@@ -107,7 +110,10 @@ class Run:
         self._translator = _translator(config, events, spans, self._access)
         self._translator.on_request = self._request_begun
         if gateway is not None:
-            gateway.observe = self._translator.use_gateway(gateway.server)
+            gateway.observe = self._translator.use_gateway(gateway.server, propagate=deep_trace is not None)
+        self._deep_trace = deep_trace
+        if deep_trace is not None:
+            deep_trace.begin(self._translator, sink)
         self._first_span_id = spans.new_span_id()
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
         self._prompts: deque[Prompt] = deque()
@@ -228,10 +234,13 @@ class Run:
                 on_tool_end=self._tool_ended,
                 on_stderr=self._stderr,
                 partial_messages=self._gateway is None,
+                deep_environ=self._deep_trace.environ if self._deep_trace is not None else {},
             )
         except ConfigError as error:
+            await self._end_deep_trace()
             failed = FailedStart(self._config, self._events, self._sink, self._context)
             return failed.misconfigured(str(error))
+        options.mcp_servers = in_call_context(cast("dict[str, Any]", options.mcp_servers), self._span_of_call)
         self._read_past_cost()
         self._client = ClaudeSDKClient(options, transport=self._transport)
         self._mcp = McpServers(self._client, cast("dict[str, Any]", options.mcp_servers))
@@ -439,6 +448,7 @@ class Run:
             # The CLI takes 5 seconds to end while a tool runs, so its processes are ended first.
             await self._end_descendants()
         await self._disconnect()
+        await self._end_deep_trace()
         self._outbox.flush()
         if lost := await asyncio.to_thread(self._sink.close):
             self._events.emit(LogData(stream="telemetry", text=lost))
@@ -470,6 +480,11 @@ class Run:
                 await leaving
         except Exception as error:  # it cannot be repaired, only reported
             self._events.emit(LogData(stream="runner", text=f"disconnect: {error!r}"))
+
+    async def _end_deep_trace(self) -> None:
+        """Send the spans of processes that wait for others, and report losses."""
+        for text in await self._deep_trace.finish() if self._deep_trace is not None else ():
+            self._events.emit(LogData(stream="telemetry", text=text))
 
     async def _end_descendants(self) -> None:
         if self._descendants is not None:
@@ -516,6 +531,11 @@ class Run:
         self._translator.cost_before, self._translator.usage_before = spent
         if self._gateway is not None and self._gateway.meter is not None:
             self._gateway.meter.spent += spent.cost
+
+    async def _span_of_call(self, tool_id: str) -> Span | None:
+        await self._translator.wait_for_call(tool_id)
+        call = self._translator.tools.get(tool_id)
+        return call.span if call is not None else None
 
     async def _tool_ended(self, data: Any, tool_use_id: str | None, _context: Any) -> Any:
         """Take the CLI's measurement of a tool call (hooks PostToolUse and PostToolUseFailure)."""

@@ -38,11 +38,13 @@ def agent_options(
     on_tool_end: HookCallback,
     on_stderr: Callable[[str], None],
     partial_messages: bool,
+    deep_environ: Mapping[str, str],
 ) -> ClaudeAgentOptions:
     """Return the SDK's options; raise `ConfigError` if the directory or an MCP server is not found.
 
-    ``environ`` is the CLI's environment, to which the SDK adds the other variables of this process. There is no
-    PreToolUse hook: it would take 2 ms per call, and the stream already has the time when a call begins.
+    ``environ`` is the CLI's environment, to which the SDK adds the other variables of this process, and
+    ``deep_environ`` are variables that override it. There is no PreToolUse hook: it would take 2 ms per call, and the
+    stream already has the time when a call begins.
     """
     if config.cwd is not None and not Path(config.cwd).is_dir():
         raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: not a directory")
@@ -62,7 +64,7 @@ def agent_options(
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
         mcp_servers=cast("Any", _mcp_servers(config)),
         strict_mcp_config=True,
-        env=_environment(config, environ, context),
+        env={**_environment(config, environ, context), **deep_environ},
         cli_path=config.cli_path,
         user=config.user,
         can_use_tool=can_use_tool,

@@ -38,11 +38,17 @@ Emit = Callable[[TelemetryData | LogData], None]
 class SpanSink:
     """Discards finished spans, for telemetry that is off; base of the sinks that send them."""
 
+    sends = False
+    """Whether spans are sent anywhere."""
+
     def prepare(self) -> None:
         """Import the modules that the sink needs. Called in a thread."""
 
     def export(self, spans: Sequence[Span]) -> None:
         """Take finished spans without blocking."""
+
+    def pass_on(self, otlp: bytes, spans: int) -> None:
+        """Take a serialized ``ExportTraceServiceRequest`` with a number of spans without blocking."""
 
     def close(self) -> str | None:
         """Send what waits within `FLUSH_SECONDS`; return a message if spans were lost. Called in a thread."""
@@ -51,6 +57,8 @@ class SpanSink:
 
 class Relay(SpanSink):
     """Sends spans to the host in ``telemetry`` events; the sandbox needs no route to a backend and no credential."""
+
+    sends = True
 
     def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
         self._emit = emit
@@ -63,17 +71,25 @@ class Relay(SpanSink):
         except Exception as error:  # a failure of telemetry must not fail the run
             self._emit(LogData(stream="telemetry", text=f"{len(spans)} spans lost: {error!r}"[:500]))
         else:
-            self._emit(TelemetryData(otlp=msgspec.to_builtins(payload)))  # base64
+            self.pass_on(payload, len(spans))
+
+    def pass_on(self, otlp: bytes, spans: int) -> None:
+        """Emit one event with a request."""
+        self._emit(TelemetryData(otlp=msgspec.to_builtins(otlp)))  # base64
 
 
 class Direct(SpanSink):
     """Sends spans to an OTLP endpoint over HTTP, in a thread; `close` reports lost spans."""
+
+    sends = True
 
     def __init__(self, environ: Mapping[str, str], emit: Emit) -> None:
         self._environ = environ
         self._emit = emit
         self._ready = threading.Lock()
         self._processor: Any = None
+        self._foreign_processor: Any = None
+        """For spans of processes, so that these take no room in the queue of the run's own."""
         self._counting: _Counting | None = None
         self._resource: Any = None
         self._given = 0
@@ -104,33 +120,51 @@ class Direct(SpanSink):
         self._resource = readable.resource(SERVICE_NAME)
         self._counting = _Counting(OTLPSpanExporter())
         self._processor = BatchSpanProcessor(cast("SpanExporter", self._counting))
+        self._foreign_processor = BatchSpanProcessor(cast("SpanExporter", self._counting))
 
     def export(self, spans: Sequence[Span]) -> None:
         """Queue the spans for the exporter's thread."""
+        if self._accepts(len(spans)):
+            from .contract import readable
+
+            for span in spans:
+                self._processor.on_end(readable.readable(span, self._resource))
+
+    def pass_on(self, otlp: bytes, spans: int) -> None:
+        """Queue the spans of a request for the exporter's thread."""
+        if self._accepts(spans):
+            from .contract.otlp_messages import readable
+
+            for span in readable(otlp):
+                self._foreign_processor.on_end(span)
+
+    def _accepts(self, spans: int) -> bool:
+        """Count spans that are to be exported; return whether they can be."""
         self.prepare()
         if self._warning is not None:
             self._emit(LogData(stream="telemetry", text=self._warning))
             self._warning = None
-        self._given += len(spans)
-        if self._processor is None:
-            return
-        from .contract import readable
-
-        for span in spans:
-            self._processor.on_end(readable.readable(span, self._resource))
+        self._given += spans
+        return self._processor is not None
 
     def close(self) -> str | None:
         """Flush within `FLUSH_SECONDS`; return a message with the number of spans that were not exported."""
         if self._processor is not None:
             # The processor's own timeout has no effect while a request hangs.
-            flush = threading.Thread(target=self._processor.force_flush, daemon=True)
+            flush = threading.Thread(target=self._flush, daemon=True)
             flush.start()
             flush.join(FLUSH_SECONDS)
         lost = self._given - (self._counting.delivered if self._counting else 0)
         if not lost:
             return None
-        why = self._failed or (self._counting and self._counting.last_error) or "the endpoint did not answer"
+        delivered = self._counting is not None and self._counting.delivered
+        slow = "the endpoint is too slow" if delivered else "the endpoint did not answer"
+        why = self._failed or (self._counting and self._counting.last_error) or slow
         return f"{lost} of {self._given} spans were not exported: {why}"
+
+    def _flush(self) -> None:
+        self._processor.force_flush()
+        self._foreign_processor.force_flush()
 
 
 class _Counting:

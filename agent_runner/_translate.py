@@ -69,6 +69,9 @@ from .contract.trace_context import TraceContext
 _SYNTHETIC = "<synthetic>"
 _DEFAULT_SUBAGENT = "general-purpose"
 """The CLI's subagent for a call that names none."""
+CALL_SECONDS = 0.25
+"""Maximum seconds to wait for the message with a tool call."""
+
 _MAX_PROMPTS = 100
 """Maximum number of prompts that are recognised in the history of model requests."""
 
@@ -105,6 +108,10 @@ class Translator:
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     on_request: Callable[[], None] = lambda: None
     """Called when a model request of the main agent has begun, which an interrupt can then end."""
+    on_turn: Callable[[Span], None] = lambda span: None
+    """Called when a turn's span was opened."""
+    on_call: Callable[[str, ToolCall], None] = lambda tool_id, call: None
+    """Called when a tool call's span was opened."""
     chats: ChatSpans = field(init=False)
     _hooks: HookTimes = field(default_factory=HookTimes)
     _awaited: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
@@ -119,12 +126,15 @@ class Translator:
     def __post_init__(self) -> None:
         self.chats = self._message_chats(partial=True)
 
-    def use_gateway(self, server: ApiAddress) -> Observe:
+    def use_gateway(self, server: ApiAddress, *, propagate: bool) -> Observe:
         """Make the spans of model requests from those that pass through the gateway to ``server``.
 
-        Return the function that the gateway calls for each request.
+        Return the function that the gateway calls for each request. With ``propagate`` the requests carry the context
+        of their spans.
         """
         chats = GatewayChats(self.spans, self.events, self._content, server, self._find_place, self._request_begun)
+        if propagate:
+            chats.likely_trace = self._likely_trace
         self.chats = chats
         return lambda headers: chats.begin(headers) if self.chats is chats else None
 
@@ -138,6 +148,7 @@ class Translator:
             self._set_prompt(span, prompt)
         self.turn = TurnState(number, span)
         self._agents[None] = AgentState(span, self.turn, boundary=span.start)
+        self.on_turn(span)
         self._pending_turn_start = TurnStartData(
             turn=number, prompt_size=len((prompt or "").encode("utf-8", "replace"))
         )
@@ -283,6 +294,11 @@ class Translator:
         ]
         return RequestPlace(agent, searches[0] if len(searches) == 1 else agent.span)
 
+    def _likely_trace(self) -> str | None:
+        """Return the id of the trace of a request whose place is not known yet."""
+        context = self._turn_span or self._last_context
+        return context.trace_id if context is not None else None
+
     def _fall_back(self) -> None:
         """Make the spans of model requests from messages, as the CLI does not ask the gateway."""
         text = (
@@ -362,6 +378,7 @@ class Translator:
         span = self.spans.open_child(label, self._parent_span(parent_id), attributes)
         genai.set_arguments(span, tool_input, self.sanitize_tools)
         tool = self.tools[tool_id] = ToolCall(span, name, tool_input)
+        self.on_call(tool_id, tool)
         if awaited := self._awaited.pop(tool_id, None):
             awaited.set()
         self.events.emit(
@@ -369,13 +386,13 @@ class Translator:
         )
         return tool
 
-    async def wait_for_call(self, tool_id: str, timeout: float) -> None:
-        """Wait for the message with a tool call, for at most ``timeout`` seconds."""
+    async def wait_for_call(self, tool_id: str) -> None:
+        """Wait for the message with a tool call, for at most `CALL_SECONDS`: its tool may be asked for before it."""
         if tool_id in self.tools:
             return
         awaited = self._awaited.setdefault(tool_id, asyncio.Event())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(CALL_SECONDS):
                 await awaited.wait()
 
     def caller_of(self, agent_id: str | None) -> str | None:

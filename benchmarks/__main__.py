@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import gateway, host_events, many_agents, memory, per_call, real_cli, relay, startup, telemetry
+from . import deep_trace, gateway, host_events, many_agents, memory, per_call, real_cli, relay, startup, telemetry
 from .streaming import measure as streaming
 from .support import Row, machine, progress, table
 
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "per_call": per_call.measure,
     "memory": memory.measure,
     "real_cli": real_cli.measure,
+    "deep_trace": deep_trace.measure,
     "host_events": host_events.measure,
     "gateway": gateway.measure,
     "relay": relay.measure,

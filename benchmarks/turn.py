@@ -39,6 +39,7 @@ def options() -> ClaudeAgentOptions:
         on_tool_end=_nothing,
         on_stderr=lambda _line: None,
         partial_messages=True,
+        deep_environ={},
     )
     return replace(ours, can_use_tool=None, hooks=None)
 

@@ -61,12 +61,24 @@ def _any_runs() -> bool:
 
 def _runs(pid: int) -> bool:
     """Return whether a process has not ended; a zombie has ended."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in ("Z", "X")
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the pid of a process's parent, or None if there is no such process."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else None
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of a process's ``stat`` from its state on; none if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
+        return []
     # The state follows the name, which is in parentheses and may contain parentheses.
-    return stat[stat.rfind(")") + 2] not in "ZX"
+    return stat[stat.rfind(")") + 2 :].split()
 
 
 def descendants(root: int) -> list[int]:

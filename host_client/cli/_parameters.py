@@ -41,6 +41,9 @@ ToolContent = Annotated[
         help="Tool arguments, MCP results in spans: none, preview, or full, with 1,000 characters of files and output."
     ),
 ]
+DeepTrace = Annotated[
+    bool, typer.Option("--deep-trace", help="Add spans that the processes of tools export to the trace.")
+]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")]
 TraceOut = Annotated[Path | None, typer.Option(help="File for the trace, as OTLP JSON.")]
 

@@ -81,6 +81,7 @@ def serve(
     usd_per_day: Annotated[float | None, _limit("Maximum US dollars that a tenant spends in a day (UTC).")] = None,
     content: o.Content = "preview",
     tool_content: o.ToolContent = "none",
+    deep_trace: o.DeepTrace = False,
     trace_url: TraceUrl = None,
     demo: Annotated[bool, typer.Option("--demo", help="Use a scripted model; a session waits for you.")] = False,
 ) -> None:
@@ -120,6 +121,7 @@ def serve(
             usd_per_day=usd_per_day,
             content=content,
             tool_content=tool_content,
+            deep_trace=deep_trace,
             trace_url=trace_url,
         )
         if demo:

@@ -58,6 +58,8 @@ class AgentOptions:
     """Seconds that the end of a run waits for commands and subagents in the background."""
     content: Content = "preview"
     tool_content: Content = "none"
+    deep_trace: bool = False
+    """True to make spans that the processes of tools export part of the trace; see docs/RUNNER.md."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Additional variables of the runner's environment; they override all others."""
 
@@ -94,6 +96,7 @@ OPTION_FORMS: dict[str, Form] = {
         " (other servers go into mcp_config, as JSON)",
     ),
     "require_mcp": _SWITCH,
+    "deep_trace": _SWITCH,
     "resume": _TEXT,
     "user_id": _TEXT,
     "tenant_id": _TEXT,
@@ -189,6 +192,7 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "ATTRIBUTES": _joined(options.attributes),
         "CONTENT": options.content,
         "TOOL_CONTENT": options.tool_content,
+        "DEEP_TRACE": "on" if options.deep_trace else None,
     }
     env.update({f"AGENT_{name}": str(value) for name, value in settings.items() if value not in (None, "")})
     return {**env, **options.env}

@@ -41,6 +41,7 @@ class ServiceConfig:
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     content: Content = "preview"
     tool_content: Content = "none"
+    deep_trace: bool = False
     trace_url: str | None = None
 
     @property
@@ -67,6 +68,7 @@ def service_config(
     usd_per_day: float | None,
     content: str,
     tool_content: str,
+    deep_trace: bool,
     trace_url: str | None,
 ) -> ServiceConfig:
     """Return the configuration of these options; raise `ConfigurationError` for wrong or unsafe values."""
@@ -98,6 +100,7 @@ def service_config(
         ),
         content=spans.content,
         tool_content=spans.tool_content,
+        deep_trace=deep_trace,
         trace_url=trace_url,
     )
 

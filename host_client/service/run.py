@@ -74,7 +74,12 @@ def service_of(
         telemetry=telemetry,
         environ=environ,
         sandbox=sandbox,
-        options=lambda stored: replace(options_of(stored), content=config.content, tool_content=config.tool_content),
+        options=lambda stored: replace(
+            options_of(stored),
+            content=config.content,
+            tool_content=config.tool_content,
+            deep_trace=config.deep_trace,
+        ),
         forget=lambda stored: forget(stored, environ),
         upload=config.upload,
         idle_seconds=config.idle_seconds,

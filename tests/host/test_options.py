@@ -37,7 +37,7 @@ def test_the_number_of_retries_is_the_clis_own_variable_and_goes_before_the_host
     assert retries(AgentOptions(max_retries=0)) == "0"
 
 
-@pytest.mark.parametrize("name", ["require_mcp", "verbatim_prompts"])
+@pytest.mark.parametrize("name", ["require_mcp", "verbatim_prompts", "deep_trace"])
 def test_a_switch_is_a_variable_of_the_runner_only_where_it_is_on(name: str) -> None:
     """An old runner ignores the variable."""
     context, info = TraceContext("a" * 32, "b" * 16), SandboxInfo(id="x", kind="local", work="/w", journal="/j")
@@ -71,6 +71,7 @@ RIGHT: dict[str, Any] = {
     "background_timeout": 2,
     "content": "full",
     "tool_content": "preview",
+    "deep_trace": True,
     "env": {"LANG": "C"},
 }
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from claude_agent_sdk import create_sdk_mcp_server, tool
+from opentelemetry import trace
 
 Result = dict[str, Any]
 
@@ -44,7 +45,13 @@ async def modules(arguments: dict[str, Any]) -> Result:
     return _text(" ".join(sorted(name for name in sys.modules if name.startswith(arguments["prefix"]))))
 
 
-lab = create_sdk_mcp_server("lab", tools=[add, fail, forge, large, odd, modules])
+@tool("current", "Names the current trace and span of OpenTelemetry", {})
+async def current(_arguments: dict[str, Any]) -> Result:
+    context = trace.get_current_span().get_span_context()
+    return _text(f"{context.trace_id:032x} {context.span_id:016x}")
+
+
+lab = create_sdk_mcp_server("lab", tools=[add, fail, forge, large, odd, modules, current])
 
 
 def shout(text: str) -> str:

@@ -48,6 +48,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "sanitizer": ("mine:clean", "mine:clean"),
     "user": ("nobody", "nobody"),
     "gateway": ("on", "on"),
+    "deep_trace": ("on", True),
     "cli_path": ("/opt/claude", "/opt/claude"),
 }
 
@@ -71,6 +72,7 @@ BAD = [
     ("attributes", "=x", "takes name=value pairs"),
     ("content", "some", "takes one of none, preview, full"),
     ("tool_content", "all", "takes one of none, preview, full"),
+    ("deep_trace", "1", "takes one of on, off"),
     ("gateway", "yes", "takes one of auto, on, off"),
 ]
 

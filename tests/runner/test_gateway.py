@@ -149,7 +149,7 @@ async def test_a_body_that_is_said_to_be_too_long_is_not_read() -> None:
 
 @pytest.mark.anyio
 async def test_a_body_without_a_length_is_cut_off_where_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_runner._exchange.MAX_BODY", 1000)
+    monkeypatch.setattr(g, "MAX_BODY", 1000)
 
     async def endless() -> AsyncGenerator[bytes]:
         for _ in range(11):

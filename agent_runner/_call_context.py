@@ -1,0 +1,65 @@
+"""Make a tool call's span the current one of OpenTelemetry in the handlers of in-process MCP servers."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from opentelemetry import context, trace
+
+from .contract.spans import Span
+from .contract.trace_context import TraceContext
+
+_TOOL_USE_ID = "claudecode/toolUseId"
+"""The key of a request's ``_meta`` by which the CLI names the tool call."""
+
+FindSpan = Callable[[str], Awaitable[Span | None]]
+"""Returns the span of a tool call by its id."""
+
+
+def in_call_context(servers: Mapping[str, dict[str, Any]], find_span: FindSpan) -> dict[str, Any]:
+    """Return MCP servers whose handlers have the call's span as the current one; the given ones stay as they are.
+
+    Servers of mcp 1 have no middleware, and are returned unchanged.
+    """
+    return {name: _with_middleware(server, CallContext(find_span)) for name, server in servers.items()}
+
+
+def _with_middleware(server: dict[str, Any], middleware: CallContext) -> dict[str, Any]:
+    instance: Any = copy.copy(server.get("instance"))
+    if not hasattr(instance, "middleware"):
+        return server
+    # First, so that the spans of the mcp package itself are children of the call's span.
+    instance.middleware = [middleware, *instance.middleware]
+    return {**server, "instance": instance}
+
+
+class CallContext:
+    """Middleware of an MCP server (``mcp.server.context.ServerMiddleware``)."""
+
+    def __init__(self, find_span: FindSpan) -> None:
+        self._find_span = find_span
+
+    async def __call__(self, request: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Process a request in the context of its tool call, if it is part of one."""
+        meta = dict(request.meta or {})
+        tool_id = meta.get(_TOOL_USE_ID)
+        span = await self._find_span(tool_id) if isinstance(tool_id, str) else None
+        if span is None:
+            return await call_next(request)
+        # The CLI's own context names a span that is not part of the trace.
+        meta["traceparent"] = TraceContext(span.trace_id, span.span_id).traceparent
+        meta["tracestate"] = span.tracestate
+        token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(_span_context(span))))
+        try:
+            return await call_next(dataclasses.replace(request, meta=meta))
+        finally:
+            context.detach(token)
+
+
+def _span_context(span: Span) -> trace.SpanContext:
+    state = trace.TraceState.from_header([span.tracestate]) if span.tracestate else None
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    return trace.SpanContext(int(span.trace_id, 16), int(span.span_id, 16), False, flags, state)
