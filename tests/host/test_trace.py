@@ -255,6 +255,16 @@ def test_a_programs_span_cannot_take_the_place_of_the_runners() -> None:
     assert [span.name for span in trace.kept] == ["app", "execute_tool Bash", "agent.session"]
 
 
+def test_many_spans_of_programs_leave_room_for_the_runners(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host_client.telemetry.trace.session_trace.MAX_RELAYED", 2)
+    trace = SessionTrace(Telemetry(), {}, ROOT, Who(session_id="s"))
+    programs = [Span(f"app {number}", TRACE, f"{number:016x}", "2" * 16, 5, end=9) for number in (3, 4, 5)]
+    problem = trace.observe(event(p.TelemetryData(otlp=of_a_process(*programs)), 1, "0" * 16, 3.0))
+    assert problem == "the processes of tools have sent 2 spans; further ones are not accepted"
+    assert trace.observe(event(p.TelemetryData(otlp=relayed(ended_span())), 2, "0" * 16, 3.0)) is None
+    assert [span.name for span in trace.kept] == ["app 3", "app 4", "execute_tool Bash"]
+
+
 def test_a_programs_span_is_no_turn_no_request_and_no_cost() -> None:
     trace = SessionTrace(Telemetry(), {}, ROOT, Who(session_id="s"))
     turn = Span("agent.execute", TRACE, "3" * 16, "2" * 16, 5, end=9)

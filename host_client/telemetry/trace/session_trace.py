@@ -181,7 +181,7 @@ class SessionTrace:
         return replace(event, data=replace(event.data, decided_by=brief(by)))
 
     def _relay(self, payload: str, replayed: bool) -> str | None:
-        if max(len(self._seen), len(self._seen_of_processes)) >= MAX_RELAYED:
+        if len(self._seen) >= MAX_RELAYED:
             return f"the session has sent {MAX_RELAYED} spans; further ones are not accepted"
         from host_client.telemetry.relay.decoding import decode  # not loaded with telemetry off
 
@@ -189,8 +189,10 @@ class SessionTrace:
             request = decode(payload, trace_ids=self._trace_ids, common=self._common, given=self._given)
         except ValueError as error:
             return str(error)
-        duplicates = self._export_new(request, replayed)
-        return f"spans with the id of an earlier span are left out: {duplicates}" if duplicates else None
+        left_out = self._export_new(request, replayed)
+        if left_out and len(self._seen_of_processes) >= MAX_RELAYED:
+            return f"the processes of tools have sent {MAX_RELAYED} spans; further ones are not accepted"
+        return f"spans with the id of an earlier span are left out: {left_out}" if left_out else None
 
     def _export_new(self, request: ExportTraceServiceRequest, replayed: bool) -> int:
         """Export the spans with new ids; return the number of the others."""
@@ -290,8 +292,8 @@ class SessionTrace:
 
 
 def _is_new(span_id: str, seen: set[str]) -> bool:
-    """Add an id to those that were seen; return whether it was not there."""
-    if span_id in seen:
+    """Add an id to those that were seen, at most `MAX_RELAYED`; return whether it was added."""
+    if span_id in seen or len(seen) >= MAX_RELAYED:
         return False
     seen.add(span_id)
     return True
