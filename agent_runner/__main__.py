@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._deep_trace import DeepTrace
     from ._gateway import Gateway
     from ._model_access import ModelAccess
+    from ._run import Run
     from ._telemetry import SpanSink
 
 USAGE = """\
@@ -170,7 +171,6 @@ async def _run(
     # Importing the SDK takes 0.4 s. Its objects stay, and garbage collection during the import would take a sixth of
     # that time.
     gc.disable()
-    from ._commands import read_commands
     from ._credential import uses_gateway
     from ._failed_start import FailedStart, unprompted
     from ._model_access import ModelAccess
@@ -179,9 +179,7 @@ async def _run(
 
     sink = choose_sink(environ, events.emit)
     failed_start = FailedStart(config, events, sink, context)
-    loop = asyncio.get_running_loop()
-    terminal = os.isatty(stdin)
-    if config.prompt is None and terminal:
+    if config.prompt is None and os.isatty(stdin):
         return unprompted(events)
     access = ModelAccess(environ)
     gateway = None
@@ -221,15 +219,23 @@ async def _run(
         return failed_start.misconfigured(str(error))
     if warning := readable_cli_warning(config):
         report(warning)
-    for number in early.numbers:
-        loop.add_signal_handler(number, this.signalled, 128 + number)
-    if early.exit_code is not None:
-        this.signalled(early.exit_code)
-    if terminal:
-        this.end_of_input()  # a terminal sends no JSON commands
-    else:
-        read_commands(stdin, loop, on_command=this.command, on_refused=this.refuse, on_end=this.end_of_input)
+    _listen(this, stdin, early)
     return await this.main()
+
+
+def _listen(run: Run, stdin: int, early: EarlySignals) -> None:
+    """Pass the signals and the commands on stdin to a run from now on."""
+    from ._commands import read_commands
+
+    loop = asyncio.get_running_loop()
+    for number in early.numbers:
+        loop.add_signal_handler(number, run.signalled, 128 + number)
+    if early.exit_code is not None:
+        run.signalled(early.exit_code)
+    if os.isatty(stdin):
+        run.end_of_input()  # a terminal sends no JSON commands
+    else:
+        read_commands(stdin, loop, on_command=run.command, on_refused=run.refuse, on_end=run.end_of_input)
 
 
 def _import_sdk() -> None:

@@ -7,13 +7,16 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from opentelemetry import context, trace
+from opentelemetry import context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .contract.spans import Span
 from .contract.trace_context import TraceContext
 
 _TOOL_USE_ID = "claudecode/toolUseId"
 """The key of a request's ``_meta`` by which the CLI names the tool call."""
+
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 FindSpan = Callable[[str], Awaitable[Span | None]]
 """Returns the span of a tool call by its id."""
@@ -52,14 +55,8 @@ class CallContext:
         # The CLI's own context names a span that is not part of the trace.
         meta["traceparent"] = TraceContext(span.trace_id, span.span_id).traceparent
         meta["tracestate"] = span.tracestate
-        token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(_span_context(span))))
+        token = context.attach(_PROPAGATOR.extract(meta))
         try:
             return await call_next(dataclasses.replace(request, meta=meta))
         finally:
             context.detach(token)
-
-
-def _span_context(span: Span) -> trace.SpanContext:
-    state = trace.TraceState.from_header([span.tracestate]) if span.tracestate else None
-    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    return trace.SpanContext(int(span.trace_id, 16), int(span.span_id, 16), False, flags, state)

@@ -196,15 +196,17 @@ class SessionTrace:
 
     def _export_new(self, request: ExportTraceServiceRequest, replayed: bool) -> int:
         """Export the spans with new ids; return the number of the others."""
-        from host_client.telemetry.otlp import are_own, own_spans, select, spans_of  # not loaded with telemetry off
+        from host_client.telemetry.otlp import are_own, select, spans_of  # not loaded with telemetry off
 
-        seen = [self._seen if is_own else self._seen_of_processes for is_own in are_own(request)]
-        are_new = [_is_new(span.span_id.hex(), already) for span, already in zip(spans_of(request), seen, strict=True)]
-        self._orphans.arrived([span.span_id.hex() for span in own_spans(request)])
+        spans = list(zip(spans_of(request), are_own(request), strict=True))
+        are_new = [
+            _is_new(span.span_id.hex(), self._seen if is_own else self._seen_of_processes) for span, is_own in spans
+        ]
+        self._orphans.arrived([span.span_id.hex() for span, is_own in spans if is_own])
+        self._show_content(span for (span, is_own), is_new in zip(spans, are_new, strict=True) if is_own and is_new)
         if not all(are_new):
             request = select(request, are_new)
         if number := sum(are_new):
-            self._show_content(own_spans(request))
             self._export(Batch(request.SerializeToString(), number), replayed)
         return len(are_new) - number
 
