@@ -12,7 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from claude_agent_sdk import TaskStartedMessage, TaskUpdatedMessage
+
+from ._agents import Agents
+from ._events import Events
+from ._tool_calls import OpenCalls
+from ._turns import Turns
+from .contract import genai
+from .contract.classify import classify
 from .contract.protocol import BackgroundTaskData, TaskState
+from .contract.spans import Spans
 
 _STATES: dict[str, TaskState] = {
     "completed": "completed",
@@ -52,19 +61,33 @@ class RunningTask:
 
 @dataclass(slots=True)
 class BackgroundTasks:
-    """The background tasks of a conversation that run."""
+    """The tasks of a conversation: ties them to their tool calls, and reports those that run in the background."""
 
+    events: Events
+    spans: Spans
+    turns: Turns
+    agents: Agents
+    calls: OpenCalls
     running: dict[str, RunningTask] = field(default_factory=dict[str, RunningTask])
-    """The tasks by id."""
+    """The tasks in the background that have not ended, by id."""
 
-    def update(self, tasks: Iterable[Mapping[str, Any]]) -> list[RunningTask]:
-        """Take the CLI's list of all tasks in the background; return those that have ended since the last list."""
-        listed = {str(task.get("task_id")): task for task in tasks}
-        ended = [self.running.pop(key) for key in list(self.running) if key not in listed]
-        for key, task in listed.items():
-            description = str(task.get("description") or "")[:MAX_DESCRIPTION]
-            self.running.setdefault(key, RunningTask(key, str(task.get("task_type") or ""), description))
-        return ended
+    def started(self, message: TaskStartedMessage) -> None:
+        """Note which task a call is; the task of a subagent begins the subagent."""
+        call_id = message.tool_use_id
+        call = self.calls.by_id.get(call_id or "")
+        if call is None or call_id is None:
+            return
+        call.task = message.task_id
+        if message.task_type == "local_agent":
+            self.agents.subagent(call_id, call, message.data.get("subagent_type"))
+            self.agents.chats.place_waiting()
+        self._report_running(message.task_id)
+
+    def updated(self, message: TaskUpdatedMessage) -> None:
+        """Take a change of a task, such as its move to the background."""
+        self.settle(message.task_id, message.status)
+        if message.patch.get("is_backgrounded") is True:
+            self._report_running(message.task_id)
 
     def settle(self, task_id: str, status: str | None, summary: str = "") -> None:
         """Note how a task has ended, if this status is the last one of a task."""
@@ -72,3 +95,61 @@ class BackgroundTasks:
             task.state = _STATES[status]
             if task.kind == "local_bash" and (found := _EXIT_CODE.search(summary)):
                 task.exit_code = int(found[1])
+
+    def listed(self, tasks: Iterable[Mapping[str, Any]]) -> None:
+        """Take the CLI's list of all tasks in the background; report those that have ended since the last list."""
+        listed = {str(task.get("task_id")): task for task in tasks}
+        ended = [self.running.pop(key) for key in list(self.running) if key not in listed]
+        for key, task in listed.items():
+            description = str(task.get("description") or "")[:MAX_DESCRIPTION]
+            self.running.setdefault(key, RunningTask(key, str(task.get("task_type") or ""), description))
+        for task in ended:
+            self._end(task)
+
+    def abort(self) -> None:
+        """Report that the end of the run stops all tasks."""
+        for task in self.running.values():
+            self._report(task, "stopped", self.spans.clock())
+        self.running.clear()
+
+    def _report_running(self, task_id: str) -> None:
+        """Report a task that has begun in the background or was moved there; its call's span stays open."""
+        task = self.running.get(task_id)
+        if task is None or task.tool_use_id is not None:
+            return
+        calls = self.calls.by_id
+        task.tool_use_id = next((key for key, call in calls.items() if call.task == task_id), None)
+        if task.tool_use_id is not None:
+            calls[task.tool_use_id].span.attributes["tool.background"] = True
+        self._report(task, "running", self.spans.clock())
+
+    def _report(self, task: RunningTask, state: TaskState, now: int) -> None:
+        """Report a task's state; at its end, put its time, which includes that after the call's result, on the span."""
+        call = self.calls.by_id.get(task.tool_use_id or "")
+        self.events.emit(task.data(state), call.span if call is not None else self.turns.current_span)
+        if call is not None and state != "running":
+            ms = (now - call.span.start) / 1e6 - call.wait_ms
+            call.span.attributes["tool.execution_ms"] = round(max(0.0, ms), 3)
+
+    def _end(self, task: RunningTask) -> None:
+        """Report the end of a background task, and end its call's span."""
+        now = self.spans.clock()
+        self._report(task, task.state, now)
+        # The CLI then begins a turn of its own, or informs the model in the present turn.
+        self.turns.own_expected |= task.state != "stopped"
+        call_id = task.tool_use_id or ""
+        if (call := self.calls.by_id.get(call_id)) is None:
+            return
+        genai.set_exit_code(call.span, task.exit_code)
+        if task.state != "completed":
+            agent = self.agents.subagents.get(call_id)
+            failure = classify(tool="failed" if task.state == "failed" else "cancelled")
+            failure = agent.failure or failure if agent is not None else failure
+            call.span.fail(failure.error_type, f"{call.name}: {task.state} in the background")
+        if task.state == "stopped":
+            for each in self.calls.of_tasks([task.id]):
+                if each is not call:
+                    each.refusal = "cancelled"
+                    each.span.fail("cancelled", f"{each.name}: cancelled")  # its result may not arrive any more
+        if call.result_seen:
+            self.calls.close(call_id, end=now)

@@ -66,10 +66,10 @@ class DeepTrace:
 
     def begin(self, translator: Translator, sink: SpanSink) -> None:
         """Take what is received, give it its place among the spans of a run, and send it to the run's sink."""
-        withheld = CONTENT if translator.sanitize is None else ()
+        withheld = CONTENT if translator.agents.sanitize is None else ()
         self._spans = ProcessSpans(translator.spans.common, withheld, sink.pass_on, translator.spans.clock)
-        translator.on_turn = self._spans.begin_turn
-        translator.on_call = self._spans.begin_call
+        translator.turns.on_begin = self._spans.begin_turn
+        translator.calls.on_begin = self._spans.begin_call
         self._receiver.take = self._take
 
     async def _take(self, spans: list[ForeignSpan], port: int) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 from claude_agent_sdk import ResultMessage
 
 from .contract import __version__
-from .contract.protocol import ErrorType, ResultData, StartData, to_json
+from .contract.protocol import ErrorType, ResultData, StartData
 
 COUNTED = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens", "costUSD")
 """The fields of the CLI's usage by model that can be added up."""
@@ -17,11 +16,12 @@ COUNTED = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreation
 ModelUsage = dict[str, dict[str, float]]
 """The `COUNTED` fields by model."""
 
-MAX_CONTENT = 256 * 1024
-"""Maximum characters of a tool result in its event; the event's ``bytes`` is the size of the whole result."""
 
-_EXIT_CODE = re.compile(r"Exit code (\d+)(?:\n|$)")
-_WITHOUT_EXIT_CODE = {"backgroundTaskId", "returnCodeInterpretation"}
+class Spent(NamedTuple):
+    """The cost in US dollars and the usage by model of a conversation so far."""
+
+    cost: float
+    usage: ModelUsage
 
 
 def start_data(data: dict[str, Any], resumed: bool) -> StartData:
@@ -80,74 +80,3 @@ def result_data(
         session_id=message.session_id,
         error_type=error_type,
     )
-
-
-def bounded(content: object) -> tuple[object, int, bool]:
-    """Return a tool result's content cut to `MAX_CONTENT`, the size of the whole in bytes, and whether it was cut."""
-    if content is None:
-        return "", 0, False
-    if isinstance(content, str):
-        size = len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
-        return content[:MAX_CONTENT], size, len(content) > MAX_CONTENT
-    encoded = to_json(content)
-    if len(encoded) <= MAX_CONTENT:
-        return content, sum(_sizes(content)), False
-    return "\n".join(_texts(content))[:MAX_CONTENT], sum(_sizes(content)), True
-
-
-def exit_code_of(name: str, output: object, error: object) -> int | None:
-    """Return the exit code of a command that Bash ran, or None if the CLI does not report it.
-
-    ``output`` is the ``tool_response`` of a PostToolUse hook, ``error`` the text of a PostToolUseFailure hook, which
-    alone has the code of a failed command.
-    """
-    if name != "Bash":
-        return None
-    if isinstance(error, str):
-        found = _EXIT_CODE.match(error)
-        return int(found[1]) if found else None
-    facts = cast("dict[str, Any]", output) if isinstance(output, dict) else {}
-    # The CLI reports no code of a command that still runs, or whose code is no failure, such as 1 of grep.
-    ended_well = facts.get("interrupted") is False and not facts.keys() & _WITHOUT_EXIT_CODE
-    return 0 if ended_well else None
-
-
-def whole_size(output: object) -> int:
-    """Return the size in bytes of a tool's whole output, or 0 if the CLI does not report it.
-
-    ``output`` is the ``tool_response`` of a PostToolUse hook: the content of an MCP tool's result, or an object with
-    facts about a built-in tool's result.
-    """
-    match output:
-        case {"persistedOutputSize": int(size)}:
-            return size
-        case list():
-            return sum(_sizes(cast("list[object]", output)))
-        case _:
-            return 0
-
-
-def _texts(content: object) -> Iterator[str]:
-    match content:
-        case {"type": "text", "text": str(text)}:
-            yield text
-        case {"type": str(kind)}:
-            yield f"[{kind}]"
-        case list():
-            for block in cast("list[object]", content):
-                yield from _texts(block)
-        case _:
-            pass
-
-
-def _sizes(content: object) -> Iterator[int]:
-    match content:
-        case str():
-            yield len(content.encode("utf-8", "replace"))
-        case {"type": "text", "text": str(text)}:
-            yield len(text.encode("utf-8", "replace"))
-        case list():
-            for block in cast("list[object]", content):
-                yield from _sizes(block)
-        case _:
-            yield len(to_json(content))

@@ -74,10 +74,11 @@ class Permissions:
         """Return the decision on a tool call (the SDK's callback)."""
         tool_id = context.tool_use_id or ""
         # The SDK may call this before it yields the message with the call. Waiting keeps the events in order.
-        await self._translator.wait_for_call(tool_id)
-        parent = self._translator.caller_of(context.agent_id)
-        tool = self._translator.tool(tool_id, name, tool_input, parent)
-        if self._translator.turn is not None and self._translator.turn.interrupted:
+        await self._translator.calls.wait_for(tool_id)
+        parent = self._translator.calls.caller_of(context.agent_id)
+        tool = self._translator.calls.begin(tool_id, name, tool_input, parent)
+        turn = self._translator.turns.current
+        if turn is not None and turn.interrupted:
             tool.refusal = "cancelled"  # an interrupted turn asks for no approval
             return _unanswered("cancelled")
         if name == QUESTION_TOOL:

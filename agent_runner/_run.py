@@ -26,14 +26,15 @@ from ._config import Config, ConfigError, config_directory
 from ._events import Events
 from ._failed_start import FailedStart, unprompted
 from ._mcp import McpServers
-from ._messages import exit_code_of, whole_size
 from ._model_access import ModelAccess
+from ._past_cost import past_cost
 from ._permissions import Permissions
 from ._requests import RefusedError
-from ._sdk_options import Spent, agent_options, resumed_cost, saved_size
-from ._span_settings import common_attributes, sanitizer_of, tool_sanitizer_of
+from ._sdk_options import agent_options
+from ._span_settings import common_attributes
 from ._telemetry import SpanOutbox, SpanSink
 from ._timer import WhileTimer
+from ._tool_results import exit_code_of, saved_size, whole_size
 from ._translate import Translator
 from .contract import processes
 from .contract.classify import Failure, classify
@@ -107,8 +108,8 @@ class Run:
         self._access = access or ModelAccess(environ)
         spans = Spans(common_attributes(config))
         self._outbox = SpanOutbox(spans, sink)
-        self._translator = _translator(config, events, spans, self._access)
-        self._translator.on_request = self._request_begun
+        self._translator = Translator(config, events, spans, self._access)
+        self._translator.agents.on_request = self._request_begun
         if gateway is not None:
             gateway.observe = self._translator.use_gateway(gateway.server, propagate=deep_trace is not None)
         self._deep_trace = deep_trace
@@ -185,11 +186,11 @@ class Run:
         self._changed.set()
 
     def _interrupt(self) -> None:
-        turn = self._translator.turn
+        turn = self._translator.turns.current
         # A prompt that waits or has not reached the model must be interrupted too, and so must a turn that the CLI is
         # about to begin. The CLI has nothing to interrupt before a turn's first model request: it is sent then.
-        comes = bool(self._prompts) or self._translator.expects_own_turn
-        self._interrupt_early = comes if turn is None else not self._translator.requested
+        comes = bool(self._prompts) or self._translator.turns.own_expected
+        self._interrupt_early = comes if turn is None else not turn.requested
         if turn is not None:
             turn.interrupted = True
         if turn is None and not self._stopping:
@@ -265,15 +266,15 @@ class Run:
         prepared = False
         while not self._finished():
             self._background_timer.update(self._only_background_left)
-            if self._prompts and self._translator.takes_prompts and not self._stopping:
+            if self._prompts and self._translator.turns.takes_prompts and not self._stopping:
                 await self._start_turn(self._prompts.popleft())
-            elif self._stopping and self._translator.turn is not None:
+            elif self._stopping and self._translator.turns.current is not None:
                 if not await self._turn_ends():
                     return
             else:
                 await self._changed.wait()
             self._changed.clear()
-            if not prepared and self._translator.started:
+            if not prepared and self._translator.turns.started:
                 # Not earlier, as importing in a thread would delay the `start` event.
                 prepared = True
                 self._spawn(asyncio.to_thread(self._sink.prepare))
@@ -287,21 +288,21 @@ class Run:
         if self._failure is not None:
             return True
         if self._stopping:
-            return self._translator.turn is None
+            return self._translator.turns.current is None
         return self._only_background_left and (self._translator.idle or self._waited_long)
 
     @property
     def _only_background_left(self) -> bool:
         """Return whether no turn runs and no prompt can follow, so that only background tasks can delay the end."""
-        return not self._more_prompts and not self._prompts and self._translator.turn is None
+        return not self._more_prompts and not self._prompts and self._translator.turns.current is None
 
     def _end_wait(self) -> None:
         self._waited_long = True
         self._changed.set()
 
     def _expect_no_own_turn(self) -> None:
-        if self._translator.turn is None:
-            self._translator.expects_own_turn = False
+        if self._translator.turns.current is None:
+            self._translator.turns.own_expected = False
             self._interrupt_early = False
         self._changed.set()
 
@@ -327,9 +328,8 @@ class Run:
         if self._descendants is not None:
             self._descendants.reap()
         span_id, self._first_span_id = self._first_span_id, ""
-        self._translator.begin_turn(self._context_of(prompt), prompt.text, span_id)
-        assert self._translator.turn is not None
-        self._translator.turn.interrupted = self._interrupt_early
+        turn = self._translator.turns.begin(self._context_of(prompt), prompt.text, span_id)
+        turn.interrupted = self._interrupt_early
         try:
             await self._client.query(prompt.text)
         except ClaudeSDKError as error:
@@ -339,7 +339,7 @@ class Run:
         """Wait `GRACE_SECONDS` for an interrupted turn to end; return whether it has ended."""
         try:
             async with asyncio.timeout(GRACE_SECONDS):
-                while self._translator.turn is not None and self._failure is None:
+                while self._translator.turns.current is not None and self._failure is None:
                     await self._changed.wait()
                     self._changed.clear()
         except TimeoutError:
@@ -366,7 +366,7 @@ class Run:
     async def _report_missing_servers(self, listed: Iterable[Mapping[str, Any]]) -> None:
         """Report the MCP servers that a turn begins without: on its span, and if that is new in ``log`` events."""
         missing = await self._mcp.missing(listed)
-        if (turn := self._translator.turn) is None:
+        if (turn := self._translator.turns.current) is None:
             return
         for server in self._mcp.changed(missing):
             self._events.emit(LogData(stream="runner", text=server.remark), turn.span)
@@ -377,9 +377,9 @@ class Run:
         """Process a message; return False if the runner failed."""
         try:
             self._translator.receive(message)
-            self._outbox.flush_soon(in_turn=self._translator.turn is not None)
+            self._outbox.flush_soon(in_turn=self._translator.turns.current is not None)
             # Prompts and the end of the run wait for the CLI's own turn, so it is not expected for ever.
-            self._own_turn_timer.update(self._translator.expects_own_turn)
+            self._own_turn_timer.update(self._translator.turns.own_expected)
         except Exception as error:  # a bug in the runner must not prevent the `end` event
             self._failure = ErrorData(error_type="internal", message=f"the runner failed: {error!r}"[:1000])
             return False
@@ -399,19 +399,19 @@ class Run:
         interval = self._config.heartbeat
         while True:
             silent = time.monotonic() - self._events.last_sent
-            works = self._translator.turn is not None or bool(self._translator.background.running)
+            works = self._translator.turns.current is not None or bool(self._translator.background.running)
             if works and silent >= interval:
                 data = HeartbeatData(
                     silent_ms=round(silent * 1000, 3),
                     last_seq=self._events.last_seq,
-                    tool_use_ids=list(self._translator.tools),
+                    tool_use_ids=list(self._translator.calls.by_id),
                 )
-                self._events.send_live(data, self._translator.turn.span if self._translator.turn else None)
+                self._events.send_live(data, self._translator.turns.current_span)
             await asyncio.sleep(interval if silent >= interval else interval - silent)
 
     def _give_up(self) -> None:
         """Interrupt a turn whose model request is retried although a retry cannot succeed."""
-        turn = self._translator.turn
+        turn = self._translator.turns.current
         if turn is not None and turn.given_up is not None and not turn.interrupted:
             self._permissions.cancel_all()
             self._spawn(self._interrupt_cli())
@@ -432,11 +432,11 @@ class Run:
         self._leaving = True
         self._permissions.cancel_all()
         await asyncio.sleep(0)  # lets the cancelled waits emit their events
-        busy = bool(self._translator.tools)
+        busy = bool(self._translator.calls.by_id)
         self._report_unfinished()
         if self._failure is not None:
             self._begin_failed_turn()
-            self._events.emit(self._failure, self._translator.turn.span if self._translator.turn else None)
+            self._events.emit(self._failure, self._translator.turns.current_span)
             self._translator.abort(self._failure.error_type, self._failure.message)
         elif self._signal is not None or self._stopping:
             self._translator.abort("cancelled", _SIGNALLED.get(self._signal or 0, "stopped"))
@@ -465,10 +465,10 @@ class Run:
 
     def _begin_failed_turn(self) -> None:
         """Begin the first turn if the run failed before it, so that its span says why."""
-        if self._translator.turn is None and not self._translator.outcome.turns and not self._unprompted:
+        if self._translator.turns.current is None and not self._translator.turns.outcome.turns and not self._unprompted:
             prompt = self._prompts.popleft() if self._prompts else None
             context = self._context_of(prompt) if prompt else self._context
-            self._translator.begin_turn(context, prompt.text if prompt else None, self._first_span_id)
+            self._translator.turns.begin(context, prompt.text if prompt else None, self._first_span_id)
 
     async def _disconnect(self) -> None:
         """Disconnect from the CLI and end the processes that it leaves in the background."""
@@ -502,7 +502,7 @@ class Run:
             return self._signal, _SIGNALLED[self._signal]
         if self._failure is not None:
             return (2, "misconfigured") if self._misconfigured else (3, "failed")
-        outcome = self._translator.outcome
+        outcome = self._translator.turns.outcome
         code = 1 if outcome.failed else 130 if outcome.interrupted else 0
         return code, "stopped" if self._stopping else "completed"
 
@@ -517,24 +517,15 @@ class Run:
     def _read_past_cost(self) -> None:
         if self._config.resume is None:
             return
-        try:
-            spent = resumed_cost(self._environ, self._config.resume)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            spent = None
-            self._events.emit(
-                LogData(stream="runner", text=f"the past cost of the conversation cannot be read: {error!r}")
-            )
-        if spent is None:
-            text = "the conversation's past cost is not known: the first turn's cost_usd includes it"
-            self._events.emit(LogData(stream="runner", text=text))
-        spent = spent or Spent(0.0, {})
-        self._translator.cost_before, self._translator.usage_before = spent
+        spent = self._translator.turns.spent = past_cost(self._environ, self._config.resume, self._report)
         if self._gateway is not None and self._gateway.meter is not None:
             self._gateway.meter.spent += spent.cost
 
+    def _report(self, text: str) -> None:
+        self._events.emit(LogData(stream="runner", text=text))
+
     async def _span_of_call(self, tool_id: str) -> Span | None:
-        await self._translator.wait_for_call(tool_id)
-        call = self._translator.tools.get(tool_id)
+        call = await self._translator.calls.wait_for(tool_id)
         return call.span if call is not None else None
 
     async def _tool_ended(self, data: Any, tool_use_id: str | None, _context: Any) -> Any:
@@ -542,7 +533,7 @@ class Run:
         duration = data.get("duration_ms")
         if tool_use_id is not None and isinstance(duration, int | float):
             output = data.get("tool_response")
-            self._translator.executed(
+            self._translator.calls.executed(
                 tool_use_id,
                 float(duration),
                 data.get("tool_input") or {},
@@ -573,20 +564,6 @@ def _is_unanswered(message: Message) -> bool:
             return message.api_error_status is None
         case _:
             return False
-
-
-def _translator(config: Config, events: Events, spans: Spans, access: ModelAccess) -> Translator:
-    return Translator(
-        events,
-        spans,
-        model=config.model,
-        sanitize=sanitizer_of(config, config.content),
-        sanitize_tools=tool_sanitizer_of(config),
-        whole_requests=config.content == "full",
-        resumed=config.resume is not None,
-        disallowed=config.disallowed_tools,
-        access=access,
-    )
 
 
 _REFUSALS = ("No conversation found", "--resume requires a valid session ID")

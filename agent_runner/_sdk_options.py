@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from claude_agent_sdk import CanUseTool, ClaudeAgentOptions, HookMatcher
 from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
 
 from ._config import Config, ConfigError, config_directory
-from ._messages import ModelUsage, model_usage
 from ._span_settings import imported
 from .contract.trace_context import TraceContext
 
@@ -24,9 +21,6 @@ MAX_MESSAGE = 128 * 1024 * 1024
 
 # Variables hidden from the agent: they hold ids of tenants and users, and headers with credentials.
 _PRIVATE = re.compile(r"AGENT_|OTEL_|BAGGAGE$")
-
-# The text in place of an MCP result that is too long for the model.
-_SAVED = re.compile(r"Error: result \([^\n]*exceeds maximum allowed tokens\. Output has been saved to ([^\n]+)\.\n")
 
 
 def agent_options(
@@ -124,49 +118,3 @@ def _external_servers(source: str) -> dict[str, Any]:
         return {str(name): dict(server) for name, server in servers.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"AGENT_MCP_CONFIG={source[:80]!r}: cannot be read as MCP servers: {error}") from None
-
-
-class Spent(NamedTuple):
-    """The cost in US dollars and the usage by model of a conversation before it is resumed."""
-
-    cost: float
-    usage: ModelUsage
-
-
-def resumed_cost(environ: Mapping[str, str], session_id: str) -> Spent | None:
-    """Return the past cost and usage of a conversation that is resumed, or None if they are not known.
-
-    The CLI reports sums that include them, so a resumed run's cost is a difference. The CLI keeps the sums in the
-    conversation's transcript, in lines of type ``cost-state``.
-    """
-    if not re.fullmatch(r"[0-9A-Za-z-]{1,64}", session_id):
-        return None
-    spent = None
-    for transcript in config_directory(environ).glob(f"projects/*/{session_id}.jsonl"):
-        for line in _regular_file(transcript).split(b"\n"):
-            if b'"cost-state"' in line[:200]:
-                state = json.loads(line)
-                spent = Spent(float(state["totalCostUSD"]), model_usage(dict(state.get("modelUsage") or {})))
-    if spent is not None and not 0 <= spent.cost < math.inf:
-        raise ValueError(f"{spent.cost} is not a cost")
-    return spent
-
-
-def saved_size(output: object, directory: Path) -> int:
-    """Return the size in bytes of a long MCP result that the CLI has saved in its ``directory``; 0 for other output."""
-    found = _SAVED.match(output) if isinstance(output, str) else None
-    if found is None or not Path(found[1]).is_relative_to(directory) or ".." in Path(found[1]).parts:
-        return 0
-    try:
-        return os.lstat(found[1]).st_size
-    except OSError:
-        return 0
-
-
-def _regular_file(path: Path) -> bytes:
-    """Return a regular file's content. The agent may have made the file, so links and pipes are refused."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        return file.read()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent_runner._messages import MAX_CONTENT, bounded
+from agent_runner._tool_results import MAX_CONTENT, bounded
 from agent_runner.contract import protocol
 from tests.support.runs import CHAT, LAB_SERVER, Lab
 
