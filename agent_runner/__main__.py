@@ -28,10 +28,10 @@ from .contract.spans import Ids
 from .contract.trace_context import TraceContext, baggage_from_environment, from_environment
 
 if TYPE_CHECKING:
+    from ._control import Control
     from ._deep_trace import DeepTrace
     from ._gateway import Gateway
     from ._model_access import ModelAccess
-    from ._run import Run
     from ._telemetry import SpanSink
 
 USAGE = """\
@@ -202,6 +202,8 @@ async def _run(
         if gateway is not None:
             environ = await gateway.environment(environ)
         deep_trace = await _start_deep_trace(config, environ, sink, report)
+        if warning := readable_cli_warning(config):
+            report(warning)
         this = Run(
             config,
             events,
@@ -217,25 +219,23 @@ async def _run(
         if deep_trace is not None:
             await deep_trace.finish()
         return failed_start.misconfigured(str(error))
-    if warning := readable_cli_warning(config):
-        report(warning)
-    _listen(this, stdin, early)
+    _listen(this.control, stdin, early)
     return await this.main()
 
 
-def _listen(run: Run, stdin: int, early: EarlySignals) -> None:
-    """Pass the signals and the commands on stdin to a run from now on."""
+def _listen(control: Control, stdin: int, early: EarlySignals) -> None:
+    """Pass the signals and the commands on stdin to a run's control from now on."""
     from ._commands import read_commands
 
     loop = asyncio.get_running_loop()
     for number in early.numbers:
-        loop.add_signal_handler(number, run.signalled, 128 + number)
+        loop.add_signal_handler(number, control.signalled, 128 + number)
     if early.exit_code is not None:
-        run.signalled(early.exit_code)
+        control.signalled(early.exit_code)
     if os.isatty(stdin):
-        run.end_of_input()  # a terminal sends no JSON commands
+        control.end_of_input()  # a terminal sends no JSON commands
     else:
-        read_commands(stdin, loop, on_command=run.command, on_refused=run.refuse, on_end=run.end_of_input)
+        read_commands(stdin, loop, on_command=control.execute, on_refused=control.refuse, on_end=control.end_of_input)
 
 
 def _import_sdk() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from opentelemetry import context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .contract.spans import Span
+from ._state import ToolCall
 from .contract.trace_context import TraceContext
 
 _TOOL_USE_ID = "claudecode/toolUseId"
@@ -18,16 +18,16 @@ _TOOL_USE_ID = "claudecode/toolUseId"
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
-FindSpan = Callable[[str], Awaitable[Span | None]]
-"""Returns the span of a tool call by its id."""
+FindCall = Callable[[str], Awaitable[ToolCall | None]]
+"""Returns a tool call by its id."""
 
 
-def in_call_context(servers: Mapping[str, dict[str, Any]], find_span: FindSpan) -> dict[str, Any]:
+def in_call_context(servers: Mapping[str, dict[str, Any]], find_call: FindCall) -> dict[str, Any]:
     """Return MCP servers whose handlers have the call's span as the current one; the given ones stay as they are.
 
     Servers of mcp 1 have no middleware, and are returned unchanged.
     """
-    return {name: _with_middleware(server, CallContext(find_span)) for name, server in servers.items()}
+    return {name: _with_middleware(server, CallContext(find_call)) for name, server in servers.items()}
 
 
 def _with_middleware(server: dict[str, Any], middleware: CallContext) -> dict[str, Any]:
@@ -42,19 +42,19 @@ def _with_middleware(server: dict[str, Any], middleware: CallContext) -> dict[st
 class CallContext:
     """Middleware of an MCP server (``mcp.server.context.ServerMiddleware``)."""
 
-    def __init__(self, find_span: FindSpan) -> None:
-        self._find_span = find_span
+    def __init__(self, find_call: FindCall) -> None:
+        self._find_call = find_call
 
     async def __call__(self, request: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Process a request in the context of its tool call, if it is part of one."""
         meta = dict(request.meta or {})
         tool_id = meta.get(_TOOL_USE_ID)
-        span = await self._find_span(tool_id) if isinstance(tool_id, str) else None
-        if span is None:
+        call = await self._find_call(tool_id) if isinstance(tool_id, str) else None
+        if call is None:
             return await call_next(request)
         # The CLI's own context names a span that is not part of the trace.
-        meta["traceparent"] = TraceContext(span.trace_id, span.span_id).traceparent
-        meta["tracestate"] = span.tracestate
+        meta["traceparent"] = TraceContext(call.span.trace_id, call.span.span_id).traceparent
+        meta["tracestate"] = call.span.tracestate
         token = context.attach(_PROPAGATOR.extract(meta))
         try:
             return await call_next(dataclasses.replace(request, meta=meta))

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ._agents import Agents
 from ._denials import denier_in_result, denier_of_reason
 from ._events import Events
 from ._state import MAX_INPUT, AgentState, ToolCall
-from ._tool_results import bounded
+from ._tool_results import bounded, exit_code_of, saved_size, whole_size
 from ._turns import Turns
 from .contract import genai
 from .contract.classify import classify
@@ -36,6 +37,8 @@ class OpenCalls:
     """Sanitizer of arguments and results in spans; None leaves them out."""
     disallowed: Collection[str]
     """The configured tools and rules that are refused."""
+    directory: Path
+    """The CLI's own directory, in which it saves long results."""
     by_id: dict[str, ToolCall] = field(default_factory=dict[str, ToolCall])
     on_begin: Callable[[str, ToolCall], None] = lambda call_id, call: None
     """Called when a call's span was opened."""
@@ -92,16 +95,19 @@ class OpenCalls:
 
     # -- results ----------------------------------------------------------------------------------
 
-    def executed(
-        self, call_id: str, duration_ms: float, tool_input: dict[str, Any], exit_code: int | None, output_size: int
-    ) -> None:
-        """Note the CLI's report on a tool that ran: its duration without waits, input, exit code and size of output."""
-        call = self.by_id.get(call_id)
-        if call is not None:
-            call.execution_ms, call.exit_code, call.output_size = duration_ms, exit_code, output_size
-            call.begun = call.begun or self.spans.clock() - int(duration_ms * 1e6)
+    async def executed(self, data: Any, call_id: str | None, _context: Any) -> Any:
+        """Take the CLI's report on a tool that ran (the SDK's callback for PostToolUse and PostToolUseFailure)."""
+        call, duration = self.by_id.get(call_id or ""), data.get("duration_ms")
+        if call is not None and isinstance(duration, int | float):
+            output: object = data.get("tool_response")
+            tool_input: dict[str, Any] = data.get("tool_input") or {}
+            call.execution_ms = float(duration)  # without waits
+            call.exit_code = exit_code_of(data.get("tool_name", ""), output, data.get("error"))
+            call.output_size = whole_size(output) or saved_size(output, self.directory)
+            call.begun = call.begun or self.spans.clock() - int(duration * 1e6)
             differs = tool_input != call.input and len(to_json(tool_input)) <= MAX_INPUT
             call.executed_input = tool_input if differs else None
+        return {}
 
     def denied(self, data: dict[str, Any]) -> None:
         """Take the CLI's message that a rule or a mode denied a call, ``permission_denied``."""

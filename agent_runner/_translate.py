@@ -1,11 +1,13 @@
 """Translate the Claude Agent SDK's messages into events and spans.
 
-It does no I/O; time comes from `Spans.clock`. It relies on an order of messages that was observed with SDK 0.2.187 and
-CLI 2.1.330: there is one assistant message per content block, tool results are user messages, and the messages of
-subagents have the id of the call that started them and no stream events.
+Its only I/O is a look at the size of a saved tool result; time comes from `Spans.clock`. It relies on an order of
+messages that was observed with SDK 0.2.187 and CLI 2.1.330: there is one assistant message per content block, tool
+results are user messages, and the messages of subagents have the id of the call that started them and no stream events.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from claude_agent_sdk import (
     AssistantMessage,
@@ -29,7 +31,7 @@ from claude_agent_sdk import (
 
 from ._agents import Agents
 from ._background import BackgroundTasks
-from ._config import Config
+from ._config import Config, config_directory
 from ._credential import ApiAddress
 from ._events import Events
 from ._gateway_chats import RequestPlace
@@ -49,14 +51,17 @@ _SYNTHETIC = "<synthetic>"
 class Translator:
     """Follows one conversation: passes each message on to the turns, agents, tool calls or tasks that it is about."""
 
-    def __init__(self, config: Config, events: Events, spans: Spans, access: ModelAccess) -> None:
-        """Begin a conversation; raise `ConfigError` if a configured sanitizer is not found."""
+    def __init__(
+        self, config: Config, events: Events, spans: Spans, access: ModelAccess, environ: Mapping[str, str]
+    ) -> None:
+        """Begin; ``environ`` is the CLI's environment. Raise `ConfigError` if a configured sanitizer is not found."""
         sanitize, sanitize_tools = sanitizer_of(config, config.content), tool_sanitizer_of(config)
         whole = config.content == "full"
         self.spans = spans
         self.agents = Agents(events, spans, config.model, sanitize, sanitize_tools, whole_requests=whole)
         self.turns = Turns(events, spans, self.agents, access, config.resume is not None)
-        self.calls = OpenCalls(events, spans, self.turns, self.agents, sanitize_tools, config.disallowed_tools)
+        disallowed, directory = config.disallowed_tools, config_directory(environ)
+        self.calls = OpenCalls(events, spans, self.turns, self.agents, sanitize_tools, disallowed, directory)
         self.background = BackgroundTasks(events, spans, self.turns, self.agents, self.calls)
         self._events = events
         self._hooks = HookTimes()

@@ -111,7 +111,7 @@ async def _run(calls: int, journal: Journal) -> ReplayTransport:
     sink = PreparedRelay({}, events.emit)
     transport = ReplayTransport(calls, sink.ready)
     run = Run(Config(prompt="go"), events, sink, CONTEXT, {}, transport=transport)
-    run.end_of_input()
+    run.control.end_of_input()
     code = await run.main()
     assert outlet.close() and code == 0
     assert journal.size > 500 * calls, "each call is at least two events"

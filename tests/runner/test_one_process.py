@@ -53,7 +53,7 @@ async def test_two_runs_in_one_process_do_not_mix(
         events = Events(lines, None, context)
         config = Config(prompt=f"run {n}", cwd=str(lab.cwd), user_id=f"user-{n}")
         this = Run(config, events, Relay({}, events.emit), context, environ)
-        this.end_of_input()
+        this.control.end_of_input()
         return await this.main(), read_events(b"".join(lines.kept))
 
     outcomes = await asyncio.gather(run(0), run(1))

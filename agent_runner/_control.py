@@ -1,0 +1,147 @@
+"""Carry out the commands and signals of the host: prompts, interrupts, replies, and the end of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ._cli import Cli
+from ._events import Events
+from ._permissions import Permissions
+from ._requests import RefusedError
+from ._translate import Translator
+from .contract.protocol import AnyCommand, ErrorData, Finish, Interrupt, Prompt, Stop
+
+_MAX_REMEMBERED = 1000
+"""Number of command ids that are kept to recognise repeated commands."""
+
+
+class Control:
+    """The prompts that wait, and whether the turn or the run is to end. Call the methods in the run's event loop."""
+
+    def __init__(
+        self,
+        prompt: str | None,
+        events: Events,
+        translator: Translator,
+        permissions: Permissions,
+        cli: Cli,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """Begin with the configured prompt; ``spawn`` starts a task of the run."""
+        self.prompts = deque([Prompt(text=prompt)] if prompt is not None else ())
+        self.more_prompts = True
+        """False when no further prompts can come."""
+        self.stopping = False
+        self.signal: int | None = None
+        """The exit code for the signal that ends the run."""
+        self.interrupt_early = False
+        """True to interrupt a turn as soon as the CLI can: when it has sent a model request."""
+        self.changed = asyncio.Event()
+        """Set when the run may have something to do."""
+        self._prompted = prompt is not None
+        self._command_ids: deque[str] = deque(maxlen=_MAX_REMEMBERED)
+        self._events = events
+        self._translator = translator
+        self._permissions = permissions
+        self._cli = cli
+        self._spawn = spawn
+
+    @property
+    def unprompted(self) -> bool:
+        """Return whether no prompt was given and none can follow."""
+        return not self.more_prompts and not self._prompted
+
+    async def unless_stopped(self, connecting: Coroutine[Any, Any, None]) -> bool:
+        """Wait for the connection to the CLI or its servers; return False if the run ends without it."""
+        task = asyncio.ensure_future(connecting)
+        while not task.done() and not self.stopping and not self.unprompted:
+            changed = asyncio.ensure_future(self.changed.wait())
+            await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            self.changed.clear()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))  # the client cannot be disconnected while it connects
+            return False
+        await task
+        return True
+
+    # -- from the host ----------------------------------------------------------------------------
+
+    def execute(self, command: AnyCommand) -> None:
+        """Execute a command, unless a command with its id was executed before."""
+        if command.command_id is not None:
+            if command.command_id in self._command_ids:
+                return
+            self._command_ids.append(command.command_id)
+        match command:
+            case Prompt():
+                self._prompted = True
+                self.prompts.append(command)
+            case Interrupt():
+                self._interrupt()
+            case Stop():
+                self._stop()
+            case Finish():
+                self.more_prompts = False
+            case _:
+                try:
+                    self._permissions.answer(command)
+                except RefusedError as refused:
+                    self.refuse(str(refused))
+        self.changed.set()
+
+    def refuse(self, why: str) -> None:
+        """Emit a ``protocol`` error for a command that cannot be executed; the run continues."""
+        self._events.emit(ErrorData(error_type="protocol", message=why))
+
+    def end_of_input(self) -> None:
+        """Note that stdin has ended: no prompts follow, and all approvals are denied."""
+        self.more_prompts = False
+        self._permissions.close()
+        self.changed.set()
+
+    def signalled(self, exit_code: int) -> None:
+        """End the run because of a signal: SIGHUP (129), SIGINT (130) or SIGTERM (143)."""
+        self.signal = self.signal or exit_code
+        self._stop()
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self.prompts.clear()
+        self._interrupt()
+        self.changed.set()
+
+    # -- interrupts -------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        turns, background = self._translator.turns, self._translator.background
+        turn = turns.current
+        # A prompt that waits or has not reached the model must be interrupted too, and so must a turn that the CLI is
+        # about to begin. The CLI has nothing to interrupt before a turn's first model request: it is sent then.
+        comes = bool(self.prompts) or turns.own_expected
+        self.interrupt_early = comes if turn is None else not turn.requested
+        if turn is not None:
+            turn.interrupted = True
+        if turn is None and not self.stopping:
+            self._spawn(self._cli.stop_tasks(background.running.values()))
+        elif turn is not None and not self.interrupt_early:
+            self._interrupt_turn()
+
+    def _interrupt_turn(self) -> None:
+        self._permissions.cancel_all()
+        self._spawn(self._cli.interrupt())
+
+    def request_begun(self) -> None:
+        """Interrupt the turn now that there is a model request, if that was asked for before."""
+        if self.interrupt_early:
+            self._interrupt()
+
+    def give_up(self) -> None:
+        """Interrupt a turn whose model request is retried although a retry cannot succeed."""
+        turn = self._translator.turns.current
+        if turn is not None and turn.given_up is not None and not turn.interrupted:
+            self._interrupt_turn()
