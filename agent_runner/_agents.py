@@ -55,11 +55,12 @@ class Agents:
         """Called when a model request of the main agent has begun, which an interrupt can then end."""
         self._events = events
         self._spans = spans
-        self._prompts: deque[str] | None = deque(maxlen=_MAX_PROMPTS) if whole_requests else None
+        self._whole_requests = whole_requests
+        self._prompts: deque[str] = deque(maxlen=_MAX_PROMPTS)
         """The last prompts of the user and for subagents."""
-        self._content = (
-            ContentSanitizer(sanitize, sanitize_tools, whole_requests, self._prompts or ()) if sanitize else None
-        )
+        self._content: ContentSanitizer | None = None
+        if sanitize is not None:
+            self._content = ContentSanitizer(sanitize, sanitize_tools, whole_requests, self._prompts)
         self.chats: ChatSpans = self._message_chats(partial=True)
 
     # -- the source of model requests -------------------------------------------------------------
@@ -130,7 +131,7 @@ class Agents:
 
     def _set_prompt(self, span: Span, prompt: str) -> None:
         genai.set_input(span, prompt, self.sanitize)
-        if self._prompts is not None:
+        if self._whole_requests:
             self._prompts.append(prompt.strip())
 
     # -- ends -------------------------------------------------------------------------------------
