@@ -156,8 +156,9 @@ def test_full_content_has_whole_requests_but_no_whole_files(make_lab: MakeLab) -
     """)
     for name in ("long.txt", "named.txt", "CLAUDE.md"):
         (lab.cwd / name).write_text(f"begin of {name}\n" + "line\n" * 500 + f"end of {name}\n")
+    prompt = "Look at @named.txt: " + "word " * 300 + "end"  # longer than an excerpt
     done = lab.run(
-        *("--prompt", "Look at @named.txt", "--content", "full", "--tool-content", "full"),
+        *("--prompt", prompt, "--content", "full", "--tool-content", "full"),
         *("--setting-sources", "project", "--verbatim-prompts", "off", "--allowed-tools", "Read"),
     )
     assert done.tree == [["agent.execute", [CHAT], ["execute_tool Read"], [CHAT]]]
@@ -165,7 +166,7 @@ def test_full_content_has_whole_requests_but_no_whole_files(make_lab: MakeLab) -
     everything = repr([span.attributes for span in done.spans])
     assert [name for name in ("long.txt", "named.txt", "CLAUDE.md") if f"end of {name}" in everything] == []
     assert [name for name in ("long.txt", "named.txt", "CLAUDE.md") if f"begin of {name}" not in everything] == []
-    assert "Look at @named.txt" in first["gen_ai.input.messages"]
+    assert prompt in first["gen_ai.input.messages"]
     asked, thought, read = messages(second, "input.messages")[-3:]
     assert [asked["role"], thought["role"], read["role"]] == ["user", "assistant", "tool"]
     call, result = thought["parts"][-1], read["parts"][0]
