@@ -10,7 +10,7 @@ from claude_agent_sdk import AssistantMessage, TextBlock
 from ._chats import ChatSpans, MessageChats
 from ._credential import ApiAddress
 from ._events import Events
-from ._gateway_chats import FindPlace, GatewayChats
+from ._gateway_chats import FindPlace, GatewayChats, IsStopping
 from ._observer import Observe
 from ._state import AgentState, ToolCall, TurnState
 from .contract import genai
@@ -66,13 +66,19 @@ class Agents:
     # -- the source of model requests -------------------------------------------------------------
 
     def use_gateway(
-        self, server: ApiAddress, find_place: FindPlace, likely_trace: Callable[[], str | None] | None
+        self,
+        server: ApiAddress,
+        find_place: FindPlace,
+        is_stopping: IsStopping,
+        likely_trace: Callable[[], str | None] | None,
     ) -> Observe:
         """Make the spans of model requests from those that pass through the gateway to ``server``.
 
         Return the function that the gateway calls for each request. For ``likely_trace`` see `GatewayChats`.
         """
-        chats = GatewayChats(self._spans, self._events, self._content, server, find_place, self._request_begun)
+        chats = GatewayChats(
+            self._spans, self._events, self._content, server, find_place, self._request_begun, is_stopping
+        )
         chats.likely_trace = likely_trace
         self.chats = chats
         return lambda headers: chats.begin(headers) if self.chats is chats else None

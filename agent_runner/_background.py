@@ -46,6 +46,8 @@ class RunningTask:
     state: TaskState = "completed"
     """State to report when the task ends."""
     exit_code: int | None = None
+    is_stopping: bool = False
+    """True when the CLI was asked to stop it."""
 
     def data(self, state: TaskState) -> BackgroundTaskData:
         """Return the data of the event that reports this state."""
@@ -70,6 +72,16 @@ class BackgroundTasks:
     calls: OpenCalls
     running: dict[str, RunningTask] = field(default_factory=dict[str, RunningTask])
     """The tasks in the background that have not ended, by id."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the CLI was asked to stop a task that has not ended."""
+        return any(task.is_stopping for task in self.running.values())
+
+    def stopping(self) -> None:
+        """Note that the CLI is asked to stop the tasks."""
+        for task in self.running.values():
+            task.is_stopping = True
 
     def started(self, message: TaskStartedMessage) -> None:
         """Note which task a call is; the task of a subagent begins the subagent."""

@@ -32,6 +32,8 @@ _TIMEOUT = "x-stainless-timeout"
 """The header with the seconds after which the CLI abandons a request."""
 _MAX_ANSWERED = 256
 """Maximum number of responses whose spans are kept for the events of their messages."""
+_SILENCE = 9_000_000_000
+"""Nanoseconds of silence in a response after which the CLI may abandon it: its shortest setting is 10 s."""
 
 
 class _Tool(msgspec.Struct):
@@ -66,6 +68,9 @@ class RequestPlace(NamedTuple):
 FindPlace = Callable[[str | None, bool], RequestPlace | None]
 """Returns the place of a request from its task's id and whether it is a search's, or None if it is not known yet."""
 
+IsStopping = Callable[[], bool]
+"""Returns whether requests may end because of an interrupt, or because their task is stopped."""
+
 
 class GatewayChats:
     """Makes the ``chat`` spans from the requests that pass through the gateway. For the methods see `ChatSpans`."""
@@ -78,12 +83,14 @@ class GatewayChats:
         server: ApiAddress,
         find_place: FindPlace,
         on_request: Callable[[AgentState], None],
+        is_stopping: IsStopping,
     ) -> None:
         """Begin without requests; ``on_request`` is called when one has begun."""
         self.spans = spans
         self.events = events
         self.content = content
         self.server = server
+        self.is_stopping = is_stopping
         self.compacting = False
         self.likely_trace: Callable[[], str | None] | None = None
         """Returns the id of the trace that a request without a place will be in; None if requests carry no context."""
@@ -200,6 +207,8 @@ class ChatRequest:
         """The pieces of the block that is being received: of its text, or of the JSON of a tool's arguments."""
         self._unsent: list[str] = []
         self._status: int | None = None
+        self._last = 0
+        """Time of the last progress of the answer: its head, or an event that is no ping."""
         self._end: int | None = None
 
     def sent(self, body: bytes) -> None:
@@ -251,12 +260,15 @@ class ChatRequest:
 
     def answered(self, status: int) -> None:
         """Take the status of the answer, whose first byte has arrived."""
-        genai.set_first_byte(self.span, self._chats.spans.clock())
+        self._last = self._chats.spans.clock()
+        genai.set_first_byte(self.span, self._last)
         self.span.attributes["http.response.status_code"] = status
         self._status = status
 
     def receive(self, event: AnswerEvent) -> None:
         """Take an event of the answer, or the whole message as one."""
+        if event.type != "ping":  # after some pings the CLI waits for another event
+            self._last = self._chats.spans.clock()
         if event.error is not None:
             is_status = self._status is not None and self._status >= 400
             failure = classify(status=self._status if is_status else None, label=event.error.type)
@@ -281,8 +293,8 @@ class ChatRequest:
             return
         self._end = self._chats.spans.clock()
         self._chats.forget(self)
-        if failure is not None and failure.error_type == "cancelled" and self._is_timeout(self._end):
-            self.span.fail("timeout", f"the CLI waited {self._timeout} s for an answer")
+        if failure is not None and failure.error_type == "cancelled" and (timeout := self._timeout_at(self._end)):
+            self.span.fail("timeout", timeout)
         elif failure is not None:
             self.span.fail(failure.error_type, message)
         if self.span.error_type is not None:
@@ -303,12 +315,16 @@ class ChatRequest:
             with contextlib.suppress(*NOT_JSON):
                 genai.set_whole_request(self.span, msgspec.json.decode(body, type=dict[str, Any]), content)
 
-    def _is_timeout(self, end: int) -> bool:
-        """Return whether the CLI has abandoned the request because it got no answer in time."""
-        is_interrupted = self.agent is not None and self.agent.turn is not None and self.agent.turn.interrupted
-        if self._status is not None or is_interrupted or not self._timeout.isdigit():
-            return False
-        return end - self.span.start >= int(self._timeout) * 1_000_000_000
+    def _timeout_at(self, end: int) -> str:
+        """Return how long the CLI waited if it has abandoned the request by itself, else an empty text."""
+        if self._chats.is_stopping():
+            return ""
+        if self._status is not None:
+            silent = end - self._last
+            return f"the CLI waited {silent / 1e9:.0f} s for more of the answer" if silent >= _SILENCE else ""
+        if not self._timeout.isdigit() or end - self.span.start < int(self._timeout) * 1_000_000_000:
+            return ""
+        return f"the CLI waited {self._timeout} s for an answer"
 
     @property
     def request_class(self) -> str:

@@ -46,6 +46,8 @@ from .contract.protocol import ErrorType, LogData, TextData, ThinkingData
 from .contract.spans import Span, Spans
 
 _SYNTHETIC = "<synthetic>"
+_STOP_TOOL = "TaskStop"
+"""The CLI's tool with which the model stops a background task."""
 
 
 class Translator:
@@ -185,7 +187,8 @@ class Translator:
         Return the function that the gateway calls for each request. With ``propagate`` the requests carry the context
         of their spans.
         """
-        return self.agents.use_gateway(server, self._find_place, self._likely_trace if propagate else None)
+        likely_trace = self._likely_trace if propagate else None
+        return self.agents.use_gateway(server, self._find_place, self._is_stopping, likely_trace)
 
     def _find_place(self, agent_id: str | None, is_search: bool) -> RequestPlace | None:
         """Return the place of a model request; see `_gateway_chats.FindPlace`."""
@@ -207,6 +210,13 @@ class Translator:
             if call.name == "WebSearch" and call.span.parent_span_id == agent.span.span_id
         ]
         return RequestPlace(agent, searches[0] if len(searches) == 1 else agent.span)
+
+    def _is_stopping(self) -> bool:
+        """Return whether model requests may end because of an interrupt, or because a task is stopped."""
+        turn = self.turns.current
+        if turn is not None and (turn.interrupted or turn.given_up is not None):
+            return True
+        return self.background.is_stopping or any(call.name == _STOP_TOOL for call in self.calls.by_id.values())
 
     def _likely_trace(self) -> str | None:
         """Return the id of the trace of a request whose place is not known yet."""

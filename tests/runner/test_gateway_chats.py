@@ -14,7 +14,8 @@ from agent_runner._credential import uses_gateway
 from agent_runner._privileges import bundled_cli
 from agent_runner.contract import protocol
 from agent_runner.contract.credentials import PLACEHOLDER
-from tests.support.runs import CHAT, Finished, Lab
+from host_client.scripted_model import parse_script
+from tests.support.runs import CHAT, ERROR, Finished, Lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -199,3 +200,54 @@ def test_auto_keeps_the_key_if_the_settings_say_nothing_about_it(tmp_path: Path,
     (tmp_path / ".claude" / "settings.json").write_text(content)
     config = Config(cwd=str(tmp_path), setting_sources=("project",))
     assert uses_gateway(config, {"ANTHROPIC_API_KEY": "sk"}, refuse)
+
+
+# -- requests that the CLI abandons ------------------------------------------------------------------
+
+STALLED = "{text: late, first_token_after: 600}"
+SHORTEST_SILENCE_MS = 10_000
+"""The shortest silence of an answer for which the CLI can be told to abandon a request."""
+
+
+def test_a_request_that_the_cli_abandons_in_the_middle_of_its_answer_is_a_timeout(make_lab: MakeLab) -> None:
+    lab = make_lab(f"conversations: {{main: {{replies: [{STALLED}]}}}}")
+    env = {"CLAUDE_ENABLE_BYTE_WATCHDOG": "1", "CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS": str(SHORTEST_SILENCE_MS)}
+    done = lab.run("--prompt", "go", env=env)
+    assert done.exit_code == 0
+    # The CLI then asks for the same without a stream.
+    assert done.tree == [["agent.execute", [f"{CHAT} !timeout"], [CHAT]]]
+    abandoned = next(span for span in done.spans if span.name == CHAT and span.status == ERROR)
+    assert abandoned.message == "the CLI waited 10 s for more of the answer"
+    assert abandoned.attributes["http.response.status_code"] == 200
+
+
+def stalled_helper(background: bool, *replies: str) -> str:
+    """Return the script of an agent that starts a subagent, whose model request gets no more than a beginning."""
+    agent = {"description": "d", "prompt": "helper work", "run_in_background": background}
+    first = f"{{tools: [{{name: Agent, input: {json.dumps(agent)}}}]}}"
+    main = f"{{replies: [{', '.join((first, *replies))}]}}"
+    return f"conversations: {{main: {main}, helper: {{when: helper work, replies: [{STALLED}]}}}}"
+
+
+@pytest.mark.parametrize("stop", ["interrupt", "interrupt between turns", "TaskStop"])
+def test_a_request_that_is_stopped_is_cancelled_however_long_its_answer_was_silent(
+    make_lab: MakeLab, stop: str
+) -> None:
+    replies = ("{text: It runs.}",) if stop != "interrupt" else ()
+    lab = make_lab(stalled_helper(bool(replies), *replies))
+    runner = lab.start("--prompt", "go", "--heartbeat", "0.5")
+    helper = runner.until(protocol.SubagentStart).data.task_id
+    if replies:
+        runner.until(protocol.Result)
+    runner.until(protocol.Heartbeat, lambda beat: beat.data.silent_ms > SHORTEST_SILENCE_MS + 500)
+    if stop == "TaskStop":
+        call = f"{{tools: [{{name: TaskStop, input: {{task_id: {helper}}}}}]}}"
+        lab.model.script = parse_script(stalled_helper(True, *replies, call, "{text: Stopped.}"))
+        runner.send(protocol.Prompt(text="stop it"))
+        runner.until(protocol.Result)
+    else:
+        runner.send(protocol.Interrupt())
+    (request,) = [s for s in runner.finish().spans if s.attributes.get("chat.request_class") == "subagent"]
+    assert (request.attributes["error.type"], request.message) == ("cancelled", "the CLI disconnected")
+    assert request.attributes["http.response.status_code"] == 200
+    assert request.ms > SHORTEST_SILENCE_MS
