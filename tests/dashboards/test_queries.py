@@ -18,7 +18,8 @@ from dashboards.generator.promql import ZERO, Range, promql
 from host_client import AgentOptions, AgentResult, LocalSandbox, Telemetry, run_agent
 from host_client.sandbox.local import LocalProcess
 from host_client.telemetry.export.delivery import Delivery
-from host_client.telemetry.export.destinations import Delivered, Outcome, Retry, TooLarge
+from host_client.telemetry.export.destinations import Delivered, Outcome, Retry
+from host_client.telemetry.export.sender import MAX_SPANS
 from host_client.telemetry.export.spool import Spool
 from host_client.telemetry.metrics._prometheus import PrometheusServer
 from host_client.telemetry.metrics.observer import Metrics
@@ -139,7 +140,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Generator[Watched]:
     receivers = (
         Receiver("takes", Delivered()),
         Receiver("is down", Retry(0.01, "down")),
-        Receiver("refuses", TooLarge()),
+        Receiver("refuses", Delivered(MAX_SPANS, "too old")),
     )
     telemetry = Telemetry(Delivery(receivers, Spool(folder / "spool")), [metrics])
     metrics.watch(telemetry.counts)

@@ -252,7 +252,7 @@ def test_one_bad_span_is_dropped_and_all_others_arrive(
     assert len(receiver.requests) < 25
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422])
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
 def test_a_destination_that_refuses_everything_keeps_its_spans_until_it_accepts_them(
     make_bench: MakeBench, receiver: Receiver, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:

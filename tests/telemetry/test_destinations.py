@@ -205,7 +205,7 @@ def test_a_body_that_cannot_be_read_leaves_it_to_the_status(status: int, outcome
         (400, {"content-type": "application/json"}, b'{"error": "bad"}', Refused("HTTP 400", '{"error": "bad"}')),
         (422, {"content-type": "text/html"}, b"<p>\x1b[2Jno</p>", Refused("HTTP 422", "<p> [2Jno</p>")),
         (422, {}, b"", Refused("HTTP 422")),
-        (413, {}, b"", TooLarge()),
+        (413, {}, b"at most 4 MiB", TooLarge("HTTP 413: the request is too large", "at most 4 MiB")),
         (429, {"retry-after": "60"}, b"", Retry(60.0, "HTTP 429")),
         (429, {"retry-after": "soon"}, b"", Retry(None, "HTTP 429")),
         (503, {}, b"", Retry(None, "HTTP 503")),

@@ -82,7 +82,7 @@ class _Raised:
 
 
 class _Search:
-    """The parcels still to send in a step, and the search for spans that the destination refuses.
+    """The parcels still to send in a step, and the search for spans that the destination refuses or finds too large.
 
     A span is given up only if it was sent alone, another request was accepted after that, and it is refused again: a
     destination that refuses every request loses no span.
@@ -111,7 +111,7 @@ class _Search:
         for parcel in parcels:
             self._doubted.pop((parcel.file, parcel.stored.id), None)
 
-    def judge(self, parcels: list[Parcel], refused: Refused) -> Outcome | None:
+    def judge(self, parcels: list[Parcel], refused: Refused | TooLarge) -> Outcome | None:
         """Return the outcome of parcels that were refused; None if it is decided after the others."""
         later = Retry(None, refused.why, is_misconfigured=not self.is_for_exception, answer=refused.answer)
         if _spans(parcels) > 1:
@@ -183,7 +183,7 @@ class Sender:
             if isinstance(outcome, _Raised):
                 this.is_for_exception |= self._raised > PATIENCE
                 outcome = Refused(outcome.why) if this.is_for_exception else Retry(None, outcome.why)
-            if isinstance(outcome, Refused):
+            if isinstance(outcome, Refused | TooLarge):
                 outcome = this.judge(parcels, outcome)
             match outcome:
                 case None:

@@ -83,12 +83,10 @@ def _finding(title: str, exporter: str, endpoint: Endpoint, outcome: Outcome, wh
             return Finding(title, True, f"{where} accepted {what}")
         case Delivered(why=why):
             return Finding(title, False, f"{where} refused {what}: {why}", advice)
-        case Refused():
+        case Refused() | TooLarge():
             return Finding(title, False, f"{where} refused {what}: {explained(outcome)}", advice)
         case Retry():
             return Finding(title, False, f"{where}: {explained(outcome)}", advice)
-        case TooLarge():
-            return Finding(title, False, f"{where} finds one span too large", advice)
 
 
 def _probe(trace_id: str) -> bytes:

@@ -35,7 +35,13 @@ class Retry:
 
 @dataclass(frozen=True)
 class TooLarge:
-    """The request is too large; a smaller one may be accepted."""
+    """The request is too large; a smaller one may be accepted, unless the destination says so of every request.
+
+    ``answer`` is the beginning of the answer's body, without secrets.
+    """
+
+    why: str
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,6 @@ Outcome = Delivered | Retry | TooLarge | Refused
 
 def explained(failure: Retry | TooLarge | Refused) -> str:
     """Return the cause of a failure, with the answer if there was one, for a person."""
-    if isinstance(failure, TooLarge):
-        return "the request is too large"
     return f"{failure.why}; the answer was: {failure.answer}" if failure.answer else failure.why
 
 

@@ -43,9 +43,9 @@ def of_http(
     if 300 <= status < 400:
         where = shown(headers.get("location", ""))
         return Retry(SLOWLY, f"HTTP {status}, a redirect to {where}, which is not followed: correct the address", True)
-    if status == 413:
-        return TooLarge()
     answer = clean(_message(kind, body))
+    if status == 413:
+        return TooLarge(f"HTTP {status}: the request is too large", answer)
     if status in _REFUSED:
         return Refused(f"HTTP {status}", answer)
     if status in _KEYS:

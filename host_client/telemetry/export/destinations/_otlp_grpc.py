@@ -103,7 +103,7 @@ def of_error(error: Any, details: str) -> Outcome:
     code: str = error.code().name
     answer = brief(details)
     if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in answer:
-        return TooLarge()
+        return TooLarge(f"{code}: the request is too large", answer)
     if code == "INVALID_ARGUMENT":
         return Refused(code, answer)
     if code in _LATER or code == "RESOURCE_EXHAUSTED":
