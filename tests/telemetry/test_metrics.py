@@ -159,13 +159,16 @@ async def test_a_run_is_measured_as_it_went() -> None:
 @pytest.mark.anyio
 async def test_model_requests_are_measured_from_their_spans() -> None:
     kept = Kept()
-    await worked(kept)
+    ended, _ = await worked(kept)
+    chat = next(view for view in views(ended.spans) if view.name == "chat scripted")
     request = labels(
         **HERS,
         gen_ai__operation__name="chat",
         gen_ai__provider__name="anthropic",
         gen_ai__request__model="scripted",
         gen_ai__response__model="scripted",
+        server__address="127.0.0.1",
+        server__port=str(chat.attributes["server.port"]),
     )
     for name in ("duration", "time_to_first_chunk"):
         points = kept.points(f"gen_ai.client.inference.{name}")
@@ -443,6 +446,34 @@ def test_names_that_one_customers_sandboxes_invent_take_no_room_from_others() ->
     assert hers == {"tool": {"mcp__github__search"}, "decided_by": {"grace"}, "model": {"real-model"}}
     assert len(kept.values_of("tool")) <= TOOLS_OF_ONE + 2
     assert len(kept.values_of("model")) <= MODELS_OF_ONE + 3
+
+
+def test_addresses_that_one_customers_sandboxes_invent_take_no_room_from_others() -> None:
+    kept = Kept()
+    metrics = Metrics([kept])
+
+    def asked(tenant: str, address: Any, port: Any) -> None:
+        said = {**OF_REQUEST, "tenant.id": tenant, "server.address": address, "server.port": port}
+        metrics.observe_span(EndedSpan("chat m", said, None, 0, 10**9))
+
+    for number in range(1, 100):
+        asked("mallory", f"{number}.test", 443)
+        asked("mallory", "x" * 200, number)
+    for address, port in ((7, 443), ("", 443), ("a.test", "443"), ("a.test", True), ("a.test", None), (None, None)):
+        asked("mallory", address, port)
+    for address in ("model.test", "api.anthropic.com"):
+        asked("acme", address, 8443 if address == "model.test" else 443)
+    asked("mallory", "api.anthropic.com", 443)
+    found = [dict(point) for point in kept.points("gen_ai.client.inference.duration")]
+    servers = {(point["tenant"], point.get("server.address"), point.get("server.port")) for point in found}
+    assert servers == {
+        ("mallory", "1.test", "443"),
+        ("mallory", "x" * 125 + "…", "1"),
+        ("mallory", "api.anthropic.com", "443"),
+        ("mallory", None, None),
+        ("acme", "model.test", "8443"),
+        ("acme", "api.anthropic.com", "443"),
+    }
 
 
 def test_the_clis_tools_known_models_and_what_a_host_asks_for_always_have_room() -> None:

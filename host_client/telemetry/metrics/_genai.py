@@ -29,7 +29,7 @@ _MODELS = ("gen_ai.request.model", "gen_ai.response.model")
 _INPUT, _OUTPUT = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 _PARTS = ("cache_read.input_tokens", "cache_write.input_tokens", "reasoning.output_tokens")
 
-Record = Callable[[str, float, Mapping[str, str]], None]
+Record = Callable[[str, float, Mapping[str, str | int]], None]
 """Records a value with its labels in the metric of a name."""
 
 
@@ -73,7 +73,12 @@ class GenAiMetrics:
 
     def _request(self, span: EndedSpan, session: MeasuredSession) -> None:
         attributes = span.attributes
-        labels = {**session.customer, "gen_ai.operation.name": "chat", "gen_ai.provider.name": "anthropic"}
+        labels: dict[str, str | int] = {
+            **session.customer,
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "anthropic",
+            **self._labels.server(attributes.get("server.address"), attributes.get("server.port"), session.source),
+        }
         for name in _MODELS:
             if isinstance(model := attributes.get(name), str):
                 labels[name] = self._labels.model(model, session.source)
@@ -90,7 +95,7 @@ class GenAiMetrics:
                 tokens = number(attributes.get(name), _MAX_TOKENS)
                 self._record_if("gen_ai.client.token.usage", tokens, {**labels, "gen_ai.token.type": kind})
 
-    def _usage(self, attributes: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+    def _usage(self, attributes: Mapping[str, Any], labels: Mapping[str, str | int]) -> None:
         # By the conventions a failed request without usage counts as one of 0 tokens. The usage of one that succeeded
         # can be unknown: without the gateway a subagent's output tokens are.
         of_usage = {**labels, "gen_ai.token.modality": "unknown"}
@@ -121,7 +126,7 @@ class GenAiMetrics:
         self._record("gen_ai.invoke_agent.inference_calls", calls["chat"], labels)
         self._record("gen_ai.invoke_agent.tool_calls", calls["execute_tool"], labels)
 
-    def _record_if(self, metric: str, value: float | None, labels: Mapping[str, str]) -> None:
+    def _record_if(self, metric: str, value: float | None, labels: Mapping[str, str | int]) -> None:
         if value is not None:
             self._record(metric, value, labels)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from agent_runner.contract.approvals import NO_ONE
 from agent_runner.contract.genai import AGENT_NAME
@@ -26,12 +27,14 @@ MAX_AGENTS = 100
 MAX_TIERS = 20
 MAX_REASONS = 100
 MAX_DECIDERS = 100
+MAX_SERVERS = 20
 MAX_LENGTH = 128
 
 MODELS_OF_ONE = 10
 TOOLS_OF_ONE = 40
 AGENTS_OF_ONE = 20
 DECIDERS_OF_ONE = 20
+SERVERS_OF_ONE = 2
 KINDS_OF_ONE = 2
 """Maximum numbers of different values from the sandboxes of one customer."""
 
@@ -51,6 +54,9 @@ TOOLS = frozenset(
 
 AGENTS = frozenset((AGENT_NAME, "general-purpose", "Explore", "Plan", "statusline-setup"))
 """Names of the main agent and of the CLI's own subagents."""
+
+SERVERS = frozenset({"443 api.anthropic.com"})
+"""Port and address of Anthropic's own API."""
 
 DECIDERS = frozenset({"policy:auto", "policy:deny", "approver", NO_ONE})
 """Values of ``decided_by`` where no person decides."""
@@ -108,6 +114,7 @@ class Labels:
         self.tool = Bounded(MAX_TOOLS, TOOLS, TOOLS_OF_ONE)
         self.agent = Bounded(MAX_AGENTS, AGENTS, AGENTS_OF_ONE)
         self.decider = Bounded(MAX_DECIDERS, DECIDERS, DECIDERS_OF_ONE)
+        self._server = Bounded(MAX_SERVERS, SERVERS, SERVERS_OF_ONE)
         self.sandbox_kind = Bounded(MAX_TIERS, ("local", "e2b"), KINDS_OF_ONE)
         self.reason = Bounded(MAX_REASONS)
 
@@ -121,6 +128,14 @@ class Labels:
         """Return a model's label; beyond the limits, that of its family in the price list, if it has one."""
         label = self._model(name, source)
         return family(name) or OTHER if label == OTHER else label
+
+    def server(self, address: Any, port: Any, source: str = "") -> dict[str, str | int]:
+        """Return the labels of the model's API; none beyond the limits, or if these are no address and port."""
+        if not isinstance(address, str) or not address or type(port) is not int:
+            return {}
+        # The address comes last, as a label is cut at its end.
+        label = self._server(f"{port} {address}", source)
+        return {"server.address": label.partition(" ")[2], "server.port": port} if label != OTHER else {}
 
     def customer(self, tenant: str | None, tier: str | None) -> dict[str, str]:
         """Return the labels of a session's customer, which all of its metrics have."""

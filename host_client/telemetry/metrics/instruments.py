@@ -32,6 +32,8 @@ _REQUEST = (
     "gen_ai.provider.name",
     "gen_ai.request.model",
     "gen_ai.response.model",
+    "server.address",
+    "server.port",
     "tenant",
     "tier",
 )

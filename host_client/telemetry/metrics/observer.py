@@ -103,10 +103,10 @@ class Metrics:
         }
         self._genai = GenAiMetrics(self._record, self._labels, conventions)
 
-    def _record(self, metric: str, value: float, labels: Mapping[str, str]) -> None:
+    def _record(self, metric: str, value: float, labels: Mapping[str, str | int]) -> None:
         self._records[metric](value, labels)
 
-    def _instrument(self, metric: Metric) -> Callable[[float, Mapping[str, str]], None]:
+    def _instrument(self, metric: Metric) -> Callable[[float, Mapping[str, str | int]], None]:
         """Return the function that records a value in a new instrument."""
         match metric.kind:
             case "histogram":
