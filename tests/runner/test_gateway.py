@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -260,9 +261,14 @@ async def test_a_base_with_a_path_keeps_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_api_is_reached_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy"])
+async def test_the_api_is_reached_through_the_environments_proxy(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     async with upstream(_whole) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv(variable, proxy.url)
         key = credential({"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": "http://model.test"})
         async with g.Gateway(key, lambda _text: None) as gateway, httpx.AsyncClient(trust_env=False) as client:
             await client.post(f"{gateway.url}/v1/messages", headers={"x-api-key": gateway.token}, content=b"{}")

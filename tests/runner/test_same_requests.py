@@ -121,16 +121,17 @@ def test_the_requests_of_a_run_equal_those_of_the_sdk_alone(
     assert differences(requests_of(lab), expected) == []
 
 
+@pytest.mark.parametrize("trusted", ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"])
 @pytest.mark.parametrize("proxy", ["HTTPS_PROXY", "https_proxy"])
 def test_the_gateway_uses_the_proxy_and_the_certificates_of_the_cli(
-    make_lab: MakeLab, tmp_path: Path, proxy: str
+    make_lab: MakeLab, tmp_path: Path, proxy: str, trusted: str
 ) -> None:
     lab = make_lab("conversations: {main: {replies: [{text: Hi.}]}}")
     with anthropic_api(tmp_path, lab.model.url, mutual=True) as api:
         certificate, key = api.client_certificate
         own = {"CLAUDE_CODE_CLIENT_CERT": str(certificate), "CLAUDE_CODE_CLIENT_KEY": str(key)}
-        env = {**environment_of(lab, api), "HTTPS_PROXY": "", proxy: api.url}
-        done = lab.run("--prompt", "go", env={**env, **own})
+        env = {proxy: api.url, trusted: str(api.authority), "ANTHROPIC_BASE_URL": "", **own}
+        done = lab.run("--prompt", "go", env=env)
     assert done.exit_code == 0, done.events
     assert done.one(protocol.Result).data.result == "Hi."
     assert set(api.hosts) == {"api.anthropic.com:443"}

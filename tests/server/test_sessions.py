@@ -167,6 +167,41 @@ async def test_the_callers_trace_goes_on_in_the_session_with_as_much_content_as_
         assert not {pair["key"] for span in spans for pair in span["attributes"]} & MESSAGES
 
 
+ECHO = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: Bash, input: {command: echo output}}]
+          - text: Done.
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ((), (False, None)),
+        (("--tool-content", "preview"), (True, None)),
+        (("--tool-content", "full"), (True, "output")),
+    ],
+)
+async def test_the_services_spans_have_as_much_of_tools_as_it_allows(
+    make_service: Make, options: tuple[str, ...], shown: tuple[bool, str | None]
+) -> None:
+    lab, _ = make_service(ECHO)
+    async with lab.start(*options).client() as client:
+        session = await created(client)
+        async with stream(client, session["id"]) as events:
+            await until(events, "result")
+            await client.delete(f"/api/sessions/{session['id']}")
+            await rest(events)
+        trace = (await client.get(f"/api/sessions/{session['id']}/trace")).json()
+    spans = [span for resource in trace["resourceSpans"] for scope in resource["scopeSpans"] for span in scope["spans"]]
+    (call,) = [span for span in spans if span["name"] == "execute_tool Bash"]
+    said = {pair["key"]: pair["value"].get("stringValue") for pair in call["attributes"]}
+    arguments = said.get("gen_ai.tool.call.arguments")
+    assert ("echo output" in (arguments or ""), said.get("gen_ai.tool.call.result")) == shown
+
+
 async def test_headers_that_were_sent_more_than_once_are_told_apart(make_service: Make) -> None:
     lab, _ = make_service(TALK)
     first, second = (f"00-{digits * 16}-{'12' * 8}-03" for digits in ("ab", "cd"))
