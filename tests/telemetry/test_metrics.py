@@ -459,7 +459,7 @@ def test_addresses_that_one_customers_sandboxes_invent_take_no_room_from_others(
     for number in range(1, 100):
         asked("mallory", f"{number}.test", 443)
         asked("mallory", "x" * 200, number)
-    for address, port in ((7, 443), ("", 443), ("a.test", "443"), ("a.test", True), ("a.test", None), (None, None)):
+    for address, port in ((7, 443), (" ", 443), ("a.test", "443"), ("a.test", True), ("a.test", None), (None, None)):
         asked("mallory", address, port)
     for address in ("model.test", "api.anthropic.com"):
         asked("acme", address, 8443 if address == "model.test" else 443)

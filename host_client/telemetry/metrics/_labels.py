@@ -131,7 +131,7 @@ class Labels:
 
     def server(self, address: Any, port: Any, source: str = "") -> dict[str, str | int]:
         """Return the labels of the model's API; none beyond the limits, or if these are no address and port."""
-        if not isinstance(address, str) or not address or type(port) is not int:
+        if not isinstance(address, str) or not address.strip() or type(port) is not int:
             return {}
         # The address comes last, as a label is cut at its end.
         label = self._server(f"{port} {address}", source)
