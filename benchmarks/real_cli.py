@@ -1,7 +1,8 @@
 """Measure a tool call on the real CLI against the scripted model, bare SDK and runner in turn: wall and CPU time.
 
-The bare SDK sets no hook, so the runner's added time includes its hooks, and that of its gateway. CPU time is that of
-all processes of a run, with its start. Both processes are timed from outside, from the line of one call to the next. A
+The bare SDK sets no hook, so the runner's added time includes its hook, and that of its gateway. A third variant is the
+bare SDK with such a hook that does nothing: this much is the CLI's and the SDK's. CPU time is that of all processes of
+a run, with its start. Both processes are timed from outside, from the line of one call to the next. A
 call takes far longer than the added time, so there is also the mean without the slowest tenth of each run, in which
 other processes may have used the machine. As rare work of the runner may be in that tenth, the goal applies to both.
 """
@@ -12,12 +13,13 @@ import resource
 import statistics
 import subprocess
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 from .support import REPOSITORY, Bench, Row, added, bench, interleaved, spread
 
 CALLS = 200
-PAIRS = 10
+PAIRS = 8
 GOAL_MILLISECONDS = 1.5
 GOAL_CPU_PERCENT = 6.0
 
@@ -52,8 +54,8 @@ def cpu_seconds() -> float:
 
 
 def measure() -> list[Row]:
-    whole: dict[str, list[float]] = {"bare": [], "ours": []}
-    cpu: dict[str, list[float]] = {"bare": [], "ours": []}
+    whole: dict[str, list[float]] = {"bare": [], "hook": [], "ours": []}
+    cpu: dict[str, list[float]] = {"bare": [], "hook": [], "ours": []}
 
     def trimmed(run: Bench, name: str, *command: str) -> float:
         before = cpu_seconds()
@@ -67,39 +69,35 @@ def measure() -> list[Row]:
             PAIRS,
             {
                 "bare": lambda: trimmed(run, "bare", "benchmarks.bare_sdk"),
+                "hook": lambda: trimmed(run, "hook", "benchmarks.bare_sdk", "hook"),
                 "ours": lambda: trimmed(run, "ours", "agent_runner", "run"),
             },
         )
+    hook_times, hook_cpu = ({"bare": each["bare"], "ours": each["hook"]} for each in (whole, cpu))
     return [
-        _row(f"real CLI, per call ({PAIRS} pairs of {CALLS} calls)", whole),
-        _row("the same without the slowest tenth", measured),
-        _cpu_row(cpu),
+        _call_row(f"real CLI, per call ({PAIRS} pairs of {CALLS} calls)", whole),
+        _call_row("the same without the slowest tenth", measured),
+        _call_row("per call, the bare SDK with an empty hook in place of Sandspan", hook_times, has_goal=False),
+        _cpu_row("CPU of all processes of such a run", cpu),
+        _cpu_row("CPU, the bare SDK with an empty hook in place of Sandspan", hook_cpu, has_goal=False),
     ]
 
 
-def _cpu_row(measured: dict[str, list[float]]) -> Row:
+def _cpu_row(what: str, measured: dict[str, list[float]], *, has_goal: bool = True) -> Row:
     bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
     percent = [100 * (b / a - 1) for a, b in zip(measured["bare"], measured["ours"], strict=True)]
     more = statistics.median(percent)
-    return Row(
-        "CPU of all processes of such a run",
-        f"{bare:.1f} s",
-        f"{ours:.1f} s",
-        f"{more:+.1f} % ({spread(percent)})",
-        f"< {GOAL_CPU_PERCENT:g} %",
-        more < GOAL_CPU_PERCENT,
-    )
+    row = Row(what, f"{bare:.1f} s", f"{ours:.1f} s", f"{more:+.1f} % ({spread(percent)})")
+    if not has_goal:
+        return row
+    return replace(row, goal=f"< {GOAL_CPU_PERCENT:g} %", holds=more < GOAL_CPU_PERCENT)
 
 
-def _row(what: str, measured: dict[str, list[float]]) -> Row:
+def _call_row(what: str, measured: dict[str, list[float]], *, has_goal: bool = True) -> Row:
     bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
     more = added(measured)
     differences = [b - a for a, b in zip(measured["bare"], measured["ours"], strict=True)]
-    return Row(
-        what,
-        f"{bare:.1f} ms",
-        f"{ours:.1f} ms",
-        f"{more:+.2f} ms ({spread(differences)})",
-        f"< {GOAL_MILLISECONDS:g} ms",
-        more < GOAL_MILLISECONDS,
-    )
+    row = Row(what, f"{bare:.1f} ms", f"{ours:.1f} ms", f"{more:+.2f} ms ({spread(differences)})")
+    if not has_goal:
+        return row
+    return replace(row, goal=f"< {GOAL_MILLISECONDS:g} ms", holds=more < GOAL_MILLISECONDS)
