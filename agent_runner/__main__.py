@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         config = load_config(environ, argv, baggage_from_environment(environ, remarks.append))
         journal = open_journal(config)
-        environ = change_account(config, environ)
+        environ = {**change_account(config, environ), **(config.options.env or {})}
     except ConfigError as error:
         problem, config = str(error), error.rest or config
     except JournalError as error:

@@ -1,6 +1,6 @@
 """Follow the CLI's background tasks: commands and subagents that continue when their tool call has returned.
 
-It relies on an order of messages that was observed with SDK 0.2.187 and CLI 2.1.330. ``background_tasks_changed`` lists
+It relies on an order of messages that was observed with SDK 0.2.189 and CLI 2.1.332. ``background_tasks_changed`` lists
 all tasks in the background after each change. When a task begins, it comes before the message about that task; when a
 task ends, it comes after the messages that report its outcome.
 """

@@ -14,12 +14,30 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from .contract.parsing import count, count_above_zero, number_above_zero, on_off, one_of, pairs
 from .contract.sanitize import CONTENTS, Content
+from .contract.sdk_options import McpServer, SdkOptions, SystemPrompt, read_options
 from .contract.tools import PERMISSION_MODES, tool_names
 
 SETTING_SOURCES = ("user", "project", "local")
 
 GatewayMode = Literal["auto", "on", "off"]
 GATEWAY_MODES: tuple[str, ...] = get_args(GatewayMode)
+
+
+SHARED = (
+    "model",
+    "allowed_tools",
+    "disallowed_tools",
+    "permission_mode",
+    "max_turns",
+    "max_budget_usd",
+    "resume",
+    "system_prompt",
+    "verbatim_prompts",
+    "setting_sources",
+    "mcp_servers",
+)
+"""Options of the SDK that have a setting of the same meaning; `session_id` has another one here."""
+_LISTS = ("allowed_tools", "disallowed_tools", "setting_sources")
 
 
 class ConfigError(ValueError):
@@ -51,11 +69,11 @@ class Config:
     background_timeout: float = 600.0
     heartbeat: float = 15.0
     journal: str | None = None
-    system_prompt: str | None = None
+    system_prompt: SystemPrompt | None = None
     verbatim_prompts: bool = False
     setting_sources: tuple[str, ...] = ()
     mcp_config: str | None = None
-    mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    mcp_servers: Mapping[str, str | McpServer] = field(default_factory=dict[str, str | McpServer])
     require_mcp: bool = False
     user_id: str | None = None
     session_id: str | None = None
@@ -68,6 +86,8 @@ class Config:
     gateway: GatewayMode = "auto"
     deep_trace: bool = False
     cli_path: str | None = None
+    options: SdkOptions = field(default_factory=SdkOptions)
+    """The document with options of the SDK. Of those in `SHARED`, the field here holds."""
 
 
 class RunnerSetting(NamedTuple):
@@ -100,6 +120,15 @@ def _mcp_config(value: str) -> str:
     except ValueError as error:
         raise ValueError(f"takes a path or a JSON object ({error})") from None
     return value
+
+
+def _options_document(value: str) -> SdkOptions:
+    if not value.lstrip().startswith("{"):
+        try:
+            value = Path(value).read_text()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"takes a path or a JSON object ({error})") from None
+    return read_options(value)
 
 
 SETTINGS = (
@@ -165,6 +194,11 @@ SETTINGS = (
         " Default: off.",
     ),
     RunnerSetting("cli_path", str, "Path of the Claude Code binary. Default: the one in the SDK's package."),
+    RunnerSetting(
+        "options",
+        _options_document,
+        "Options of the Claude Agent SDK: a JSON object, or a path to one. Other settings override it.",
+    ),
 )
 
 
@@ -201,13 +235,27 @@ def load_config(environ: Mapping[str, str], argv: Sequence[str], baggage: Mappin
             try:
                 values[setting.field] = setting.parse(text)
             except ValueError as error:
-                faults.setdefault(setting.field, f"{name}={text[:80]!r}: {error}")
+                shown = name if setting.field == "options" else f"{name}={text[:80]!r}"  # it may hold credentials
+                faults.setdefault(setting.field, f"{shown}: {error}")
     if "content" in faults:
         values["content"] = "none"  # the setting that cannot be read may have kept the prompt out of the span
-    config = Config(**values)
+    config = Config(**_with_document(values))
     if faults:
         raise ConfigError(next(iter(faults.values())), config)
     return config
+
+
+def _with_document(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of settings, of which those that are absent are taken from the document of SDK options."""
+    document: SdkOptions | None = values.get("options")
+    if document is None:
+        return values
+    given: dict[str, Any] = {name: getattr(document, name) for name in SHARED}
+    for name in _LISTS:
+        given[name] = tuple(given[name] or ())
+    if document.skills is not None:
+        given["setting_sources"] = given["setting_sources"] or ("user", "project")  # as in the SDK, which needs them
+    return {**{name: value for name, value in given.items() if value is not None}, **values}
 
 
 def _options(argv: Sequence[str]) -> tuple[dict[str, str | None], str | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -88,15 +89,29 @@ def uses_gateway(config: Config, environ: Mapping[str, str], report: Callable[[s
     name = _variable(environ)
     if name is None or environ[name] == PLACEHOLDER or any(environ.get(each) for each in ELSEWHERE):
         return False
-    for path in _settings_files(config, environ):
-        if setting := _conflicting(path):
-            report(f"the gateway is off, as {path} sets {setting}: model requests are traced from the CLI's messages")
+    for place, settings in _settings(config, environ):
+        if setting := _conflicting(settings):
+            report(f"the gateway is off, as {place} sets {setting}: model requests are traced from the CLI's messages")
             return False
     return True
 
 
 def _variable(environ: Mapping[str, str]) -> str | None:
     return next((name for name in CREDENTIALS if environ.get(name)), None)
+
+
+def _settings(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Return the settings that the CLI reads, as JSON, each after the place where it is."""
+    paths = _settings_files(config, environ)
+    option = config.options.settings or ""
+    if option.lstrip().startswith("{"):
+        yield "the option settings", option.encode()
+    elif option:
+        paths.append(Path(config.cwd or ".", option))
+    for path in paths:
+        with contextlib.suppress(OSError):  # the CLI cannot read it either
+            if path.is_file():  # a pipe would block
+                yield str(path), path.read_bytes()
 
 
 def _settings_files(config: Config, environ: Mapping[str, str]) -> list[Path]:
@@ -111,13 +126,11 @@ def _settings_files(config: Config, environ: Mapping[str, str]) -> list[Path]:
     return [*managed, *(files[source] for source in config.setting_sources)]
 
 
-def _conflicting(path: Path) -> str | None:
-    """Return the first setting of a file that says where the CLI asks or with which key, or None."""
+def _conflicting(content: bytes) -> str | None:
+    """Return the first of some settings that says where the CLI asks or with which key, or None."""
     try:
-        if not path.is_file():  # a pipe would block
-            return None
-        settings = json.loads(path.read_bytes())
+        settings = json.loads(content)
         names = {"apiKeyHelper"} & settings.keys() or _DECIDED & (settings.get("env") or {}).keys()
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError, RecursionError):
         return None  # the CLI cannot use it either
     return min(names, default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from claude_agent_sdk import ResultMessage
@@ -24,7 +24,7 @@ class Spent(NamedTuple):
     usage: ModelUsage
 
 
-def start_data(data: dict[str, Any], resumed: bool) -> StartData:
+def start_data(data: dict[str, Any], resumed: bool, sdk_options: Sequence[str]) -> StartData:
     """Return the data of the ``start`` event from the CLI's ``system/init`` message."""
     return StartData(
         session_id=str(data.get("session_id") or ""),
@@ -34,6 +34,7 @@ def start_data(data: dict[str, Any], resumed: bool) -> StartData:
         permission_mode=str(data.get("permissionMode") or ""),
         resumed=resumed,
         runner_version=__version__,
+        sdk_options=list(sdk_options),
     )
 
 
@@ -79,4 +80,5 @@ def result_data(
         turn_model_usage=used,
         session_id=message.session_id,
         error_type=error_type,
+        structured_output=message.structured_output,
     )

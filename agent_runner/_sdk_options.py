@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from claude_agent_sdk import CanUseTool, ClaudeAgentOptions, HookMatcher
+import msgspec
+from claude_agent_sdk import AgentDefinition, CanUseTool, ClaudeAgentOptions, HookMatcher
 from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
 
-from ._config import Config, ConfigError, config_directory
+from ._config import SHARED, Config, ConfigError, config_directory
 from ._span_settings import imported
+from .contract.sdk_options import SdkOptions
 from .contract.trace_context import TraceContext
 
 MAX_MESSAGE = 128 * 1024 * 1024
@@ -21,6 +23,9 @@ MAX_MESSAGE = 128 * 1024 * 1024
 
 # Variables hidden from the agent: they hold ids of tenants and users, and headers with credentials.
 _PRIVATE = re.compile(r"AGENT_|OTEL_|BAGGAGE$")
+
+_SET_HERE = {*SHARED, "env", "include_hook_events", "strict_mcp_config"}
+"""Options of the document that `agent_options` reads itself."""
 
 
 def agent_options(
@@ -45,6 +50,7 @@ def agent_options(
     _check_permission_mode(config, environ)
     hook = HookMatcher(hooks=[on_tool_end])
     return ClaudeAgentOptions(
+        **_further(config.options),
         model=config.model,
         cwd=config.cwd,
         allowed_tools=list(config.allowed_tools),
@@ -53,23 +59,43 @@ def agent_options(
         max_turns=config.max_turns,
         max_budget_usd=config.max_budget_usd,
         resume=config.resume,
-        system_prompt=config.system_prompt or {"type": "preset", "preset": "claude_code"},
+        system_prompt=_system_prompt(config),
         verbatim_prompts=config.verbatim_prompts,
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
         mcp_servers=cast("Any", _mcp_servers(config)),
-        strict_mcp_config=True,
+        # The folder of a project is not trusted to start programs.
+        strict_mcp_config=config.options.strict_mcp_config is not False,
         env={**_environment(config, environ, context), **deep_environ},
         cli_path=config.cli_path,
         user=config.user,
         can_use_tool=can_use_tool,
         hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
         include_partial_messages=partial_messages,
-        # Only settings can add hooks to ours, and their time is measured.
-        include_hook_events=bool(config.setting_sources),
+        include_hook_events=_has_hooks(config),
         forward_subagent_text=True,
         max_buffer_size=MAX_MESSAGE,
         stderr=on_stderr,
     )
+
+
+def _further(options: SdkOptions) -> dict[str, Any]:
+    """Return the options that have no setting of their own, in the SDK's types; those that are not set are missing."""
+    given = {name: value for name, value in msgspec.to_builtins(options).items() if name not in _SET_HERE}
+    if "agents" in given:
+        given["agents"] = {name: AgentDefinition(**agent) for name, agent in given["agents"].items()}
+    return given
+
+
+def _system_prompt(config: Config) -> Any:
+    if config.system_prompt is None:
+        return {"type": "preset", "preset": "claude_code"}
+    return msgspec.to_builtins(config.system_prompt)
+
+
+def _has_hooks(config: Config) -> bool:
+    """Return whether there may be hooks besides ours, whose time is measured."""
+    options = config.options
+    return bool(config.setting_sources or options.settings or options.plugins or options.include_hook_events)
 
 
 def _check_permission_mode(config: Config, environ: Mapping[str, str]) -> None:
@@ -105,8 +131,9 @@ def _environment(config: Config, environ: Mapping[str, str], context: TraceConte
 
 def _mcp_servers(config: Config) -> dict[str, Any]:
     servers: dict[str, Any] = _external_servers(config.mcp_config) if config.mcp_config else {}
-    for name, place in config.mcp_servers.items():
-        servers[name] = imported(f"AGENT_MCP_SERVERS: {name}", place)
+    for name, server in config.mcp_servers.items():
+        is_place = isinstance(server, str)
+        servers[name] = imported(f"AGENT_MCP_SERVERS: {name}", server) if is_place else msgspec.to_builtins(server)
     return servers
 
 

@@ -1,7 +1,7 @@
 """Translate the Claude Agent SDK's messages into events and spans.
 
 Its only I/O is a look at the size of a saved tool result; time comes from `Spans.clock`. It relies on an order of
-messages that was observed with SDK 0.2.187 and CLI 2.1.330: there is one assistant message per content block, tool
+messages that was observed with SDK 0.2.189 and CLI 2.1.332: there is one assistant message per content block, tool
 results are user messages, and the messages of subagents have the id of the call that started them and no stream events.
 """
 
@@ -43,6 +43,7 @@ from ._state import AgentState
 from ._tool_calls import OpenCalls
 from ._turns import Turns
 from .contract.protocol import ErrorType, LogData, TextData, ThinkingData
+from .contract.sdk_options import set_options
 from .contract.spans import Span, Spans
 
 _SYNTHETIC = "<synthetic>"
@@ -61,7 +62,7 @@ class Translator:
         whole = config.content == "full"
         self.spans = spans
         self.agents = Agents(events, spans, config.model, sanitize, sanitize_tools, whole_requests=whole)
-        self.turns = Turns(events, spans, self.agents, access, config.resume is not None)
+        self.turns = Turns(events, spans, self.agents, access, config.resume is not None, set_options(config.options))
         disallowed, directory = config.disallowed_tools, config_directory(environ)
         self.calls = OpenCalls(events, spans, self.turns, self.agents, sanitize_tools, disallowed, directory)
         self.background = BackgroundTasks(events, spans, self.turns, self.agents, self.calls)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from .contract.protocol import ErrorData, ErrorType, LogData, TurnStartData
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
+_NO_OUTPUT = "the agent ended without the structured output that output_format asks for; its text is in the result"
+
 
 @dataclass(slots=True)
 class Turns:
@@ -29,6 +31,8 @@ class Turns:
     agents: Agents
     access: ModelAccess
     resumed: bool
+    sdk_options: Sequence[str]
+    """Names of the options in the document with options of the SDK."""
     current: TurnState | None = None
     last_context: TraceContext | None = None
     """The context of the last turn's trace."""
@@ -94,7 +98,7 @@ class Turns:
             turn.span.attributes.setdefault("gen_ai.request.model", model)
         if not self.started:
             self.started = True
-            self.events.emit(start_data(data, self.resumed))
+            self.events.emit(start_data(data, self.resumed, self.sdk_options))
         self._emit_start(turn)
         self.agents.chats.place_waiting()
 
@@ -119,6 +123,8 @@ class Turns:
         """End the turn with the CLI's result; ``end_calls`` ends the calls without a result as failed for a reason."""
         if (turn := self.current) is None:
             return
+        if "output_format" in self.sdk_options and not message.is_error and message.structured_output is None:
+            message = replace(message, is_error=True, errors=[_NO_OUTPUT])
         verdict = self._verdict(message, turn) if message.is_error else None
         failure = verdict.failure if verdict else _failure_of(message, turn) if message.is_error else None
         error_type = failure.error_type if failure is not None else None
@@ -164,6 +170,8 @@ class Turns:
 
 
 def _failure_of(message: ResultMessage, turn: TurnState) -> Failure:
+    if message.errors == [_NO_OUTPUT]:
+        return Failure("tool_error", retryable=True)
     failure = classify(
         budget_spent=budget_spent_in(error_text(message)),
         subtype=message.subtype,

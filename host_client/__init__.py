@@ -3,7 +3,7 @@
 from agent_runner.contract import protocol as events
 
 from .client.agent import AgentResult, run_agent
-from .client.options import AgentOptions
+from .client.options import AgentOptions, options_from
 from .client.session import Session, Whereabouts, open_session
 from .client.takeover import take_over
 from .errors import SandspanError
@@ -21,6 +21,7 @@ __all__ = [
     "Whereabouts",
     "events",
     "open_session",
+    "options_from",
     "run_agent",
     "take_over",
 ]

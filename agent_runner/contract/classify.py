@@ -23,6 +23,7 @@ _TABLE: dict[tuple[str, object], Failure] = {
     # Why a turn ended, as the CLI reports it (ResultMessage.subtype, .terminal_reason).
     ("subtype", "error_max_turns"): Failure("max_turns", False),
     ("subtype", "error_max_budget_usd"): Failure("budget_exceeded", False),
+    ("subtype", "error_max_structured_output_retries"): Failure("tool_error", True),
     ("reason", "aborted_tools"): Failure("cancelled", False),
     ("reason", "aborted_streaming"): Failure("cancelled", False),
     # The HTTP status of the model's API (ResultMessage.api_error_status, api_retry.error_status).

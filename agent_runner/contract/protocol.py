@@ -75,7 +75,10 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """The agent has started: Claude's session id, its model, tools, directory and permission mode."""
+    """The agent has started: Claude's session id, its model, tools, directory and permission mode.
+
+    ``sdk_options`` are the names of the options that were set in the document with options of the SDK.
+    """
 
     session_id: str
     model: str
@@ -84,6 +87,7 @@ class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     permission_mode: str
     resumed: bool
     runner_version: str
+    sdk_options: list[str] = []
 
 
 class TurnStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -219,7 +223,7 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """A turn ended. ``cost_usd`` is the cost of this turn, ``total_cost_usd`` that of the conversation so far.
 
     ``turn_model_usage`` has the tokens and the ``costUSD`` of this turn by model, ``model_usage`` those of the
-    conversation so far.
+    conversation so far. ``structured_output`` is the answer in the form of the option ``output_format``.
     """
 
     turn: int
@@ -236,6 +240,7 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     session_id: str
     turn_model_usage: dict[str, dict[str, float]] = {}
     error_type: ErrorType | None = None
+    structured_output: Any = None
 
 
 class HeartbeatData(_Data, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-PERMISSION_MODES = ("default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto")
+from typing import Literal, get_args
+
+PermissionMode = Literal["default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto"]
+PERMISSION_MODES: tuple[str, ...] = get_args(PermissionMode)
 
 
 def tool_names(value: str) -> tuple[str, ...]:

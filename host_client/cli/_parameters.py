@@ -18,6 +18,10 @@ PermissionMode = Annotated[str, typer.Option(help=f"One of {', '.join(PERMISSION
 VerbatimPrompts = Annotated[
     bool, typer.Option("--verbatim-prompts", help="Read no file for @/path and run no /command in the prompt.")
 ]
+Options = Annotated[
+    Path | None,
+    typer.Option(help="JSON file with options of the Claude Agent SDK (docs/SDK_OPTIONS.md); others override it."),
+]
 Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox before the run.")]
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
 Attribute = Annotated[list[str] | None, typer.Option(help="name=value to set on every span; repeatable.")]

@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from agent_runner.contract.sanitize import Content
 from agent_runner.contract.tools import tool_names
-from host_client.client.options import APPROVAL_POLICIES, AgentOptions, ApprovalPolicy
+from host_client.client.options import APPROVAL_POLICIES, AgentOptions, ApprovalPolicy, options_from
 from host_client.errors import ConfigurationError
 from host_client.signals import run_until_signal
 
@@ -53,6 +53,7 @@ def run(
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
     verbatim_prompts: o.VerbatimPrompts = False,
+    options: o.Options = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     background_timeout: o.BackgroundTimeout = 600.0,
@@ -95,7 +96,8 @@ def run(
             keys=keys,
             secret_name=secret_name,
         )
-        options = AgentOptions(
+        given = _agent_options(
+            options,
             model=model,
             allowed_tools=tool_names(allowed_tools),
             disallowed_tools=tool_names(disallowed_tools),
@@ -116,7 +118,7 @@ def run(
         )
         job = Job(
             prompt=prompt,
-            options=options,
+            options=given,
             place=place_of(choice, os.environ),
             approvals=answers,
             environ=os.environ,
@@ -149,6 +151,7 @@ def resume(
     max_turns: o.MaxTurns = None,
     max_retries: o.MaxRetries = None,
     verbatim_prompts: o.VerbatimPrompts = False,
+    options: o.Options = None,
     approvals: o.Approvals = "ask",
     approval_timeout: o.ApprovalTimeout = 300.0,
     background_timeout: o.BackgroundTimeout = 600.0,
@@ -165,7 +168,8 @@ def resume(
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
-        options = AgentOptions(
+        given = _agent_options(
+            options,
             model=model,
             allowed_tools=tool_names(allowed_tools),
             disallowed_tools=tool_names(disallowed_tools),
@@ -188,7 +192,7 @@ def resume(
         )
         job = Job(
             prompt=prompt,
-            options=replace(options, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
+            options=replace(given, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
             place=place_of(choice, os.environ),
             approvals=answers,
             environ={**os.environ, "TRACEPARENT": paused.traceparent, "TRACESTATE": ""},
@@ -200,6 +204,21 @@ def resume(
             continuation=_continuation(choice),
         )
     raise typer.Exit(run_job(job)[0])
+
+
+def _agent_options(file: Path | None, **given: Any) -> AgentOptions:
+    """Return the options in a JSON file, if there is one, and over them those that differ from their defaults."""
+    if file is None:
+        return AgentOptions(**given)
+    try:
+        document = file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"--options {file}: {error.strerror}") from None
+    defaults = AgentOptions()
+    try:
+        return options_from(document, **{name: v for name, v in given.items() if v != getattr(defaults, name)})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--options {file}: {error}") from None
 
 
 def _paused(session: str) -> Listed:

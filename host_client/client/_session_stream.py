@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent_runner.contract.protocol import (
@@ -18,6 +19,7 @@ from agent_runner.contract.protocol import (
     QuestionResolved,
     Result,
     Start,
+    Stop,
     ToolResult,
 )
 from host_client.errors import RunnerDiedError
@@ -61,9 +63,11 @@ class Replay:
 class SessionStream:
     """Reads the events of one runner and passes each to the session's parts and its outlet."""
 
-    def __init__(self, shared: SharedParts, commander: Commander) -> None:
+    def __init__(self, shared: SharedParts, commander: Commander, sdk_options: Collection[str]) -> None:
+        """Follow a session whose runner was given these options of the SDK in a document."""
         self._shared = shared
         self._commander = commander
+        self._sdk_options = frozenset(sdk_options)
         self._faults = 0
         self._replay = Replay()
         self._replayed_seq = 0
@@ -143,8 +147,20 @@ class SessionStream:
         if problem is not None:
             await self._shared.report("protocol", problem)
         self._note(event, size)
+        if isinstance(event, Start):
+            await self._check_options(event)
         if not self._shared.outlet.offer(event, size):
             await self._shared.outlet.put(event, size)
+
+    async def _check_options(self, event: Start) -> None:
+        """Fail the session, and end its runner, if the runner is too old for an option that it was given."""
+        if ignored := self._sdk_options - set(event.data.sdk_options):
+            await self._fail(
+                "invalid_request",
+                f"the runner in this sandbox ignores {', '.join(sorted(ignored))}: it is older than this host;"
+                " build the template again (host_client template build)",
+            )
+            await self._commander.write(Stop())
 
     def _recall(self, event: AnyEvent, seq: int, size: int) -> None:
         """Restore the session's state from an event that the dead host has passed to its caller."""

@@ -54,6 +54,8 @@ class AgentResult:
     """Number of tool calls that a person or a policy denied, or for which no decision came in time."""
     denied_tools: tuple[str, ...] = ()
     """Names of the tools of the denied calls, each once."""
+    structured_output: Any = None
+    """The answer in the form of `AgentOptions.output_format`, as JSON."""
     unfinished: tuple[str, ...] = ()
     """Commands and subagents that still ran in the background and were ended with the run."""
 
@@ -131,6 +133,7 @@ def result_of(session: Session) -> AgentResult:
         tool_calls=outcome.tool_calls,
         denied_calls=outcome.denied_calls,
         denied_tools=tuple(outcome.denied_tools),
+        structured_output=data.structured_output if data else None,
         unfinished=tuple(outcome.unfinished),
     )
 

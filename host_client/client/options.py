@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 from urllib.parse import quote
 
+import msgspec
+
 from agent_runner.contract.sanitize import CONTENTS, Content
+from agent_runner.contract.sdk_options import Effort, SdkOptions, SettingSource, convert_options, read_options
 from agent_runner.contract.spans import Value
 from agent_runner.contract.tools import PERMISSION_MODES
 from agent_runner.contract.trace_context import TraceContext
@@ -24,10 +27,19 @@ PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
 ApprovalPolicy = Literal["ask", "auto", "deny"]
 APPROVAL_POLICIES: tuple[str, ...] = get_args(ApprovalPolicy)
 
+MAX_DOCUMENT = 120_000
+"""Maximum bytes of the document with options of the SDK: a variable of Linux has at most 128 KiB."""
+
+Part = Mapping[str, Any]
+"""A part of an option of the SDK: a dict as the SDK takes it, or an object with these attributes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentOptions:
     """The options of a session: the agent's model, permissions and limits, and its user; every field is optional.
+
+    Options of the Claude Agent SDK have its names and forms (docs/SDK_OPTIONS.md lists all); a path is one in the
+    sandbox. `options_from` reads them from a JSON document.
 
     ``attributes`` are set on every span; ``max_budget_usd`` is in US dollars, ``approval_timeout`` in seconds.
     ``max_retries`` is the maximum number of times that a failed model request is sent again; the CLI's default is 10.
@@ -42,12 +54,40 @@ class AgentOptions:
     max_turns: int | None = None
     max_budget_usd: float | None = None
     max_retries: int | None = None
-    system_prompt: str | None = None
+    system_prompt: str | Part | None = None
     verbatim_prompts: bool = False
     mcp_config: str | None = None
-    mcp_servers: Mapping[str, str] = field(default_factory=dict[str, str])
+    mcp_servers: Mapping[str, str | Part] = field(default_factory=dict[str, str | Part])
+    """MCP servers: programs and addresses as the SDK takes them, or ``module:attribute`` of one in the runner."""
     require_mcp: bool = False
     resume: str | None = None
+    tools: Sequence[str] | Part | None = None
+    strict_mcp_config: bool | None = None
+    continue_conversation: bool | None = None
+    session_id: str | None = None
+    """Claude's id of the conversation, which is not the id of the session in traces."""
+    fallback_model: str | None = None
+    betas: Sequence[str] | None = None
+    settings: str | None = None
+    add_dirs: Sequence[str] | None = None
+    extra_args: Mapping[str, str | None] | None = None
+    include_hook_events: bool | None = None
+    fork_session: bool | None = None
+    resume_session_at: str | None = None
+    resume_drops_turn: str | None = None
+    agents: Mapping[str, Part | Any] | None = None
+    """Subagents by name: dicts, or the SDK's ``AgentDefinition``."""
+    setting_sources: Sequence[SettingSource] | None = None
+    skills: Sequence[str] | Literal["all"] | None = None
+    sandbox: Part | None = None
+    plugins: Sequence[Part] | None = None
+    max_thinking_tokens: int | None = None
+    thinking: Part | None = None
+    effort: Effort | None = None
+    output_format: Part | None = None
+    enable_file_checkpointing: bool | None = None
+    task_budget: Part | None = None
+    client_app: str | None = None
     user_id: str | None = None
     tenant_id: str | None = None
     user_tier: str | None = None
@@ -66,7 +106,13 @@ class AgentOptions:
     def __post_init__(self) -> None:
         for name, form in OPTION_FORMS.items():
             object.__setattr__(self, name, checked(name, getattr(self, name), form))
-        for name, value in (*self.attributes.items(), *self.mcp_servers.items()):
+        for name in ("tools", "betas", "add_dirs", "setting_sources", "skills", "plugins"):
+            value: object = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(cast("list[object]", value)))
+        sdk_document(self)  # checks the options in it
+        places = ((name, server) for name, server in self.mcp_servers.items() if isinstance(server, str))
+        for name, value in (*self.attributes.items(), *places):
             if "," in f"{name}{value}" or "=" in name or not name:
                 raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
 
@@ -84,16 +130,14 @@ OPTION_FORMS: dict[str, Form] = {
     "max_turns": Form(number(int | None), "a whole number above 0"),
     "max_budget_usd": Form(number(float | None), "a number above 0"),
     "max_retries": Form(number(int | None, zero=True), "a whole number of 0 or more"),
-    "system_prompt": _TEXT,
     "verbatim_prompts": _SWITCH,
     "mcp_config": Form(
         typed(str | None),
         """MCP servers as JSON, such as '{"calc": {"command": "my-server"}}', or the path of such a file""",
     ),
     "mcp_servers": Form(
-        typed(Mapping[str, str]),
-        'names of in-process servers and where each is imported from, such as {"calc": "my_tools:server"}'
-        " (other servers go into mcp_config, as JSON)",
+        typed(Mapping[str, Any]),
+        'servers by name, such as {"search": {"command": "my-server"}, "calc": "my_tools:server"}',
     ),
     "require_mcp": _SWITCH,
     "deep_trace": _SWITCH,
@@ -108,7 +152,46 @@ OPTION_FORMS: dict[str, Form] = {
     "tool_content": _CONTENT,
     "env": Form(typed(Mapping[str, str]), 'names and texts of variables, such as {"LANG": "C.UTF-8"}'),
 }
-"""The check of each field of `AgentOptions`, by name."""
+"""The check of each field of `AgentOptions` that `SdkOptions` does not check, by name."""
+
+_VARIABLES = frozenset(OPTION_FORMS) - {"mcp_servers"}
+_IN_DOCUMENT = tuple(
+    name
+    for name in SdkOptions.__struct_fields__
+    if name not in _VARIABLES and name in AgentOptions.__dataclass_fields__
+)
+"""Options that a runner gets in a document; the others have an ``AGENT_*`` variable each, which older runners know."""
+
+
+def options_from(document: str | bytes, **more: Any) -> AgentOptions:
+    """Return the options in a JSON document, under the SDK's names, and ``more`` fields of `AgentOptions`.
+
+    Raise `ConfigurationError` that names the option and says what it takes.
+    """
+    try:
+        given = msgspec.to_builtins(read_options(document))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return AgentOptions(**{**given, **more})
+
+
+def sdk_document(options: AgentOptions) -> SdkOptions:
+    """Return the options that a runner gets in a document; raise `ConfigurationError` for a bad one."""
+    given = {name: value for name in _IN_DOCUMENT if (value := getattr(options, name)) is not None}
+    try:
+        document = convert_options(given)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    if isinstance(document.system_prompt, str) and document.system_prompt:  # an empty variable would be none
+        document = msgspec.structs.replace(document, system_prompt=None)
+    if _are_places(options.mcp_servers):
+        document = msgspec.structs.replace(document, mcp_servers=None)
+    return document
+
+
+def _are_places(servers: Mapping[str, object]) -> bool:
+    """Return whether all servers run in the runner, so that a variable can name them."""
+    return all(isinstance(each, str) for each in servers.values())
 
 
 def common_attributes(options: AgentOptions, session_id: str) -> dict[str, Value]:
@@ -178,10 +261,10 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "PERMISSION_MODE": options.permission_mode,
         "MAX_TURNS": options.max_turns,
         "MAX_BUDGET_USD": options.max_budget_usd,
-        "SYSTEM_PROMPT": options.system_prompt,
+        "SYSTEM_PROMPT": options.system_prompt if isinstance(options.system_prompt, str) else None,
         "VERBATIM_PROMPTS": "on" if options.verbatim_prompts else None,
         "MCP_CONFIG": options.mcp_config,
-        "MCP_SERVERS": _joined(options.mcp_servers),
+        "MCP_SERVERS": _joined(options.mcp_servers) if _are_places(options.mcp_servers) else None,
         "REQUIRE_MCP": "on" if options.require_mcp else None,
         "RESUME": options.resume,
         "APPROVAL_TIMEOUT": options.approval_timeout,
@@ -193,9 +276,23 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "CONTENT": options.content,
         "TOOL_CONTENT": options.tool_content,
         "DEEP_TRACE": "on" if options.deep_trace else None,
+        "OPTIONS": _document_text(options),
     }
     env.update({f"AGENT_{name}": str(value) for name, value in settings.items() if value not in (None, "")})
     return {**env, **options.env}
+
+
+def _document_text(options: AgentOptions) -> str | None:
+    document = sdk_document(options)
+    if document == SdkOptions():
+        return None
+    text = msgspec.json.encode(document).decode()
+    if len(text.encode()) > MAX_DOCUMENT:
+        raise ConfigurationError(
+            f"the options of the SDK have {len(text.encode()):,} bytes as JSON, at most {MAX_DOCUMENT:,} can be sent:"
+            " put long texts into files, such as .claude/agents in the working directory"
+        )
+    return text
 
 
 def _baggage(options: AgentOptions, session_id: str) -> str:
@@ -204,5 +301,5 @@ def _baggage(options: AgentOptions, session_id: str) -> str:
     return ",".join(f"{name}={quote(value, safe='')}" for name, value in entries.items() if value)
 
 
-def _joined(pairs: Mapping[str, str]) -> str:
+def _joined(pairs: Mapping[str, object]) -> str:
     return ",".join(f"{name}={value}" for name, value in pairs.items())

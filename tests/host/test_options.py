@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent_runner._config import load_config
+from agent_runner.contract.sdk_options import SdkOptions
 from agent_runner.contract.trace_context import TraceContext
 from host_client import AgentOptions, LocalSandbox, Whereabouts, open_session, run_agent, take_over
 from host_client.client.options import OPTION_FORMS, runner_environment
@@ -48,7 +49,6 @@ def test_a_switch_is_a_variable_of_the_runner_only_where_it_is_on(name: str) -> 
 
 
 SDK_SERVER = {"calc": {"type": "stdio", "command": "calc"}}
-MODULE = '{"calc": "my_tools:server"}'
 RIGHT: dict[str, Any] = {
     "model": "sonnet",
     "allowed_tools": ("Read", "Bash(git log:*)"),
@@ -57,7 +57,6 @@ RIGHT: dict[str, Any] = {
     "max_turns": 3,
     "max_budget_usd": 0.5,
     "max_retries": 0,
-    "system_prompt": "Be brief.",
     "verbatim_prompts": True,
     "mcp_config": "{}",
     "mcp_servers": {"calc": "my_tools:server"},
@@ -76,11 +75,17 @@ RIGHT: dict[str, Any] = {
 }
 
 
+CHECKED_BY_THE_RUNNERS_RULES = {"mcp_servers"}
+
+
 def test_every_option_is_tried_here() -> None:
-    assert set(RIGHT) == set(OPTION_FORMS) == {field.name for field in fields(AgentOptions)}
+    of_sdk = {field.name for field in fields(AgentOptions)} & set(SdkOptions.__struct_fields__)
+    assert set(RIGHT) == set(OPTION_FORMS)
+    assert set(OPTION_FORMS) | of_sdk == {field.name for field in fields(AgentOptions)}
+    assert of_sdk == set(SdkOptions.__struct_fields__)
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", sorted(RIGHT.keys() - CHECKED_BY_THE_RUNNERS_RULES))
 def test_an_option_of_its_type_is_taken_and_of_another_refused(name: str) -> None:
     assert getattr(AgentOptions(**{name: RIGHT[name]}), name) == RIGHT[name]
     wrong_ones: tuple[Any, ...] = (object(), b"x", [b"x"], {"x": 1}, str)
@@ -94,11 +99,14 @@ def test_an_option_of_its_type_is_taken_and_of_another_refused(name: str) -> Non
     [
         ("allowed_tools", "Bash", """such as ("Read", "Bash(git log:*)"), not 'Bash'"""),
         ("allowed_tools", ("Bash", 3), 'such as ("Read", "Bash(git log:*)"), not a tuple with an int'),
-        (
-            "mcp_servers",
-            SDK_SERVER,
-            f"{MODULE} (other servers go into mcp_config, as JSON), not {{'calc': dict}}",
-        ),
+        ("mcp_servers", ["calc"], "mcp_servers takes servers by name, such as"),
+        ("mcp_servers", {"calc": 3}, 'servers by name: {"command": "…"}, {"type": "http", "url": "https://…"} or'),
+        ("mcp_servers", {"a,b": "m:a"}, "a,b=m:a: names and values cannot hold a comma, names no '='"),
+        ("system_prompt", 3, 'system_prompt takes a text, or {"type": "preset"'),
+        ("tools", "Read", 'tools takes names, such as ["Read", "Bash"]'),
+        ("effort", "huge", "effort takes one of low, medium, high, xhigh, max"),
+        ("agents", {"a": {"prompt": "p"}}, 'agents takes {"name": {"description": "when to use it"'),
+        ("extra_args", {"print": None}, "extra_args: --print belongs to the runner"),
         (
             "mcp_config",
             SDK_SERVER,

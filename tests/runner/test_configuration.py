@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent_runner._config import SETTINGS, Config, ConfigError, RunnerSetting, load_config
 from agent_runner.contract import protocol
+from agent_runner.contract.sdk_options import SdkOptions
 from tests.support.account import need_root
 from tests.support.runs import Lab
 
@@ -50,6 +51,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "gateway": ("on", "on"),
     "deep_trace": ("on", True),
     "cli_path": ("/opt/claude", "/opt/claude"),
+    "options": ('{"effort": "low"}', SdkOptions(effort="low")),
 }
 
 BAD = [

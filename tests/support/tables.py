@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import tomllib
@@ -15,6 +16,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from agent_runner._config import SETTINGS
+from agent_runner.contract import sdk_options
 from agent_runner.contract.protocol import (
     COMMAND_TYPES,
     ERROR_TYPES,
@@ -23,9 +25,11 @@ from agent_runner.contract.protocol import (
     command_schema,
     event_schema,
 )
+from host_client.cli._start import run
 from host_client.scripted_model._script import Reply, Script, ScriptedConversation, ScriptedFailure, ScriptedTool, Usage
 from host_client.service._app import described_app
 from host_client.service._events import OWN_TYPES
+from host_client.service._models import CreateSession
 from host_client.service._problems import PROBLEMS
 from host_client.telemetry.metrics.instruments import METRICS
 from host_client.telemetry.setup._variables import SDK_VARIABLES
@@ -38,6 +42,7 @@ MARKED = (
     "docs/OPENTELEMETRY_INTEGRATION.md",
     "docs/RUNNER.md",
     "docs/SCRIPTED_MODEL.md",
+    "docs/SDK_OPTIONS.md",
     "docs/SERVICE.md",
 )
 
@@ -123,6 +128,25 @@ def script() -> str:
     return "\n".join(["| part | fields | meaning |", "|---|---|---|", *rows])
 
 
+def options_of_the_sdk() -> str:
+    flags = inspect.signature(run).parameters.keys() - {"sandbox"}  # this flag names the kind of sandbox
+    bodies = CreateSession.model_fields
+    rows: list[str] = []
+    for name, takes in sdk_options.FORMS.items():
+        flag = f"`--{name.replace('_', '-')}`" if name in flags else "in the file"
+        rows.append(f"| `{name}` | {_cell(takes)} | {flag} | {'yes' if name in bodies else 'no'} |")
+    return "\n".join(["| option | takes | `host_client run` | REST |", "|---|---|---|---|", *rows])
+
+
+def refused_options() -> str:
+    rows = [f"| `{name}` | {_cell(why)} |" for name, why in sdk_options.REFUSED.items()]
+    return "\n".join(["| option | why |", "|---|---|", *rows])
+
+
+def options_schema() -> dict[str, Any]:
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(sdk_options.SdkOptions)}
+
+
 def packages() -> str:
     rows: list[str] = []
     for file in sorted(each for root in ("agent_runner", "host_client") for each in (ROOT / root).rglob("__init__.py")):
@@ -152,11 +176,17 @@ TABLES = {
     "exit-codes": exit_codes,
     "error-types": error_types,
     "script": script,
+    "sdk-options": options_of_the_sdk,
+    "refused-options": refused_options,
     "service-events": service_events,
     "routes": routes,
     "problems": problems,
 }
-SCHEMAS = {"docs/events.schema.json": event_schema, "docs/commands.schema.json": command_schema}
+SCHEMAS = {
+    "docs/events.schema.json": event_schema,
+    "docs/commands.schema.json": command_schema,
+    "docs/options.schema.json": options_schema,
+}
 
 
 def _data_of(kind: type[Any]) -> type[Any]:

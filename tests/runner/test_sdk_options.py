@@ -1,0 +1,305 @@
+"""Options of the Claude Agent SDK come in one JSON document, and have their effect on the real CLI."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from claude_agent_sdk import AgentDefinition as AgentOfSdk
+from claude_agent_sdk import ClaudeAgentOptions
+
+from agent_runner._config import ConfigError, load_config
+from agent_runner.contract import protocol
+from agent_runner.contract.sdk_options import FORMS, REFUSED, PresetPrompt, SdkOptions, convert_options, read_options
+from tests.support.runs import MODEL, Finished, Lab
+
+MakeLab = Callable[[str], Lab]
+
+HELLO = "conversations: {main: {replies: [{text: Hello.}]}}"
+BASH = """
+conversations:
+  main:
+    replies:
+      - tools: [{name: Bash, input: {command: "echo $GREETING"}}]
+      - {text: Done.}
+"""
+NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+
+
+def run(lab: Lab, options: dict[str, Any], *args: str) -> Finished:
+    """Run one turn with a document of options."""
+    return lab.run("--prompt", "go", *args, env={"AGENT_OPTIONS": json.dumps(options)})
+
+
+def test_every_field_of_the_sdk_is_taken_or_refused_with_a_reason() -> None:
+    taken = set(SdkOptions.__struct_fields__)
+    assert taken | REFUSED.keys() == {field.name for field in dataclasses.fields(ClaudeAgentOptions)}
+    assert not taken & REFUSED.keys()
+    assert FORMS.keys() == taken
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "Expected an object, got a list"),
+        ('{"hooks": {}}', "hooks cannot be set here. A function cannot be sent to a sandbox."),
+        ('{"colour": 1}', "the SDK has no option 'colour'"),
+        ('{"effort": "huge"}', "effort: Invalid enum value 'huge'. effort takes one of low, medium, high, xhigh, max"),
+        ('{"agents": {"a": {"description": "d"}}}', "missing required field `prompt`. agents takes {"),
+        ('{"agents": {"a": {"description": "d", "prompt": "p", "colour": 1}}}', "unknown field `colour`"),
+        ('{"mcp_servers": {"a": {"type": "http"}}}', "an MCP server of type http takes `url`"),
+        ('{"mcp_servers": {"a": {"command": "a", "url": "b"}}}', "an MCP server of type stdio takes `command`"),
+        ('{"thinking": {"type": "enabled"}}', "budget_tokens belongs to thinking of type enabled"),
+        ('{"tools": "Read"}', 'tools: Expected an object or a list, got a text. tools takes names, such as ["Read"'),
+        ('{"extra_args": {"input-format": "text"}}', "extra_args: --input-format belongs to the runner"),
+        ('{"extra_args": {"--debug": null}}', "extra_args: '--debug': write it without dashes"),
+    ],
+)
+def test_a_bad_document_gets_one_clear_error(document: str, message: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        read_options(document)
+    assert message in str(raised.value)
+
+
+def test_the_error_of_a_run_names_the_setting_and_shows_no_content(make_lab: MakeLab) -> None:
+    done = make_lab(HELLO).run("--prompt", "go", env={"AGENT_OPTIONS": '{"env": {"KEY": "secret"}, "effort": "huge"}'})
+    assert done.exit_code == 2
+    message = done.one(protocol.Error).data.message
+    assert message.startswith("AGENT_OPTIONS: effort: ") and "secret" not in message
+
+
+def test_a_document_can_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "options.json"
+    path.write_text('{"fallback_model": "haiku"}')
+    assert load_config({}, ("--options", str(path)), {}).options.fallback_model == "haiku"
+    with pytest.raises(ConfigError, match=r"--options: takes a path or a JSON object \(.*No such file"):
+        load_config({}, ("--options", str(tmp_path / "none.json")), {})
+
+
+def test_another_setting_overrides_the_document() -> None:
+    document = {"model": "opus", "max_turns": 3, "allowed_tools": ["Read"], "session_id": "of-claude"}
+    config = load_config({"AGENT_OPTIONS": json.dumps(document), "AGENT_MODEL": "haiku"}, ("--max-turns", "5"), {})
+    assert (config.model, config.max_turns, config.allowed_tools) == ("haiku", 5, ("Read",))
+    assert config.session_id is None, "the session's id in spans has the same name"
+
+
+def test_objects_of_the_sdk_are_taken_too() -> None:
+    agent = AgentOfSdk(description="d", prompt="p", tools=["Read"])
+    options = convert_options({"agents": {"a": agent}, "system_prompt": {"type": "preset", "preset": "claude_code"}})
+    assert options.agents is not None and options.agents["a"].tools == ["Read"]
+    assert options.system_prompt == PresetPrompt(preset="claude_code")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 2222}}, {"thinking": {"budget_tokens": 2222}}),
+        ({"thinking": {"type": "disabled"}}, {"thinking": {"type": "disabled"}}),
+        ({"max_thinking_tokens": 3333}, {"thinking": {"budget_tokens": 3333}}),
+        ({"task_budget": {"total": 50_000}}, {"output_config": {"task_budget": {"total": 50_000}}}),
+        (
+            {"model": "claude-opus-4-6", "effort": "low"},
+            {"output_config": {"effort": "low"}, "model": "claude-opus-4-6"},
+        ),
+    ],
+)
+def test_an_option_changes_the_model_request(
+    make_lab: MakeLab, options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    lab = make_lab(HELLO)
+    options = {"model": MODEL, **options}
+    done = lab.run("--prompt", "go", env={"AGENT_OPTIONS": json.dumps(options), "AGENT_MODEL": ""})
+    assert done.exit_code == 0
+    assert set(done.one(protocol.Start).data.sdk_options) == options.keys()
+    assert includes(lab.model.requests[0].body, expected)
+
+
+def includes(value: Any, expected: Any) -> bool:
+    """Return whether a JSON value has at least the expected parts."""
+    if isinstance(expected, dict):
+        parts = cast("dict[str, Any]", expected)
+        return all(includes(value[key], each) for key, each in parts.items())
+    return value == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "header", "part"),
+    [
+        ({"betas": ["context-1m-2025-08-07"]}, "anthropic-beta", "context-1m-2025-08-07"),
+        ({"client_app": "my-app/1.0"}, "user-agent", "client-app/my-app/1.0"),
+    ],
+)
+def test_an_option_changes_a_header(make_lab: MakeLab, options: dict[str, Any], header: str, part: str) -> None:
+    lab = make_lab(HELLO)
+    assert run(lab, options).exit_code == 0
+    assert part in {name.lower(): value for name, value in lab.model.requests[0].headers.items()}[header]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"system_prompt": {"type": "preset", "preset": "claude_code", "append": "Say XYZ."}},
+        {"system_prompt": {"type": "custom", "prompt": "Say XYZ."}},
+        {"system_prompt": "Say XYZ."},
+        {"system_prompt": {"type": "file", "path": "prompt.md"}},
+        {"extra_args": {"append-system-prompt": "Say XYZ."}},
+        {"agents": {"reviewer": {"description": "Say XYZ.", "prompt": "p"}}},
+        {"add_dirs": ["Say XYZ."]},
+        {"setting_sources": ["project"]},
+        {"skills": ["greet"]},
+        {"skills": "all"},
+        {"plugins": [{"type": "local", "path": "plugin"}]},
+    ],
+    ids=["append", "custom", "text", "file", "extra_args", "agents", "add_dirs", "sources", "skills", "all", "plugins"],
+)
+def test_an_option_brings_text_before_the_model(make_lab: MakeLab, options: dict[str, Any]) -> None:
+    lab = make_lab(HELLO)
+    (lab.cwd / "prompt.md").write_text("Say XYZ.")
+    skill = "---\nname: greet\ndescription: Say XYZ.\n---\nGreet."
+    for folder in (lab.cwd / ".claude" / "skills" / "greet", lab.cwd / "plugin" / "skills" / "greet"):
+        folder.mkdir(parents=True)
+        (folder / "SKILL.md").write_text(skill)
+    about = lab.cwd / "plugin" / ".claude-plugin"
+    about.mkdir()
+    (lab.home / "Say XYZ.").mkdir()
+    if "add_dirs" in options:
+        options = {"add_dirs": [str(lab.home / name) for name in options["add_dirs"]]}
+    (about / "plugin.json").write_text('{"name": "greetings", "version": "1.0.0", "description": "d"}')
+    assert run(lab, options).exit_code == 0
+    assert "Say XYZ." in json.dumps(lab.model.requests[0].body)
+
+
+def test_without_such_an_option_the_text_is_not_there(make_lab: MakeLab) -> None:
+    lab = make_lab(HELLO)
+    folder = lab.cwd / ".claude" / "skills" / "greet"
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text("---\nname: greet\ndescription: Say XYZ.\n---\nGreet.")
+    assert run(lab, {}).exit_code == 0
+    assert "Say XYZ." not in json.dumps(lab.model.requests[0].body)
+
+
+def tools_of(lab: Lab) -> set[str]:
+    return {tool.get("name", "") for tool in lab.model.requests[0].body["tools"]}
+
+
+def test_tools_limits_the_tools_that_exist(make_lab: MakeLab) -> None:
+    lab = make_lab(HELLO)
+    assert run(lab, {"tools": ["Read", "Bash"]}).exit_code == 0
+    assert tools_of(lab) == {"Read", "Bash"}
+
+
+def test_an_mcp_server_is_a_program_in_the_document(make_lab: MakeLab) -> None:
+    program = str(Path(__file__).with_name("stdio_server.py"))
+    lab = make_lab(HELLO)
+    servers = {"external": {"command": sys.executable, "args": [program]}, "lab": "tests.runner.mcp_servers:lab"}
+    done = run(lab, {"mcp_servers": servers})
+    assert done.exit_code == 0
+    assert {"mcp__external__noop", "mcp__lab__add"} <= set(done.one(protocol.Start).data.tools)
+
+
+@pytest.mark.parametrize("strict", [None, False])
+def test_servers_of_a_project_are_used_only_where_that_is_allowed(make_lab: MakeLab, strict: bool | None) -> None:
+    program = str(Path(__file__).with_name("stdio_server.py"))
+    lab = make_lab(HELLO)
+    (lab.cwd / ".mcp.json").write_text(
+        json.dumps({"mcpServers": {"external": {"command": sys.executable, "args": [program]}}})
+    )
+    settings = '{"enableAllProjectMcpServers": true}'
+    options = {"setting_sources": ["project"], "settings": settings, "strict_mcp_config": strict}
+    done = run(lab, {name: value for name, value in options.items() if value is not None})
+    assert done.exit_code == 0
+    assert ("mcp__external__noop" in done.one(protocol.Start).data.tools) is (strict is False)
+
+
+def test_env_reaches_the_tools(make_lab: MakeLab) -> None:
+    done = run(make_lab(BASH), {"env": {"GREETING": "hello"}, "allowed_tools": ["Bash"]})
+    assert done.one(protocol.ToolResult).data.content == "hello"
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_settings_are_a_text_or_a_file(make_lab: MakeLab, as_file: bool) -> None:
+    lab = make_lab(BASH)
+    settings = '{"permissions": {"deny": ["Bash"]}}'
+    (lab.cwd / "settings.json").write_text(settings)
+    done = run(lab, {"settings": "settings.json" if as_file else settings, "allowed_tools": ["Bash"]})
+    assert done.one(protocol.ToolResult).data.error_type == "permission_denied"
+
+
+def test_claude_codes_own_sandbox_is_switched_on(make_lab: MakeLab) -> None:
+    done = run(make_lab(HELLO), {"sandbox": {"enabled": True}})
+    assert any("Sandbox disabled: sandbox is enabled but" in each.data.text for each in done.of(protocol.Log))
+
+
+def test_a_fallback_model_answers_where_the_first_is_overloaded(make_lab: MakeLab) -> None:
+    lab = make_lab("conversations: {main: {replies: [{text: Hello., fail: [{status: 529, times: 3}]}]}}")
+    done = run(lab, {"fallback_model": "claude-haiku-4-5"})
+    assert done.one(protocol.Result).data.result == "Hello."
+    assert lab.model.requests[-1].body["model"] == "claude-haiku-4-5"
+
+
+SESSION = "11111111-2222-4333-8444-555555555555"
+
+
+def test_a_conversation_has_the_given_id_and_can_be_forked_and_cut(make_lab: MakeLab) -> None:
+    lab = make_lab("conversations: {main: {replies: [{text: One.}, {text: Two.}, {text: Three.}, {text: Four.}]}}")
+    first = run(lab, {"session_id": SESSION})
+    assert first.one(protocol.Start).data.session_id == SESSION
+    latest = run(lab, {"continue_conversation": True})
+    assert latest.one(protocol.Start).data.session_id == SESSION
+    assert "One." in str(lab.model.requests[1].body["messages"])
+    fork = run(lab, {"resume": SESSION, "fork_session": True})
+    assert fork.one(protocol.Start).data.session_id != SESSION
+    assert "Two." in str(lab.model.requests[2].body["messages"])
+    answer = next(line for line in transcript(lab) if line["type"] == "assistant" and "One." in str(line["message"]))
+    cut = run(lab, {"resume": SESSION, "fork_session": True, "resume_session_at": answer["uuid"]})
+    assert cut.exit_code == 0
+    asked = str(lab.model.requests[3].body["messages"])
+    assert "One." in asked and "Two." not in asked
+    drops = {"resume": SESSION, "resume_session_at": answer["uuid"], "resume_drops_turn": answer["uuid"]}
+    refused = run(lab, drops)
+    assert refused.exit_code != 0
+    assert "Resume rejected by --resume-drops-turn" in str([each.data for each in refused.of(protocol.Error)])
+
+
+def transcript(lab: Lab) -> list[dict[str, Any]]:
+    """Return the entries of the conversation `SESSION`."""
+    (path,) = lab.home.rglob(f"{SESSION}.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_files_are_checkpointed(make_lab: MakeLab) -> None:
+    write = "{tools: [{name: Write, input: {file_path: made.txt, content: x}}]}"
+    lab = make_lab(f"conversations: {{main: {{replies: [{write}, {{text: Done.}}]}}}}")
+    done = run(lab, {"enable_file_checkpointing": True, "session_id": SESSION, "permission_mode": "acceptEdits"})
+    assert done.exit_code == 0
+    assert any(line["type"] == "file-history-snapshot" for line in transcript(lab))
+
+
+def output(number: object) -> str:
+    return f"{{tools: [{{name: StructuredOutput, input: {{number: {number}}}}}]}}"
+
+
+def test_structured_output_is_in_the_result(make_lab: MakeLab) -> None:
+    lab = make_lab(f"conversations: {{main: {{replies: [{output('many')}, {output(4)}]}}}}")
+    done = run(lab, {"output_format": {"type": "json_schema", "schema": NUMBER}})
+    assert done.exit_code == 0
+    assert done.one(protocol.Result).data.structured_output == {"number": 4}
+    assert [each.data.is_error for each in done.of(protocol.ToolResult)] == [True, False]
+    assert not done.of(protocol.ApprovalRequest)
+
+
+@pytest.mark.parametrize("replies", [["{text: Four.}"] * 2, [output("many")] * 5], ids=["never", "never-right"])
+def test_a_run_without_the_structured_output_that_was_asked_for_fails(make_lab: MakeLab, replies: list[str]) -> None:
+    lab = make_lab(f"conversations: {{main: {{replies: [{', '.join(replies)}]}}}}")
+    done = run(lab, {"output_format": {"type": "json_schema", "schema": NUMBER}})
+    assert done.exit_code == 1
+    result = done.one(protocol.Result).data
+    assert (result.is_error, result.error_type, result.structured_output) == (True, "tool_error", None)
+    assert "structured output" in done.one(protocol.Error).data.message
+    assert done.span("agent.execute").attributes["error.type"] == "tool_error"
