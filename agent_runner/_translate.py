@@ -43,7 +43,7 @@ from ._state import AgentState
 from ._tool_calls import OpenCalls
 from ._turns import Turns
 from .contract.protocol import ErrorType, LogData, TextData, ThinkingData
-from .contract.sdk_options import set_options
+from .contract.sdk_options import given_options
 from .contract.spans import Span, Spans
 
 _SYNTHETIC = "<synthetic>"
@@ -62,7 +62,7 @@ class Translator:
         whole = config.content == "full"
         self.spans = spans
         self.agents = Agents(events, spans, config.model, sanitize, sanitize_tools, whole_requests=whole)
-        self.turns = Turns(events, spans, self.agents, access, config.resume is not None, set_options(config.options))
+        self.turns = Turns(events, spans, self.agents, access, config.resume is not None, given_options(config.options))
         disallowed, directory = config.disallowed_tools, config_directory(environ)
         self.calls = OpenCalls(events, spans, self.turns, self.agents, sanitize_tools, disallowed, directory)
         self.background = BackgroundTasks(events, spans, self.turns, self.agents, self.calls)

@@ -123,7 +123,7 @@ class Turns:
         """End the turn with the CLI's result; ``end_calls`` ends the calls without a result as failed for a reason."""
         if (turn := self.current) is None:
             return
-        if "output_format" in self.sdk_options and not message.is_error and message.structured_output is None:
+        if self._lacks_output(message, turn):
             message = replace(message, is_error=True, errors=[_NO_OUTPUT])
         verdict = self._verdict(message, turn) if message.is_error else None
         failure = verdict.failure if verdict else _failure_of(message, turn) if message.is_error else None
@@ -140,6 +140,11 @@ class Turns:
             genai.set_output(turn.span, message.result, message.stop_reason, self.agents.sanitize)
         self._report_result(replace(message, result=verdict.message) if verdict else message, turn, error_type)
         self.close(turn, error_type)
+
+    def _lacks_output(self, message: ResultMessage, turn: TurnState) -> bool:
+        """Return whether the model was asked and the CLI reports a success without the structured output."""
+        is_asked_for = "output_format" in self.sdk_options and turn.requested
+        return is_asked_for and not message.is_error and message.structured_output is None
 
     def _verdict(self, message: ResultMessage, turn: TurnState) -> ModelVerdict | None:
         """Return a better explanation than the CLI's own for a failed turn, or None."""

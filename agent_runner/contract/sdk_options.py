@@ -168,7 +168,6 @@ class SdkOptions(_Part, frozen=True, kw_only=True):
     """External servers, and where in-process ones are imported from (``module:attribute``)."""
     strict_mcp_config: bool | None = None
     permission_mode: PermissionMode | None = None
-    continue_conversation: bool | None = None
     resume: str | None = None
     session_id: str | None = None
     max_turns: int | None = None
@@ -204,6 +203,7 @@ class SdkOptions(_Part, frozen=True, kw_only=True):
 
 
 REFUSED: dict[str, str] = {
+    "continue_conversation": "`resume` names the conversation; its past cost is known only then.",
     "permission_prompt_tool_name": "The runner answers permission requests, by approvals.",
     "cwd": "The sandbox decides; AGENT_CWD where the runner is used alone.",
     "cli_path": "AGENT_CLI_PATH says which Claude Code the image has.",
@@ -229,7 +229,6 @@ FORMS: dict[str, str] = {
     "mcp_servers": 'servers by name: {"command": "…"}, {"type": "http", "url": "https://…"} or "module:attribute"',
     "strict_mcp_config": "true or false",
     "permission_mode": f"one of {', '.join(PERMISSION_MODES)}",
-    "continue_conversation": "true or false",
     "resume": "the id of a conversation",
     "session_id": "a UUID",
     "max_turns": "a whole number above 0",
@@ -263,7 +262,7 @@ FORMS: dict[str, str] = {
 """The form of each option, for messages and documents."""
 
 
-def set_options(options: SdkOptions) -> list[str]:
+def given_options(options: SdkOptions) -> list[str]:
     """Return the names of the options that are set."""
     return [name for name in SdkOptions.__struct_fields__ if getattr(options, name) is not None]
 
@@ -274,7 +273,7 @@ def read_options(document: str | bytes) -> SdkOptions:
         return _checked(msgspec.json.decode(document, type=SdkOptions))
     except msgspec.ValidationError as error:
         raise ValueError(_in_words(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from agent_runner.contract import protocol as p
-from agent_runner.contract.sdk_options import set_options
+from agent_runner.contract.sdk_options import given_options
 from agent_runner.contract.trace_context import TraceContext
 from host_client.errors import SandboxError, SessionClosedError
 from host_client.sandbox import Process, Sandbox, SandboxInfo
@@ -96,7 +96,7 @@ class Session:
         """Why the sandbox may still exist after the session was closed; None if it was removed."""
         self._shared = SharedParts(self.trace, self.outcome, outlet, self.ended)
         self._commander = Commander(self._shared, approvals, options.user_id)
-        self._stream = SessionStream(self._shared, self._commander, set_options(sdk_document(options)))
+        self._stream = SessionStream(self._shared, self._commander, given_options(sdk_document(options)))
         self._stopper = RunnerStopper(self.ended, stop_timeout)
         self._stop_timeout = stop_timeout
         self._sandbox = sandbox

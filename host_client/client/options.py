@@ -63,7 +63,6 @@ class AgentOptions:
     resume: str | None = None
     tools: Sequence[str] | Part | None = None
     strict_mcp_config: bool | None = None
-    continue_conversation: bool | None = None
     session_id: str | None = None
     """Claude's id of the conversation, which is not the id of the session in traces."""
     fallback_model: str | None = None

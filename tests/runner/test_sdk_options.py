@@ -67,6 +67,11 @@ def test_a_bad_document_gets_one_clear_error(document: str, message: str) -> Non
     assert message in str(raised.value)
 
 
+def test_a_deeply_nested_document_is_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON"):
+        read_options('{"output_format": {"type": "json_schema", "schema": {"a": ' + "[" * 100_000)
+
+
 def test_the_error_of_a_run_names_the_setting_and_shows_no_content(make_lab: MakeLab) -> None:
     done = make_lab(HELLO).run("--prompt", "go", env={"AGENT_OPTIONS": '{"env": {"KEY": "secret"}, "effort": "huge"}'})
     assert done.exit_code == 2
@@ -250,8 +255,8 @@ def test_a_conversation_has_the_given_id_and_can_be_forked_and_cut(make_lab: Mak
     lab = make_lab("conversations: {main: {replies: [{text: One.}, {text: Two.}, {text: Three.}, {text: Four.}]}}")
     first = run(lab, {"session_id": SESSION})
     assert first.one(protocol.Start).data.session_id == SESSION
-    latest = run(lab, {"continue_conversation": True})
-    assert latest.one(protocol.Start).data.session_id == SESSION
+    again = run(lab, {"resume": SESSION})
+    assert again.one(protocol.Start).data.session_id == SESSION
     assert "One." in str(lab.model.requests[1].body["messages"])
     fork = run(lab, {"resume": SESSION, "fork_session": True})
     assert fork.one(protocol.Start).data.session_id != SESSION
@@ -259,6 +264,8 @@ def test_a_conversation_has_the_given_id_and_can_be_forked_and_cut(make_lab: Mak
     answer = next(line for line in transcript(lab) if line["type"] == "assistant" and "One." in str(line["message"]))
     cut = run(lab, {"resume": SESSION, "fork_session": True, "resume_session_at": answer["uuid"]})
     assert cut.exit_code == 0
+    costs = [each.one(protocol.Result).data.cost_usd for each in (first, again, fork, cut)]
+    assert costs == [costs[0]] * 4, "each run has the cost of its own turn"
     asked = str(lab.model.requests[3].body["messages"])
     assert "One." in asked and "Two." not in asked
     drops = {"resume": SESSION, "resume_session_at": answer["uuid"], "resume_drops_turn": answer["uuid"]}
