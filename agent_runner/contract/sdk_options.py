@@ -108,7 +108,7 @@ class LocalPlugin(_Part, frozen=True, kw_only=True, tag="local"):
     path: str
 
 
-class Thinking(_Part, frozen=True, kw_only=True):
+class ThinkingConfig(_Part, frozen=True, kw_only=True):
     """How much Claude thinks before it answers; ``enabled`` takes a maximum number of tokens."""
 
     type: Literal["adaptive", "enabled", "disabled"]
@@ -194,7 +194,7 @@ class SdkOptions(_Part, frozen=True, kw_only=True):
     sandbox: SandboxSettings | None = None
     plugins: list[LocalPlugin] | None = None
     max_thinking_tokens: int | None = None
-    thinking: Thinking | None = None
+    thinking: ThinkingConfig | None = None
     effort: Effort | None = None
     output_format: OutputFormat | None = None
     enable_file_checkpointing: bool | None = None
