@@ -75,13 +75,13 @@ class BackgroundTasks:
 
     @property
     def is_stopping(self) -> bool:
-        """Return whether the CLI was asked to stop a task that has not ended."""
+        """Return whether the CLI was asked to stop a subagent that has not ended."""
         return any(task.is_stopping for task in self.running.values())
 
-    def stopping(self) -> None:
-        """Note that the CLI is asked to stop the tasks."""
+    def interrupted(self) -> None:
+        """Note that the CLI is interrupted, which stops the subagents and no command."""
         for task in self.running.values():
-            task.is_stopping = True
+            task.is_stopping = task.kind == "local_agent"
 
     def started(self, message: TaskStartedMessage) -> None:
         """Note which task a call is; the task of a subagent begins the subagent."""

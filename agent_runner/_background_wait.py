@@ -29,7 +29,8 @@ class BackgroundWait:
     def update(self) -> None:
         """Note the run's state. As prompts and the end wait for the CLI's own turn, it is not expected for ever."""
         self._timer.update(self._only_background_left)
-        self._own_turn_timer.update(self._translator.turns.own_expected)
+        turns = self._translator.turns
+        self._own_turn_timer.update(turns.own_expected and turns.current is None)
 
     @property
     def nothing_left(self) -> bool:
@@ -47,9 +48,8 @@ class BackgroundWait:
         self._control.changed.set()
 
     def _expect_no_own_turn(self) -> None:
-        if self._translator.turns.current is None:
-            self._translator.turns.own_expected = False
-            self._control.interrupt_early = False
+        self._translator.turns.own_expected = False
+        self._control.interrupt_early = False
         self._control.changed.set()
 
     def report_unfinished(self) -> list[str]:

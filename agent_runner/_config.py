@@ -124,10 +124,11 @@ def _mcp_config(value: str) -> str:
 
 def _options_document(value: str) -> SdkOptions:
     if not value.lstrip().startswith("{"):
+        # The text may be a document with credentials, so no message shows it as the name of a file.
         try:
-            value = Path(value).read_text()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"takes a path or a JSON object ({error})") from None
+            return read_options(Path(value).read_bytes())
+        except OSError as error:
+            raise ValueError(f"takes a JSON object or the path of one ({error.strerror})") from None
     return read_options(value)
 
 
@@ -253,8 +254,8 @@ def _with_document(values: dict[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {name: getattr(document, name) for name in SHARED}
     for name in _LISTS:
         given[name] = tuple(given[name] or ())
-    if document.skills is not None:
-        given["setting_sources"] = given["setting_sources"] or ("user", "project")  # as in the SDK, which needs them
+    if document.skills is not None and document.setting_sources is None:
+        given["setting_sources"] = ("user", "project")  # as in the SDK, to find skills
     return {**{name: value for name, value in given.items() if value is not None}, **values}
 
 

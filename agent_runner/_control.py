@@ -127,14 +127,14 @@ class Control:
         if turn is not None:
             turn.interrupted = True
         if turn is None and not self.stopping:
-            background.stopping()
+            background.interrupted()
             self._spawn(self._cli.stop_tasks(background.running.values()))
         elif turn is not None and not self.interrupt_early:
             self._interrupt_turn()
 
     def _interrupt_turn(self) -> None:
         self._permissions.cancel_all()
-        self._translator.background.stopping()
+        self._translator.background.interrupted()
         self._spawn(self._cli.interrupt())
 
     def request_begun(self) -> None:

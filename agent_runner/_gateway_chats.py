@@ -132,7 +132,7 @@ class GatewayChats:
     def ended(self, agent: AgentState, failure: Failure | None) -> None:
         """End the requests of a failed agent: its result can arrive before the CLI's disconnection from the gateway."""
         for request in [each for each in self._running if each.agent is agent and failure is not None]:
-            request.end(failure, "ended without a whole response")
+            request.close(failure, "ended without a whole response")
 
     def aborted(self, agents: Iterable[AgentState]) -> None:
         for request in self._running:
@@ -288,14 +288,19 @@ class ChatRequest:
             genai.set_finish(self.span, event.delta.stop_reason if event.delta is not None else event.stop_reason)
 
     def end(self, failure: Failure | None = None, message: str = "") -> None:
-        """End the request, as failed if there is a failure."""
+        """End the request as the gateway saw it end; it cannot tell whether the CLI was stopped or gave up itself."""
+        is_cancelled = failure is not None and failure.error_type == "cancelled"
+        if is_cancelled and (timeout := self._timeout_at(self._chats.spans.clock())):
+            failure, message = Failure("timeout", retryable=True), timeout
+        self.close(failure, message)
+
+    def close(self, failure: Failure | None, message: str) -> None:
+        """End the request's span, as failed if there is a failure; only the first call counts."""
         if self._end is not None:
             return
         self._end = self._chats.spans.clock()
         self._chats.forget(self)
-        if failure is not None and failure.error_type == "cancelled" and (timeout := self._timeout_at(self._end)):
-            self.span.fail("timeout", timeout)
-        elif failure is not None:
+        if failure is not None:
             self.span.fail(failure.error_type, message)
         if self.span.error_type is not None:
             genai.set_unfinished(self.span)
@@ -317,7 +322,8 @@ class ChatRequest:
 
     def _timeout_at(self, end: int) -> str:
         """Return how long the CLI waited if it has abandoned the request by itself, else an empty text."""
-        if self._chats.is_stopping():
+        turn = self.agent.turn if self.agent is not None else None
+        if self._chats.is_stopping() or (turn is not None and turn.interrupted):
             return ""
         if self._status is not None:
             silent = end - self._last

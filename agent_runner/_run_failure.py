@@ -12,8 +12,17 @@ from .contract.classify import Failure, classify
 from .contract.oom import oom_kills
 from .contract.protocol import ErrorData
 
-_REFUSALS = ("No conversation found", "--resume requires a valid session ID")
-"""Texts of the CLI, which has no codes for them, when it ends at once because of a bad setting."""
+_REFUSALS = (
+    "No conversation found",
+    "--resume requires a valid session ID",
+    "Resume rejected by --resume-drops-turn",
+    "Invalid session ID",
+    "--session-id can only be used",
+    "is already in use",
+    "Failed to load settings",
+    "Settings file not found",
+)
+"""Texts of the CLI and the SDK, which have no codes for them, when they end at once because of a bad option."""
 
 _NOT_A_PROGRAM = (errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 """Errors of starting a file that will never be a program."""
@@ -45,7 +54,7 @@ class RunFailure:
 
 
 def _classified(error: Exception, *, oom_killed: bool) -> Failure:
-    if isinstance(error, ConfigError) or any(text in str(error) for text in _REFUSALS):
+    if isinstance(error, ValueError) or any(text in str(error) for text in _REFUSALS):
         return Failure("invalid_request", False)
     if isinstance(error, CLINotFoundError) or getattr(error.__cause__, "errno", None) in _NOT_A_PROGRAM:
         return Failure("cli_crash", False)

@@ -143,7 +143,7 @@ class Turns:
 
     def _lacks_output(self, message: ResultMessage, turn: TurnState) -> bool:
         """Return whether the model was asked and the CLI reports a success without the structured output."""
-        is_asked_for = "output_format" in self.sdk_options and turn.requested
+        is_asked_for = "output_format" in self.sdk_options and turn.requested and not turn.interrupted
         return is_asked_for and not message.is_error and message.structured_output is None
 
     def _verdict(self, message: ResultMessage, turn: TurnState) -> ModelVerdict | None:

@@ -5,9 +5,11 @@ Names and forms are those of ``ClaudeAgentOptions``. `REFUSED` has the other fie
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 
@@ -16,8 +18,62 @@ from .tools import PERMISSION_MODES, PermissionMode
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 SettingSource = Literal["user", "project", "local"]
 
-OWN_ARGUMENTS = frozenset({"input-format", "output-format", "print", "verbose", "permission-prompt-tool", "resume"})
-"""Arguments of the CLI that ``extra_args`` cannot have, as the runner depends on them or another option sets them."""
+OWN_ARGUMENTS = frozenset(
+    [
+        "add-dir",
+        "agents",
+        "allow-dangerously-skip-permissions",
+        "allowed-tools",
+        "allowedTools",
+        "append-system-prompt",
+        "betas",
+        "continue",
+        "dangerously-skip-permissions",
+        "disallowed-tools",
+        "disallowedTools",
+        "effort",
+        "fallback-model",
+        "fork-session",
+        "from-pr",
+        "include-hook-events",
+        "include-partial-messages",
+        "input-format",
+        "json-schema",
+        "max-budget-usd",
+        "max-thinking-tokens",
+        "max-turns",
+        "mcp-config",
+        "model",
+        "output-format",
+        "permission-mode",
+        "permission-prompt-tool",
+        "plugin-dir",
+        "print",
+        "replay-user-messages",
+        "resume",
+        "resume-drops-turn",
+        "resume-session-at",
+        "session-id",
+        "session-mirror",
+        "setting-sources",
+        "settings",
+        "strict-mcp-config",
+        "system-prompt",
+        "system-prompt-file",
+        "task-budget",
+        "thinking",
+        "thinking-display",
+        "tools",
+        "verbose",
+    ]
+)
+"""Arguments of the CLI that ``extra_args`` cannot have: the runner or another option sets them."""
+
+MAX_ARGUMENT = 120_000
+"""Maximum length as JSON of an option that becomes one argument of the CLI; Linux takes 128 KiB."""
+
+_AS_ARGUMENTS = ("system_prompt", "mcp_servers", "settings", "output_format")
+_ARGUMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.*)`")
@@ -112,7 +168,7 @@ class ThinkingConfig(_Part, frozen=True, kw_only=True):
     """How much Claude thinks before it answers; ``enabled`` takes a maximum number of tokens."""
 
     type: Literal["adaptive", "enabled", "disabled"]
-    budget_tokens: int | None = None
+    budget_tokens: Annotated[int, msgspec.Meta(gt=0)] | None = None
     display: Literal["summarized", "omitted"] | None = None
 
     def __post_init__(self) -> None:
@@ -170,8 +226,8 @@ class SdkOptions(_Part, frozen=True, kw_only=True):
     permission_mode: PermissionMode | None = None
     resume: str | None = None
     session_id: str | None = None
-    max_turns: int | None = None
-    max_budget_usd: float | None = None
+    max_turns: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    max_budget_usd: Annotated[float, msgspec.Meta(gt=0)] | None = None
     disallowed_tools: list[str] | None = None
     model: str | None = None
     fallback_model: str | None = None
@@ -280,17 +336,34 @@ def read_options(document: str | bytes) -> SdkOptions:
 def convert_options(given: Mapping[str, object]) -> SdkOptions:
     """Return options that are given as Python objects, dataclasses included; raise `ValueError` as `read_options`."""
     try:
-        return _checked(msgspec.convert(dict(given), SdkOptions, from_attributes=True))
+        return _checked(msgspec.convert(_with_texts(given), SdkOptions, from_attributes=True))
     except msgspec.ValidationError as error:
         raise ValueError(_in_words(error)) from None
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the options cannot be sent as JSON: {error}") from None
+
+
+def _with_texts(given: Mapping[str, object]) -> dict[str, object]:
+    """Return options whose directories are texts; the SDK takes `Path` too."""
+    directories = given.get("add_dirs")
+    if not isinstance(directories, list | tuple):
+        return dict(given)
+    each_one = cast("Sequence[object]", directories)
+    return {**given, "add_dirs": [str(each) if isinstance(each, PurePath) else each for each in each_one]}
 
 
 def _checked(options: SdkOptions) -> SdkOptions:
     for name in options.extra_args or ():
-        if name.startswith("-"):
-            raise ValueError(f"extra_args: {name!r}: write it without dashes")
+        if not _ARGUMENT.fullmatch(name):
+            raise ValueError(f"extra_args: {name[:80]!r}: takes the names of arguments without dashes and values")
         if name in OWN_ARGUMENTS:
-            raise ValueError(f"extra_args: --{name} belongs to the runner")
+            raise ValueError(f"extra_args: --{name} is set by the runner or by another option")
+    for name in _AS_ARGUMENTS:
+        length = len(json.dumps(msgspec.to_builtins(getattr(options, name))))
+        if length > MAX_ARGUMENT:
+            raise ValueError(
+                f"{name}: has {length:,} characters as JSON; at most {MAX_ARGUMENT:,} fit on Claude Code's command line"
+            )
     return options
 
 

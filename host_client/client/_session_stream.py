@@ -22,7 +22,7 @@ from agent_runner.contract.protocol import (
     Stop,
     ToolResult,
 )
-from host_client.errors import RunnerDiedError
+from host_client.errors import RunnerDiedError, SessionClosedError, StreamLostError
 
 from ._commander import Commander
 from ._reader import Fault
@@ -160,7 +160,8 @@ class SessionStream:
                 f"the runner in this sandbox ignores {', '.join(sorted(ignored))}: it is older than this host;"
                 " build the template again (host_client template build)",
             )
-            await self._commander.write(Stop())
+            with contextlib.suppress(SessionClosedError, StreamLostError):
+                await self._commander.write(Stop())
 
     def _recall(self, event: AnyEvent, seq: int, size: int) -> None:
         """Restore the session's state from an event that the dead host has passed to its caller."""

@@ -109,7 +109,7 @@ class AgentOptions:
             value: object = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
-        sdk_document(self)  # checks the options in it
+        _document_text(self)  # checks the options in it
         places = ((name, server) for name, server in self.mcp_servers.items() if isinstance(server, str))
         for name, value in (*self.attributes.items(), *places):
             if "," in f"{name}{value}" or "=" in name or not name:
@@ -285,7 +285,10 @@ def _document_text(options: AgentOptions) -> str | None:
     document = sdk_document(options)
     if document == SdkOptions():
         return None
-    text = msgspec.json.encode(document).decode()
+    try:
+        text = msgspec.json.encode(document).decode()
+    except (TypeError, ValueError, RecursionError) as error:  # such as an object in a schema, or half a surrogate pair
+        raise ConfigurationError(f"the options of the SDK cannot be sent as JSON: {error}") from None
     if len(text.encode()) > MAX_DOCUMENT:
         raise ConfigurationError(
             f"the options of the SDK have {len(text.encode()):,} bytes as JSON, at most {MAX_DOCUMENT:,} can be sent:"
