@@ -106,7 +106,7 @@ def test_an_option_of_its_type_is_taken_and_of_another_refused(name: str) -> Non
         ("tools", "Read", 'tools takes names, such as ["Read", "Bash"]'),
         ("effort", "huge", "effort takes one of low, medium, high, xhigh, max"),
         ("agents", {"a": {"prompt": "p"}}, 'agents takes {"name": {"description": "when to use it"'),
-        ("extra_args", {"print": None}, "extra_args: --print belongs to the runner"),
+        ("extra_args", {"print": None}, "extra_args: --print is set by the runner or by another option"),
         (
             "mcp_config",
             SDK_SERVER,

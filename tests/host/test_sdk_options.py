@@ -125,9 +125,8 @@ def test_a_document_of_any_option_of_the_sdk_becomes_options() -> None:
 
 
 def test_options_that_are_too_large_for_a_variable_are_refused() -> None:
-    options = AgentOptions(agents={"a": {"description": "d", "prompt": "x" * MAX_DOCUMENT}})
     with pytest.raises(ConfigurationError, match=r"have 120,0\d\d bytes as JSON, at most 120,000 can be sent"):
-        variables(options)
+        AgentOptions(agents={"a": {"description": "d", "prompt": "x" * MAX_DOCUMENT}})
 
 
 async def test_a_runner_that_is_too_old_for_an_option_ends_the_session(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_every_field_of_the_sdk_is_taken_or_refused_with_a_reason() -> None:
         ('{"extra_args": {"--debug": null}}', "extra_args: '--debug': takes the names of arguments without dashes"),
         ('{"extra_args": {"input-format=text": null}}', "extra_args: 'input-format=text': takes the names"),
         ('{"extra_args": {"": null}}', "extra_args: '': takes the names"),
-        ('{"max_turns": 0}', "max_turns: Expected `int` >= 1. max_turns takes a whole number above 0"),
+        ('{"max_turns": 0}', "max_turns: Expected a whole number >= 1. max_turns takes a whole number above 0"),
         ('{"max_budget_usd": -1}', "max_budget_usd takes a number above 0"),
     ],
 )
@@ -85,7 +85,7 @@ def test_the_error_of_a_run_names_the_setting_and_shows_no_content(make_lab: Mak
     assert message.startswith("AGENT_OPTIONS: effort: ") and "secret" not in message
 
 
-@pytest.mark.parametrize("text", ["'{}'", '[{"env": {"KEY": "secret"}}]', "\ufeff{}", "secret" * 100, "secret\x00"])
+@pytest.mark.parametrize("text", ["'{}'", '[{"env": {"KEY": "secret"}}]', "\ufeff{}", "secret" * 100])
 def test_a_text_that_is_no_document_is_not_shown(text: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_config({"AGENT_OPTIONS": text}, (), {})
