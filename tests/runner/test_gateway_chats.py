@@ -248,6 +248,6 @@ def test_a_request_that_is_stopped_is_cancelled_however_long_its_answer_was_sile
     else:
         runner.send(protocol.Interrupt())
     (request,) = [s for s in runner.finish().spans if s.attributes.get("chat.request_class") == "subagent"]
-    assert (request.attributes["error.type"], request.message) == ("cancelled", "the CLI disconnected")
+    assert request.attributes["error.type"] == "cancelled"
     assert request.attributes["http.response.status_code"] == 200
     assert request.ms > SHORTEST_SILENCE_MS
