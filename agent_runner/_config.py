@@ -23,23 +23,6 @@ GatewayMode = Literal["auto", "on", "off"]
 GATEWAY_MODES: tuple[str, ...] = get_args(GatewayMode)
 
 
-SHARED = (
-    "model",
-    "allowed_tools",
-    "disallowed_tools",
-    "permission_mode",
-    "max_turns",
-    "max_budget_usd",
-    "resume",
-    "system_prompt",
-    "verbatim_prompts",
-    "setting_sources",
-    "mcp_servers",
-)
-"""Options of the SDK that have a setting of the same meaning; `session_id` has another one here."""
-_LISTS = ("allowed_tools", "disallowed_tools", "setting_sources")
-
-
 class ConfigError(ValueError):
     """A setting has a bad value; the message names the setting and its valid values.
 
@@ -88,6 +71,11 @@ class Config:
     cli_path: str | None = None
     options: SdkOptions = field(default_factory=SdkOptions)
     """The document with options of the SDK. Of those in `SHARED`, the field here holds."""
+
+
+SHARED = {each.name for each in fields(Config)} & set(SdkOptions.__struct_fields__) - {"session_id"}
+"""Options of the SDK that have a setting of the same meaning; `session_id` has another one here."""
+_LISTS = ("allowed_tools", "disallowed_tools", "setting_sources")
 
 
 class RunnerSetting(NamedTuple):

@@ -12,7 +12,7 @@ from claude_agent_sdk import ClaudeSDKError, Message, ProcessError, ResultMessag
 
 from ._background_wait import BackgroundWait
 from ._cli import GRACE_SECONDS, Cli, StderrLog
-from ._config import Config
+from ._config import Config, ConfigError
 from ._control import Control
 from ._events import Events
 from ._failed_start import unprompted
@@ -124,9 +124,11 @@ class Run:
             return await self.control.unless_stopped(self._cli.connect()) and (
                 not self._config.require_mcp or await self.control.unless_stopped(self._cli.mcp.require_all())
             )
+        except ValueError as error:  # of the SDK for a bad option, such as the name of a skill
+            self._failure.of_cli(ConfigError(str(error)))
         except Exception as error:  # the SDK raises exceptions of many types
             self._failure.of_cli(error)
-            return False
+        return False
 
     async def _converse(self) -> None:
         """Start a turn whenever there is a prompt and none is under way."""

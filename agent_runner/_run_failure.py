@@ -16,11 +16,7 @@ _REFUSALS = (
     "No conversation found",
     "--resume requires a valid session ID",
     "Resume rejected by --resume-drops-turn",
-    "Invalid session ID",
-    "--session-id can only be used",
-    "is already in use",
     "Failed to load settings",
-    "Settings file not found",
 )
 """Texts of the CLI and the SDK, which have no codes for them, when they end at once because of a bad option."""
 
@@ -54,7 +50,7 @@ class RunFailure:
 
 
 def _classified(error: Exception, *, oom_killed: bool) -> Failure:
-    if isinstance(error, ValueError) or any(text in str(error) for text in _REFUSALS):
+    if isinstance(error, ConfigError) or any(text in str(error) for text in _REFUSALS):
         return Failure("invalid_request", False)
     if isinstance(error, CLINotFoundError) or getattr(error.__cause__, "errno", None) in _NOT_A_PROGRAM:
         return Failure("cli_crash", False)

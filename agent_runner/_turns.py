@@ -20,6 +20,7 @@ from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
 _NO_OUTPUT = "the agent ended without the structured output that output_format asks for; its text is in the result"
+_NO_OUTPUT_FAILURE = Failure("tool_error", retryable=True)
 
 
 @dataclass(slots=True)
@@ -123,10 +124,10 @@ class Turns:
         """End the turn with the CLI's result; ``end_calls`` ends the calls without a result as failed for a reason."""
         if (turn := self.current) is None:
             return
-        if self._lacks_output(message, turn):
-            message = replace(message, is_error=True, errors=[_NO_OUTPUT])
         verdict = self._verdict(message, turn) if message.is_error else None
         failure = verdict.failure if verdict else _failure_of(message, turn) if message.is_error else None
+        if self._lacks_output(message, turn):
+            failure, message = _NO_OUTPUT_FAILURE, replace(message, is_error=True, errors=[_NO_OUTPUT])
         error_type = failure.error_type if failure is not None else None
         end_calls("cancelled" if turn.interrupted else error_type or "internal")
         self.agents.end_main(failure)
@@ -175,8 +176,6 @@ class Turns:
 
 
 def _failure_of(message: ResultMessage, turn: TurnState) -> Failure:
-    if message.errors == [_NO_OUTPUT]:
-        return Failure("tool_error", retryable=True)
     failure = classify(
         budget_spent=budget_spent_in(error_text(message)),
         subtype=message.subtype,

@@ -13,15 +13,19 @@ import resource
 import statistics
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from .support import REPOSITORY, Bench, Row, added, bench, interleaved, spread
+from .support import REPOSITORY, Bench, Row, bench, interleaved, spread
 
 CALLS = 200
 PAIRS = 8
 GOAL_MILLISECONDS = 1.5
 GOAL_CPU_PERCENT = 6.0
+
+Measured = Mapping[str, Sequence[float]]
+"""The values of the variants `bare` and `ours`, in pairs."""
 
 
 def times(run: Bench, *command: str) -> list[float]:
@@ -75,29 +79,31 @@ def measure() -> list[Row]:
         )
     hook_times, hook_cpu = ({"bare": each["bare"], "ours": each["hook"]} for each in (whole, cpu))
     return [
-        _call_row(f"real CLI, per call ({PAIRS} pairs of {CALLS} calls)", whole),
-        _call_row("the same without the slowest tenth", measured),
-        _call_row("per call, the bare SDK with an empty hook in place of Sandspan", hook_times, has_goal=False),
-        _cpu_row("CPU of all processes of such a run", cpu),
-        _cpu_row("CPU, the bare SDK with an empty hook in place of Sandspan", hook_cpu, has_goal=False),
+        _call_row(f"real CLI, per call ({PAIRS} pairs of {CALLS} calls)", whole, GOAL_MILLISECONDS),
+        _call_row("the same without the slowest tenth", measured, GOAL_MILLISECONDS),
+        _call_row("per call, the bare SDK with an empty hook in place of Sandspan", hook_times),
+        _cpu_row("CPU of all processes of such a run", cpu, GOAL_CPU_PERCENT),
+        _cpu_row("CPU, the bare SDK with an empty hook in place of Sandspan", hook_cpu),
     ]
 
 
-def _cpu_row(what: str, measured: dict[str, list[float]], *, has_goal: bool = True) -> Row:
-    bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
-    percent = [100 * (b / a - 1) for a, b in zip(measured["bare"], measured["ours"], strict=True)]
-    more = statistics.median(percent)
-    row = Row(what, f"{bare:.1f} s", f"{ours:.1f} s", f"{more:+.1f} % ({spread(percent)})")
-    if not has_goal:
-        return row
-    return replace(row, goal=f"< {GOAL_CPU_PERCENT:g} %", holds=more < GOAL_CPU_PERCENT)
+def _call_row(what: str, measured: Measured, goal: float | None = None) -> Row:
+    return _row(what, measured, "ms", [b - a for a, b in _pairs(measured)], "+.2f", "ms", goal)
 
 
-def _call_row(what: str, measured: dict[str, list[float]], *, has_goal: bool = True) -> Row:
+def _cpu_row(what: str, measured: Measured, goal: float | None = None) -> Row:
+    return _row(what, measured, "s", [100 * (b / a - 1) for a, b in _pairs(measured)], "+.1f", "%", goal)
+
+
+def _pairs(measured: Measured) -> list[tuple[float, float]]:
+    return list(zip(measured["bare"], measured["ours"], strict=True))
+
+
+def _row(
+    what: str, measured: Measured, unit: str, differences: list[float], form: str, unit_of_more: str, goal: float | None
+) -> Row:
+    """Return a row with the median of the differences within pairs, and the verdict if there is a goal."""
     bare, ours = (statistics.median(measured[name]) for name in ("bare", "ours"))
-    more = added(measured)
-    differences = [b - a for a, b in zip(measured["bare"], measured["ours"], strict=True)]
-    row = Row(what, f"{bare:.1f} ms", f"{ours:.1f} ms", f"{more:+.2f} ms ({spread(differences)})")
-    if not has_goal:
-        return row
-    return replace(row, goal=f"< {GOAL_MILLISECONDS:g} ms", holds=more < GOAL_MILLISECONDS)
+    more = statistics.median(differences)
+    row = Row(what, f"{bare:.1f} {unit}", f"{ours:.1f} {unit}", f"{more:{form}} {unit_of_more} ({spread(differences)})")
+    return row if goal is None else replace(row, goal=f"< {goal:g} {unit_of_more}", holds=more < goal)

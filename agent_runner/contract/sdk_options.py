@@ -18,57 +18,6 @@ from .tools import PERMISSION_MODES, PermissionMode
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 SettingSource = Literal["user", "project", "local"]
 
-OWN_ARGUMENTS = frozenset(
-    [
-        "add-dir",
-        "agents",
-        "allow-dangerously-skip-permissions",
-        "allowed-tools",
-        "allowedTools",
-        "append-system-prompt",
-        "betas",
-        "continue",
-        "dangerously-skip-permissions",
-        "disallowed-tools",
-        "disallowedTools",
-        "effort",
-        "fallback-model",
-        "fork-session",
-        "from-pr",
-        "include-hook-events",
-        "include-partial-messages",
-        "input-format",
-        "json-schema",
-        "max-budget-usd",
-        "max-thinking-tokens",
-        "max-turns",
-        "mcp-config",
-        "model",
-        "output-format",
-        "permission-mode",
-        "permission-prompt-tool",
-        "plugin-dir",
-        "print",
-        "replay-user-messages",
-        "resume",
-        "resume-drops-turn",
-        "resume-session-at",
-        "session-id",
-        "session-mirror",
-        "setting-sources",
-        "settings",
-        "strict-mcp-config",
-        "system-prompt",
-        "system-prompt-file",
-        "task-budget",
-        "thinking",
-        "thinking-display",
-        "tools",
-        "verbose",
-    ]
-)
-"""Arguments of the CLI that ``extra_args`` cannot have: the runner or another option sets them."""
-
 MAX_ARGUMENT = 120_000
 """Maximum length as JSON of an option that becomes one argument of the CLI; Linux takes 128 KiB."""
 
@@ -165,7 +114,7 @@ class LocalPlugin(_Part, frozen=True, kw_only=True, tag="local"):
 
 
 class ThinkingConfig(_Part, frozen=True, kw_only=True):
-    """How much Claude thinks before it answers; ``enabled`` takes a maximum number of tokens."""
+    """The kind of Claude's thinking before it answers; ``enabled`` takes a maximum number of tokens."""
 
     type: Literal["adaptive", "enabled", "disabled"]
     budget_tokens: Annotated[int, msgspec.Meta(gt=0)] | None = None
@@ -183,7 +132,7 @@ class TaskBudget(_Part, frozen=True, kw_only=True):
 
 
 class SandboxNetwork(_Part, frozen=True, kw_only=True):
-    """What commands in Claude Code's own sandbox reach."""
+    """The network of commands in Claude Code's own sandbox."""
 
     allowedDomains: list[str] | None = None  # noqa: N815
     deniedDomains: list[str] | None = None  # noqa: N815
@@ -277,6 +226,17 @@ REFUSED: dict[str, str] = {
 }
 """The fields of ``ClaudeAgentOptions`` that the document cannot have, and why."""
 
+
+_OTHER_ARGUMENTS = """
+    add-dir allow-dangerously-skip-permissions allowedTools append-system-prompt continue dangerously-skip-permissions
+    disallowedTools from-pr input-format json-schema mcp-config permission-prompt-tool plugin-dir print
+    replay-user-messages session-mirror system-prompt-file thinking-display verbose
+"""
+OWN_ARGUMENTS = {
+    *(name.replace("_", "-") for name in (*SdkOptions.__struct_fields__, *REFUSED)),
+    *_OTHER_ARGUMENTS.split(),
+}
+"""Arguments of the CLI that ``extra_args`` cannot have: the runner or another option sets them."""
 
 FORMS: dict[str, str] = {
     "tools": 'names, such as ["Read", "Bash"], or {"type": "preset", "preset": "claude_code"}',

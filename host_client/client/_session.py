@@ -34,7 +34,6 @@ from .options import (
     common_attributes,
     runner_environment,
     sandbox_metadata,
-    sdk_document,
     who_of,
 )
 
@@ -96,7 +95,7 @@ class Session:
         """Why the sandbox may still exist after the session was closed; None if it was removed."""
         self._shared = SharedParts(self.trace, self.outcome, outlet, self.ended)
         self._commander = Commander(self._shared, approvals, options.user_id)
-        self._stream = SessionStream(self._shared, self._commander, given_options(sdk_document(options)))
+        self._stream = SessionStream(self._shared, self._commander, given_options(options.document))
         self._stopper = RunnerStopper(self.ended, stop_timeout)
         self._stop_timeout = stop_timeout
         self._sandbox = sandbox

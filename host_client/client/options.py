@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -109,11 +110,28 @@ class AgentOptions:
             value: object = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(cast("list[object]", value)))
-        _document_text(self)  # checks the options in it
+        _document_text(self.document)  # checks the options in it
         places = ((name, server) for name, server in self.mcp_servers.items() if isinstance(server, str))
         for name, value in (*self.attributes.items(), *places):
             if "," in f"{name}{value}" or "=" in name or not name:
                 raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
+
+    @functools.cached_property
+    def document(self) -> SdkOptions:
+        """The options that a runner gets in a document, without those that a variable of their own can hold.
+
+        Raise `ConfigurationError` for a bad one.
+        """
+        given = {name: value for name in _IN_DOCUMENT if (value := getattr(self, name)) is not None}
+        try:
+            document = convert_options(given)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        if isinstance(document.system_prompt, str) and document.system_prompt:  # an empty variable would be none
+            document = msgspec.structs.replace(document, system_prompt=None)
+        if _are_places(self.mcp_servers):
+            document = msgspec.structs.replace(document, mcp_servers=None)
+        return document
 
 
 _TEXT = Form(typed(str | None), "a text")
@@ -172,20 +190,6 @@ def options_from(document: str | bytes, **more: Any) -> AgentOptions:
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     return AgentOptions(**{**given, **more})
-
-
-def sdk_document(options: AgentOptions) -> SdkOptions:
-    """Return the options that a runner gets in a document; raise `ConfigurationError` for a bad one."""
-    given = {name: value for name in _IN_DOCUMENT if (value := getattr(options, name)) is not None}
-    try:
-        document = convert_options(given)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    if isinstance(document.system_prompt, str) and document.system_prompt:  # an empty variable would be none
-        document = msgspec.structs.replace(document, system_prompt=None)
-    if _are_places(options.mcp_servers):
-        document = msgspec.structs.replace(document, mcp_servers=None)
-    return document
 
 
 def _are_places(servers: Mapping[str, object]) -> bool:
@@ -275,14 +279,13 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "CONTENT": options.content,
         "TOOL_CONTENT": options.tool_content,
         "DEEP_TRACE": "on" if options.deep_trace else None,
-        "OPTIONS": _document_text(options),
+        "OPTIONS": _document_text(options.document),
     }
     env.update({f"AGENT_{name}": str(value) for name, value in settings.items() if value not in (None, "")})
     return {**env, **options.env}
 
 
-def _document_text(options: AgentOptions) -> str | None:
-    document = sdk_document(options)
+def _document_text(document: SdkOptions) -> str | None:
     if document == SdkOptions():
         return None
     try:

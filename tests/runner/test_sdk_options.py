@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,19 @@ from typing import Any, cast
 import pytest
 from claude_agent_sdk import AgentDefinition as AgentOfSdk
 from claude_agent_sdk import ClaudeAgentOptions
+from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
 from agent_runner._config import ConfigError, load_config
 from agent_runner.contract import protocol
-from agent_runner.contract.sdk_options import FORMS, REFUSED, PresetPrompt, SdkOptions, convert_options, read_options
+from agent_runner.contract.sdk_options import (
+    FORMS,
+    OWN_ARGUMENTS,
+    REFUSED,
+    PresetPrompt,
+    SdkOptions,
+    convert_options,
+    read_options,
+)
 from tests.support.runs import MODEL, Finished, Lab
 
 MakeLab = Callable[[str], Lab]
@@ -41,6 +52,13 @@ def test_every_field_of_the_sdk_is_taken_or_refused_with_a_reason() -> None:
     assert taken | REFUSED.keys() == {field.name for field in dataclasses.fields(ClaudeAgentOptions)}
     assert not taken & REFUSED.keys()
     assert FORMS.keys() == taken
+
+
+def test_extra_args_cannot_have_the_arguments_that_the_sdk_sets() -> None:
+    source = inspect.getsource(SubprocessCLITransport)
+    arguments = set(re.findall(r'"--([A-Za-z-]+)[="]', source))
+    assert len(arguments) > 30
+    assert arguments - OWN_ARGUMENTS == set()
 
 
 @pytest.mark.parametrize(
@@ -230,6 +248,13 @@ def test_directories_can_be_paths_and_what_is_no_json_is_refused() -> None:
         convert_options({"output_format": {"type": "json_schema", "schema": schema}})
     with pytest.raises(ValueError, match=r"settings: has 200,0.. characters as JSON; at most 120,000 fit"):
         convert_options({"settings": "x" * 200_000})
+
+
+def test_a_name_that_the_sdk_refuses_is_a_bad_configuration(make_lab: MakeLab) -> None:
+    done = run(make_lab(HELLO), {"skills": ["a,b"]})
+    error = done.one(protocol.Error).data
+    assert (done.exit_code, error.error_type, error.retryable) == (2, "invalid_request", False)
+    assert "Invalid skill name 'a,b'" in error.message
 
 
 def tools_of(lab: Lab) -> set[str]:
