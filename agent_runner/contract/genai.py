@@ -18,6 +18,8 @@ from .spans import Attributes, Span
 
 PROVIDER = "anthropic"
 AGENT_NAME = "claude-agent"
+_DESCRIPTIONS = {"StructuredOutput": "Gives the answer of the turn in the form that output_format asks for."}
+"""Descriptions of tools that the CLI makes for itself, and whose names alone do not say their purpose."""
 CACHE_WRITE = "gen_ai.usage.cache_write.input_tokens"
 
 MESSAGES = frozenset(
@@ -95,12 +97,14 @@ def set_server(span: Span, address: str, port: int) -> None:
 
 def execute_tool(tool_id: str, name: str, input_size: int) -> Attributes:
     """Return the attributes that a tool call's span has from its start; ``input_size`` is in bytes of JSON."""
+    description = _DESCRIPTIONS.get(name)
     return {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": brief(name),  # any text, if the model calls a tool that does not exist
         "gen_ai.tool.call.id": single_line(tool_id, _MAX_NAME),
         "gen_ai.tool.type": "extension" if name.startswith("mcp__") else "function",
         "tool.input_size": input_size,
+        **({"gen_ai.tool.description": description} if description is not None else {}),
     }
 
 

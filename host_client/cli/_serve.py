@@ -82,6 +82,13 @@ def serve(
     content: o.Content = "preview",
     tool_content: o.ToolContent = "none",
     deep_trace: o.DeepTrace = False,
+    session_options: Annotated[
+        str | None,
+        typer.Option(
+            help="Options of the Claude Agent SDK that callers may set, separated by commas, or all."
+            " Default: those that change no permission (docs/SERVICE.md)."
+        ),
+    ] = None,
     trace_url: TraceUrl = None,
     demo: Annotated[bool, typer.Option("--demo", help="Use a scripted model; a session waits for you.")] = False,
 ) -> None:
@@ -122,6 +129,7 @@ def serve(
             content=content,
             tool_content=tool_content,
             deep_trace=deep_trace,
+            session_options=session_options,
             trace_url=trace_url,
         )
         if demo:

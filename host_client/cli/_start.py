@@ -7,19 +7,19 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from agent_runner.contract.sanitize import Content
-from agent_runner.contract.tools import tool_names
-from host_client.client.options import APPROVAL_POLICIES, AgentOptions, ApprovalPolicy, options_from
+from host_client.client.options import APPROVAL_POLICIES, ApprovalPolicy
 from host_client.errors import ConfigurationError
 from host_client.signals import run_until_signal
 
 from . import _parameters as o
+from ._agent_flags import AgentFlags, with_agent_flags
 from ._checks import check_e2b_key, check_files, check_prompt
 from ._failures import reported_errors
+from ._pairs import pairs
 from ._place import PAUSE, SandboxChoice, place_of
 
 if TYPE_CHECKING:
@@ -33,30 +33,17 @@ SHORTEST_PREFIX = 8
 _NEXT = '"what to do next"'
 
 
+@with_agent_flags
 def run(
     prompt: Annotated[str, typer.Argument(help="What the agent should do.")],
+    flags: AgentFlags,
     sandbox: o.SandboxKind = "auto",
-    model: o.Model = None,
-    allowed_tools: o.AllowedTools = "",
-    disallowed_tools: o.DisallowedTools = "",
-    permission_mode: o.PermissionMode = "default",
     cwd: Annotated[Path | None, typer.Option(help="Existing directory to work in (local sandbox only).")] = None,
     upload: o.Upload = None,
     download: o.Download = None,
     user_id: Annotated[str | None, typer.Option(help="User of the session: `user.id` on every span.")] = None,
     tenant_id: Annotated[str | None, typer.Option(help="Tenant of the session: `tenant.id` on every span.")] = None,
-    attribute: o.Attribute = None,
-    content: o.Content = "preview",
-    tool_content: o.ToolContent = "none",
-    deep_trace: o.DeepTrace = False,
-    max_budget_usd: o.MaxBudgetUsd = None,
-    max_turns: o.MaxTurns = None,
-    max_retries: o.MaxRetries = None,
-    verbatim_prompts: o.VerbatimPrompts = False,
-    options: o.Options = None,
     approvals: o.Approvals = "ask",
-    approval_timeout: o.ApprovalTimeout = 300.0,
-    background_timeout: o.BackgroundTimeout = 600.0,
     keep: Annotated[str | None, typer.Option(help="`pause` (E2B), or a directory to keep (local).")] = None,
     resume: Annotated[str | None, typer.Option(help="Claude session id to continue; needs --keep DIRECTORY.")] = None,
     template: o.Template = None,
@@ -79,7 +66,8 @@ def run(
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
-        if resume is not None and keep in (None, PAUSE):
+        options = flags.agent_options(user_id=user_id, tenant_id=tenant_id, resume=resume)
+        if options.resume is not None and keep in (None, PAUSE):
             raise ConfigurationError(
                 "--resume needs --keep DIRECTORY; `host_client resume` continues a paused session in E2B"
             )
@@ -91,34 +79,14 @@ def run(
             template=template,
             timeout=timeout,
             allow_out=tuple(allow_out or ()),
-            metadata=_pairs("--metadata", metadata),
-            envs=_pairs("--env", env),
+            metadata=pairs("--metadata", metadata),
+            envs=pairs("--env", env),
             keys=keys,
             secret_name=secret_name,
         )
-        given = _agent_options(
-            options,
-            model=model,
-            allowed_tools=tool_names(allowed_tools),
-            disallowed_tools=tool_names(disallowed_tools),
-            permission_mode=permission_mode,
-            user_id=user_id,
-            tenant_id=tenant_id,
-            attributes=_attributes(attribute),
-            content=cast("Content", content),
-            tool_content=cast("Content", tool_content),
-            deep_trace=deep_trace,
-            max_budget_usd=max_budget_usd,
-            max_turns=max_turns,
-            max_retries=max_retries,
-            verbatim_prompts=verbatim_prompts,
-            approval_timeout=approval_timeout,
-            background_timeout=background_timeout,
-            resume=resume,
-        )
         job = Job(
             prompt=prompt,
-            options=given,
+            options=options,
             place=place_of(choice, os.environ),
             approvals=answers,
             environ=os.environ,
@@ -131,30 +99,17 @@ def run(
     raise typer.Exit(run_job(job)[0])
 
 
+@with_agent_flags
 def resume(
     session: Annotated[
         str,
         typer.Argument(help="Id of the paused session; its first 8 characters are enough if they are unique."),
     ],
     prompt: Annotated[str, typer.Argument(help="What the agent should do next.")],
-    model: o.Model = None,
-    allowed_tools: o.AllowedTools = "",
-    disallowed_tools: o.DisallowedTools = "",
-    permission_mode: o.PermissionMode = "default",
+    flags: AgentFlags,
     upload: o.Upload = None,
     download: o.Download = None,
-    attribute: o.Attribute = None,
-    content: o.Content = "preview",
-    tool_content: o.ToolContent = "none",
-    deep_trace: o.DeepTrace = False,
-    max_budget_usd: o.MaxBudgetUsd = None,
-    max_turns: o.MaxTurns = None,
-    max_retries: o.MaxRetries = None,
-    verbatim_prompts: o.VerbatimPrompts = False,
-    options: o.Options = None,
     approvals: o.Approvals = "ask",
-    approval_timeout: o.ApprovalTimeout = 300.0,
-    background_timeout: o.BackgroundTimeout = 600.0,
     end: Annotated[bool, typer.Option("--end", help="Remove the sandbox after the run. Default: pause it.")] = False,
     timeout: o.Timeout = None,
     keys: o.KeysOfResume = None,
@@ -168,23 +123,7 @@ def resume(
         check_prompt(prompt)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
-        given = _agent_options(
-            options,
-            model=model,
-            allowed_tools=tool_names(allowed_tools),
-            disallowed_tools=tool_names(disallowed_tools),
-            permission_mode=permission_mode,
-            attributes=_attributes(attribute),
-            content=cast("Content", content),
-            tool_content=cast("Content", tool_content),
-            deep_trace=deep_trace,
-            max_budget_usd=max_budget_usd,
-            max_turns=max_turns,
-            max_retries=max_retries,
-            verbatim_prompts=verbatim_prompts,
-            approval_timeout=approval_timeout,
-            background_timeout=background_timeout,
-        )
+        options = flags.agent_options()
         paused = _paused(session)
         keep = None if end else PAUSE
         choice = SandboxChoice(
@@ -192,7 +131,7 @@ def resume(
         )
         job = Job(
             prompt=prompt,
-            options=replace(given, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
+            options=replace(options, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
             place=place_of(choice, os.environ),
             approvals=answers,
             environ={**os.environ, "TRACEPARENT": paused.traceparent, "TRACESTATE": ""},
@@ -204,21 +143,6 @@ def resume(
             continuation=_continuation(choice),
         )
     raise typer.Exit(run_job(job)[0])
-
-
-def _agent_options(file: Path | None, **given: Any) -> AgentOptions:
-    """Return the options in a JSON file, if there is one, and over them those that differ from their defaults."""
-    if file is None:
-        return AgentOptions(**given)
-    try:
-        document = file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"--options {file}: {error.strerror}") from None
-    defaults = AgentOptions()
-    try:
-        return options_from(document, **{name: v for name, v in given.items() if v != getattr(defaults, name)})
-    except ConfigurationError as error:
-        raise ConfigurationError(f"--options {file}: {error}") from None
 
 
 def _paused(session: str) -> Listed:
@@ -275,20 +199,3 @@ def policy(text: str) -> ApprovalPolicy:
     if text not in APPROVAL_POLICIES:
         raise ConfigurationError(f"--approvals takes one of {', '.join(APPROVAL_POLICIES)}")
     return cast("ApprovalPolicy", text)
-
-
-def _attributes(texts: list[str] | None) -> dict[str, str]:
-    for text in texts or ():
-        if "," in text:
-            raise ConfigurationError(f"--attribute {text!r}: takes name=value, without a comma")
-    return _pairs("--attribute", texts)
-
-
-def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts or ():
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise ConfigurationError(f"{option} {text!r}: takes name=value")
-        pairs[name] = value
-    return pairs

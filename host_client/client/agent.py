@@ -15,6 +15,7 @@ from host_client.telemetry import Telemetry
 
 from ._arguments import check_arguments
 from ._outcome import SessionOutcome
+from ._output import output_type
 from .options import AgentOptions, ApprovalPolicy
 from .session import Approver, Session, open_session
 
@@ -56,6 +57,8 @@ class AgentResult:
     """Names of the tools of the denied calls, each once."""
     structured_output: Any = None
     """The answer in the form of `AgentOptions.output_format`, as JSON."""
+    output: Any = None
+    """The answer as an instance of `AgentOptions.output_type`."""
     unfinished: tuple[str, ...] = ()
     """Commands and subagents that still ran in the background and were ended with the run."""
 
@@ -116,6 +119,12 @@ def result_of(session: Session) -> AgentResult:
     outcome = session.outcome
     data = outcome.last_result.data if outcome.last_result is not None else None
     error_type, message = _error_of(outcome)
+    output = None
+    if error_type is None and data is not None and session.options.output_type is not None:
+        try:
+            output = output_type(session.options.output_type).read(data.structured_output)
+        except (ValueError, TypeError, KeyError) as error:  # a sandbox may send anything
+            error_type, message = "tool_error", f"the structured output does not fit output_type: {error}"
     return AgentResult(
         text=data.result if data else None,
         is_error=error_type is not None,
@@ -134,6 +143,7 @@ def result_of(session: Session) -> AgentResult:
         denied_calls=outcome.denied_calls,
         denied_tools=tuple(outcome.denied_tools),
         structured_output=data.structured_output if data else None,
+        output=output,
         unfinished=tuple(outcome.unfinished),
     )
 

@@ -21,6 +21,7 @@ from host_client.sandbox import SandboxInfo
 from host_client.telemetry import Who
 
 from ._forms import Form, checked, number, one_of, typed
+from ._output import output_type
 
 PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
 """Variables of the host's environment that are passed to the runner, besides `MODEL_VARIABLES`."""
@@ -85,6 +86,8 @@ class AgentOptions:
     thinking: Part | None = None
     effort: Effort | None = None
     output_format: Part | None = None
+    output_type: Any = None
+    """Type of the answer, in place of ``output_format``: a dataclass, a pydantic model, a type, or a JSON Schema."""
     enable_file_checkpointing: bool | None = None
     task_budget: Part | None = None
     client_app: str | None = None
@@ -123,6 +126,12 @@ class AgentOptions:
         Raise `ConfigurationError` for a bad one.
         """
         given = {name: value for name in _IN_DOCUMENT if (value := getattr(self, name)) is not None}
+        if self.output_type is not None:
+            if self.output_format is not None:
+                raise ConfigurationError(
+                    "output_type and output_format exclude each other: output_type makes the format"
+                )
+            given["output_format"] = {"type": "json_schema", "schema": output_type(self.output_type).schema}
         try:
             document = convert_options(given)
         except ValueError as error:

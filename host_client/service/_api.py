@@ -32,7 +32,6 @@ from ._body import JsonRoute
 from ._downloads import MAX_FILE, Downloads, FileAnswer
 from ._limits import (
     RecordedAnswer,
-    ServiceLimits,
     budget_of,
     check_budget,
     check_prompt,
@@ -58,6 +57,7 @@ from ._models import (
 from ._problems import EVERYWHERE, PROBLEM_RESPONSES, WITH_BODY, ProblemError
 from ._service import DecidedError, MismatchError, NotFoundError, Service, SessionOverError
 from ._sse import EventStream
+from .config import ServiceConfig
 
 LOCAL_TENANT = "local"
 """The tenant of sessions that are created without a token and without a tenant."""
@@ -121,10 +121,11 @@ Baggage = Annotated[dict[str, str], Depends(_baggage)]
 class Api:
     """The service and its limits, as all routes use them."""
 
-    def __init__(self, service: Service, limits: ServiceLimits, trace_url: str | None) -> None:
+    def __init__(self, service: Service, config: ServiceConfig) -> None:
         self.service = service
-        self.limits = limits
-        self.trace_url = trace_url
+        self.limits = config.limits
+        self.trace_url = config.trace_url
+        self._session_options = config.session_options
         self.downloads = Downloads()
         self._budgets = WeakValueDictionary[str, asyncio.Lock]()
 
@@ -174,6 +175,7 @@ class Api:
         tenant_id = principal.tenant_id or body.tenant_id or LOCAL_TENANT
         request["tenant_id"] = tenant_id
         check_prompt(body.prompt, self.limits)
+        self._check_options(body.options)
         self.check_open()
         if body.user_id is None and (user := baggage.get("user.id")):
             request["user_id"] = single_line(user, 200)
@@ -193,6 +195,12 @@ class Api:
                 )
             except ConfigurationError as error:
                 raise ProblemError("invalid", str(error)) from None
+
+    def _check_options(self, options: Mapping[str, object]) -> None:
+        """Raise `ProblemError` for an option of the SDK that the service does not allow."""
+        if refused := sorted(options.keys() - self._session_options):
+            allowed = ", ".join(sorted(self._session_options)) or "none"
+            raise ProblemError("invalid", f"options: {', '.join(refused)} cannot be set here; allowed: {allowed}")
 
     def _budgeting(self, tenant_id: str) -> AbstractAsyncContextManager[object]:
         """Let a tenant with a budget create one session at a time, so that two do not get the same money."""

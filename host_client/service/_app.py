@@ -25,7 +25,7 @@ PAGE = Path(__file__).with_name("page")
 def create_app(service: Service, config: ServiceConfig) -> FastAPI:
     """Return the application of a service; the caller starts and stops the service."""
     app = described_app()
-    app.state.api = routes.Api(service, config.limits, config.trace_url)
+    app.state.api = routes.Api(service, config)
     app.state.authenticator = auth.Authenticator(service.store, config.auth)
     app.add_middleware(
         Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, max_body=config.limits.max_body

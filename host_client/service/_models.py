@@ -40,6 +40,14 @@ class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class ExtendedPrompt(_StrictModel):
+    """Claude Code's own system prompt, with a text after it."""
+
+    type: Literal["preset"]
+    preset: Literal["claude_code"]
+    append: Annotated[str, Field(max_length=MAX_PROMPT)]
+
+
 class CreateSession(_StrictModel):
     """A new session and its first turn."""
 
@@ -53,10 +61,14 @@ class CreateSession(_StrictModel):
     permission_mode: PermissionMode = "default"
     max_turns: Annotated[int | None, Field(gt=0, le=10_000)] = None
     max_budget_usd: Annotated[float | None, Field(gt=0, le=100_000)] = None
-    system_prompt: Annotated[str | None, Field(max_length=MAX_PROMPT)] = None
+    system_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | ExtendedPrompt | None = None
     approval_timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds that a person has to decide.")] = (
         300.0
     )
+    options: Annotated[
+        dict[str, Any],
+        Field(description="Further options of the Claude Agent SDK, under its names, which the service allows."),
+    ] = {}
     metadata: Annotated[
         dict[Name, Label],
         Field(max_length=MAX_METADATA, description="Attributes of every span; also listed with the session."),

@@ -11,12 +11,28 @@ from urllib.parse import urlsplit
 from starlette.types import Receive, Scope, Send
 
 from agent_runner.contract.sanitize import Content
+from agent_runner.contract.sdk_options import SdkOptions
 from host_client.client.options import AgentOptions
 from host_client.errors import ConfigurationError
 from host_client.store.base import DAY_SECONDS
 
 from ._guard import Guard
 from ._limits import ServiceLimits
+from ._models import CreateSession
+
+DEFAULT_SESSION_OPTIONS = frozenset(
+    (
+        "betas",
+        "effort",
+        "fallback_model",
+        "max_thinking_tokens",
+        "output_format",
+        "task_budget",
+        "thinking",
+        "tools",
+    )
+)
+"""Options of the SDK with which a caller changes the model's requests and limits the tools, and no permission."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,8 @@ class ServiceConfig:
     tool_content: Content = "none"
     deep_trace: bool = False
     trace_url: str | None = None
+    session_options: frozenset[str] = DEFAULT_SESSION_OPTIONS
+    """Options of the Claude Agent SDK that a caller may set."""
 
     @property
     def is_local(self) -> bool:
@@ -70,6 +88,7 @@ def service_config(
     tool_content: str,
     deep_trace: bool,
     trace_url: str | None,
+    session_options: str | None,
 ) -> ServiceConfig:
     """Return the configuration of these options; raise `ConfigurationError` for wrong or unsafe values."""
     _check_port(port)
@@ -102,7 +121,21 @@ def service_config(
         tool_content=spans.tool_content,
         deep_trace=deep_trace,
         trace_url=trace_url,
+        session_options=_session_options(session_options),
     )
+
+
+def _session_options(names: str | None) -> frozenset[str]:
+    """Return the options that ``--session-options`` names: ``all``, or names separated by commas."""
+    if names is None:
+        return DEFAULT_SESSION_OPTIONS
+    possible = frozenset(SdkOptions.__struct_fields__) - CreateSession.model_fields.keys() - {"verbatim_prompts"}
+    given = possible if names == "all" else frozenset(name.strip() for name in names.split(",") if name.strip())
+    if unknown := given - possible:
+        raise ConfigurationError(
+            f"--session-options: {min(unknown)} is none of {', '.join(sorted(possible))}, which callers can be allowed"
+        )
+    return given
 
 
 def _check_port(port: int) -> None:

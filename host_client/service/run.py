@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import secrets
@@ -18,7 +19,7 @@ from pathlib import Path
 import uvicorn
 
 from agent_runner.contract.directories import temporary_directory
-from host_client.client.options import AgentOptions
+from host_client.client.options import AgentOptions, options_from
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
 from host_client.signals import loop_signals
@@ -43,7 +44,8 @@ def options_of(stored: StoredSession) -> AgentOptions:
     """Return the options of a session from its creator's request; raise `ConfigurationError`."""
     request = stored.record.request
     known = ("model", "permission_mode", "max_turns", "max_budget_usd", "system_prompt", "user_id", "user_tier")
-    return AgentOptions(
+    return options_from(
+        json.dumps(request.get("options", {})),
         **{name: request[name] for name in (*known, "approval_timeout") if name in request},
         allowed_tools=tuple(request.get("allowed_tools", ())),
         disallowed_tools=tuple(request.get("disallowed_tools", ())),

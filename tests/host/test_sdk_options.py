@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from host_client.sandbox import SandboxInfo
 from tests.compat.recordings import load
 from tests.compat.test_old_sandboxes import old_template
 from tests.support.hosts import e2b_lab, host_lab
-from tests.support.runs import clean_environment
 
 pytestmark = pytest.mark.anyio
 
@@ -61,39 +57,6 @@ async def test_the_library_passes_them_to_an_agent_in_e2b() -> None:
         result = await run_agent("go", OPTIONS, sandbox=lab.sandbox(), environ=lab.environ)
         check(lab.model.requests[0].body)
     assert result.structured_output == {"number": 4}
-
-
-def test_the_command_line_reads_a_file_and_flags_override_it(tmp_path: Path) -> None:
-    path = tmp_path / "options.json"
-    path.write_text(json.dumps({"model": "claude-opus-4-6", "thinking": {"type": "disabled"}, "max_turns": 3}))
-    with host_lab("conversations: {main: {replies: [{text: Hello.}]}}") as lab:
-        done = host_client_run(tmp_path, lab.environ, "--options", str(path), "--model", "claude-sonnet-4-5")
-        body = lab.model.requests[0].body
-    assert done.returncode == 0, done.stderr
-    assert (body["model"], body["thinking"]) == ("claude-sonnet-4-5", {"type": "disabled"})
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (None, "No such file or directory"),
-        ('{"effort": "huge"}', "effort takes one of low, medium, high, xhigh, max"),
-        ('{"hooks": {}}', "hooks cannot be set here. A function cannot be sent to a sandbox."),
-    ],
-)
-def test_a_bad_file_is_told_before_a_sandbox_is_made(tmp_path: Path, content: str | None, told: str) -> None:
-    path = tmp_path / "options.json"
-    if content is not None:
-        path.write_text(content)
-    done = host_client_run(tmp_path, {"ANTHROPIC_API_KEY": "sk-ant-not-a-key"}, "--options", str(path))
-    assert done.returncode == 2
-    assert f"--options {path}: " in done.stderr.replace("\n", "") and told in " ".join(done.stderr.split())
-
-
-def host_client_run(home: Path, environ: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "host_client", "run", "go", "--sandbox", "local", *args]
-    env = {**clean_environment(home), **environ, "COLUMNS": "400"}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def variables(options: AgentOptions) -> dict[str, str]:

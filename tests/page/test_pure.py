@@ -33,6 +33,18 @@ def reduced(page: Page, some: list[dict[str, Any]], view: str) -> Any:
     return page.evaluate("async (entries) => { " + work % view + " }", some)
 
 
+@pytest.mark.parametrize(
+    ("when", "line"),
+    [
+        ("running", {"verb": "Giving its answer", "object": '{"number":4}'}),
+        ("done", {"verb": "Gave its answer", "object": '{"number":4}'}),
+    ],
+)
+def test_the_call_that_gives_the_answer_is_called_so(page: Page, when: str, line: dict[str, str]) -> None:
+    script = "async (when) => (await import('/model/words.js')).toolLine('StructuredOutput', { number: 4 }, when)"
+    assert page.evaluate(script, when) == line
+
+
 def test_a_call_that_a_rule_denied_is_shown_as_denied_by_it(page: Page) -> None:
     log = Log("denied")
     begin(log)

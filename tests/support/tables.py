@@ -25,12 +25,14 @@ from agent_runner.contract.protocol import (
     command_schema,
     event_schema,
 )
+from host_client.cli._agent_flags import FLAG_OF
 from host_client.cli._start import run
 from host_client.scripted_model._script import Reply, Script, ScriptedConversation, ScriptedFailure, ScriptedTool, Usage
 from host_client.service._app import described_app
 from host_client.service._events import OWN_TYPES
 from host_client.service._models import CreateSession
 from host_client.service._problems import PROBLEMS
+from host_client.service.config import DEFAULT_SESSION_OPTIONS
 from host_client.telemetry.metrics.instruments import METRICS
 from host_client.telemetry.setup._variables import SDK_VARIABLES
 from host_client.telemetry.setup._variables import SETTINGS as TELEMETRY_SETTINGS
@@ -129,12 +131,15 @@ def script() -> str:
 
 
 def options_of_the_sdk() -> str:
-    flags = inspect.signature(run).parameters.keys() - {"sandbox"}  # this flag names the kind of sandbox
+    flags = {name: name for name in inspect.signature(run).parameters if name != "sandbox"}  # the sandbox's kind
+    flags |= FLAG_OF
     bodies = CreateSession.model_fields
     rows: list[str] = []
     for name, takes in sdk_options.FORMS.items():
-        flag = f"`--{name.replace('_', '-')}`" if name in flags else "in the file"
-        rows.append(f"| `{name}` | {_cell(takes)} | {flag} | {'yes' if name in bodies else 'no'} |")
+        flag = f"`--{flags[name].replace('_', '-')}`" if name in flags else "in the file"
+        allowed = "" if name in DEFAULT_SESSION_OPTIONS else ", if allowed"
+        rest = "always on" if name == "verbatim_prompts" else "a field" if name in bodies else f"in `options`{allowed}"
+        rows.append(f"| `{name}` | {_cell(takes)} | {flag} | {rest} |")
     return "\n".join(["| option | takes | `host_client run` | REST |", "|---|---|---|---|", *rows])
 
 

@@ -16,6 +16,7 @@ const VERBS = {
   Task: ["start a subagent", "Subagent", "Subagent", (i) => i.description],
   TodoWrite: ["update its plan", "Updating its plan", "Updated its plan", () => ""],
   AskUserQuestion: ["ask you", "Asking", "Asked", (i) => i.questions?.[0]?.question],
+  StructuredOutput: ["give its answer", "Giving its answer", "Gave its answer", (i) => i],
 };
 
 const WISHES = {
