@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -20,6 +21,9 @@ GRACE_SECONDS = 5.0
 
 LEAVE_SECONDS = 1.0
 """Seconds in which the CLI may end by itself; it would wait 5 seconds for background processes."""
+
+STDERR_SECONDS = 0.5
+"""Seconds to wait for the last line of a CLI that has ended."""
 
 _MAX_STDERR_LINES = 200
 _MAX_STDERR_LINE = 2000
@@ -92,15 +96,32 @@ class Cli:
 
 
 class StderrLog:
-    """Reports the first lines of the CLI's stderr in ``log`` events."""
+    """Reports the first lines of the CLI's stderr in ``log`` events, and keeps the reason of a refused start."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._lines = 0
+        self._refusal: str | None = None
+        self._ended_in_error = asyncio.Event()
+
+    async def refusal(self) -> str | None:
+        """Return the last line, if it is an error without a stack trace: so the CLI refuses a bad option.
+
+        Wait `STDERR_SECONDS` for it, as the SDK may report the end of the process before it has read the line.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STDERR_SECONDS):
+                await self._ended_in_error.wait()
+        return self._refusal
 
     def add(self, line: str) -> None:
         """Take a line (the SDK's callback)."""
         self._lines += 1
+        if line.strip():
+            text = line[:_MAX_STDERR_LINE]
+            self._refusal = text[len("error: ") :] if text.lower().startswith("error: ") else None
+            if self._refusal is not None:
+                self._ended_in_error.set()
         if self._lines <= _MAX_STDERR_LINES:
             self._events.emit(LogData(stream="stderr", text=line[:_MAX_STDERR_LINE]))
         elif self._lines == _MAX_STDERR_LINES + 1:

@@ -74,6 +74,7 @@ class Run:
         self._translator = Translator(config, events, self._spans, self._access, environ)
         self._turns = self._translator.turns
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
+        self._stderr = StderrLog(events)
         self._cli = self._prepare_cli(transport, descendants)
         self.control = Control(config.prompt, events, self._translator, self._permissions, self._cli, self._spawn)
         self._failure = RunFailure(self.control.changed.set)
@@ -92,7 +93,7 @@ class Run:
             replace(self._context, span_id=self._first_span_id),
             can_use_tool=self._permissions.can_use_tool,
             on_tool_end=self._translator.calls.executed,
-            on_stderr=StderrLog(self._events).add,
+            on_stderr=self._stderr.add,
             partial_messages=self._gateway is None,
             deep_environ=self._deep_trace.environ if self._deep_trace is not None else {},
         )
@@ -127,8 +128,13 @@ class Run:
         except ValueError as error:  # of the SDK for a bad option, such as the name of a skill
             self._failure.of_cli(ConfigError(str(error)))
         except Exception as error:  # the SDK raises exceptions of many types
-            self._failure.of_cli(error)
+            self._failure.of_cli(error, await self._refusal(error))
         return False
+
+    async def _refusal(self, error: Exception) -> str | None:
+        """Return the CLI's reason if it has ended before its first message because of a bad option."""
+        is_refusal = isinstance(error, ProcessError) and error.exit_code == 1 and not self._turns.started
+        return await self._stderr.refusal() if is_refusal else None
 
     async def _converse(self) -> None:
         """Start a turn whenever there is a prompt and none is under way."""
@@ -196,7 +202,7 @@ class Run:
                 if isinstance(message, SystemMessage) and message.subtype == "init":
                     await self._report_missing_servers(message.data.get("mcp_servers") or ())
         except Exception as error:  # the SDK also raises plain exceptions
-            self._failure.of_cli(error)
+            self._failure.of_cli(error, await self._refusal(error))
         else:
             self._failure.of_cli(ProcessError("the CLI ended", exit_code=0))
 

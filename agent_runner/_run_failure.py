@@ -35,9 +35,14 @@ class RunFailure:
         self._on_failure = on_failure
         self._oom_before = oom_kills()
 
-    def of_cli(self, error: Exception) -> None:
-        """Take an exception of the CLI or the SDK; the first one counts."""
+    def of_cli(self, error: Exception, refusal: str | None = None) -> None:
+        """Take an exception of the CLI or the SDK; the first one counts.
+
+        ``refusal`` is the CLI's own reason if it did not start because of a bad option.
+        """
         if self.data is None and not self.is_final:
+            if refusal is not None:
+                error = ConfigError(f"Claude Code does not start with these options: {refusal}")
             self.misconfigured = isinstance(error, ConfigError)
             failure = _classified(error, oom_killed=oom_kills() > self._oom_before)
             self.data = ErrorData(error_type=failure.error_type, message=str(error)[:1000], retryable=failure.retryable)

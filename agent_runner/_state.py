@@ -79,6 +79,8 @@ class TurnState:
 
     number: int
     span: Span
+    is_prompted: bool = True
+    """False for a turn that the CLI began by itself."""
     interrupted: bool = False
     requested: bool = False
     error_type: ErrorType | None = None

@@ -67,7 +67,8 @@ class Turns:
         """Open a turn's span. Its ``turn_start`` event waits for the ``start`` event of the first turn."""
         number = self.outcome.turns + 1
         attributes = genai.invoke_agent(self.agents.model, number)
-        turn = self.current = TurnState(number, self.spans.open_root("agent.execute", parent, attributes, span_id))
+        span = self.spans.open_root("agent.execute", parent, attributes, span_id)
+        turn = self.current = TurnState(number, span, is_prompted=prompt is not None)
         self.agents.begin_main(turn, prompt)
         self.on_begin(turn.span)
         size = len((prompt or "").encode("utf-8", "replace"))
@@ -144,8 +145,9 @@ class Turns:
 
     def _lacks_output(self, message: ResultMessage, turn: TurnState) -> bool:
         """Return whether the model was asked and the CLI reports a success without the structured output."""
-        is_asked_for = "output_format" in self.sdk_options and turn.requested and not turn.interrupted
-        return is_asked_for and not message.is_error and message.structured_output is None
+        is_asked_for = "output_format" in self.sdk_options and turn.is_prompted and turn.requested
+        is_success = not turn.interrupted and not message.is_error
+        return is_asked_for and is_success and message.structured_output is None
 
     def _verdict(self, message: ResultMessage, turn: TurnState) -> ModelVerdict | None:
         """Return a better explanation than the CLI's own for a failed turn, or None."""

@@ -128,7 +128,7 @@ class ThinkingConfig(_Part, frozen=True, kw_only=True):
 class TaskBudget(_Part, frozen=True, kw_only=True):
     """The number of tokens of a task, which the model is told."""
 
-    total: int
+    total: Annotated[int, msgspec.Meta(gt=0)]
 
 
 class SandboxNetwork(_Part, frozen=True, kw_only=True):
@@ -198,7 +198,7 @@ class SdkOptions(_Part, frozen=True, kw_only=True):
     skills: list[str] | Literal["all"] | None = None
     sandbox: SandboxSettings | None = None
     plugins: list[LocalPlugin] | None = None
-    max_thinking_tokens: int | None = None
+    max_thinking_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     thinking: ThinkingConfig | None = None
     effort: Effort | None = None
     output_format: OutputFormat | None = None
@@ -267,7 +267,7 @@ FORMS: dict[str, str] = {
     "skills": 'names, or "all"',
     "sandbox": 'settings such as {"enabled": true}',
     "plugins": '[{"type": "local", "path": "…"}]',
-    "max_thinking_tokens": "a whole number",
+    "max_thinking_tokens": "a whole number of 0 or more",
     "thinking": '{"type": "adaptive"}, {"type": "enabled", "budget_tokens": 4000} or {"type": "disabled"}',
     "effort": f"one of {', '.join(get_args(Effort))}",
     "output_format": '{"type": "json_schema", "schema": {…}}',

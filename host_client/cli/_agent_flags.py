@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args, get_type_hints
@@ -26,12 +26,14 @@ FLAG_OF = {
     "system_prompt": "append_system_prompt",
     "mcp_servers": "mcp_config",
     "output_format": "output_schema",
+    "output_type": "output_schema",
     "add_dirs": "add_dir",
     "plugins": "plugin",
 }
 """The flags that have another name than their option of the SDK."""
 
-_OPTION = re.compile(rf"(?<![-\w])({'|'.join(FORMS)})\b(?=\[|: | takes )")
+_OPTION = re.compile(rf"(?:^|(?<=\. ))({'|'.join((*FORMS, 'output_type'))})(?=\[|: | takes )")
+"""The name of an option where messages have it: at their beginning, and before what it takes."""
 
 
 @dataclass(kw_only=True)
@@ -93,8 +95,26 @@ class AgentFlags:
         except ConfigurationError as error:
             raise ConfigurationError(f"--options {self.options}: {error}") from None
         defaults = AgentOptions()
-        given = {field.name: getattr(flags, field.name) for field in fields(AgentOptions)}
-        return replace(base, **{name: value for name, value in given.items() if value != getattr(defaults, name)})
+        values = {field.name: getattr(flags, field.name) for field in fields(AgentOptions)}
+        given = {name: value for name, value in values.items() if value != getattr(defaults, name)}
+        if "output_type" in given:
+            given["output_format"] = None
+        if self.append_system_prompt is not None:
+            given["system_prompt"] = self._appended_to(base.system_prompt)
+        return replace(base, **given)
+
+    def _appended_to(self, prompt: object) -> dict[str, Any]:
+        """Return the system prompt of a file with the text of ``--append-system-prompt`` after it."""
+        given: dict[str, Any] = {"type": "preset", "preset": "claude_code"}
+        if isinstance(prompt, Mapping):
+            given = dict(cast("Mapping[str, Any]", prompt))
+        if isinstance(prompt, str) or given["type"] != "preset":
+            raise ConfigurationError(
+                f"--append-system-prompt follows Claude Code's own system prompt, but --options {self.options} has"
+                " another one: add the text there"
+            )
+        texts = (given.get("append"), self.append_system_prompt)
+        return {**given, "append": "\n\n".join(text for text in texts if text)}
 
     def _without_file(self, **more: Any) -> AgentOptions:
         return AgentOptions(
@@ -108,7 +128,7 @@ class AgentFlags:
             system_prompt=_appended(self.append_system_prompt),
             agents=_json("--agents", self.agents),
             mcp_servers=_servers(self.mcp_config),
-            output_format=_output_format(self.output_schema),
+            output_type=_json("--output-schema", self.output_schema),
             setting_sources=_sources(self.setting_sources),
             add_dirs=tuple(self.add_dir) if self.add_dir else None,
             plugins=tuple({"type": "local", "path": path} for path in self.plugin) if self.plugin else None,
@@ -165,10 +185,6 @@ def _appended(text: str | None) -> dict[str, str] | None:
 def _servers(text: str | None) -> Any:
     given = _json("--mcp-config", text) or {}
     return given.get("mcpServers", given)
-
-
-def _output_format(text: str | None) -> dict[str, Any] | None:
-    return {"type": "json_schema", "schema": _json("--output-schema", text)} if text is not None else None
 
 
 def _json(option: str, text: str | None) -> dict[str, Any] | None:

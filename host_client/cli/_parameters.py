@@ -20,7 +20,7 @@ VerbatimPrompts = Annotated[
 ]
 Options = Annotated[
     Path | None,
-    typer.Option(help="JSON file with options of the Claude Agent SDK. Flags not at their default go before."),
+    typer.Option(help="JSON file with options of the Claude Agent SDK. Flags that are set override it."),
 ]
 Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox before the run.")]
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]

@@ -95,6 +95,9 @@ class Renderer:
                 return Text(text.replace("\n", " ⏎ ")[:_LINE], style="cyan")
             case p.QuestionResolved():
                 return Text(f"  ⏸ {event.data.decision}: {visible(str(event.data.answers or ''))}", style="green")
+            case p.Result() if event.data.structured_output is not None:
+                answer = json.dumps(event.data.structured_output, indent=2, ensure_ascii=False)
+                return Text(visible(answer), style="cyan")
             case p.Error():
                 self.last_error = event.data.message
                 retry = " (may succeed if tried again)" if event.data.retryable else ""

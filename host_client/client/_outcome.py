@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent_runner.contract.protocol import AnyEvent, End, Error, ErrorData, ErrorType, Result, Start, ToolResult
 from host_client.telemetry.calls import ToolCalls
@@ -40,7 +41,11 @@ class SessionOutcome:
     cost_usd: float = 0.0
     exit_code: int | None = None
     last_error: ErrorData | None = None
+    last_error_span: str | None = None
+    """The id of the span that the last error belongs to."""
     last_result: Result | None = None
+    structured_output: Any = None
+    """The last structured output, unless a later turn has failed."""
     failure: SessionFailure | None = None
     tool_calls: int = 0
     denied_calls: int = 0
@@ -57,9 +62,12 @@ class SessionOutcome:
                 self._count_call(event)
             case Result():
                 self.last_result = event
+                if event.data.structured_output is not None or event.data.is_error:
+                    # A turn that the CLI begins by itself after a background task gives none, and takes none away.
+                    self.structured_output = event.data.structured_output
                 self.cost_usd = total_usd(self.cost_usd, cost_of(event))
             case Error():
-                self.last_error = event.data
+                self.last_error, self.last_error_span = event.data, event.span_id
             case End():
                 self.exit_code = event.data.exit_code
                 self.unfinished = event.data.unfinished

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -12,57 +14,129 @@ from host_client.errors import ConfigurationError
 _VALUE = "value"
 """The property that holds an answer that is no object, as Claude's tools take objects only."""
 
+_DEFINITIONS = ("$defs", "definitions")
+_WITH_NAMES = ("properties", "patternProperties", *_DEFINITIONS)
+"""Keywords whose value has a schema for each name."""
 
-class OutputType(NamedTuple):
+_WITH_DATA = ("const", "default", "enum", "examples")
+_LEFT_OUT = ("$schema", "discriminator")
+"""Keywords with which Claude Code refuses a schema; it can be checked without them."""
+
+
+class OutputForm(NamedTuple):
     """A JSON Schema of objects, and the function that turns such an object into the caller's type.
 
-    ``read`` raises `ValueError` for an object that does not fit.
+    ``read`` raises what the caller's type raises for an object that does not fit.
     """
 
     schema: dict[str, Any]
     read: Callable[[Any], Any]
 
 
-def output_type(kind: Any) -> OutputType:
+def output_form(kind: Any) -> OutputForm:
     """Return the form of an answer of the type ``kind``; raise `ConfigurationError` if it cannot be one.
 
-    ``kind`` is a JSON Schema as a dict, a pydantic model, or another type that msgspec knows: a dataclass, a Struct, a
+    ``kind`` is a JSON Schema as a dict, or a type that msgspec or pydantic knows: a dataclass, a pydantic model, a
     TypedDict, ``list[int]``, ``Literal["yes", "no"]``.
     """
+    schema, read = _schema_and_reader(kind)
+    whole = _taken_by_claude_code(_resolved(schema))
+    if whole.get("type") == "object":
+        return OutputForm(whole, read)
+
+    def read_value(answer: dict[str, Any]) -> Any:
+        return read(answer[_VALUE])
+
+    return OutputForm(_wrapped(whole), read_value)
+
+
+def _schema_and_reader(kind: Any) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     if isinstance(kind, Mapping):
-        return _object(dict(cast("Mapping[str, Any]", kind)), _as_given)
-    if hasattr(kind, "model_json_schema"):  # pydantic, which need not be installed
-        return _object(kind.model_json_schema(), kind.model_validate)
+        return dict(cast("Mapping[str, Any]", kind)), _as_given
     try:
-        (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    except TypeError as error:
+        if hasattr(kind, "model_json_schema"):
+            return _of_pydantic(kind)
+        try:
+            return _of_msgspec(kind)
+        except Exception:
+            if "pydantic" not in sys.modules:
+                raise
+            return _of_pydantic(kind)
+    except Exception as error:  # each library has its own
+        reason = " ".join(str(error).split())[:300]
         raise ConfigurationError(
-            f"output_type takes a dataclass, a pydantic model, a JSON Schema or a type such as list[str]: {error}"
+            f"output_type takes a dataclass, a pydantic model, a JSON Schema or a type such as list[str]: {reason}"
         ) from None
-    return _object(_inlined(schema, definitions), lambda value: msgspec.convert(value, kind))
 
 
-def _as_given(value: Any) -> Any:
-    return value
+def _as_given(answer: Any) -> Any:
+    return answer
 
 
-def _inlined(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose first level is no reference, with the definitions that it may refer to."""
-    name = schema.get("$ref", "").removeprefix("#/$defs/")
-    whole = definitions[name] if name else schema
-    return {**whole, "$defs": definitions} if definitions else whole
+def _of_msgspec(kind: Any) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    whole = {**schema, "$defs": definitions} if definitions else schema
+    return whole, lambda answer: msgspec.convert(answer, kind, str_keys=True)
 
 
-def _object(schema: dict[str, Any], read: Callable[[Any], Any]) -> OutputType:
-    """Return a schema of objects as it is, and another one as that of an object with one property."""
-    if schema.get("type") == "object":
-        return OutputType(schema, read)
-    definitions = schema.pop("$defs", None)
+def _of_pydantic(kind: Any) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    from pydantic import TypeAdapter  # the caller has imported it
 
-    def inner(value: dict[str, Any]) -> Any:
-        return read(value[_VALUE])
+    adapter = TypeAdapter[Any](kind)
+    # JSON, as a strict model takes a date or an Enum in no other form.
+    return adapter.json_schema(), lambda answer: adapter.validate_json(json.dumps(answer))
 
-    whole = {"type": "object", "properties": {_VALUE: schema}, "required": [_VALUE], "additionalProperties": False}
-    if definitions is not None:
-        whole["$defs"] = definitions
-    return OutputType(whole, inner)
+
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose first level is no reference to one of its definitions, and has the type of objects."""
+    where, _, name = str(schema.get("$ref", "")).removeprefix("#/").partition("/")
+    if where in _DEFINITIONS and name in schema.get(where, {}):
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        schema = {**rest, **schema[where][name]}
+        if f'"#/{where}/{name}"' not in json.dumps(schema):
+            others = {key: value for key, value in schema.pop(where).items() if key != name}
+            schema |= {where: others} if others else {}
+    return {"type": "object", **schema} if "properties" in schema else schema
+
+
+def _taken_by_claude_code(schema: Any) -> Any:
+    """Return a schema without the keywords that Claude Code does not know.
+
+    It knows those of draft 7, and the API those of 2020-12. The two have different forms of a tuple, so a tuple is an
+    array of its length with items of any of its types; the order of the types is checked when the answer is converted.
+    """
+    if isinstance(schema, list):
+        return [_taken_by_claude_code(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    taken: dict[str, Any] = {}
+    for keyword, value in cast("dict[str, Any]", schema).items():
+        if keyword in _WITH_NAMES and isinstance(value, dict):
+            named = cast("dict[str, Any]", value)
+            taken[keyword] = {name: _taken_by_claude_code(each) for name, each in named.items()}
+        elif keyword == "prefixItems":
+            taken["items"] = {"anyOf": _taken_by_claude_code(value)}
+        elif keyword not in (*_LEFT_OUT, *taken):  # `items` beside `prefixItems` is about items after the tuple's
+            taken[keyword] = value if keyword in _WITH_DATA else _taken_by_claude_code(value)
+    return taken
+
+
+def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object whose only property has the given schema."""
+    definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
+    value = {key: each for key, each in schema.items() if key not in _DEFINITIONS}
+    whole = {"type": "object", "properties": {_VALUE: value}, "required": [_VALUE], "additionalProperties": False}
+    return _moved({**whole, **definitions})
+
+
+def _moved(schema: Any) -> Any:
+    """Return a schema whose references to its old first level, and to parts of it, name the property."""
+    if isinstance(schema, list):
+        return [_moved(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value) for key, value in cast("dict[str, Any]", schema).items()}
+    ref = moved.get("$ref")
+    if isinstance(ref, str) and ref.startswith("#") and not ref.startswith(("#/$defs/", "#/definitions/")):
+        moved["$ref"] = f"#/properties/{_VALUE}{ref[1:]}"
+    return moved

@@ -15,7 +15,7 @@ from host_client.telemetry import Telemetry
 
 from ._arguments import check_arguments
 from ._outcome import SessionOutcome
-from ._output import output_type
+from ._output import output_form
 from .options import AgentOptions, ApprovalPolicy
 from .session import Approver, Session, open_session
 
@@ -122,8 +122,8 @@ def result_of(session: Session) -> AgentResult:
     output = None
     if error_type is None and data is not None and session.options.output_type is not None:
         try:
-            output = output_type(session.options.output_type).read(data.structured_output)
-        except (ValueError, TypeError, KeyError) as error:  # a sandbox may send anything
+            output = output_form(session.options.output_type).read(outcome.structured_output)
+        except Exception as error:  # the caller's type may raise any, and the result must not be lost
             error_type, message = "tool_error", f"the structured output does not fit output_type: {error}"
     return AgentResult(
         text=data.result if data else None,
@@ -142,7 +142,7 @@ def result_of(session: Session) -> AgentResult:
         tool_calls=outcome.tool_calls,
         denied_calls=outcome.denied_calls,
         denied_tools=tuple(outcome.denied_tools),
-        structured_output=data.structured_output if data else None,
+        structured_output=outcome.structured_output,
         output=output,
         unfinished=tuple(outcome.unfinished),
     )
@@ -163,5 +163,9 @@ def _error_of(outcome: SessionOutcome) -> tuple[ErrorType | None, str | None]:
     if last is None:
         return (error.error_type, error.message) if error else ("internal", "the run ended without a result")
     if last.data.is_error:
-        return last.data.error_type or "internal", last.data.result or last.data.subtype
+        error_type = last.data.error_type or "internal"
+        # The result has the agent's text, if there is one. The error of the same turn says why it failed.
+        if error is not None and outcome.last_error_span == last.span_id and error.error_type == error_type:
+            return error_type, error.message
+        return error_type, last.data.result or last.data.subtype
     return None, None

@@ -21,7 +21,7 @@ from host_client.sandbox import SandboxInfo
 from host_client.telemetry import Who
 
 from ._forms import Form, checked, number, one_of, typed
-from ._output import output_type
+from ._output import output_form
 
 PASSED_ON = ("OTEL_ENABLED", "OTEL_SDK_DISABLED", "IS_SANDBOX")
 """Variables of the host's environment that are passed to the runner, besides `MODEL_VARIABLES`."""
@@ -117,7 +117,7 @@ class AgentOptions:
         places = ((name, server) for name, server in self.mcp_servers.items() if isinstance(server, str))
         for name, value in (*self.attributes.items(), *places):
             if "," in f"{name}{value}" or "=" in name or not name:
-                raise ConfigurationError(f"{name}={value}: names and values cannot hold a comma, names no '='")
+                raise ConfigurationError(f"{name}: names and values cannot hold a comma, names no '='")
 
     @functools.cached_property
     def document(self) -> SdkOptions:
@@ -131,7 +131,7 @@ class AgentOptions:
                 raise ConfigurationError(
                     "output_type and output_format exclude each other: output_type makes the format"
                 )
-            given["output_format"] = {"type": "json_schema", "schema": output_type(self.output_type).schema}
+            given["output_format"] = {"type": "json_schema", "schema": output_form(self.output_type).schema}
         try:
             document = convert_options(given)
         except ValueError as error:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from agent_runner.contract.protocol import Answer, Approval
-from agent_runner.contract.sanitize import single_line
+from agent_runner.contract.sanitize import brief, single_line
 from agent_runner.contract.trace_context import TraceContext, baggage_from_headers, from_headers
 from host_client.errors import (
     ConfigurationError,
@@ -198,9 +198,18 @@ class Api:
 
     def _check_options(self, options: Mapping[str, object]) -> None:
         """Raise `ProblemError` for an option of the SDK that the service does not allow."""
+        if fields := sorted(options.keys() & CreateSession.model_fields.keys()):
+            raise ProblemError("invalid", f"options: {fields[0]} is a field of the request itself")
         if refused := sorted(options.keys() - self._session_options):
             allowed = ", ".join(sorted(self._session_options)) or "none"
-            raise ProblemError("invalid", f"options: {', '.join(refused)} cannot be set here; allowed: {allowed}")
+            raise ProblemError("invalid", f"options: {brief(refused[0])} cannot be set here; allowed: {allowed}")
+        servers = options.get("mcp_servers")
+        if isinstance(servers, dict) and any(
+            isinstance(each, str) for each in cast("dict[str, Any]", servers).values()
+        ):
+            raise ProblemError(
+                "invalid", "options: mcp_servers takes programs and addresses here, no code of the runner"
+            )
 
     def _budgeting(self, tenant_id: str) -> AbstractAsyncContextManager[object]:
         """Let a tenant with a budget create one session at a time, so that two do not get the same money."""

@@ -436,7 +436,10 @@ class Service:
         """Return the session's spans so far; only one trace is read at a time, as that takes much memory."""
         from ._trace import trace_of  # OpenTelemetry: not with telemetry off
 
-        common = common_attributes(self._house.options(stored), stored.record.id)
+        # Options of the SDK are no attributes, and a session of an earlier version may have one that is refused now.
+        request = {name: value for name, value in stored.record.request.items() if name != "options"}
+        described = stored._replace(record=replace(stored.record, request=request))
+        common = common_attributes(self._house.options(described), stored.record.id)
         further: Iterable[str] = (stored.state.whereabouts or {}).get("trace_ids", ())
         trace_ids = frozenset((stored.record.root.trace_id, *further))
         async with self._tracing:

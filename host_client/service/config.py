@@ -34,6 +34,9 @@ DEFAULT_SESSION_OPTIONS = frozenset(
 )
 """Options of the SDK with which a caller changes the model's requests and limits the tools, and no permission."""
 
+NEVER = frozenset({"env", "verbatim_prompts"})
+"""Options of the SDK that no caller may set: variables of the runner hold its keys, and prompts are always verbatim."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
@@ -129,7 +132,7 @@ def _session_options(names: str | None) -> frozenset[str]:
     """Return the options that ``--session-options`` names: ``all``, or names separated by commas."""
     if names is None:
         return DEFAULT_SESSION_OPTIONS
-    possible = frozenset(SdkOptions.__struct_fields__) - CreateSession.model_fields.keys() - {"verbatim_prompts"}
+    possible = frozenset(SdkOptions.__struct_fields__) - CreateSession.model_fields.keys() - NEVER
     given = possible if names == "all" else frozenset(name.strip() for name in names.split(",") if name.strip())
     if unknown := given - possible:
         raise ConfigurationError(

@@ -109,11 +109,42 @@ def test_a_bad_file_is_told_before_a_sandbox_is_made(tmp_path: Path, content: st
     assert f"--options {path}: " in done.stderr.replace("\n", "") and told in " ".join(done.stderr.split())
 
 
+@pytest.mark.integration
+def test_a_text_follows_the_system_prompt_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "options.json"
+    preset = {"type": "preset", "preset": "claude_code", "append": "Of the file."}
+    path.write_text(json.dumps({"system_prompt": preset}))
+    with host_lab("conversations: {main: {replies: [{text: Hello.}]}}") as lab:
+        args = ("--options", str(path), "--append-system-prompt", "Of the flag.")
+        done = host_client_run(tmp_path, lab.environ, *args)
+        system = json.dumps(lab.model.requests[0].body["system"])
+    assert done.returncode == 0, done.stderr
+    assert "Of the file." in system and "Of the flag." in system
+    path.write_text('{"system_prompt": "Of the file."}')
+    refused = host_client_run(tmp_path, lab.environ, *args)
+    assert refused.returncode == 2
+    assert "--append-system-prompt follows Claude Code's own system prompt" in refused.stderr
+
+
+@pytest.mark.integration
+def test_an_answer_of_any_schema_is_printed_whole(tmp_path: Path) -> None:
+    words = [f"word {number}" for number in range(60)]
+    answer = json.dumps({"value": words})
+    schema = json.dumps({"type": "array", "items": {"type": "string"}})
+    script = f"conversations: {{main: {{replies: [{{tools: [{{name: StructuredOutput, input: {answer}}}]}}]}}}}"
+    with host_lab(script) as lab:
+        done = host_client_run(tmp_path, lab.environ, "--output-schema", schema)
+    assert done.returncode == 0, done.stderr
+    assert json.dumps({"value": words}, indent=2) in done.stdout
+
+
 BAD: list[tuple[str, str, str]] = [
     ("--effort", "huge", "--effort: Invalid enum value 'huge'. --effort takes one of low, medium, high"),
     ("--setting-sources", "user,all", "Invalid enum value 'all'. --setting-sources takes some of user, project, local"),
     ("--agents", "[]", "--agents []: No such file or directory"),
     ("--agents", "{", "--agents: takes a JSON object or a file with one (Expecting"),
+    ("--agents", '{"a": {"description": "d", "prompt": "p", "model": 3}}', "--agents[...].model: Expected a text"),
+    ("--attribute", "model: x", "--attribute 'model: x': takes name=value"),
     ("--agents", '{"a": {"prompt": "p"}}', "missing required field `description`. --agents takes {"),
     ("--output-schema", "/nowhere.json", "--output-schema /nowhere.json: No such file or directory"),
     ("--mcp-config", '{"a": {"type": "http"}}', "an MCP server of type http takes `url`"),

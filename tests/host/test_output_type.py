@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from pydantic import BaseModel
 
-from host_client import AgentOptions, run_agent
+from agent_runner.contract.protocol import AnyEvent
+from host_client import AgentOptions, events, run_agent
+from host_client.client._output import output_form
 from host_client.errors import ConfigurationError
+from host_client.sandbox import LocalSandbox
 from tests.support.hosts import e2b_lab, host_lab, views
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +44,33 @@ class Weather(BaseModel):
     degrees: float
 
 
+class Pair(NamedTuple):
+    """An answer whose schema has no form that Claude Code and the API both know."""
+
+    name: str
+    number: int
+
+
+@dataclass
+class Forecast:
+    """A dataclass with a pydantic model."""
+
+    days: list[Weather]
+    pair: tuple[str, int]
+
+
+@dataclass
+class Odd:
+    """An answer that is even is refused by code of the type."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number % 2 == 0:
+            raise RuntimeError("it is even")
+
+
+BERN = {"city": "Bern", "degrees": 3.5}
 FINDINGS = [{"file": "a.py", "line": 3}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
@@ -52,13 +85,17 @@ def script(*outputs: Any) -> str:
     ("kind", "given", "expected"),
     [
         (Review, {"findings": FINDINGS, "verdict": "bad"}, Review([Finding("a.py", 3)], "bad")),
-        (Weather, {"city": "Bern", "degrees": 3.5}, Weather(city="Bern", degrees=3.5)),
+        (Weather, BERN, Weather(city="Bern", degrees=3.5)),
+        (Forecast, {"days": [BERN], "pair": ["a", 1]}, Forecast([Weather(city="Bern", degrees=3.5)], ("a", 1))),
+        (Pair, {"value": ["a", 1]}, Pair("a", 1)),
+        (dict[int, str], {"1": "one"}, {1: "one"}),
+        ({**SCHEMA, "$schema": "https://json-schema.org/draft/2020-12/schema"}, {"a": 1}, {"a": 1}),
         (list[Finding], {"value": FINDINGS}, [Finding("a.py", 3)]),
         (Literal["good", "bad"], {"value": "good"}, "good"),
         (SCHEMA, {"a": 1}, {"a": 1}),
         ({"type": "array", "items": {"type": "integer"}}, {"value": [1, 2]}, [1, 2]),
     ],
-    ids=["dataclass", "pydantic", "list", "literal", "schema", "schema-of-a-list"],
+    ids=["dataclass", "pydantic", "both", "tuple", "dict", "draft", "list", "literal", "schema", "schema-of-a-list"],
 )
 async def test_the_answer_is_an_instance(kind: Any, given: Any, expected: Any) -> None:
     with host_lab(script(given)) as lab:
@@ -85,9 +122,62 @@ async def test_a_run_without_the_answer_is_an_error_that_keeps_the_text() -> Non
     with host_lab("conversations: {main: {replies: [{text: It is fine.}, {text: It is fine.}]}}") as lab:
         result = await run_agent("go", AgentOptions(output_type=Review), environ=lab.environ)
     assert (result.is_error, result.error_type, result.text, result.output) == (True, "tool_error", "It is fine.", None)
+    assert result.error_message is not None and "without the structured output" in result.error_message
 
 
-@pytest.mark.parametrize("kind", [3, print, object()])
+async def test_an_answer_that_the_type_refuses_is_an_error_that_keeps_it() -> None:
+    with host_lab(script({"number": 4})) as lab:
+        result = await run_agent("go", AgentOptions(output_type=Odd), environ=lab.environ)
+    assert (result.error_type, result.output, result.structured_output) == ("tool_error", None, {"number": 4})
+    assert result.error_message == "the structured output does not fit output_type: it is even"
+
+
+async def test_a_turn_of_the_cli_itself_takes_no_answer_away(tmp_path: Path) -> None:
+    started = "{tools: [{name: Bash, input: {command: cat gate, run_in_background: true}}]}"
+    answer = "{tools: [{name: StructuredOutput, input: {a: 1}}]}"
+    woken = "{text: It is ready.}, {text: It is ready.}"  # the CLI asks once more for the answer
+    with host_lab(f"conversations: {{main: {{replies: [{started}, {answer}, {woken}]}}}}") as lab:
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+
+        def open_gate(event: AnyEvent) -> None:
+            if isinstance(event, events.Result) and event.data.turn == 1:
+                gate.write_text("done")
+
+        options = AgentOptions(output_type=SCHEMA, allowed_tools=("Bash",))
+        result = await run_agent(
+            "go", options, sandbox=LocalSandbox(work=tmp_path), on_event=open_gate, environ=lab.environ
+        )
+    assert (result.error_message, result.output, result.text) == (None, {"a": 1}, "It is ready.")
+
+
+REF = {"$ref": "#/definitions/a", "definitions": {"a": {"type": "object", "properties": {"b": {"$ref": "#"}}}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        ({"type": "array", "items": {"$ref": "#"}}, {"type": "array", "items": {"$ref": "#/properties/value"}}),
+        (
+            {
+                "type": "object",
+                "properties": {"discriminator": {"type": "string"}, "$schema": {"const": {"$schema": 1}}},
+            },
+            None,
+        ),
+        ({"properties": {"a": {}}}, {"type": "object", "properties": {"a": {}}}),
+        (REF, {"type": "object", "properties": {"b": {"$ref": "#"}}}),
+    ],
+    ids=["recursive", "names", "untyped", "reference"],
+)
+def test_the_schema_means_what_it_did(kind: dict[str, Any], schema: dict[str, Any] | None) -> None:
+    before = copy.deepcopy(kind)
+    form = output_form(kind).schema
+    assert form == (schema or kind) or form["properties"]["value"] == schema
+    assert kind == before
+
+
+@pytest.mark.parametrize("kind", [3, print, object(), Weather(city="Bern", degrees=1), list["Unknown"]])  # type: ignore[name-defined]  # noqa: F821
 def test_what_is_no_type_is_refused(kind: Any) -> None:
     with pytest.raises(ConfigurationError, match="output_type takes a dataclass, a pydantic model, a JSON Schema"):
         AgentOptions(output_type=kind)

@@ -80,6 +80,7 @@ def test_extra_args_cannot_have_the_arguments_that_the_sdk_sets() -> None:
         ('{"extra_args": {"--debug": null}}', "extra_args: '--debug': takes the names of arguments without dashes"),
         ('{"extra_args": {"input-format=text": null}}', "extra_args: 'input-format=text': takes the names"),
         ('{"extra_args": {"": null}}', "extra_args: '': takes the names"),
+        ('{"task_budget": {"total": 0}}', "task_budget.total: Expected a whole number >= 1. task_budget takes {"),
         ('{"max_turns": 0}', "max_turns: Expected a whole number >= 1. max_turns takes a whole number above 0"),
         ('{"max_budget_usd": -1}', "max_budget_usd takes a number above 0"),
     ],
@@ -255,6 +256,29 @@ def test_a_name_that_the_sdk_refuses_is_a_bad_configuration(make_lab: MakeLab) -
     error = done.one(protocol.Error).data
     assert (done.exit_code, error.error_type, error.retryable) == (2, "invalid_request", False)
     assert "Invalid skill name 'a,b'" in error.message
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"settings": "/nowhere.json"}, "Settings file not found: /nowhere.json"),
+        ({"system_prompt": {"type": "file", "path": "/nowhere.md"}}, "System prompt file not found: /nowhere.md"),
+        ({"session_id": "no-uuid"}, "Invalid session ID. Must be a valid UUID."),
+        ({"extra_args": {"nonsense": None}}, "unknown option '--nonsense'"),
+        (
+            {"output_format": {"type": "json_schema", "schema": {**NUMBER, "x-note": 1}}},
+            '--json-schema is not a valid JSON Schema: strict mode: unknown keyword: "x-note"',
+        ),
+    ],
+    ids=["settings", "system_prompt", "session_id", "extra_args", "output_format"],
+)
+def test_an_option_with_which_the_cli_does_not_start_is_a_bad_configuration(
+    make_lab: MakeLab, options: dict[str, Any], told: str
+) -> None:
+    done = run(make_lab(HELLO), options)
+    error = done.one(protocol.Error).data
+    assert (done.exit_code, error.error_type, error.retryable) == (2, "invalid_request", False)
+    assert error.message == f"Claude Code does not start with these options: {told}"
 
 
 def tools_of(lab: Lab) -> set[str]:

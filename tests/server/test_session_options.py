@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from typing import Any
 
 import pytest
@@ -46,8 +48,8 @@ async def test_options_without_permissions_can_be_set(make_service: Make) -> Non
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"agents": {}, "env": {}}, "options: agents, env cannot be set here; allowed: betas, effort, fallback_model"),
-        ({"permission_mode": "plan"}, "options: permission_mode cannot be set here"),
+        ({"agents": {}, "env": {}}, "options: agents cannot be set here; allowed: betas, effort, fallback_model"),
+        ({"permission_mode": "plan"}, "options: permission_mode is a field of the request itself"),
         ({"colour": 1}, "options: colour cannot be set here"),
         ({"effort": "huge"}, "effort takes one of low, medium, high, xhigh, max"),
     ],
@@ -94,11 +96,38 @@ async def test_a_text_follows_claude_codes_own_system_prompt(make_service: Make)
         assert refused.status_code == 422
 
 
+async def test_the_trace_can_be_read_though_an_option_of_the_session_is_refused_now(make_service: Make) -> None:
+    lab, _ = make_service("conversations: {main: {replies: [{text: Hello.}]}}")
+    first = lab.start()
+    async with first.client() as client:
+        session = await created(client, options={"effort": "low"})
+        async with stream(client, session["id"]) as events:
+            await until(events, "result")
+            await client.delete(f"/api/sessions/{session['id']}")
+            await rest(events)
+    first.stop()
+    with contextlib.closing(sqlite3.connect(lab.store)) as database, database:
+        old, new = '"effort":"low"', '"effort":"old"'
+        database.execute("UPDATE sessions SET record = CAST(REPLACE(CAST(record AS TEXT), ?, ?) AS BLOB)", (old, new))
+    async with lab.start().client() as client:
+        answer = await client.get(f"/api/sessions/{session['id']}/trace")
+    assert answer.status_code == 200 and "agent.session" in answer.text
+
+
+async def test_code_of_the_runner_is_no_server_of_a_caller(make_service: Make) -> None:
+    lab, _ = make_service(STRUCTURED)
+    async with lab.start("--session-options", "all").client() as client:
+        options = {"mcp_servers": {"a": "os:environ"}}
+        answer = await client.post("/api/sessions", json={"prompt": "go", "options": options})
+    assert answer.status_code == 422
+    assert "mcp_servers takes programs and addresses here" in answer.json()["detail"]
+
+
 def test_the_names_of_allowed_options_are_checked() -> None:
     assert _session_options(None) == DEFAULT_SESSION_OPTIONS
     assert _session_options("") == frozenset()
-    assert DEFAULT_SESSION_OPTIONS | {"env", "settings"} < _session_options("all")
+    assert DEFAULT_SESSION_OPTIONS | {"agents", "settings"} < _session_options("all")
     assert "permission_mode" not in _session_options("all"), "it is a field of the request"
-    for wrong in ("hooks", "model", "verbatim_prompts", "colour"):
+    for wrong in ("hooks", "model", "env", "verbatim_prompts", "colour"):
         with pytest.raises(ConfigurationError, match=f"--session-options: {wrong} is none of add_dirs, agents, betas"):
             _session_options(f"effort,{wrong}")

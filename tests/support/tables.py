@@ -32,7 +32,7 @@ from host_client.service._app import described_app
 from host_client.service._events import OWN_TYPES
 from host_client.service._models import CreateSession
 from host_client.service._problems import PROBLEMS
-from host_client.service.config import DEFAULT_SESSION_OPTIONS
+from host_client.service.config import DEFAULT_SESSION_OPTIONS, NEVER
 from host_client.telemetry.metrics.instruments import METRICS
 from host_client.telemetry.setup._variables import SDK_VARIABLES
 from host_client.telemetry.setup._variables import SETTINGS as TELEMETRY_SETTINGS
@@ -138,7 +138,7 @@ def options_of_the_sdk() -> str:
     for name, takes in sdk_options.FORMS.items():
         flag = f"`--{flags[name].replace('_', '-')}`" if name in flags else "in the file"
         allowed = "" if name in DEFAULT_SESSION_OPTIONS else ", if allowed"
-        rest = "always on" if name == "verbatim_prompts" else "a field" if name in bodies else f"in `options`{allowed}"
+        rest = "no" if name in NEVER else "a field" if name in bodies else f"in `options`{allowed}"
         rows.append(f"| `{name}` | {_cell(takes)} | {flag} | {rest} |")
     return "\n".join(["| option | takes | `host_client run` | REST |", "|---|---|---|---|", *rows])
 
