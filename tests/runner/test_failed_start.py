@@ -75,9 +75,11 @@ def test_bypassing_permissions_as_root_leaves_the_turns_span(make_lab: MakeLab) 
     assert_refused(fail(make_lab(NO_REQUEST), "--permission-mode", "bypassPermissions"), 2)
 
 
-@pytest.mark.parametrize("conversation", [NO_CONVERSATION[1], "not-an-id"])
-def test_a_conversation_that_does_not_exist_leaves_the_turns_span(make_lab: MakeLab, conversation: str) -> None:
-    assert_refused(fail(make_lab(NO_REQUEST), "--resume", conversation), 3)
+@pytest.mark.parametrize(("conversation", "exit_code"), [(NO_CONVERSATION[1], 3), ("not-an-id", 2)])
+def test_a_conversation_that_does_not_exist_leaves_the_turns_span(
+    make_lab: MakeLab, conversation: str, exit_code: int
+) -> None:
+    assert_refused(fail(make_lab(NO_REQUEST), "--resume", conversation), exit_code)
 
 
 @pytest.mark.parametrize("content", [None, "echo", "#!/bin/sh\nexit 7\n"], ids=["missing", "no program", "exits"])
