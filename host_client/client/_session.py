@@ -282,6 +282,7 @@ class Session:
         self.run_id = whereabouts.run_id
         for trace_id in whereabouts.trace_ids:
             self.trace.admit(TraceContext(trace_id, ""))
+        await asyncio.to_thread(self.trace.take_over)
         self.trace.replay_own(whereabouts.own_spans)
         with self.trace.current():
             process = await self._sandbox.adopt(whereabouts.info, whereabouts.process_id)

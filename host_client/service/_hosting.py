@@ -49,6 +49,9 @@ from ._tasks import cancelled_at_end
 LAST_WORDS_SECONDS = 10.0
 """Seconds that a runner has for its last events after the command to stop."""
 
+SPOOL_SECONDS = 5.0
+"""Maximum number of seconds that the end of a session waits until its spans are in the spool."""
+
 GRACE_SECONDS = 60.0
 """Seconds after the expiry of a waiting request during which an idle session is not yet closed."""
 
@@ -274,6 +277,15 @@ class Hosted:
             message=failure.message if failure else None,
             closed_by=by,
         )
+        # No process takes over a session whose last event is written, so its spans are to outlive this process by then.
+        # The event is not put off for longer than `SPOOL_SECONDS`.
+        if not await asyncio.to_thread(self._house.telemetry.write, SPOOL_SECONDS):
+            _logger.warning(
+                "session %s: its last spans were not written to the spool within %g s; "
+                "they are lost if this process is killed before they are",
+                self.record.id,
+                SPOOL_SECONDS,
+            )
         await self.log.say(data)
         turns, cost = self.log.state.turns, self.log.state.cost_usd
         _logger.info("session %s ended (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)

@@ -38,6 +38,11 @@ def own_spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
     return (span for span, is_own in zip(spans_of(request), are_own(request), strict=True) if is_own)
 
 
+def ids_of(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the trace and span ids in a serialized request; raise DecodeError for other bytes."""
+    return [(span.trace_id, span.span_id) for span in spans_of(ExportTraceServiceRequest.FromString(body))]
+
+
 def ended_spans(request: ExportTraceServiceRequest) -> list[EndedSpan]:
     """Return Sandspan's own spans of a request in the form that observers and the sampler take.
 

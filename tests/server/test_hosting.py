@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from agent_runner.contract.protocol import (
 from agent_runner.contract.spans import Span
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.service import _commands as c
+from host_client.service import _hosting as hosting_module
 from host_client.service._events import AdoptedData
 from host_client.service._feed import Feed
 from host_client.service._hosting import House
@@ -45,6 +47,7 @@ from tests.store.records import created as kept
 from tests.store.records import stored
 from tests.support.metrics import result
 from tests.support.told_sandbox import ToldSandbox
+from tests.telemetry.test_pipeline import Recorder, assert_set
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60.0
@@ -62,12 +65,13 @@ class Scene:
         self.prepare: Callable[[ToldSandbox], None] = lambda _: None
         self.refusals: list[Exception] = []
         self.idle_seconds = self.silent_seconds = 1000.0
+        self.telemetry = Telemetry()
 
     def service(self, owner: str = "one", shutdown_seconds: float = WAIT_SECONDS) -> Service:
         house = House(
             store=self.store,
             owner=owner,
-            telemetry=Telemetry(),
+            telemetry=self.telemetry,
             environ={},
             sandbox=self._sandbox,
             options=options_of,
@@ -165,6 +169,46 @@ async def test_a_write_that_is_cancelled_leaves_log_and_state_as_one(store: Sqli
     entries = await store.read("s-1", 0)
     assert [entry.id for entry in entries] == list(range(1, len(entries) + 1))
     assert log.state.last_event_id == len(entries)
+
+
+async def test_the_last_event_is_written_once_the_spans_of_the_session_are_in_the_spool(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked = threading.Event()
+    spool = Recorder(before=lambda: assert_set(is_asked))  # nothing is in the spool before the service waits for it
+    scene.telemetry = Telemetry(spool)
+    write = scene.telemetry.write
+
+    def write_when_asked(timeout: float) -> bool:
+        is_asked.set()
+        return write(timeout)
+
+    monkeypatch.setattr(scene.telemetry, "write", write_when_asked)
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    await service.close(made, by="ada")
+    await scene.until(made.record.id, "closed")
+    assert "agent.session" in spool.sent
+    await service.stop()
+    scene.telemetry.shutdown()
+
+
+async def test_a_session_whose_spans_are_not_written_in_time_ends_with_a_warning(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hosting_module, "SPOOL_SECONDS", 0.01)
+    has_ended = threading.Event()
+    scene.telemetry = Telemetry(Recorder(before=lambda: assert_set(has_ended)))
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    await service.close(made, by="ada")
+    await scene.until(made.record.id, "closed")
+    assert f"session {made.record.id}: its last spans were not written to the spool within 0.01 s" in caplog.text
+    has_ended.set()
+    await service.stop()
+    scene.telemetry.shutdown()
 
 
 @pytest.mark.parametrize("where", ["adopt", "factory"])

@@ -114,6 +114,8 @@ class Receiver:
         self.requests: list[Request] = []
         self.url = ""
         self._received: list[tuple[str, str]] = []
+        self._connections: dict[Any, Any] = {}
+        """The clients' addresses by connection."""
         self._changed = threading.Condition()
         self.stopping = threading.Event()
 
@@ -125,6 +127,25 @@ class Receiver:
                 self._received.extend((span.trace_id, span.span_id) for span in request.spans)
             self._changed.notify_all()
         return answer
+
+    def opened(self, connection: Any, client: Any) -> None:
+        with self._changed:
+            self._connections[connection] = client
+            self._changed.notify_all()
+
+    def closed(self, connection: Any) -> None:
+        with self._changed:
+            del self._connections[connection]
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until all that clients which have ended had sent over HTTP is read; others must not stay connected."""
+        host, port = self.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), WAIT_SECONDS) as last:
+            own = last.getsockname()
+            # Connections are accepted in order.
+            self.wait_for(lambda: own in self._connections.values())
+        self.wait_for(lambda: not self._connections)
 
     @property
     def received(self) -> set[tuple[str, str]]:
@@ -195,11 +216,26 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _server_of(receiver: Receiver, port: int) -> ThreadingHTTPServer:
+    """Return a server that tells the receiver of its connections."""
+
+    class Server(ThreadingHTTPServer):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            receiver.opened(request, client_address)
+            super().process_request(request, client_address)
+
+        def shutdown_request(self, request: Any) -> None:
+            super().shutdown_request(request)
+            receiver.closed(request)
+
+    return Server(("127.0.0.1", port), _handler_of(receiver))
+
+
 @contextmanager
 def http_receiver(port: int = 0, tls: Tls | None = None) -> Generator[Receiver]:
     """Run an OTLP/HTTP receiver on loopback."""
     receiver = Receiver()
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(receiver))
+    server = _server_of(receiver, port)
     server.daemon_threads = True
     if tls is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.authority))

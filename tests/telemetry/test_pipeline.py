@@ -325,6 +325,19 @@ def assert_set(event: threading.Event) -> None:
     assert event.wait(LIMIT)
 
 
+def test_spans_are_written_when_write_says_so() -> None:
+    may_write = threading.Event()
+    outbox = Recorder(before=lambda: assert_set(may_write), delivers=False)
+    telemetry = Telemetry(outbox)
+    telemetry.begin(LOW, ADA)
+    telemetry.export(batch(span("a", LOW)))
+    assert not telemetry.write(0.01)
+    may_write.set()
+    assert telemetry.write(LIMIT)
+    assert outbox.sent == ["a"]
+    telemetry.shutdown(LIMIT)
+
+
 def test_what_is_not_delivered_is_told_by_flush_and_shutdown() -> None:
     telemetry = Telemetry(Recorder(delivers=False))
     telemetry.begin(LOW, ADA)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from host_client.telemetry.batch import Batch
@@ -22,6 +23,9 @@ _FREE_PAGES = 256
 """Number of free pages below which the file is not compacted."""
 
 _DROP_AT_ONCE = 1000
+_READ_AT_ONCE = 64
+_MAX_SET_ASIDE = 3
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _SCHEMA = """
 CREATE TABLE request(id INTEGER PRIMARY KEY, at REAL NOT NULL, spans INTEGER NOT NULL, body BLOB NOT NULL);
@@ -34,6 +38,13 @@ DELETE FROM request WHERE id = ?
 AND NOT EXISTS (SELECT 1 FROM destination JOIN due ON due.destination = name AND due.request = id)
 """
 
+
+_DUE_TO_ALL = """
+SELECT body FROM request WHERE NOT EXISTS (
+    SELECT 1 FROM destination WHERE durable = 1
+    AND NOT EXISTS (SELECT 1 FROM due WHERE due.destination = name AND due.request = request.id)
+)
+"""
 
 _REFERENCES = """
 SELECT destination, request FROM due UNION ALL SELECT name, request FROM held CROSS JOIN destination WHERE durable = 1
@@ -49,6 +60,49 @@ class StoredBatch(NamedTuple):
 
     id: int
     batch: Batch
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Generator[None]:
+    """Make the changes of the block to a database in one transaction."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # After some errors SQLite has rolled back already, and then ROLLBACK raises.
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.execute("ROLLBACK")
+        raise
+
+
+def is_corrupt(error: Exception) -> bool:
+    """Return whether SQLite raised an error because a file is corrupt."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT
+
+
+def set_aside(path: Path) -> None:
+    """Rename a corrupt database, and delete the oldest ones that were renamed before."""
+    aside = path.with_suffix(".corrupt")
+    with contextlib.suppress(OSError):
+        # First, as SQLite would apply the log to a new database of this name.
+        for name in _companions(path):
+            name.unlink(missing_ok=True)
+        path.replace(aside)
+        path.with_suffix(".lock").unlink(missing_ok=True)
+        for old in sorted(path.parent.glob("*.corrupt"), key=lambda p: p.stat().st_mtime)[:-_MAX_SET_ASIDE]:
+            old.unlink()
+
+
+def remove(path: Path) -> None:
+    """Delete a database and the files that belong to it, the lock last."""
+    for name in (path, *_companions(path), path.with_suffix(".lock")):
+        name.unlink(missing_ok=True)
+
+
+def _companions(path: Path) -> tuple[Path, ...]:
+    """Return the files that SQLite keeps beside a database."""
+    return tuple(Path(f"{path}{suffix}") for suffix in ("-wal", "-shm", "-journal"))
 
 
 def spans_in_corrupt(path: str) -> Counter[str]:
@@ -85,13 +139,15 @@ class SpoolFile:
         if version not in (0, VERSION):
             raise UnknownVersionError(version)
         if version == 0:
-            with self._transaction():
+            with transaction(self._db):
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
         self._next = 1 + (self._one("SELECT max(id) FROM request") or 0)
         self._delivered: defaultdict[str, set[int]] = defaultdict(set)
         """Requests by destination that were delivered but could not be removed, because the disk was full."""
+        self._skipped: defaultdict[str, set[int]] = defaultdict(set)
+        """Requests by destination that only the next process sends."""
         self.waiting: Counter[str] = Counter()
         """Numbers of spans that are due, by destination."""
         self._held: Counter[str] = Counter()
@@ -114,14 +170,18 @@ class SpoolFile:
 
     def register(self, destinations: Mapping[str, bool]) -> None:
         """Register the destinations of this process; the values say whether they are durable."""
-        with self._transaction():
+        with transaction(self._db):
             # 2 means durable, of an earlier process: spans that are held from now on are not for it.
             self._db.execute("UPDATE destination SET durable = 2 WHERE durable")
             self._db.executemany("INSERT OR REPLACE INTO destination VALUES(?, ?)", destinations.items())
 
+    def durable(self) -> list[str]:
+        """Return the durable destinations of the last process that registered its own."""
+        return [name for (name,) in self._db.execute("SELECT name FROM destination WHERE durable = 1")]
+
     def take_over(self) -> None:
         """Make a dead process's undecided spans due; delete the spans that only that process could deliver."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(
                 "INSERT OR IGNORE INTO due SELECT name, request FROM held CROSS JOIN destination WHERE durable = 1"
             )
@@ -137,9 +197,15 @@ class SpoolFile:
         held = self._db.execute("SELECT trace_id, sum(spans) FROM held JOIN request ON id = request GROUP BY 1")
         self._held = Counter(dict(held))
 
+    def due_to_all(self) -> Iterator[list[bytes]]:
+        """Yield the serialized requests that are still due to all destinations of `durable`, some at a time."""
+        with contextlib.closing(self._db.execute(_DUE_TO_ALL)) as rows:
+            while some := rows.fetchmany(_READ_AT_ONCE):
+                yield [body for (body,) in some]
+
     def hold(self, trace_id: str, batches: Sequence[Batch], at: float) -> None:
         """Add requests of an undecided trace; ``at`` is in seconds since the epoch."""
-        with self._transaction():
+        with transaction(self._db):
             numbers = self._add(batches, at)
             self._db.executemany("INSERT INTO held VALUES(?, ?)", [(trace_id, number) for number in numbers])
         self._held[trace_id] += sum(batch.spans for batch in batches)
@@ -147,7 +213,7 @@ class SpoolFile:
     def put(self, batches: Sequence[Batch], destinations: Iterable[str], at: float) -> list[StoredBatch]:
         """Add requests that are due to destinations."""
         names = list(destinations)
-        with self._transaction():
+        with transaction(self._db):
             numbers = self._add(batches, at)
             self._db.executemany("INSERT INTO due VALUES(?, ?)", [(name, id_) for name in names for id_ in numbers])
         self.waiting.update(dict.fromkeys(names, sum(batch.spans for batch in batches)))
@@ -171,23 +237,24 @@ class SpoolFile:
         query = "SELECT body, spans FROM held JOIN request ON id = request WHERE trace_id = ? ORDER BY id"
         return [Batch(*row) for row in self._db.execute(query, (trace_id,))]
 
-    def release(self, trace_id: str, destinations: Iterable[str]) -> None:
-        """Make the held requests of a trace due to destinations."""
+    def release(self, trace_id: str, destinations: Iterable[str]) -> list[Batch]:
+        """Make the held requests of a trace due to destinations, and return them."""
         names = list(destinations)
-        with self._transaction():
-            query = "SELECT request, spans FROM held JOIN request ON id = request WHERE trace_id = ?"
-            rows: list[tuple[int, int]] = self._db.execute(query, (trace_id,)).fetchall()
+        with transaction(self._db):
+            query = "SELECT request, body, spans FROM held JOIN request ON id = request WHERE trace_id = ?"
+            rows: list[tuple[int, bytes, int]] = self._db.execute(query, (trace_id,)).fetchall()
             if rows:
                 self._db.executemany(
-                    "INSERT INTO due VALUES(?, ?)", [(name, number) for name in names for number, _ in rows]
+                    "INSERT INTO due VALUES(?, ?)", [(name, number) for name in names for number, _, _ in rows]
                 )
                 self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
         del self._held[trace_id]
-        self.waiting.update(dict.fromkeys(names, sum(spans for _, spans in rows)))
+        self.waiting.update(dict.fromkeys(names, sum(spans for _, _, spans in rows)))
+        return [Batch(body, spans) for _, body, spans in rows]
 
     def discard(self, trace_id: str) -> None:
         """Delete the held requests of a trace."""
-        with self._transaction():
+        with transaction(self._db):
             held = "SELECT request FROM held WHERE trace_id = ?"
             self._db.execute(f"DELETE FROM request WHERE id IN ({held})", (trace_id,))  # noqa: S608  # a constant
             self._db.execute("DELETE FROM held WHERE trace_id = ?", (trace_id,))
@@ -201,7 +268,7 @@ class SpoolFile:
         query = "SELECT id, body, spans FROM due JOIN request ON id = request WHERE destination = ? ORDER BY request"
         with contextlib.closing(self._db.execute(query, (destination,))) as rows:
             for number, body, count in rows:
-                if number in self._delivered[destination]:
+                if number in self._delivered[destination] or number in self._skipped[destination]:
                     continue
                 spans, size = spans + count, size + len(body)
                 if oldest and (spans > max_spans or size > max_bytes):
@@ -215,7 +282,7 @@ class SpoolFile:
         delivered.update(stored.id for stored in done)
         self.waiting[destination] -= sum(stored.batch.spans for stored in done)
         try:
-            with self._transaction():
+            with transaction(self._db):
                 self._db.executemany(
                     "DELETE FROM due WHERE destination = ? AND request = ?", [(destination, id_) for id_ in delivered]
                 )
@@ -223,6 +290,11 @@ class SpoolFile:
         except sqlite3.OperationalError:
             return  # the next call tries again
         delivered.clear()
+
+    def skip(self, destination: str, stored: StoredBatch) -> None:
+        """Leave a request of a destination to the next process that opens the file."""
+        self._skipped[destination].add(stored.id)
+        self.waiting[destination] -= stored.batch.spans
 
     def drop(self, size: int, but: set[int]) -> Counter[str]:
         """Delete the oldest requests of ``size`` bytes except for ``but``; return the lost spans by destination."""
@@ -250,7 +322,7 @@ class SpoolFile:
         held = f"SELECT name, sum(spans) FROM held JOIN request ON id = request CROSS JOIN destination WHERE durable < 2 AND id IN ({marks}) GROUP BY 1"  # noqa: S608, E501  # numbers
         due_lost: dict[str, int] = dict(self._db.execute(due))
         held_lost: dict[str, int] = dict(self._db.execute(held))
-        with self._transaction():
+        with transaction(self._db):
             for table, column in (("due", "request"), ("held", "request"), ("request", "id")):
                 self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({marks})")  # noqa: S608  # constants, numbers
         self.waiting.subtract(due_lost)
@@ -269,15 +341,3 @@ class SpoolFile:
 
     def _one(self, query: str) -> int:
         return self._db.execute(query).fetchone()[0]
-
-    @contextmanager
-    def _transaction(self) -> Generator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # After some errors SQLite has rolled back already, and then ROLLBACK raises.
-            with contextlib.suppress(sqlite3.OperationalError):
-                self._db.execute("ROLLBACK")
-            raise

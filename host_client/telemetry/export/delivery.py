@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,11 @@ LINGER = 5.0
 
 KEEP_INTERVAL = 30.0
 """Seconds between two rounds of the spool's upkeep."""
+
+TAKEOVER_SECONDS = 10.0
+"""Maximum number of seconds that `Delivery.take_over` waits; after that it does not wait for `IMPATIENT_SECONDS`."""
+
+IMPATIENT_SECONDS = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -45,8 +51,9 @@ class Delivery:
         names = _distinct(destination.name for destination in destinations)
         self._keys = _distinct(destination.key for destination in destinations)
         """Keys of the destinations in the spool."""
-        durable = (destination.durable for destination in destinations)
-        spool.register(dict(zip(self._keys, durable, strict=True)))
+        durable = dict(zip(self._keys, (destination.durable for destination in destinations), strict=True))
+        self._transient_keys = [key for key in self._keys if not durable[key]]
+        spool.register(durable)
         self._senders = [
             Sender(destination, name, spool, key=key, clock=clock, jitter=jitter)
             for destination, name, key in zip(destinations, names, self._keys, strict=True)
@@ -55,6 +62,10 @@ class Delivery:
         self._hurry = threading.Event()
         self._closing = threading.Event()
         self._has_taken_over = threading.Event()
+        self._keep_now = threading.Event()
+        self._taken_over_at = -math.inf
+        """Time at which the last round of upkeep began that has taken over the files of dead processes."""
+        self._impatient_until = -math.inf
         self._progress = threading.Condition()
         self._reported_drops = 0
         self._threads = [
@@ -85,6 +96,37 @@ class Delivery:
         self._spool.put(batches, self._keys)
         self._wake()
 
+    def take_over(self, died_before: float) -> bool:
+        """Wait until the files of all processes that died before a time (of `time.monotonic`) have been taken over.
+
+        Return whether they have. If not, `recorded` may lack the last spans of such a process, and they are sent again.
+        """
+        timeout = TAKEOVER_SECONDS if time.monotonic() >= self._impatient_until else 0.0
+        with self._progress:
+            if self._taken_over_at < died_before:
+                self._keep_now.set()
+            is_done = self._progress.wait_for(
+                lambda: self._taken_over_at >= died_before or self._closing.is_set(), timeout
+            )
+        if not is_done and timeout:
+            self._impatient_until = time.monotonic() + IMPATIENT_SECONDS
+            _logger.warning(
+                "the spool's files of dead processes were not taken over within %g s: "
+                "spans of sessions that are taken over now may be sent again",
+                timeout,
+            )
+        return is_done
+
+    def recorded(self, trace_id: str, span_ids: Sequence[str]) -> set[str]:
+        """Return those spans of a trace that some process has stored in this spool's directory; ids are in hex."""
+        return self._spool.recorded(trace_id, span_ids)
+
+    def offer_again(self, batches: Sequence[Batch]) -> None:
+        """Deliver spans that a dead process has stored to the destinations that only that process could deliver to."""
+        if self._transient_keys:
+            self._spool.put(batches, self._transient_keys)
+            self._wake()
+
     # -- results -----------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, Counts]:
@@ -107,10 +149,10 @@ class Delivery:
 
     def _flush(self, timeout: float, is_given_up: Callable[[Sender], bool]) -> bool:
         deadline = time.monotonic() + timeout
-        self._has_taken_over.wait(timeout)
         self._hurry.set()
         self._wake()
         try:
+            self._has_taken_over.wait(timeout)
             with self._progress:
                 while (left := deadline - time.monotonic()) > 0 and self._may_deliver(left, is_given_up):
                     self._progress.wait(min(left, HANGS_AFTER / 4))  # a destination that hangs notifies nothing
@@ -149,6 +191,9 @@ class Delivery:
         """
         delivered = self._flush(timeout, self._is_left_behind)
         self._closing.set()
+        with self._progress:
+            self._progress.notify_all()
+        self._keep_now.set()
         self._hurry.set()
         self._wake()
         deadline = time.monotonic() + 1.0
@@ -191,13 +236,25 @@ class Delivery:
 
     def _keep(self) -> None:
         while not self._closing.is_set():
-            try:
-                self._spool.keep()
-            except Exception:  # a fault here must not end the thread
-                _logger.exception("the upkeep of the telemetry spool failed; it is tried again")
+            self._keep_now.clear()
+            began = time.monotonic()
+            has_looked = self._attempt(self._spool.keep)
             self._has_taken_over.set()
+            with self._progress:
+                if has_looked:
+                    self._taken_over_at = began
+                self._progress.notify_all()
             self._wake()
-            self._closing.wait(KEEP_INTERVAL)
+            self._attempt(self._spool.tidy)
+            if not self._closing.is_set():
+                self._keep_now.wait(KEEP_INTERVAL)
+
+    def _attempt(self, upkeep: Callable[[], bool | None]) -> bool:
+        try:
+            return bool(upkeep())
+        except Exception:  # a fault here must not end the thread
+            _logger.exception("the upkeep of the telemetry spool failed; it is tried again")
+            return False
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -3,6 +3,9 @@
 Each process has files of its own in the spool's directory, with locks that end with the process; the files of dead
 processes are taken over. If the disk fails, spans are held in memory, up to a limit. Beyond a limit the oldest spans
 are dropped and counted. Delivery is at least once: a request that was taken and not acknowledged is taken again.
+
+Spans that are due on disk are recorded (`SpanRecords`) after they were written and before they can be sent. If a process
+was killed in between, the process that takes its file over records them, before another one can look for records.
 """
 
 from __future__ import annotations
@@ -22,7 +25,16 @@ from typing import NamedTuple
 
 from host_client.telemetry.batch import Batch
 
-from ._spool_file import SpoolFile, StoredBatch, UnknownVersionError, spans_in_corrupt
+from ._records import SpanRecords
+from ._spool_file import (
+    SpoolFile,
+    StoredBatch,
+    UnknownVersionError,
+    is_corrupt,
+    remove,
+    set_aside,
+    spans_in_corrupt,
+)
 from .notices import Notices
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -31,10 +43,13 @@ MAX_AGE = 7 * 86400.0
 MAX_FILES = 16
 """Maximum number of files that one process takes over at a time."""
 
-_MAX_SET_ASIDE = 3
 _WAL_SHARE = 6 * 1024 * 1024
 """Maximum size of the log that SQLite keeps beside each database."""
-_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+ADOPTION_SECONDS = 5.0
+"""Maximum number of seconds that a round of upkeep waits while another process takes over files."""
+
+_POLL_SECONDS = 0.02
 
 _logger = logging.getLogger(__name__)
 
@@ -93,8 +108,11 @@ class Spool:
         self._undecided_at_close: Counter[str] = Counter()
         self._passed_over: dict[Path, int] = {}
         self._dropped: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._recorded_files: dict[Path, int] = {}
+        """Files that were not taken over but whose spans are recorded, with the times of their last change."""
         self.faults: Counter[str] = Counter()
-        """Numbers of failures of the disk (``disk``) and of corrupt files (``corrupt``)."""
+        """Numbers of faults: of the disk (``disk``), of the records (``records``), and corrupt files (``corrupt``)."""
+        self._records = None if directory is None else SpanRecords(directory, self.faults, max_age=max_age, now=now)
 
     def register(self, destinations: Mapping[str, bool]) -> None:
         """Register the destinations of this process; the values say whether they are durable."""
@@ -124,7 +142,7 @@ class Spool:
 
     def _release(self, place: OwnedFile, trace_id: str, names: tuple[str, ...]) -> None:
         try:
-            place.file.release(trace_id, names)
+            self._record(place.file.release(trace_id, names), names)
         except sqlite3.DatabaseError as error:
             # The disk is full: the held spans can be read, and are due from memory.
             with contextlib.suppress(sqlite3.DatabaseError):
@@ -147,7 +165,21 @@ class Spool:
         with self._lock:
             if not names or self._drop_if_closed(batches, names):
                 return
-            self._store(lambda file: file.put(batches, names, self._now()))
+            if self._store(lambda file: file.put(batches, names, self._now())):
+                self._record(batches, names)
+
+    def _record(self, batches: Sequence[Batch], names: Iterable[str]) -> None:
+        """Record spans that are due on disk, if they are due to all durable destinations.
+
+        The caller holds the lock, so they are not sent before they are recorded.
+        """
+        durable = _durable(self._names)
+        if self._records is not None and set(durable) <= set(names):
+            self._records.record(durable, (batch.body for batch in batches))
+
+    def recorded(self, trace_id: str, span_ids: Sequence[str]) -> set[str]:
+        """Return those spans of a trace that a process with the same durable destinations stored; ids are in hex."""
+        return set() if self._records is None else self._records.known(_durable(self._names), trace_id, span_ids)
 
     def take(self, destination: str, *, max_spans: int, max_bytes: int) -> list[Parcel]:
         """Return the oldest requests that are due, up to the limits; they stay here until they are acknowledged."""
@@ -200,8 +232,12 @@ class Spool:
                 parcels[:] = [Parcel(file, stored) for stored in file.put(pieces, (destination,), self._now())]
                 self._under_way[file].update(piece.stored.id for piece in parcels)
 
-            self._store(put)
-            self.acknowledge(destination, [parcel])
+            if self._store(put) or parcel.file is self._memory:
+                self.acknowledge(destination, [parcel])
+            else:
+                # The pieces end with this process, and a recorded span must not: the next process sends the parcel.
+                self.put_back([parcel])
+                parcel.file.skip(destination, parcel.stored)
             return parcels
 
     def waiting(self) -> dict[str, int]:
@@ -228,24 +264,34 @@ class Spool:
         with self._lock:
             return {name: Counter(reasons) for name, reasons in self._dropped.items()}
 
-    def keep(self) -> None:
-        """Take over the files of dead processes, drop spans that are too old, and free disk space."""
+    def keep(self) -> bool:
+        """Take over the files of dead processes, drop spans that are too old, and free disk space.
+
+        Return whether files were looked for; they are not while another process takes files over for too long.
+        """
         with self._lock:
             if self._is_closed:
-                return
+                return False
             under_way = set(self._under_way[self._memory])
             self._count_dropped("too_old", self._memory.drop_before(self._now() - self._max_age, under_way))
-            if self._directory is None:
-                return
-        adopted = self._adopted()
+        if self._directory is None or self._records is None:
+            return True
+        with _adoption(self._directory) as may_adopt:
+            adopted = self._adopted(self._records) if may_adopt else []
         with self._lock:
             if self._is_closed:
                 for place in adopted:
                     self._leave(place)
-                return
+                return False
             self._places[:0] = adopted
             self._expire()
             self._bytes_elsewhere = self._bytes_of_others()
+        return may_adopt
+
+    def tidy(self) -> None:
+        """Delete span records that are too old or too many."""
+        if self._records is not None:
+            self._records.tidy()
 
     def close(self) -> None:
         """Close the files, and delete empty ones. Spans that come later are dropped.
@@ -270,6 +316,8 @@ class Spool:
                 if place in self._places:
                     self._leave(place)
             self._places.clear()
+            if self._records is not None:
+                self._records.close()
             self._count_dropped("closed", lost + held)
             for name, spans in lost.items():
                 self._waiting_at_close[name] = self._waiting_at_close.get(name, 0) - spans
@@ -288,13 +336,16 @@ class Spool:
             is_empty = place.file.is_empty
         place.file.close()
         if is_empty:
-            _remove(place.path)
+            remove(place.path)
         os.close(place.lock)
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def _store(self, write: Callable[[SpoolFile], object]) -> None:
-        """Write to the disk, or to memory if that fails, and drop the oldest spans beyond the limits."""
+    def _store(self, write: Callable[[SpoolFile], object]) -> bool:
+        """Write to the disk, or to memory if that fails, and drop the oldest spans beyond the limits.
+
+        Return whether the disk has them.
+        """
         if (place := self._own()) is not None:
             try:
                 write(place.file)
@@ -303,13 +354,14 @@ class Spool:
             else:
                 self._notices.forget("disk")
                 self._drop_excess()
-                return
+                return True
         write(self._memory)
         while (excess := self._memory.used - self._max_memory) > 0:
             lost = self._memory.drop(excess, set(self._under_way[self._memory]))
             if not lost:
                 break
             self._count_dropped("memory_full", lost)
+        return False
 
     def _own(self) -> OwnedFile | None:
         """Return the file to write to, a new one if needed; None if there is no directory or the disk fails."""
@@ -380,8 +432,7 @@ class Spool:
             self._failed(place, error)
 
     def _failed(self, place: OwnedFile, error: sqlite3.DatabaseError) -> None:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _CORRUPT and place in self._places:
+        if is_corrupt(error) and place in self._places:
             self._places.remove(place)
             held = dict.fromkeys(self._names, place.file.undecided)
             self._count_dropped("corrupt", place.file.waiting + Counter(held))
@@ -406,34 +457,47 @@ class Spool:
         self.faults["corrupt"] += 1
         aside = path.with_suffix(".corrupt")
         _logger.warning("the telemetry spool's file %s is corrupt; it was renamed to %s", path, aside.name)
-        with contextlib.suppress(OSError):
-            path.replace(aside)
-            _remove(path)
-            for old in sorted(path.parent.glob("*.corrupt"), key=lambda p: p.stat().st_mtime)[:-_MAX_SET_ASIDE]:
-                old.unlink()
+        set_aside(path)
+        if self._records is not None:
+            self._records.forget_all()
 
     def _place_of(self, file: SpoolFile) -> OwnedFile | None:
         return next((place for place in self._places if place.file is file), None)
 
     # -- dead processes ----------------------------------------------------------------------------------
 
-    def _adopted(self) -> list[OwnedFile]:
+    def _adopted(self, records: SpanRecords) -> list[OwnedFile]:
         """Take over files of dead processes and return them, opened. The caller does not hold the spool's lock."""
         assert self._directory is not None
         adopted: list[OwnedFile] = []
         with contextlib.suppress(OSError):
             for path in sorted(self._directory.glob("*.db")):
                 if len(adopted) + len(self._places) >= MAX_FILES:
-                    break
+                    self._record_only(path, records)
+                    continue
                 if path in self._passed_over and self._passed_over[path] == _written_at(path):
                     continue
-                if (place := self._taken_over(path)) is None:
+                if (place := self._taken_over(path, records)) is None:
                     continue
                 if self._is_of_use(place.file) or not self._is_shared(place):
                     adopted.append(place)
                 else:
                     self._pass_over(place)
         return adopted
+
+    def _record_only(self, path: Path, records: SpanRecords) -> None:
+        """Record the spans of a dead process's file, and leave the file to a later round or another process."""
+        if self._recorded_files.get(path) == _written_at(path) or (lock := _try_lock(path)) is None:
+            return
+        try:
+            # Errors are handled when the file is taken over.
+            with contextlib.suppress(sqlite3.DatabaseError, UnknownVersionError):
+                with contextlib.closing(SpoolFile(str(path))) as file:
+                    file.take_over()
+                    _record_all(file, records)
+                self._recorded_files[path] = _written_at(path)
+        finally:
+            os.close(lock)
 
     def _pass_over(self, place: OwnedFile) -> None:
         """Leave a file without spans for this process's destinations to other processes."""
@@ -442,7 +506,7 @@ class Spool:
         self._leave(place)
         self._passed_over[place.path] = _written_at(place.path)
 
-    def _taken_over(self, path: Path) -> OwnedFile | None:
+    def _taken_over(self, path: Path, records: SpanRecords) -> OwnedFile | None:
         lock = _try_lock(path)
         if lock is None:
             return None
@@ -450,6 +514,7 @@ class Spool:
             file = SpoolFile(str(path))
             try:
                 file.take_over()
+                _record_all(file, records)
                 file.register(self._names)
             except BaseException:
                 file.close()
@@ -457,7 +522,7 @@ class Spool:
         except UnknownVersionError:
             _logger.info("the telemetry spool's file %s was written by a later version, and is left alone", path)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in _CORRUPT:
+            if is_corrupt(error):
                 # If nothing can be read, at least one span is lost, because an empty file would have been deleted.
                 lost = spans_in_corrupt(str(path)) or Counter(dict.fromkeys(self._names, 1))
                 with self._lock:
@@ -482,6 +547,55 @@ class Spool:
         return total
 
 
+def _record_all(file: SpoolFile, records: SpanRecords) -> None:
+    """Record the spans of a dead process's file, which may have been killed before it recorded the last of them.
+
+    The caller has not yet registered the destinations of this process. Requests that one destination has received were
+    recorded before they were sent, and those of a yet earlier process may be for other destinations: neither is still
+    due to all.
+    """
+    destinations = file.durable()
+    for bodies in file.due_to_all():
+        records.record(destinations, bodies)
+
+
+def _durable(names: Mapping[str, bool]) -> list[str]:
+    return [name for name, durable in names.items() if durable]
+
+
+@contextlib.contextmanager
+def _adoption(directory: Path) -> Generator[bool]:
+    """Keep other processes from taking over files of a directory meanwhile; yield whether that was possible in time.
+
+    So the spans of all files that were taken over before the block are recorded in it.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # there is no directory yet, and so no files
+        yield True
+        return
+    try:
+        yield _locked_in_time(descriptor)
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
+        os.close(descriptor)
+
+
+def _locked_in_time(descriptor: int) -> bool:
+    limit = time.monotonic() + ADOPTION_SECONDS
+    while time.monotonic() < limit:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_SECONDS)
+        except OSError:  # this file system has no locks, and so no file can be taken over, by any process
+            return True
+        else:
+            return True
+    return False
+
+
 def _created(directory: Path) -> OwnedFile:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = directory.stat()
@@ -498,7 +612,7 @@ def _created(directory: Path) -> OwnedFile:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return OwnedFile(SpoolFile(str(path)), path, lock)
     except BaseException:
-        _remove(path)
+        remove(path)
         os.close(lock)
         raise
 
@@ -530,9 +644,3 @@ def _written_at(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def _remove(path: Path) -> None:
-    """Delete a file of the spool and the files that belong to it, the lock last."""
-    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-journal"), path.with_suffix(".lock")):
-        name.unlink(missing_ok=True)

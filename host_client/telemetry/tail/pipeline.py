@@ -25,6 +25,8 @@ from ._buffer import TraceBuffer
 from .sampling import Sampler, SamplingConfig
 
 if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
     from agent_runner.contract.protocol import AnyEvent
     from host_client.telemetry.export.content import ContentFilter
     from host_client.telemetry.export.delivery import Delivery
@@ -37,6 +39,9 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 TICK_SECONDS = 1.0
 """Seconds between two checks of the thread for events, which do not wake it, and for traces that wait too long."""
+
+MAX_TAKEN_OVER = 50_000
+"""Maximum number of traces that are remembered as taken over."""
 
 _VITAL = ("session", "result")
 """Kinds of items that costs and decisions depend on. Their limits are twice as high."""
@@ -128,6 +133,8 @@ class Telemetry:
         self._conventions: Conventions = conventions
         sampler = Sampler(sampling or SamplingConfig())
         self._buffer = TraceBuffer(delivery, sampler, self._attempt) if delivery is not None else None
+        self._taken_over: dict[str, None] = {}
+        """Traces of which another process, which died, may have stored spans; the oldest first."""
         self._lock = threading.Lock()
         self._waiting: list[HandOver] = []
         self._pending = self._pending_bytes = 0
@@ -158,6 +165,18 @@ class Telemetry:
     def join(self, trace_id: str, who: Who) -> None:
         """Take note that the session has spans in a further trace."""
         self._hand_over(HandOver("session", partial(self._join, trace_id, who)))
+
+    def adopt(self) -> None:
+        """Wait until the spool's files of dead processes have been taken over, for 10 seconds at most."""
+        if self._delivery is not None:
+            self._delivery.take_over(time.monotonic())
+
+    def take_over(self, trace_ids: Sequence[str]) -> None:
+        """Take note that a session of a process that died goes on here: after `adopt`, before its spans are exported.
+
+        From now on, destinations get only the spans of its traces that are not recorded in the spool's directory.
+        """
+        self._hand_over(HandOver("session", partial(self._take_over, trace_ids)))
 
     def export(self, spans: Batch, *, replayed: bool = False) -> None:
         """Export ended spans. ``replayed`` spans are exported again: the process that did so first died."""
@@ -227,6 +246,13 @@ class Telemetry:
         parts = (*([self._delivery] if self._delivery is not None else []), *self._observers)
         done = self._drain(until) and all(part.flush(max(0.0, until - time.monotonic())) for part in parts)
         return self._lost_nothing() and done
+
+    def write(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds until all spans so far are in the spool; return whether they are.
+
+        They are in memory only if the spool has no directory or its disk fails.
+        """
+        return self._drain(time.monotonic() + timeout)
 
     def shutdown(self, timeout: float = 5.0) -> bool:
         """Decide on all traces, deliver what is possible in ``timeout`` seconds, and end. Further calls do nothing.
@@ -356,6 +382,11 @@ class Telemetry:
             for trace_id in trace_ids:
                 self._buffer.end(trace_id)
 
+    def _take_over(self, trace_ids: Sequence[str]) -> None:
+        self._taken_over.update(dict.fromkeys(trace_ids))
+        while len(self._taken_over) > MAX_TAKEN_OVER:
+            del self._taken_over[next(iter(self._taken_over))]
+
     def _observe(self, event: AnyEvent, who: Who, replayed: bool) -> None:
         self._each(lambda observer: observer.observe(event, who, replayed=replayed))
 
@@ -375,12 +406,30 @@ class Telemetry:
                 self._buffer.keep(trace_id, "taken over")
             if self._environment is not None:
                 otlp.name_environment(request, self._environment)
-            exported = list(otlp.spans_of(request))
-            for span in exported:
+            for span in otlp.spans_of(request):
                 rename(span, self._conventions)
                 if self._content is not None:
                     self._content.clean(span)
-            self._buffer.add(trace_id, ended, Batch(request.SerializeToString(), len(exported)))
+            if trace_id in self._taken_over:
+                request, ended = self._without_recorded(trace_id, request, ended)
+            if number := len(list(otlp.spans_of(request))):
+                self._buffer.add(trace_id, ended, Batch(request.SerializeToString(), number))
+
+    def _without_recorded(
+        self, trace_id: str, request: ExportTraceServiceRequest, ended: list[EndedSpan]
+    ) -> tuple[ExportTraceServiceRequest, list[EndedSpan]]:
+        """Return the spans of a trace that was taken over without those that a process has stored before."""
+        from host_client.telemetry.otlp import select, spans_of
+
+        assert self._delivery is not None
+        span_ids = [span.span_id.hex() for span in spans_of(request)]
+        recorded = self._delivery.recorded(trace_id, span_ids)
+        if not recorded:
+            return request, ended
+        are_recorded = [span_id in recorded for span_id in span_ids]
+        again = select(request, are_recorded)
+        self._delivery.offer_again([Batch(again.SerializeToString(), sum(are_recorded))])
+        return select(request, [not each for each in are_recorded]), [s for s in ended if s.span_id not in recorded]
 
     def _each(self, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:

@@ -74,6 +74,7 @@ class SessionTrace:
         """The session's tool calls, which only this trace feeds."""
         self._orphans = Orphans(common, self.calls)
         self._trace_ids = {self.root.trace_id}
+        self._is_taken_over = False
         self._given = {value for value in (*common.values(), self.root.tracestate) if isinstance(value, str) and value}
         self._seen = {self.root.span_id}
         self._seen_of_processes: set[str] = set()
@@ -109,6 +110,17 @@ class SessionTrace:
         if caller.trace_id not in self._trace_ids:
             self._trace_ids.add(caller.trace_id)
             self._telemetry.join(caller.trace_id, self._who)
+            if self._is_taken_over:
+                self._telemetry.take_over((caller.trace_id,))
+
+    def take_over(self) -> None:
+        """Take note that another process, which died, had this session; before its spans are replayed.
+
+        This waits for the spool, so call it in a thread.
+        """
+        self._telemetry.adopt()
+        self._is_taken_over = True
+        self._telemetry.take_over(self.trace_ids)
 
     def tell(self, text: str | None) -> None:
         """Let spans hold a text unredacted that the host sends to the sandbox, such as an approver's name."""
