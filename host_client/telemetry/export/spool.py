@@ -4,8 +4,9 @@ Each process has files of its own in the spool's directory, with locks that end 
 processes are taken over. If the disk fails, spans are held in memory, up to a limit. Beyond a limit the oldest spans
 are dropped and counted. Delivery is at least once: a request that was taken and not acknowledged is taken again.
 
-Spans that are due on disk are recorded (`SpanRecords`) after they were written and before they can be sent. If a process
-was killed in between, the process that takes its file over records them, before another one can look for records.
+Spans that are due on disk are recorded (`SpanRecords`) after they were written and before they can be sent. If a
+process was killed in between, the process that takes its file over records them, before another one can look for
+records.
 """
 
 from __future__ import annotations
