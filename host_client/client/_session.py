@@ -37,6 +37,9 @@ from .options import (
     who_of,
 )
 
+SPOOL_SECONDS = 5.0
+"""Maximum number of seconds that the end of a session waits until its spans are in the spool."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -348,6 +351,8 @@ class Session:
                     ended = await self._stopper.stop(self._process, self._source.expect)
                     if not ended:
                         await self._stream.cancel()
+                    # The journal is removed with the sandbox, and no other process can read the runner's spans then.
+                    await asyncio.to_thread(self.trace.write, SPOOL_SECONDS)
                 await self._sandbox.close()
         except SandboxError as error:  # not raised, as the run has ended and its result must reach the caller
             self.left_behind = str(error)

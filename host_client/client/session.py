@@ -26,11 +26,12 @@ from host_client.telemetry import OnOwnSpans, Root, Telemetry, root_of, telemetr
 from ._arguments import check_arguments
 from ._outcome import SessionFailure
 from ._policy import Approver
-from ._session import Session, Whereabouts
+from ._session import SPOOL_SECONDS, Session, Whereabouts
 from .mailbox import Outlet
 from .options import AgentOptions, ApprovalPolicy, common_attributes
 
 __all__ = [
+    "SPOOL_SECONDS",
     "Approver",
     "Session",
     "SessionFailure",

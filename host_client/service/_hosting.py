@@ -21,7 +21,14 @@ import msgspec
 
 from agent_runner.contract.protocol import PROTOCOL_VERSION, Answer, Approval, Error, ErrorData
 from host_client.client.options import AgentOptions
-from host_client.client.session import Session, SessionFailure, Whereabouts, common_attributes, open_session
+from host_client.client.session import (
+    SPOOL_SECONDS,
+    Session,
+    SessionFailure,
+    Whereabouts,
+    common_attributes,
+    open_session,
+)
 from host_client.client.takeover import take_over
 from host_client.errors import (
     ConfigurationError,
@@ -48,9 +55,6 @@ from ._tasks import cancelled_at_end
 
 LAST_WORDS_SECONDS = 10.0
 """Seconds that a runner has for its last events after the command to stop."""
-
-SPOOL_SECONDS = 5.0
-"""Maximum number of seconds that the end of a session waits until its spans are in the spool."""
 
 GRACE_SECONDS = 60.0
 """Seconds after the expiry of a waiting request during which an idle session is not yet closed."""
@@ -96,6 +100,8 @@ class Hosted:
         self._began = False
         self._is_abandoned = False
         self._session: Session | None = None
+        self._own_spans: list[bytes] = []
+        """The host's own spans that are not in the log yet."""
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -185,7 +191,17 @@ class Hosted:
         return take_over(whereabouts, options, seen_seq=stored.state.seen_seq, **common)
 
     def _keep(self, otlp: bytes) -> None:
-        self.log.spans.append(own(otlp))
+        """Keep spans of the host for the log.
+
+        The log gets them with whereabouts that have them too, or when they are in the spool: if this process is killed,
+        the next one can send all that the log has.
+        """
+        self._own_spans.append(own(otlp))
+
+    def _log_own_spans(self) -> None:
+        """Write the spans that were kept with the next events."""
+        self.log.spans += self._own_spans
+        self._own_spans.clear()
 
     async def _introduce(self, session: Session) -> None:
         """Write the sandbox and whereabouts of the session, so that another process can take it over."""
@@ -203,6 +219,7 @@ class Hosted:
     def _note_whereabouts(self, session: Session) -> None:
         """Write the whereabouts with the next events; a turn may have added a trace to them."""
         self.log.extras["whereabouts"] = msgspec.to_builtins(session.whereabouts)
+        self._log_own_spans()
 
     async def _converse(self, session: Session) -> None:
         """Log the agent's events and carry out commands until the agent, a command or the idle time ends the session.
@@ -255,12 +272,14 @@ class Hosted:
 
     async def _conclude(self, failure: SessionFailure | None) -> None:
         """Write the last event, with the reason for the session's end."""
+        if not self._began:
+            self._end_root(failure)
+        await self._spool_spans()
+        self._log_own_spans()
         await self.log.change()  # everything queued is written first: the last event has the total cost
         if self._session is None:
             if failure is not None:
                 await self.log.add(self._error(failure))  # the agent itself has sent no event
-            if not self._began:
-                self._end_root(failure)
         else:
             await self._log_unbegun_turns()
         reason, by = self._why_closed or ("ended", None)
@@ -277,8 +296,15 @@ class Hosted:
             message=failure.message if failure else None,
             closed_by=by,
         )
-        # No process takes over a session whose last event is written, so its spans are to outlive this process by then.
-        # The event is not put off for longer than `SPOOL_SECONDS`.
+        await self.log.say(data)
+        turns, cost = self.log.state.turns, self.log.state.cost_usd
+        _logger.info("session %s ended (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
+
+    async def _spool_spans(self) -> None:
+        """Wait until the session's spans are in the spool, as no process takes over a session with a last event.
+
+        The end of the session is not put off for longer than `SPOOL_SECONDS`.
+        """
         if not await asyncio.to_thread(self._house.telemetry.write, SPOOL_SECONDS):
             _logger.warning(
                 "session %s: its last spans were not written to the spool within %g s; "
@@ -286,9 +312,6 @@ class Hosted:
                 self.record.id,
                 SPOOL_SECONDS,
             )
-        await self.log.say(data)
-        turns, cost = self.log.state.turns, self.log.state.cost_usd
-        _logger.info("session %s ended (%s): %d turns, $%.4f", self.record.id, reason, turns, cost)
 
     async def _estimated_usd(self) -> float:
         """Return the estimated cost in US dollars of a turn without a result; 0.0 if there is none."""

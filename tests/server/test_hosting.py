@@ -29,6 +29,7 @@ from agent_runner.contract.protocol import (
     TurnStartData,
 )
 from agent_runner.contract.spans import Span
+from host_client.client import _session as session_module
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.service import _commands as c
 from host_client.service import _hosting as hosting_module
@@ -175,13 +176,16 @@ async def test_the_last_event_is_written_once_the_spans_of_the_session_are_in_th
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_asked = threading.Event()
-    spool = Recorder(before=lambda: assert_set(is_asked))  # nothing is in the spool before the service waits for it
+    spool = Recorder(before=lambda: assert_set(is_asked))  # nothing gets into the spool unless the service waits for it
     scene.telemetry = Telemetry(spool)
     write = scene.telemetry.write
 
     def write_when_asked(timeout: float) -> bool:
         is_asked.set()
-        return write(timeout)
+        try:
+            return write(timeout)
+        finally:
+            is_asked.clear()
 
     monkeypatch.setattr(scene.telemetry, "write", write_when_asked)
     service = scene.service()
@@ -197,7 +201,8 @@ async def test_the_last_event_is_written_once_the_spans_of_the_session_are_in_th
 async def test_a_session_whose_spans_are_not_written_in_time_ends_with_a_warning(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hosting_module, "SPOOL_SECONDS", 0.01)
+    for module in (session_module, hosting_module):
+        monkeypatch.setattr(module, "SPOOL_SECONDS", 0.01)
     has_ended = threading.Event()
     scene.telemetry = Telemetry(Recorder(before=lambda: assert_set(has_ended)))
     service = scene.service()

@@ -30,8 +30,9 @@ import pytest
 
 from tests.server.conftest import new_e2b_service
 from tests.server.test_replicas import SOON, new_replicas
+from tests.support.e2b import Answer as Refusal
 from tests.support.runs import MODEL, WAIT_SECONDS
-from tests.support.service import ServiceLab
+from tests.support.service import ServiceLab, created, rest, spans_of, stream, until
 from tests.telemetry.receiver import METRICS_PATH, Answer, Receiver, Request, Reset, http_receiver, ids_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
@@ -217,7 +218,7 @@ class Starter:
             os.kill(self._pid, signal.SIGKILL)
         self._process.kill()
         self._process.communicate(timeout=WAIT_SECONDS)
-        print(self._log.read_text()[-20_000:])
+        print(self._log.read_text()[-100_000:])
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -284,10 +285,10 @@ class Customers:
             assert view["closed_at"] is None, view
             await asyncio.sleep(0.05)
 
-    async def leave(self) -> tuple[int, int, set[Id]]:
+    async def leave(self) -> tuple[int, int, dict[Id, str]]:
         """End all sessions, also those whose customer never got the answer.
 
-        Return their number, the number of takeovers, and their spans.
+        Return their number, the number of takeovers, and the names of their spans.
         """
         page = await self.ask("GET", "/api/sessions?limit=100")
         assert page["next"] is None
@@ -299,7 +300,7 @@ class Customers:
         takeovers = sum(each["event"]["type"] == "adopted" for log in logs for each in log["events"])
         resources = [resource for trace in traces for resource in trace["resourceSpans"]]
         spans = [span for resource in resources for scope in resource["scopeSpans"] for span in scope["spans"]]
-        return len(sessions), takeovers, {(span["traceId"], span["spanId"]) for span in spans}
+        return len(sessions), takeovers, {(span["traceId"], span["spanId"]): span["name"] for span in spans}
 
 
 async def finish(
@@ -315,14 +316,18 @@ async def finish(
     await asyncio.gather(*working)
     sessions, takeovers, spans = await customers.leave()
     for each in books:
-        await asyncio.to_thread(each.receiver.wait_for, lambda each=each: spans <= each.accepted.keys())
+        try:
+            await asyncio.to_thread(each.receiver.wait_for, lambda each=each: spans.keys() <= each.accepted.keys())
+        except AssertionError:
+            lost = {span: name for span, name in spans.items() if span not in each.accepted}
+            raise AssertionError(f"{each.name}: these spans did not arrive: {lost}") from None
     kills = f"{len(waited)} kills, {sum(waited)} of them with spans in the spool, {takeovers} takeovers of sessions"
     figures = "\n".join([kills, f"{sessions} sessions with {len(spans)} spans", *map(str, books)])
     print(figures)
     for each in books:
         assert each.unexplained == set(), figures
     assert sum(waited) >= len(waited) / 10, figures
-    assert takeovers >= len(waited) / 2, figures
+    assert takeovers >= len(waited) / 5, figures
 
 
 @contextmanager
@@ -374,6 +379,42 @@ async def test_a_service_killed_a_hundred_times_sends_each_span_once_to_each_des
         await finish(customers, working, books, waited)
     await asyncio.to_thread(services.end, signal.SIGTERM)
     assert {each.state for each in e2b.e2b.sandboxes} == {"gone"}
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"), [("sandbox.create", "log"), ("sandbox.cleanup", "log"), ("agent.execute", "sandbox")]
+)
+async def test_a_span_that_was_not_in_the_spool_when_its_service_was_killed_is_sent_if_the_log_has_it(
+    stack: ExitStack, tmp_path: Path, name: str, moment: str
+) -> None:
+    receiver = stack.enter_context(http_receiver())
+    lab, e2b = new_e2b_service(stack, SCRIPT)
+    env = {
+        "OTEL_EXPORTERS": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "SANDSPAN_SPOOL_DIRECTORY": str(tmp_path / "spool"),
+    }
+    if name == "sandbox.create":  # a start that fails ends in the first service, and begins anew in the second
+        e2b.e2b.fail("POST /v2/sandboxes", Refusal(400), times=1)
+    first = lab.start("--sandbox", "e2b", env=env, program=("tests.support.dying_service", name, moment))
+    async with first.client() as client:
+        session = await created(client, allowed_tools=["Bash"])
+        if name != "sandbox.create":
+            async with stream(client, session["id"]) as events:
+                await until(events, "result")
+            await client.delete(f"/api/sessions/{session['id']}")
+        assert await asyncio.to_thread(first.process.wait, WAIT_SECONDS) == -signal.SIGKILL
+    second = lab.start("--sandbox", "e2b", env=env)
+    async with second.client() as client:
+        async with stream(client, session["id"]) as events:
+            if name == "sandbox.create":
+                await until(events, "result")
+                await client.delete(f"/api/sessions/{session['id']}")
+            await rest(events)
+        spans = {(span["traceId"], span["spanId"]): span["name"] for span in await spans_of(client, session["id"])}
+    assert await asyncio.to_thread(second.stop) == 0
+    assert {span: each for span, each in spans.items() if span not in receiver.received} == {}
+    assert receiver.times == len(receiver.received)
 
 
 async def test_replicas_that_are_killed_send_each_span_once_to_each_destination(

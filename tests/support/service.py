@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +85,11 @@ class ServiceLab:
     def store(self) -> str:
         return str(self.root / "service.sqlite")
 
-    def start(self, *args: str, env: Mapping[str, str] | None = None) -> Served:
-        """Start a service on a free port and wait until it serves."""
-        command = [sys.executable, "-m", "host_client", "serve", "--port", "0", "--store", self.store, *args]
+    def start(
+        self, *args: str, env: Mapping[str, str] | None = None, program: Sequence[str] = ("host_client",)
+    ) -> Served:
+        """Start a service on a free port and wait until it serves; ``program`` is a module and its first arguments."""
+        command = [sys.executable, "-m", *program, "serve", "--port", "0", "--store", self.store, *args]
         process = subprocess.Popen(
             command,
             env={**self.environ, **(env or {})},

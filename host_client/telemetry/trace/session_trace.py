@@ -257,6 +257,10 @@ class SessionTrace:
         """Leave the session. If its span is still open, another process ends it."""
         self._telemetry.end(tuple(self._trace_ids), self._who)
 
+    def write(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds until all spans so far are in the spool; return whether they are."""
+        return self._telemetry.write(timeout)
+
     def replay_own(self, body: bytes) -> None:
         """Export again the spans of this session's previous host, which may have died before it delivered them.
 
