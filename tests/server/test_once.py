@@ -35,7 +35,7 @@ from tests.support.runs import MODEL, WAIT_SECONDS
 from tests.support.service import ServiceLab, created, rest, spans_of, stream, until
 from tests.telemetry.receiver import METRICS_PATH, Answer, Receiver, Request, Reset, http_receiver, ids_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 KILLS, KILLS_OF_REPLICAS = 100, 10
 SEED = 12
@@ -369,7 +369,7 @@ async def test_a_service_killed_a_hundred_times_sends_each_span_once_to_each_des
     services = stack.enter_context(closing(Starter(lab, telemetry_to(books, spool), lab.store)))
     async with httpx.AsyncClient(timeout=WAIT_SECONDS, trust_env=False) as client:
         customers = Customers(client, lambda: services.url)
-        working = [asyncio.create_task(customers.make_sessions()) for _ in range(3)]
+        working = [asyncio.create_task(customers.make_sessions()) for _ in range(5)]
         waited: list[bool] = []
         for _ in range(KILLS):
             await asyncio.to_thread(services.start)
