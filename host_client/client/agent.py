@@ -163,9 +163,8 @@ def _error_of(outcome: SessionOutcome) -> tuple[ErrorType | None, str | None]:
     if last is None:
         return (error.error_type, error.message) if error else ("internal", "the run ended without a result")
     if last.data.is_error:
-        error_type = last.data.error_type or "internal"
-        # The result has the agent's text, if there is one. The error of the same turn says why it failed.
-        if error is not None and outcome.last_error_span == last.span_id and error.error_type == error_type:
-            return error_type, error.message
-        return error_type, last.data.result or last.data.subtype
+        error_type, text = last.data.error_type or "internal", last.data.result
+        if error_type == "tool_error" and error is not None and outcome.last_error_span == last.span_id:
+            text = error.message  # a turn without the structured output has the agent's own text as its result
+        return error_type, text or last.data.subtype
     return None, None
