@@ -81,7 +81,7 @@ CHECKED_BY_THE_RUNNERS_RULES = {"mcp_servers"}
 def test_every_option_is_tried_here() -> None:
     of_sdk = {field.name for field in fields(AgentOptions)} & set(SdkOptions.__struct_fields__)
     assert set(RIGHT) == set(OPTION_FORMS)
-    assert set(OPTION_FORMS) | of_sdk == {field.name for field in fields(AgentOptions)}
+    assert set(OPTION_FORMS) | of_sdk | {"output_type"} == {field.name for field in fields(AgentOptions)}
     assert of_sdk == set(SdkOptions.__struct_fields__)
 
 
@@ -101,7 +101,7 @@ def test_an_option_of_its_type_is_taken_and_of_another_refused(name: str) -> Non
         ("allowed_tools", ("Bash", 3), 'such as ("Read", "Bash(git log:*)"), not a tuple with an int'),
         ("mcp_servers", ["calc"], "mcp_servers takes servers by name, such as"),
         ("mcp_servers", {"calc": 3}, 'servers by name: {"command": "…"}, {"type": "http", "url": "https://…"} or'),
-        ("mcp_servers", {"a,b": "m:a"}, "a,b=m:a: names and values cannot hold a comma, names no '='"),
+        ("mcp_servers", {"a,b": "m:a"}, "a,b: names and values cannot hold a comma, names no '='"),
         ("system_prompt", 3, 'system_prompt takes a text, or {"type": "preset"'),
         ("tools", "Read", 'tools takes names, such as ["Read", "Bash"]'),
         ("effort", "huge", "effort takes one of low, medium, high, xhigh, max"),
