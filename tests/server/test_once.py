@@ -29,7 +29,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import new_e2b_service
-from tests.server.test_replicas import SOON, new_replicas
+from tests.server.test_replicas import new_replicas
 from tests.support.e2b import Answer as Refusal
 from tests.support.runs import MODEL, WAIT_SECONDS
 from tests.support.service import ServiceLab, created, rest, spans_of, stream, until
@@ -38,6 +38,9 @@ from tests.telemetry.receiver import METRICS_PATH, Answer, Receiver, Request, Re
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 KILLS, KILLS_OF_REPLICAS = 100, 10
+LEASE_SECONDS = 8
+"""More than a loaded machine keeps a living replica from renewing a lease: two owners may send a span twice."""
+
 SEED = 12
 
 SCRIPT = """
@@ -325,7 +328,8 @@ async def finish(
     figures = "\n".join([kills, f"{sessions} sessions with {len(spans)} spans", *map(str, books)])
     print(figures)
     for each in books:
-        assert each.unexplained == set(), figures
+        unexplained = {span: spans.get(span, "not in a log") for span in each.unexplained}
+        assert unexplained == {}, figures
     assert sum(waited) >= len(waited) / 10, figures
     assert takeovers >= len(waited) / 5, figures
 
@@ -424,7 +428,7 @@ async def test_replicas_that_are_killed_send_each_span_once_to_each_destination(
     spool.mkdir(mode=0o700)
     books = stack.enter_context(two_receivers())
     replicas = new_replicas(stack, tmp_path, SCRIPT)
-    env, store = telemetry_to(books, spool), f"{replicas.redis.url}?lease={SOON}"
+    env, store = telemetry_to(books, spool), f"{replicas.redis.url}?lease={LEASE_SECONDS}"
     living = [stack.enter_context(closing(Starter(replicas.lab, env, store))) for _ in range(2)]
     for each in living:
         await asyncio.to_thread(each.start)

@@ -154,6 +154,23 @@ def test_without_a_directory_no_span_is_known() -> None:
     spool.close()
 
 
+def test_records_of_processes_that_begin_at_the_same_time_are_all_found(tmp_path: Path) -> None:
+    number = 6
+    together = threading.Barrier(number)
+
+    def begin(place: int) -> None:
+        with closing(SpanRecords(tmp_path, Counter())) as records:
+            together.wait()
+            records.record(["otlp"], [batch(1, first=place + 1).body])
+
+    for _ in range(20):
+        with ThreadPoolExecutor(number) as threads:
+            list(threads.map(begin, range(number)))
+        with closing(SpanRecords(tmp_path, Counter())) as records:
+            assert records.known(["otlp"], f"{1:032x}", ids(number)) == set(ids(number))
+            records.forget_all()
+
+
 def test_more_spans_than_one_query_takes_are_found(records: SpanRecords) -> None:
     records.record(HERE, [batch(1200).body])
     assert records.known(HERE, trace_of(1), ids(1300)) == set(ids(1200))

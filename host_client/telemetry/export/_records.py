@@ -8,6 +8,7 @@ A record is good for the same destinations only: one that was added, or whose ad
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import math
@@ -17,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,15 @@ from google.protobuf.message import DecodeError
 
 from host_client.telemetry.otlp import ids_of
 
-from ._spool_file import PAGE, UnknownVersionError, is_corrupt, remove, set_aside, transaction
+from ._spool_file import (
+    PAGE,
+    UnknownVersionError,
+    is_corrupt,
+    locked_in_time,
+    remove,
+    set_aside,
+    transaction,
+)
 from .notices import Notices
 
 NAME = "span-records-{}.sqlite"
@@ -34,6 +43,9 @@ NAME = "span-records-{}.sqlite"
 It does not end as the spool's files do, whose size is limited together. A name is never used again, because SQLite
 finds the log of a database by its name, and deletes it when the last process closes the database.
 """
+
+LOCK = "span-records.lock"
+"""Name of the file that is locked while a database is created."""
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
@@ -212,7 +224,7 @@ class SpanRecords:
         if latest is None:
             if not create:
                 return None
-            latest = _make(self._directory, self._boot)
+            latest = _found_or_made(self._directory, self._boot)
         self._path = latest
         self._db = _connect(latest)
         if _boot_of(self._db) == self._boot:
@@ -246,6 +258,30 @@ class SpanRecords:
         self._faults["corrupt"] += 1
         _logger.warning("the span records %s are corrupt: they are renamed and begun anew", self._path)
         set_aside(self._path)
+
+
+def _found_or_made(directory: Path, boot: str) -> Path:
+    """Return the path of the latest database, which is created if there is none.
+
+    Processes do this one after the other: if two created one at the same time, only the later one would be used, and
+    what was recorded in the other one in between would not be found.
+    """
+    with _locked(directory / LOCK):
+        return max(directory.glob(NAME.format("*")), default=None) or _make(directory, boot)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Generator[None]:
+    """Lock a file; raise `TimeoutError` if another process has it for longer than `LOCKED_SECONDS`."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not locked_in_time(descriptor, LOCKED_SECONDS):
+            raise TimeoutError(f"{path} is locked by another process")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
+        os.close(descriptor)
 
 
 def _make(directory: Path, boot: str) -> Path:

@@ -7,7 +7,9 @@ death of the process; after a loss of power the last ones may be missing. Not sa
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from host_client.telemetry.batch import Batch
+
+_POLL_SECONDS = 0.02
 
 VERSION = 1
 PAGE = 4096
@@ -341,3 +345,21 @@ class SpoolFile:
 
     def _one(self, query: str) -> int:
         return self._db.execute(query).fetchone()[0]
+
+
+def locked_in_time(descriptor: int, seconds: float) -> bool:
+    """Lock an open file or directory within a time; return whether it is locked.
+
+    A file system that has no locks excludes no other process, and counts as locked.
+    """
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_SECONDS)
+        except OSError:
+            return True
+        else:
+            return True
+    return False

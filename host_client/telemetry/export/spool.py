@@ -32,6 +32,7 @@ from ._spool_file import (
     StoredBatch,
     UnknownVersionError,
     is_corrupt,
+    locked_in_time,
     remove,
     set_aside,
     spans_in_corrupt,
@@ -49,8 +50,6 @@ _WAL_SHARE = 6 * 1024 * 1024
 
 ADOPTION_SECONDS = 5.0
 """Maximum number of seconds that a round of upkeep waits while another process takes over files."""
-
-_POLL_SECONDS = 0.02
 
 _logger = logging.getLogger(__name__)
 
@@ -576,25 +575,11 @@ def _adoption(directory: Path) -> Generator[bool]:
         yield True
         return
     try:
-        yield _locked_in_time(descriptor)
+        yield locked_in_time(descriptor, ADOPTION_SECONDS)
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
         os.close(descriptor)
-
-
-def _locked_in_time(descriptor: int) -> bool:
-    limit = time.monotonic() + ADOPTION_SECONDS
-    while time.monotonic() < limit:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_POLL_SECONDS)
-        except OSError:  # this file system has no locks, and so no file can be taken over, by any process
-            return True
-        else:
-            return True
-    return False
 
 
 def _created(directory: Path) -> OwnedFile:
