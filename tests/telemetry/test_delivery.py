@@ -18,7 +18,6 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from host_client.telemetry.batch import Batch
-from host_client.telemetry.export._records import NAME as RECORDS
 from host_client.telemetry.export.delivery import Delivery
 from host_client.telemetry.export.destinations import Delivered, Destination, Outcome
 from host_client.telemetry.export.destinations.custom import Custom
@@ -414,7 +413,7 @@ def test_down_for_a_whole_run_and_back_in_the_next(tmp_path: Path) -> None:
         assert second.close(WAIT_SECONDS)
         assert back.received == ids_of(*(batch(5, trace=trace).body for trace in range(20)))
         assert back.times == 100
-    assert [path.match(RECORDS.format("*")) for path in tmp_path.iterdir()] == [True]
+    assert sorted(path.match("span-records*") and path.suffix for path in tmp_path.iterdir()) == [".lock", ".sqlite"]
 
 
 def test_back_within_the_run(tmp_path: Path) -> None:
@@ -599,7 +598,7 @@ def test_spans_go_to_the_project_they_are_of_and_to_no_other(receiver: Receiver,
     assert second.close(WAIT_SECONDS)
     assert receiver.times == 3
     assert other.close(WAIT_SECONDS)
-    assert [path.match(RECORDS.format("*")) for path in tmp_path.iterdir()] == [True]
+    assert sorted(path.match("span-records*") and path.suffix for path in tmp_path.iterdir()) == [".lock", ".sqlite"]
 
 
 def test_undecided_spans_that_end_with_the_process_are_told(receiver: Receiver) -> None:
@@ -663,7 +662,7 @@ def test_a_killed_host_with_spans_in_flight_loses_none(receiver: Receiver, tmp_p
     # An undecided trace of a killed host is kept, as its end is unknown.
     assert receiver.received == ids_of(*(batch(2, trace=trace).body for trace in range(1, 101)))
     assert receiver.times == 200
-    assert [path.match(RECORDS.format("*")) for path in tmp_path.iterdir()] == [True]
+    assert sorted(path.match("span-records*") and path.suffix for path in tmp_path.iterdir()) == [".lock", ".sqlite"]
 
 
 def test_two_hosts_share_a_directory(receiver: Receiver, tmp_path: Path) -> None:
@@ -678,7 +677,7 @@ def test_two_hosts_share_a_directory(receiver: Receiver, tmp_path: Path) -> None
     everything = [*range(1, 101), *range(1001, 1101)]
     assert receiver.received == ids_of(*(batch(2, trace=trace).body for trace in everything))
     assert receiver.times == 400
-    assert [path.match(RECORDS.format("*")) for path in tmp_path.iterdir()] == [True]
+    assert sorted(path.match("span-records*") and path.suffix for path in tmp_path.iterdir()) == [".lock", ".sqlite"]
 
 
 def retry_info(seconds: int) -> tuple[tuple[str, str | bytes], ...]:
