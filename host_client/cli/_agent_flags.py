@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args, get_type_hints
@@ -16,7 +16,7 @@ import typer
 from agent_runner.contract.sanitize import Content
 from agent_runner.contract.sdk_options import FORMS, Effort, SettingSource
 from agent_runner.contract.tools import tool_names
-from host_client.client.options import AgentOptions, options_from
+from host_client.client.options import AgentOptions, Part, options_from
 from host_client.errors import ConfigurationError
 
 from . import _parameters as o
@@ -99,22 +99,19 @@ class AgentFlags:
         given = {name: value for name, value in values.items() if value != getattr(defaults, name)}
         if "output_type" in given:
             given["output_format"] = None
-        if self.append_system_prompt is not None:
+        if self.append_system_prompt is not None and base.system_prompt is not None:
             given["system_prompt"] = self._appended_to(base.system_prompt)
         return replace(base, **given)
 
-    def _appended_to(self, prompt: object) -> dict[str, Any]:
+    def _appended_to(self, prompt: str | Part) -> dict[str, Any]:
         """Return the system prompt of a file with the text of ``--append-system-prompt`` after it."""
-        given: dict[str, Any] = {"type": "preset", "preset": "claude_code"}
-        if isinstance(prompt, Mapping):
-            given = dict(cast("Mapping[str, Any]", prompt))
-        if isinstance(prompt, str) or given["type"] != "preset":
+        if isinstance(prompt, str) or prompt["type"] != "preset":
             raise ConfigurationError(
                 f"--append-system-prompt follows Claude Code's own system prompt, but --options {self.options} has"
                 " another one: add the text there"
             )
-        texts = (given.get("append"), self.append_system_prompt)
-        return {**given, "append": "\n\n".join(text for text in texts if text)}
+        texts = (prompt.get("append"), self.append_system_prompt)
+        return {**prompt, "append": "\n\n".join(text for text in texts if text)}
 
     def _without_file(self, **more: Any) -> AgentOptions:
         return AgentOptions(

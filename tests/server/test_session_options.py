@@ -11,22 +11,16 @@ import pytest
 
 from host_client.errors import ConfigurationError
 from host_client.service.config import DEFAULT_SESSION_OPTIONS, _session_options  # pyright: ignore[reportPrivateUsage]
+from tests.host.test_sdk_options import NUMBER, STRUCTURED
 from tests.server.test_sessions import Make
 from tests.support.runs import MODEL
 from tests.support.service import created, rest, stream, until
 
 pytestmark = pytest.mark.anyio
 
-SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
-STRUCTURED = """
-conversations:
-  main:
-    replies:
-      - tools: [{name: StructuredOutput, input: {number: 4}}]
-"""
 ALLOWED: dict[str, Any] = {
     "thinking": {"type": "enabled", "budget_tokens": 2222},
-    "output_format": {"type": "json_schema", "schema": SCHEMA},
+    "output_format": {"type": "json_schema", "schema": NUMBER},
     "tools": ["Read"],
 }
 
