@@ -8,7 +8,8 @@ task ends, it comes after the messages that report its outcome.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,8 @@ class RunningTask:
     exit_code: int | None = None
     is_stopping: bool = False
     """True when the CLI was asked to stop it."""
+    is_told: bool = False
+    """True when the CLI, in a turn of its own, will tell the model that it was stopped."""
 
     def data(self, state: TaskState) -> BackgroundTaskData:
         """Return the data of the event that reports this state."""
@@ -82,6 +85,29 @@ class BackgroundTasks:
         """Note that the CLI is interrupted, which stops the subagents and no command."""
         for task in self.running.values():
             task.is_stopping = task.kind == "local_agent"
+
+    @contextmanager
+    def stopping(self, task_id: str) -> Generator[None]:
+        """Note that a task is stopped by itself in the block; raise `ValueError` if no such task runs.
+
+        If the block raises, the task goes on.
+        """
+        task, calls = self.running.get(task_id), self.calls.of_tasks([task_id])
+        if task is None and not calls:
+            raise ValueError(f"no task {task_id} is running")
+        before = [call.refusal for call in calls]
+        try:
+            if task is not None and task.kind == "local_agent":
+                task.is_stopping = task.is_told = True
+            for call in calls:
+                call.refusal = "cancelled"
+            yield
+        except BaseException:
+            if task is not None:
+                task.is_stopping = task.is_told = False
+            for call, refusal in zip(calls, before, strict=True):
+                call.refusal = refusal
+            raise
 
     def started(self, message: TaskStartedMessage) -> None:
         """Note which task a call is; the task of a subagent begins the subagent."""
@@ -148,7 +174,7 @@ class BackgroundTasks:
         now = self.spans.clock()
         self._report(task, task.state, now)
         # The CLI then begins a turn of its own, or informs the model in the present turn.
-        self.turns.own_expected |= task.state != "stopped"
+        self.turns.own_expected |= task.is_told or task.state != "stopped"
         call_id = task.tool_use_id or ""
         if (call := self.calls.by_id.get(call_id)) is None:
             return

@@ -41,7 +41,8 @@ class BackgroundWait:
     def _only_background_left(self) -> bool:
         """Return whether no turn runs and no prompt can follow, so that only background tasks can delay the end."""
         control = self._control
-        return not control.more_prompts and not control.prompts and self._translator.turns.current is None
+        expected = control.more_prompts or control.prompts or control.requests.awaited
+        return not expected and self._translator.turns.current is None
 
     def _end(self) -> None:
         self.is_over = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, cast
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, Transport
@@ -45,12 +45,14 @@ class Cli:
         options.mcp_servers = servers
         self.client = ClaudeSDKClient(options, transport=transport)
         self.mcp = McpServers(self.client, servers)
+        self.connected = asyncio.Event()
         self._events = events
         self._descendants = descendants
 
     async def connect(self) -> None:
         """Start the CLI's process and connect to it."""
         await self.client.connect()
+        self.connected.set()
         if self._descendants is not None:
             self._descendants.started()
 
@@ -58,6 +60,15 @@ class Cli:
         """Reap the processes of former turns."""
         if self._descendants is not None:
             self._descendants.reap()
+
+    async def send_prompt(self, text: str, user_message_id: str) -> None:
+        """Send a prompt, which has this UUID in the conversation."""
+
+        async def message() -> AsyncIterator[dict[str, Any]]:
+            content = {"role": "user", "content": text}
+            yield {"type": "user", "message": content, "parent_tool_use_id": None, "uuid": user_message_id}
+
+        await self.client.query(message())
 
     async def interrupt(self) -> None:
         """Interrupt the turn, and subagents in the background."""

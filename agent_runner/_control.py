@@ -1,4 +1,4 @@
-"""Carry out the commands and signals of the host: prompts, interrupts, replies, and the end of a run."""
+"""Carry out the commands and signals of the host: prompts, interrupts, replies, control, and the end of a run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ._cli import Cli
+from ._control_requests import ControlRequests, PromptOrder
 from ._events import Events
 from ._permissions import Permissions
 from ._requests import RefusedError
 from ._translate import Translator
-from .contract.protocol import AnyCommand, ErrorData, Finish, Interrupt, Prompt, Stop
+from .contract.protocol import AnyCommand, ControlCommand, ErrorData, Finish, Interrupt, Prompt, Stop
 
 _MAX_REMEMBERED = 1000
 """Number of command ids that are kept to recognise repeated commands."""
@@ -31,7 +32,10 @@ class Control:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         """Begin with the configured prompt; ``spawn`` starts a task of the run."""
-        self.prompts = deque([Prompt(text=prompt)] if prompt is not None else ())
+        self.prompts: deque[Prompt] = deque()
+        self._commands_before: deque[int] = deque()
+        """For each prompt that waits, the number of commands that came before it."""
+        self._order = PromptOrder()
         self.more_prompts = True
         """False when no further prompts can come."""
         self.stopping = False
@@ -48,6 +52,9 @@ class Control:
         self._permissions = permissions
         self._cli = cli
         self._spawn = spawn
+        self.requests = ControlRequests(cli, events, translator, self._order, spawn, self.changed.set)
+        if prompt is not None:
+            self._queue(Prompt(text=prompt))
 
     @property
     def unprompted(self) -> bool:
@@ -75,24 +82,43 @@ class Control:
         """Execute a command, unless a command with its id was executed before."""
         if command.command_id is not None:
             if command.command_id in self._command_ids:
+                self.requests.repeat(command.command_id)
                 return
             self._command_ids.append(command.command_id)
         match command:
             case Prompt():
-                self._prompted = True
-                self.prompts.append(command)
+                self._queue(command)
             case Interrupt():
                 self._interrupt()
             case Stop():
                 self._stop()
             case Finish():
                 self.more_prompts = False
+            case ControlCommand():
+                self.requests.add(command, awaited=self.more_prompts)
             case _:
                 try:
                     self._permissions.answer(command)
                 except RefusedError as refused:
                     self.refuse(str(refused))
         self.changed.set()
+
+    def _queue(self, prompt: Prompt) -> None:
+        self._prompted = True
+        self.prompts.append(prompt)
+        self._commands_before.append(self._order.commands)
+        self._order.prompts += 1
+
+    @property
+    def may_begin_turn(self) -> bool:
+        """Return whether a prompt waits, and no command before it and no end of the run."""
+        return bool(self.prompts) and not self.stopping and self._order.allows_prompt(self._commands_before[0])
+
+    def take_prompt(self) -> Prompt:
+        """Return the next prompt, which begins a turn."""
+        self._commands_before.popleft()
+        self._order.prompt_taken()
+        return self.prompts.popleft()
 
     def refuse(self, why: str) -> None:
         """Emit a ``protocol`` error for a command that cannot be executed; the run continues."""
@@ -112,6 +138,7 @@ class Control:
     def _stop(self) -> None:
         self.stopping = True
         self.prompts.clear()
+        self._commands_before.clear()
         self._interrupt()
         self.changed.set()
 
@@ -138,9 +165,15 @@ class Control:
         self._spawn(self._cli.interrupt())
 
     def request_begun(self) -> None:
-        """Interrupt the turn now that there is a model request, if that was asked for before."""
+        """Let waiting commands go on, and interrupt the turn if that was asked for before there was a request."""
+        self._order.turn_begun()
         if self.interrupt_early:
             self._interrupt()
+
+    def turn_ended(self) -> None:
+        """Let waiting commands go on."""
+        self._order.turn_begun()
+        self.changed.set()
 
     def give_up(self) -> None:
         """Interrupt a turn whose model request is retried although a retry cannot succeed."""

@@ -80,6 +80,14 @@ class McpServers:
         changed = [server for server in missing if before.get(server.name) != server]
         return changed + [Server(name, CONNECTED) for name in before if name not in self._reported]
 
+    async def status(self) -> list[dict[str, Any]]:
+        """Return name, status, error and names of tools of all servers, without their commands and credentials."""
+        reported = (await self._source.get_mcp_status())["mcpServers"]
+        return [
+            {**_server(each)._asdict(), "tools": [brief(str(tool.get("name"))) for tool in each.get("tools") or ()]}
+            for each in reported
+        ]
+
     async def require_all(self) -> None:
         """Wait while a server connects, which the CLI limits; raise `ConfigError` if one is then not connected."""
         missing = await self._ask()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from claude_agent_sdk import ResultMessage
 
 from .contract import __version__
-from .contract.protocol import ErrorType, ResultData, StartData
+from .contract.protocol import COMMAND_TYPES, ErrorType, ResultData, StartData
 
 COUNTED = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens", "costUSD")
 """The fields of the CLI's usage by model that can be added up."""
@@ -35,6 +35,7 @@ def start_data(data: dict[str, Any], resumed: bool, sdk_options: Sequence[str]) 
         resumed=resumed,
         runner_version=__version__,
         sdk_options=list(sdk_options),
+        commands=list(COMMAND_TYPES),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -144,8 +145,8 @@ class Run:
         prepared = False
         while not self._finished():
             self._wait.update()
-            if control.prompts and turns.takes_prompts and not control.stopping:
-                await self._start_turn(control.prompts.popleft())
+            if turns.takes_prompts and control.may_begin_turn:
+                await self._start_turn(control.take_prompt())
             elif control.stopping and turns.current is not None:
                 if not await self._turn_ends():
                     return
@@ -165,10 +166,11 @@ class Run:
     async def _start_turn(self, prompt: Prompt) -> None:
         self._cli.reap()
         span_id, self._first_span_id = self._first_span_id, ""
-        turn = self._turns.begin(self._context_of(prompt), prompt.text, span_id)
+        user_message_id = str(uuid.uuid4())
+        turn = self._turns.begin(self._context_of(prompt), prompt.text, span_id, user_message_id)
         turn.interrupted = self.control.interrupt_early
         try:
-            await self._cli.client.query(prompt.text)
+            await self._cli.send_prompt(prompt.text, user_message_id)
         except ClaudeSDKError as error:
             self._failure.of_cli(error)
 
@@ -227,7 +229,7 @@ class Run:
             return False
         match message:
             case ResultMessage():
-                self.control.changed.set()
+                self.control.turn_ended()
             case SystemMessage(subtype="api_retry"):
                 self.control.give_up()
             case SystemMessage() if message.subtype != "status":
@@ -260,6 +262,7 @@ class Run:
         """
         self._failure.is_final = True
         self._permissions.cancel_all()
+        self.control.requests.end()
         await asyncio.sleep(0)  # lets the cancelled waits emit their events
         busy = bool(self._translator.calls.by_id)
         unfinished = self._wait.report_unfinished()
@@ -295,7 +298,7 @@ class Run:
         """Begin the first turn if the run failed before it, so that its span says why."""
         control = self.control
         if self._turns.current is None and not self._turns.outcome.turns and not control.unprompted:
-            prompt = control.prompts.popleft() if control.prompts else None
+            prompt = control.take_prompt() if control.prompts else None
             context = self._context_of(prompt) if prompt else self._context
             self._turns.begin(context, prompt.text if prompt else None, self._first_span_id)
 

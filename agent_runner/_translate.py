@@ -114,6 +114,7 @@ class Translator:
                 self.turns.take_init(data)
             case "status":
                 self.agents.chats.status(self.agents.main, data.get("status"))
+                self.turns.note_settings(None, data.get("permissionMode"))
             case "api_retry":
                 self.turns.take_retry(data)
             case "permission_denied":

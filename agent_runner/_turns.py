@@ -15,7 +15,7 @@ from ._model_access import ModelAccess, ModelVerdict
 from ._state import RunOutcome, TurnState
 from .contract import genai
 from .contract.classify import Failure, budget_spent_in, classify
-from .contract.protocol import ErrorData, ErrorType, LogData, TurnStartData
+from .contract.protocol import AgentChangedData, ErrorData, ErrorType, LogData, TurnStartData
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
@@ -42,6 +42,8 @@ class Turns:
     """The cost and usage of the conversation before the current turn."""
     started: bool = False
     """True when the agent has started and the ``start`` event was sent."""
+    _settings: AgentChangedData = field(default_factory=AgentChangedData)
+    """The model and the permission mode as the events have them."""
     own_expected: bool = False
     """True when a background task has ended, for which the CLI begins a turn."""
     on_begin: Callable[[Span], None] = lambda span: None
@@ -63,7 +65,9 @@ class Turns:
         """Return whether a prompt can begin a turn: none is running, and the CLI is not about to begin its own."""
         return self.current is None and not self.own_expected
 
-    def begin(self, parent: TraceContext, prompt: str | None, span_id: str = "") -> TurnState:
+    def begin(
+        self, parent: TraceContext, prompt: str | None, span_id: str = "", user_message_id: str | None = None
+    ) -> TurnState:
         """Open a turn's span. Its ``turn_start`` event waits for the ``start`` event of the first turn."""
         number = self.outcome.turns + 1
         attributes = genai.invoke_agent(self.agents.model, number)
@@ -72,7 +76,7 @@ class Turns:
         self.agents.begin_main(turn, prompt)
         self.on_begin(turn.span)
         size = len((prompt or "").encode("utf-8", "replace"))
-        self._pending_start = TurnStartData(turn=number, prompt_size=size)
+        self._pending_start = TurnStartData(turn=number, prompt_size=size, user_message_id=user_message_id)
         if self.started:
             self._emit_start(turn)
         return turn
@@ -97,12 +101,22 @@ class Turns:
         turn = self.current or self.begin_own()
         turn.span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": common["session.id"]})
         if model:
-            turn.span.attributes.setdefault("gen_ai.request.model", model)
+            turn.span.attributes["gen_ai.request.model"] = model
         if not self.started:
             self.started = True
+            self._settings = AgentChangedData(model=model, permission_mode=data.get("permissionMode"))
             self.events.emit(start_data(data, self.resumed, self.sdk_options))
         self._emit_start(turn)
+        self.note_settings(model, data.get("permissionMode"))
         self.agents.chats.place_waiting()
+
+    def note_settings(self, model: str | None, permission_mode: str | None) -> None:
+        """Report the model or the permission mode if it is another one than before."""
+        before = self._settings
+        now = AgentChangedData(model=model or before.model, permission_mode=permission_mode or before.permission_mode)
+        if self.started and now != before:
+            self._settings = now
+            self.events.emit(now, self.current_span)
 
     def take_retry(self, data: dict[str, Any]) -> None:
         """Report that the CLI repeats a model request, and note if that cannot succeed."""

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_args, get_type_h
 
 import msgspec
 
+from .tools import PermissionMode
+
 PROTOCOL_VERSION = 1
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -77,7 +79,8 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """The agent has started: Claude's session id, its model, tools, directory and permission mode.
 
-    ``sdk_options`` are the names of the options that were set in the document with options of the SDK.
+    ``sdk_options`` are the names of the options that were set in the document with options of the SDK, ``commands`` the
+    types of the commands that this runner knows.
     """
 
     session_id: str
@@ -88,13 +91,18 @@ class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     resumed: bool
     runner_version: str
     sdk_options: list[str] = []
+    commands: list[str] = []
 
 
 class TurnStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A turn begins. ``prompt_size`` is in bytes, and 0 for a turn that the CLI began by itself."""
+    """A turn begins. ``prompt_size`` is in bytes, and 0 for a turn that the CLI began by itself.
+
+    ``user_message_id`` is the prompt's UUID in the conversation, which `RewindFiles` takes.
+    """
 
     turn: Size
     prompt_size: Size
+    user_message_id: str | None = None
 
 
 class TextDeltaData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -243,6 +251,25 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     structured_output: Any = None
 
 
+class CommandResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """A command that changes or asks a running agent (a `ControlCommand`) was carried out, or failed with ``error``.
+
+    ``command`` has the command's type and fields, ``value`` the answer to a question.
+    """
+
+    command: dict[str, Any]
+    command_id: str | None = None
+    error: str | None = None
+    value: Any = None
+
+
+class AgentChangedData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """The agent has another model or permission mode than before: by a command, an approval, or its own decision."""
+
+    model: str | None = None
+    permission_mode: str | None = None
+
+
 class HeartbeatData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """The runner is alive, and there was no event for some seconds. It has no seq and is not in the journal.
 
@@ -360,6 +387,14 @@ class Result(Event, frozen=True, kw_only=True, tag="result"):
     data: ResultData
 
 
+class CommandResult(Event, frozen=True, kw_only=True, tag="command_result"):
+    data: CommandResultData
+
+
+class AgentChanged(Event, frozen=True, kw_only=True, tag="agent_changed"):
+    data: AgentChangedData
+
+
 class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
     data: HeartbeatData
 
@@ -399,6 +434,8 @@ AnyEvent = (
     | SubagentStart
     | BackgroundTask
     | Result
+    | CommandResult
+    | AgentChanged
     | Heartbeat
     | Error
     | Log
@@ -420,6 +457,8 @@ EventData = (
     | SubagentStartData
     | BackgroundTaskData
     | ResultData
+    | CommandResultData
+    | AgentChangedData
     | HeartbeatData
     | ErrorData
     | LogData
@@ -444,6 +483,11 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
     MAX_BYTES: ClassVar[int] = MAX_LINE_BYTES
 
     command_id: str | None = None
+
+    @property
+    def type(self) -> str:
+        """Return the command's type as it is on the wire."""
+        return str(self.__struct_config__.tag)
 
 
 class Prompt(Command, frozen=True, kw_only=True, tag="prompt"):
@@ -489,8 +533,86 @@ class Finish(Command, frozen=True, kw_only=True, tag="finish"):
     """End the runner when all turns and background tasks have ended: no more prompts follow. Replies still count."""
 
 
-AnyCommand = Prompt | Approval | Answer | Interrupt | Stop | Finish
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A name or an id."""
+
+
+class ControlCommand(Command, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the commands that change or ask a running agent; a `CommandResult` answers each.
+
+    They are carried out at once, also during a turn. What changes the agent is done before the prompts after it.
+    """
+
+    requested_by: str | None = None
+
+
+class SetModel(ControlCommand, frozen=True, kw_only=True, tag="set_model"):
+    """Use another model from the next model request on; without ``model`` the CLI's default."""
+
+    model: Label | None = None
+
+
+class SetPermissionMode(ControlCommand, frozen=True, kw_only=True, tag="set_permission_mode"):
+    """Change the permission mode. ``bypassPermissions`` is refused in a run that did not begin with it."""
+
+    mode: PermissionMode
+
+
+class StopTask(ControlCommand, frozen=True, kw_only=True, tag="stop_task"):
+    """Stop a command or subagent, by the ``task_id`` of its `BackgroundTask` or `SubagentStart`."""
+
+    task_id: Label
+
+
+class RewindFiles(ControlCommand, frozen=True, kw_only=True, tag="rewind_files"):
+    """Restore the files that the agent's tools changed to their state before a prompt; see `TurnStartData`.
+
+    The option ``enable_file_checkpointing`` must be set. The conversation stays as it is.
+    """
+
+    user_message_id: Label
+
+
+class ReconnectMcpServer(ControlCommand, frozen=True, kw_only=True, tag="reconnect_mcp_server"):
+    """Connect again to an MCP server that has failed."""
+
+    server_name: Label
+
+
+class ToggleMcpServer(ControlCommand, frozen=True, kw_only=True, tag="toggle_mcp_server"):
+    """Disconnect an MCP server and remove its tools, or connect to it again."""
+
+    server_name: Label
+    enabled: bool
+
+
+class GetMcpStatus(ControlCommand, frozen=True, kw_only=True, tag="get_mcp_status"):
+    """Ask for the MCP servers: a list of objects with ``name``, ``status``, ``error`` and ``tools``."""
+
+
+class GetContextUsage(ControlCommand, frozen=True, kw_only=True, tag="get_context_usage"):
+    """Ask for the use of the model's context: ``totalTokens``, ``maxTokens``, ``percentage``, ``categories``."""
+
+
+AnyControl = (
+    SetModel
+    | SetPermissionMode
+    | StopTask
+    | RewindFiles
+    | ReconnectMcpServer
+    | ToggleMcpServer
+    | GetMcpStatus
+    | GetContextUsage
+)
+AnyCommand = Prompt | Approval | Answer | Interrupt | Stop | Finish | AnyControl
 COMMAND_TYPES: dict[str, type[AnyCommand]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyCommand)}
+
+
+def outcome_of_command(command: AnyControl, error: str | None, value: Any = None) -> CommandResultData:
+    """Return the outcome of a command: the error of one that was not carried out, or the answer to a question."""
+    fields: dict[str, Any] = msgspec.to_builtins(command)
+    return CommandResultData(command_id=fields.pop("command_id", None), command=fields, error=error, value=value)
+
 
 _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(AnyEvent)

@@ -19,6 +19,7 @@ from agent_runner.contract.protocol import (
     AnyCommand,
     AnyEvent,
     EventData,
+    Label,
     ProtocolError,
     UnknownEvent,
     command_schema,
@@ -51,6 +52,10 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Generate values of a type of the contract."""
+    if kind == Label:
+        return st.text(st.characters(exclude_categories=("Cc",)), min_size=1, max_size=20)
+    if hasattr(kind, "__metadata__"):
+        return values(kind.__origin__)
     if kind in OF_TYPE:
         return OF_TYPE[kind]
     origin, args = getattr(kind, "__origin__", None), get_args(kind)
@@ -64,7 +69,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(kind: Any) -> st.SearchStrategy[Any]:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     fields = {name: values(hints[name]) for name in kind.__struct_fields__}
     return st.fixed_dictionaries(fields).map(lambda given: kind(**given))
 
@@ -151,7 +156,18 @@ def test_the_schemas_name_every_type() -> None:
     assert set(EVENT_TYPES) == {
         *("start", "turn_start", "text_delta", "text", "thinking", "tool_use", "tool_result"),
         *("approval_request", "approval_resolved", "question_request", "question_resolved"),
-        *("subagent_start", "task", "result", "heartbeat", "error", "log", "telemetry", "end"),
+        *(
+            "subagent_start",
+            "task",
+            "result",
+            "command_result",
+            "agent_changed",
+            "heartbeat",
+            "error",
+            "log",
+            "telemetry",
+            "end",
+        ),
     }
     assert len(ERROR_TYPES) == len(set(ERROR_TYPES)) == 18
     assert set(get_args(AnyEvent)) == set(EVENT_TYPES.values())
