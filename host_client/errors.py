@@ -16,6 +16,8 @@
     ├── SessionClosedError        the session accepts no more commands
     ├── NotWaitingError           the approval or question is unknown, or was resolved already
     ├── NotAskedError             the reply does not fit its request, which still waits
+    ├── CommandRefusedError       the runner refused a command to a running agent, or does not know it
+    ├── NoAnswerError             the runner did not answer a command in time; it may have been carried out
     ├── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
     └── LangfuseError             Langfuse cannot be reached, or refuses (`host_client.dashboards.langfuse`)
 
@@ -104,6 +106,18 @@ class NotAskedError(SandspanError, ValueError):
     """
 
     error_type: ErrorType = "protocol"
+
+
+class CommandRefusedError(SandspanError):
+    """The runner refused a command that changes or asks a running agent, or does not know it."""
+
+    error_type: ErrorType = "invalid_request"
+
+
+class NoAnswerError(SandspanError):
+    """The runner did not answer a command in time, which may still be carried out."""
+
+    error_type: ErrorType = "timeout"
 
 
 class AgentError(SandspanError):

@@ -8,26 +8,42 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from agent_runner.contract.protocol import (
     Answer,
     AnyCommand,
+    AnyControl,
     AnyEvent,
     Approval,
     ApprovalRequest,
     ApprovalResolved,
+    CommandResult,
+    CommandResultData,
     QuestionRequest,
     QuestionResolved,
+    Start,
     encode,
 )
-from host_client.errors import NotAskedError, NotWaitingError, SessionClosedError, StreamLostError
+from host_client.errors import (
+    CommandRefusedError,
+    ConfigurationError,
+    NoAnswerError,
+    NotAskedError,
+    NotWaitingError,
+    SessionClosedError,
+    StreamLostError,
+)
 from host_client.sandbox import Process
 
 from ._policy import Approver, reply_by_approver, reply_by_policy, verdict_on
 from ._shared import SharedParts
 from ._waiting import OpenRequests
 from .options import ApprovalPolicy
+
+ANSWER_SECONDS = 70.0
+"""Seconds to wait for the result of a command; the CLI has 60 to answer the runner."""
 
 WRITE_ATTEMPTS = 9
 """Maximum number of attempts to write a command whose delivery is unsure; they take 13 seconds."""
@@ -48,6 +64,10 @@ class Commander:
         self._is_closed = False
         self._decides = False
         self._waiting = OpenRequests()
+        self._known: frozenset[str] | None = None
+        """Types of the commands that the runner knows; None until it has started."""
+        self._results: dict[str, asyncio.Future[CommandResultData]] = {}
+        """Where the results of commands that were sent are awaited, by their ids."""
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,8 +82,11 @@ class Commander:
         self._expect = expect
 
     def close(self) -> None:
-        """Refuse every further command with `SessionClosedError`."""
+        """Refuse every further command, and those that wait for their result, with `SessionClosedError`."""
         self._is_closed = True
+        for result in self._results.values():
+            if not result.done():
+                result.set_exception(SessionClosedError("the session has ended"))
 
     def cancel(self) -> None:
         """Cancel the policy's replies that are not finished."""
@@ -94,6 +117,49 @@ class Commander:
                 else:
                     return
 
+    async def request(self, command: AnyControl) -> Any:
+        """Send a command that changes or asks a running agent, and return its answer, None if it has none.
+
+        Raise `CommandRefusedError`, `NoAnswerError` after `ANSWER_SECONDS`, and the errors of `write`.
+        """
+        command_id = command.command_id or uuid.uuid4().hex
+        result = self._results.setdefault(command_id, asyncio.get_running_loop().create_future())
+        try:
+            await self.submit(replace(command, command_id=command_id))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                data = await asyncio.shield(result)
+        except TimeoutError:
+            raise NoAnswerError(
+                f"{command.type}: no answer within {ANSWER_SECONDS:g} seconds; it may still be carried out. Events must"
+                " be read meanwhile, as the answer comes with them"
+            ) from None
+        finally:
+            self._results.pop(command_id, None)
+            if result.done():
+                result.exception()  # else asyncio logs one that nobody has seen
+        if data.error is not None:
+            raise CommandRefusedError(f"{command.type}: {data.error}")
+        return data.value
+
+    async def submit(self, command: AnyControl) -> None:
+        """Send a command that changes or asks a running agent; its outcome is a ``command_result`` event.
+
+        Without ``requested_by``, the session's user is named. Raise `ConfigurationError` for a wrong value,
+        `CommandRefusedError` if the runner does not know the command, and the errors of `write`.
+        """
+        try:
+            checked = msgspec.convert(msgspec.to_builtins(command), type(command))
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{command.type}: {error}") from None
+        if self._known is not None and command.type not in self._known:
+            raise CommandRefusedError(
+                f"the runner in this sandbox does not know {command.type}: it is older than this host; build the"
+                " template again (host_client template build)"
+            )
+        by = command.requested_by or self._user_id
+        self._shared.trace.tell(by)
+        await self.write(replace(checked, requested_by=by))
+
     async def decide(self, reply: Approval | Answer) -> None:
         """Send a reply to a waiting request; without ``decided_by``, the session's user is named as the decider.
 
@@ -116,6 +182,12 @@ class Commander:
                 self._waiting.remove(event.data.approval_id)
             case QuestionResolved():
                 self._waiting.remove(event.data.question_id)
+            case Start():
+                self._known = frozenset(event.data.commands)
+            case CommandResult(data=CommandResultData(command_id=str(command_id))):
+                result = self._results.get(command_id)
+                if result is not None and not result.done():
+                    result.set_result(event.data)
             case _:
                 pass
 

@@ -1,4 +1,4 @@
-"""The session as its caller uses it: facts, commands, closing, files."""
+"""The session as its caller uses it: facts, commands, closing, files. Controls of the agent are in the base class."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from host_client.telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, cal
 from ._commander import Commander
 from ._outcome import SessionFailure, SessionOutcome
 from ._policy import Approver
+from ._session_controls import SessionControls
 from ._session_stream import Replay, SessionStream
 from ._shared import SharedParts
 from ._stopping import RunnerStopper
@@ -56,7 +57,7 @@ class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
     own_spans: bytes = b""
 
 
-class Session:
+class Session(SessionControls):
     """A running conversation with an agent. Iterate over it for events, up to ``end``; see `open_session`.
 
     Most commands take a ``command_id``. The runner runs each id once, so a command whose delivery is unsure can be
@@ -247,6 +248,14 @@ class Session:
     async def interrupt(self, *, command_id: str | None = None) -> None:
         """End the current turn, or between turns all background tasks; the conversation can continue."""
         await self._commander.write(p.Interrupt(command_id=command_id))
+
+    async def request(self, command: p.AnyControl) -> Any:
+        """Send a command that changes or asks the running agent, and return its answer; see `SessionControls`."""
+        return await self._commander.request(command)
+
+    async def submit(self, command: p.AnyControl) -> None:
+        """Send a command that changes or asks the running agent; its outcome is a ``command_result`` event."""
+        await self._commander.submit(command)
 
     async def stop(self) -> None:
         """End the current turn, then the runner; its last events can still be read."""

@@ -12,6 +12,7 @@ from agent_runner.contract.protocol import (
     AnyEvent,
     ApprovalRequest,
     ApprovalResolved,
+    CommandResult,
     End,
     Error,
     ErrorType,
@@ -39,6 +40,7 @@ _NOTED = (
     ApprovalResolved,
     QuestionRequest,
     QuestionResolved,
+    CommandResult,
     Result,
     Error,
     End,
@@ -107,6 +109,7 @@ class SessionStream:
 
     def _end(self) -> None:
         self._shared.ended.set()
+        self._commander.close()
         self._caught_up.set()
         self._shared.outlet.finish()
 

@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from agent_runner.contract import otlp
-from agent_runner.contract.protocol import AnyEvent, ApprovalResolved, ErrorType, QuestionResolved, TelemetryEvent
+from agent_runner.contract.protocol import (
+    AnyEvent,
+    ApprovalResolved,
+    CommandResult,
+    ErrorType,
+    QuestionResolved,
+    TelemetryEvent,
+    to_json,
+)
 from agent_runner.contract.sanitize import brief
-from agent_runner.contract.spans import Span, Spans, Value
+from agent_runner.contract.spans import Attributes, Span, Spans, Value
 from agent_runner.contract.trace_context import SAMPLED, TraceContext
 from host_client.telemetry.batch import Batch
 from host_client.telemetry.calls import ToolCalls
@@ -179,9 +187,29 @@ class SessionTrace:
         self._telemetry.observe(event, self._who, size, replayed=replayed)
         if not self._telemetry.enabled:
             return None
+        if isinstance(event, CommandResult):
+            self._note_command(event)
         if event.trace_id in self._trace_ids:
             self._orphans.observe(event)
         return self._relay(event.data.otlp, replayed) if isinstance(event, TelemetryEvent) else None
+
+    def _note_command(self, event: CommandResult) -> None:
+        """Add a command that changed the agent, or was refused, to the session's span."""
+        data = event.data
+        fields = {name: value for name, value in data.command.items() if name not in ("type", "requested_by")}
+        texts = {
+            "command.type": data.command.get("type"),
+            "command.arguments": to_json(fields).decode() if fields else None,
+            "command.requested_by": data.command.get("requested_by"),
+            "command.error": data.error,
+        }
+        if not str(texts["command.type"]).startswith("get_"):
+            about: Attributes = {
+                name: text if text in self._given else brief(text)
+                for name, text in texts.items()
+                if isinstance(text, str)
+            }
+            self.root.add_event("command", int(event.ts * 1e9), about)
 
     def _with_clean_decider(self, event: AnyEvent) -> AnyEvent:
         """Return the event with ``decided_by`` redacted, unless the host itself sent that name to the sandbox."""
