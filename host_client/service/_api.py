@@ -29,6 +29,7 @@ from host_client.store.base import Status, StoredSession
 
 from ._auth import Approver, Operator, Principal, Reader
 from ._body import JsonRoute
+from ._controls import CommandView, ControlBody, command_of
 from ._downloads import MAX_FILE, Downloads, FileAnswer
 from ._limits import (
     RecordedAnswer,
@@ -389,6 +390,15 @@ async def interrupt_turn(api: TheApi, session_id: SessionId, principal: Operator
     stored = await api.stored(session_id, principal)
     await api.service.interrupt(stored, by=principal.name)
     return _json(api.view(stored), 202, api.traced(stored))
+
+
+@router.post("/sessions/{session_id}/commands", status_code=202, responses={**_BODY, **_OVER})
+async def control_agent(api: TheApi, session_id: SessionId, body: ControlBody, principal: Operator) -> CommandView:
+    """Change or ask the running agent; the `command_result` event with the answered id has the outcome."""
+    stored = await api.stored(session_id, principal)
+    command = command_of(body, principal.name)
+    await api.service.control(stored, command)
+    return CommandView(command_id=command.command_id or "")
 
 
 @router.post("/sessions/{session_id}/close", status_code=202, response_model=SessionView, responses=_GONE)

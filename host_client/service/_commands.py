@@ -1,6 +1,6 @@
 """Commands to a session, as they are queued in the store for the session's owner. Pure.
 
-A decision is queued as the `Approval` or `Answer` that the runner gets.
+A decision is queued as the `Approval` or `Answer` that the runner gets, and so is a control command.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from agent_runner.contract.protocol import Answer, Approval
+from agent_runner.contract.protocol import Answer, AnyControl, Approval
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -37,15 +37,18 @@ class _OldDecision(msgspec.Struct):
     by: str | None = None
 
 
-AnyCommand = PromptCommand | Approval | Answer | InterruptCommand | CloseCommand
+AnyCommand = PromptCommand | Approval | Answer | InterruptCommand | CloseCommand | AnyControl
 
 _decoder = msgspec.json.Decoder(AnyCommand)
 encode = msgspec.json.encode
 
 
-def decode(data: bytes) -> AnyCommand:
-    """Return a command that `encode` encoded."""
-    command = _decoder.decode(data)
+def decode(data: bytes) -> AnyCommand | None:
+    """Return a command that `encode` encoded; None if only a later version knows it, as in a rolling update."""
+    try:
+        command = _decoder.decode(data)
+    except msgspec.ValidationError:
+        return None
     if isinstance(command, Approval | Answer) and command.decided_by is None:
         # Decisions that earlier versions stored have the field ``by`` instead of ``decided_by``.
         return replace(command, decided_by=msgspec.json.decode(data, type=_OldDecision).by)

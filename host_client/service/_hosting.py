@@ -19,7 +19,17 @@ from typing import Any
 
 import msgspec
 
-from agent_runner.contract.protocol import PROTOCOL_VERSION, Answer, Approval, Error, ErrorData
+from agent_runner.contract.protocol import (
+    PROTOCOL_VERSION,
+    Answer,
+    AnyControl,
+    Approval,
+    CommandResult,
+    ControlCommand,
+    Error,
+    ErrorData,
+    outcome_of_command,
+)
 from host_client.client.options import AgentOptions
 from host_client.client.session import (
     SPOOL_SECONDS,
@@ -31,6 +41,7 @@ from host_client.client.session import (
 )
 from host_client.client.takeover import take_over
 from host_client.errors import (
+    CommandRefusedError,
     ConfigurationError,
     NotAskedError,
     NotWaitingError,
@@ -348,6 +359,12 @@ class Hosted:
         root, data = self.record.root, ErrorData(error_type=failure.error_type, message=failure.message)
         return Error(v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data)
 
+    def _refused(self, command: AnyControl, why: str) -> CommandResult:
+        root, data = self.record.root, outcome_of_command(command, why)
+        return CommandResult(
+            v=PROTOCOL_VERSION, ts=time.time(), trace_id=root.trace_id, span_id=root.span_id, data=data
+        )
+
     def close(self, reason: CloseReason, by: str | None = None) -> None:
         """Ask the session to end; the first reason counts."""
         if self._why_closed is None:
@@ -421,7 +438,7 @@ class Hosted:
             while not await look():
                 await anext(notes, None)
 
-    async def _queued(self) -> list[tuple[int, c.AnyCommand]]:
+    async def _queued(self) -> list[tuple[int, c.AnyCommand | None]]:
         """Return the commands that are not carried out yet, each after its position."""
         queued = await self.log.insist(lambda: self._house.store.commands(self.record.id, self._commands_done))
         return [(each.position, c.decode(each.data)) for each in queued]
@@ -434,7 +451,10 @@ class Hosted:
             if isinstance(command, c.PromptCommand) and position > self.log.state.commands_logged:
                 data = PromptData(turn_id=command.turn_id, text=command.text, sent_by=command.by)
                 await self.log.say(data, commands_logged=position)
-            await self._carry_out(session, command, f"{self.record.id}:{position}")
+            if command is None:
+                _logger.warning("session %s: a command of a later version is ignored", self.record.id)
+            else:
+                await self._carry_out(session, command, f"{self.record.id}:{position}")
             self._note_whereabouts(session)
             self._commands_done = self.log.extras["commands_done"] = position
         return False
@@ -448,6 +468,10 @@ class Hosted:
                 _logger.warning("session %s: a command is sent again: %s", self.record.id, error)
             except (NotWaitingError, SessionClosedError) as error:
                 _logger.info("session %s: a command came too late: %s", self.record.id, error)
+                return
+            except CommandRefusedError as error:
+                if isinstance(command, ControlCommand):
+                    await self.log.add(self._refused(command, str(error)))
                 return
             except NotAskedError as error:  # checked here only if the log no longer has the question
                 await self.log.add(
@@ -468,5 +492,7 @@ async def _send(session: Session, command: c.AnyCommand, command_id: str) -> Non
             await session.decide(msgspec.structs.replace(command, command_id=command_id))
         case c.InterruptCommand():
             await session.interrupt(command_id=command_id)
+        case ControlCommand():
+            await session.submit(msgspec.structs.replace(command, command_id=command.command_id or command_id))
         case c.CloseCommand():
             pass

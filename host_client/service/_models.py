@@ -36,11 +36,13 @@ Label = Annotated[str, Field(max_length=500, pattern=_LABEL)]
 PermissionMode = Annotated[str, Field(json_schema_extra={"enum": list(PERMISSION_MODES)})]
 
 
-class _StrictModel(BaseModel):
+class StrictModel(BaseModel):
+    """A body without unknown fields and without conversions."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class ExtendedPrompt(_StrictModel):
+class ExtendedPrompt(StrictModel):
     """Claude Code's own system prompt, with a text after it."""
 
     type: Literal["preset"]
@@ -48,7 +50,7 @@ class ExtendedPrompt(_StrictModel):
     append: Annotated[str, Field(max_length=MAX_PROMPT)]
 
 
-class CreateSession(_StrictModel):
+class CreateSession(StrictModel):
     """A new session and its first turn."""
 
     prompt: Text
@@ -75,13 +77,13 @@ class CreateSession(_StrictModel):
     ] = {}
 
 
-class SendTurn(_StrictModel):
+class SendTurn(StrictModel):
     """The next turn, which begins when the current one has ended."""
 
     text: Text
 
 
-class Decide(_StrictModel):
+class Decide(StrictModel):
     """A person's decision on one tool call, bound to the input that was shown."""
 
     decision: Literal["allow", "deny"]
@@ -94,7 +96,7 @@ class Decide(_StrictModel):
     decided_by: Annotated[Name | None, Field(description="Only where the service asks for no token.")] = None
 
 
-class AnswerQuestion(_StrictModel):
+class AnswerQuestion(StrictModel):
     """Answers to questions, by the question's whole text: a label, several labels, or free text."""
 
     answers: Annotated[dict[str, str | list[str]], Field(min_length=1, max_length=100)]

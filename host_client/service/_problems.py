@@ -211,6 +211,10 @@ def _what(error: Mapping[str, Any]) -> str:
             words = "must be a JSON object"
         case "list_type":
             words = "must be a JSON array"
+        case "union_tag_not_found":
+            words = "the field `type` is required"
+        case "union_tag_invalid":
+            words = f"`type` must be one of {error['ctx']['expected_tags']}"
         case "too_short":
             words = f"must have at least {error['ctx']['min_length']} items"
         case "too_long":
@@ -220,7 +224,7 @@ def _what(error: Mapping[str, Any]) -> str:
         case _:
             words = str(error["msg"]).replace("Input should be", "must be").replace("Input should", "must")
             words = words.replace("String should have", "must have")
-    return single_line(words, 200)
+    return single_line(words, 400)
 
 
 def _where(location: Sequence[str | int]) -> str:

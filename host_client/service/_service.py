@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from agent_runner.contract.approvals import fault_of_answer, fault_of_approval, outcome_of, request_id_of
-from agent_runner.contract.protocol import Answer, Approval, QuestionRequest, decode_event, to_json
+from agent_runner.contract.protocol import Answer, AnyControl, Approval, QuestionRequest, decode_event, to_json
 from agent_runner.contract.sanitize import preview
 from agent_runner.contract.trace_context import TraceContext
 from host_client.client.session import common_attributes
@@ -298,6 +298,10 @@ class Service:
     async def interrupt(self, stored: StoredSession, *, by: str) -> None:
         """End the current turn, or between turns all background tasks; raise `SessionOverError`."""
         await self._push(stored, c.InterruptCommand(by=by))
+
+    async def control(self, stored: StoredSession, command: AnyControl) -> None:
+        """Queue a command to the running agent; raise `SessionOverError`."""
+        await self._push(stored, command)
 
     async def close(self, stored: StoredSession, *, by: str) -> None:
         """End the session, unless it has ended already."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from agent_runner.contract.protocol import (
+    AgentChanged,
+    AgentChangedData,
     AnyEvent,
     ApprovalRequest,
     ApprovalResolved,
     BackgroundTask,
+    CommandResult,
+    CommandResultData,
     QuestionRequest,
     QuestionResolved,
     Result,
@@ -33,8 +37,13 @@ CHANGING = (
     ApprovalResolved,
     QuestionResolved,
     BackgroundTask,
+    CommandResult,
+    AgentChanged,
     Result,
 )
+_MAX_MODEL = 200
+"""Maximum length of a model's name, which a sandbox reports."""
+
 _MAX_BACKGROUND = 100
 """Maximum number of background tasks in a state, and of characters of an id: a sandbox may invent any."""
 
@@ -64,6 +73,10 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
             others = tuple(each for each in state.background if each != task_id)
             running = event.data.state == "running"
             return replace(state, background=(*others, task_id)[-_MAX_BACKGROUND:] if running else others)
+        case CommandResult(data=CommandResultData(command={"type": "set_model", "model": str(model)}, error=None)):
+            return replace(state, model=model[:_MAX_MODEL])
+        case AgentChanged(data=AgentChangedData(model=str(model))):
+            return replace(state, model=model[:_MAX_MODEL])
         case Result():
             cost = total_usd(state.cost_usd, cost_of(event))
             return _shown(replace(state, busy=False, turns=state.turns + 1, cost_usd=cost))

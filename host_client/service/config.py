@@ -24,6 +24,7 @@ DEFAULT_SESSION_OPTIONS = frozenset(
     (
         "betas",
         "effort",
+        "enable_file_checkpointing",
         "fallback_model",
         "max_thinking_tokens",
         "output_format",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from agent_runner.contract import protocol as p
@@ -18,7 +19,12 @@ RULE = {
 
 
 def begin(
-    log: Log, prompt: str = "The checks of this program fail. Find out why and mend it.", sent_by: str = "ana"
+    log: Log,
+    prompt: str = "The checks of this program fail. Find out why and mend it.",
+    sent_by: str = "ana",
+    *,
+    options: Sequence[str] = (),
+    message: str | None = None,
 ) -> None:
     """Add a session's events up to its first turn."""
     log.say("prompt", turn_id="t1", text=prompt, sent_by=sent_by)
@@ -32,10 +38,11 @@ def begin(
             permission_mode="default",
             resumed=False,
             runner_version="0.1.0",
+            sdk_options=list(options),
         ),
         0.6,
     )
-    log.add(p.TurnStartData(turn=1, prompt_size=len(prompt)))
+    log.add(p.TurnStartData(turn=1, prompt_size=len(prompt), user_message_id=message))
 
 
 def text(log: Log, words: str, *, message: str | None = None, parent: str | None = None, after: float = 1.6) -> int:

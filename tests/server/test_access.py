@@ -52,6 +52,7 @@ async def asked(client: httpx.AsyncClient, method: str, path: str, session_id: s
     """Send a request for a session to a route, with a valid body; return the status."""
     url = path.format(session_id=session_id, approval_id="a", question_id="q", path="f")
     bodies = {"turns": {"text": "x"}, "approvals": {"decision": "deny"}, "questions": {"answers": {"q": "a"}}}
+    bodies["commands"] = {"type": "get_mcp_status"}
     body = next((each for part, each in bodies.items() if f"/{part}" in path), None)
     return (await client.request(method, url, json=body)).status_code
 

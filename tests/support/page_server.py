@@ -194,6 +194,7 @@ class PageServer:
             Route(f"{session}/events", self._events),
             Route(f"{session}/turns", self._turn, methods=["POST"]),
             Route(f"{session}/interrupt", self._interrupt, methods=["POST"]),
+            Route(f"{session}/commands", self._command, methods=["POST"]),
             Route(f"{session}/approvals/{{key}}", self._decide, methods=["POST"]),
             Route(f"{session}/questions/{{key}}", self._answer, methods=["POST"]),
             Mount("/", StaticFiles(directory=PAGE)),
@@ -257,6 +258,10 @@ class PageServer:
     async def _interrupt(self, request: Request) -> Response:
         self.decisions.append({"interrupt": request.path_params["id"]})
         return Response(status_code=202)
+
+    async def _command(self, request: Request) -> Response:
+        self.decisions.append(await request.json())
+        return JSONResponse({"command_id": "c1"}, 202)
 
     async def _decide(self, request: Request) -> Response:
         body = await request.json()

@@ -72,6 +72,7 @@ export const api = {
   decide: (id, approvalId, body) => request("POST", at(id, `/approvals/${encodeURIComponent(approvalId)}`), body),
   answer: (id, questionId, body) => request("POST", at(id, `/questions/${encodeURIComponent(questionId)}`), body),
   interrupt: (id) => request("POST", at(id, "/interrupt")),
+  command: (id, command) => request("POST", at(id, "/commands"), command),
   close: (id) => request("DELETE", at(id)),
   eventsUrl: (id, after) => at(id, `/events?after=${after}`),
 };

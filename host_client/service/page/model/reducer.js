@@ -24,6 +24,12 @@ export const initial = Object.freeze({
   requests: new Map(), // approvals and questions by id
   waiting: Object.freeze([]), // the requests that wait, oldest first
   background: Object.freeze([]), // ids of the tasks that run in the background
+  descriptions: new Map(), // of these tasks, by id
+  model: null,
+  permissionMode: null,
+  outcomes: 0, // number of commands to the agent that have been carried out or refused
+  context: null, // the last answer to get_context_usage
+  mcpServers: null, // the last answer to get_mcp_status
   segments: Object.freeze([]),
   lanes: Object.freeze([]),
   events: Object.freeze([]),
@@ -81,12 +87,15 @@ const HANDLERS = {
   adopted: (draft, data, at) => add(draft, "note", at, { note: "adopted", data }),
   start: (draft, data, at) => {
     draft.start = data;
+    draft.model = data.model;
+    draft.permissionMode = data.permission_mode;
     if (data.resumed) add(draft, "note", at, { note: "resumed", data });
   },
   turn_start: (draft, data, at) => {
     draft.turn = data.turn;
     draft.turnSince = at.ts;
-    if (data.prompt_size > 0) change(draft, draft.promptPlaces.shift(), { delivery: null });
+    const messageId = draft.start?.sdk_options?.includes("enable_file_checkpointing") ? data.user_message_id ?? null : null;
+    if (data.prompt_size > 0) change(draft, draft.promptPlaces.shift(), { delivery: null, messageId });
     new Lanes(draft).beginTurn(at);
     settle(draft);
   },
@@ -102,6 +111,7 @@ const HANDLERS = {
   task: (draft, data) => {
     const others = draft.background.filter((each) => each !== data.task_id);
     draft.background = (data.state === "running" ? [...others, data.task_id] : others).slice(-100);
+    draft.descriptions = new Map([...draft.descriptions, [data.task_id, data.description]].slice(-100));
     changeTool(draft, data.tool_use_id, { task: data.state });
   },
   approval_request: (draft, data, at) =>
@@ -117,6 +127,11 @@ const HANDLERS = {
   approval_resolved: (draft, data, at) => resolve(draft, data.approval_id, data, at),
   question_resolved: (draft, data, at) => resolve(draft, data.question_id, data, at),
   result: endTurn,
+  command_result: endCommand,
+  agent_changed: (draft, data) => {
+    draft.model = data.model ?? draft.model;
+    draft.permissionMode = data.permission_mode ?? draft.permissionMode;
+  },
   error: (draft, data, at) => add(draft, "error", at, { data }),
   log: (draft, data, at) => add(draft, "log", at, { stream: data.stream, text: data.text }),
   end: (draft, data, at) => {
@@ -289,6 +304,42 @@ function endTurn(draft, data, at) {
     errorType: data.error_type ?? null,
   });
   settle(draft);
+}
+
+/** Take the outcome of a command: a change is a note in the transcript, an answer a figure of the state. */
+function endCommand(draft, data, at) {
+  const command = texts(data.command);
+  const error = data.error ?? null;
+  const { type = "" } = command;
+  draft.outcomes += 1;
+  if (error === null) {
+    if (type === "set_model") draft.model = command.model ?? null;
+    if (type === "set_permission_mode") draft.permissionMode = command.mode ?? null;
+    if (type === "get_context_usage") draft.context = contextUsage(data.value);
+    if (type === "get_mcp_status") draft.mcpServers = rows(data.value).map(texts);
+  }
+  if (error !== null || !type.startsWith("get_")) add(draft, "note", at, { note: "command", data: { command, error } });
+}
+
+/** Return the fields of an object that are texts or booleans: a sandbox can send any value. */
+function texts(value) {
+  return Object.fromEntries(Object.entries(value ?? {}).filter(([, each]) => ["string", "boolean"].includes(typeof each)));
+}
+
+/** Return the objects in a list, within a limit. */
+function rows(value) {
+  return (Array.isArray(value) ? value : []).slice(0, 100).filter((each) => each !== null && typeof each === "object");
+}
+
+function contextUsage(value) {
+  const [used, most] = [number(value?.totalTokens), number(value?.maxTokens)];
+  if (!most) return null;
+  const parts = rows(value.categories).map((each) => ({ ...texts(each), tokens: number(each.tokens) }));
+  return { used, most, parts: parts.filter(({ tokens, kind }) => tokens > 0 && kind !== "free") };
+}
+
+function number(value) {
+  return typeof value === "number" && value >= 0 ? value : 0;
 }
 
 /** Set the session's status, which follows from the rest of the state. */

@@ -93,6 +93,25 @@ export function decisionLine(resolved, me) {
   return `${verb ?? resolved.decision}${Object.hasOwn(AUTOMATIC, resolved.decidedBy) ? ":" : " by"} ${who}`;
 }
 
+// Of a command what was done, and what was asked for if it was refused.
+const COMMANDS = {
+  set_model: (c) => [`Model set to ${c.model ?? "the default"}`, `set the model to ${c.model ?? "the default"}`],
+  set_permission_mode: (c) => [`Permission mode set to ${c.mode}`, `set the permission mode to ${c.mode}`],
+  stop_task: () => ["Background work stopped", "stop background work"],
+  rewind_files: () => ["Files set back to before a prompt", "set files back to before a prompt"],
+  reconnect_mcp_server: (c) => [`MCP server ${c.server_name} connected again`, `connect the MCP server ${c.server_name} again`],
+  toggle_mcp_server: (c) => (c.enabled ? [`MCP server ${c.server_name} switched on`, `switch on the MCP server ${c.server_name}`] : [`MCP server ${c.server_name} switched off`, `switch off the MCP server ${c.server_name}`]),
+};
+
+/** Return a command to the agent and its outcome in one phrase: "Model set to opus by ana". */
+export function commandLine(command, error, me) {
+  const name = text(command.type);
+  const [done, asked] = Object.hasOwn(COMMANDS, name) ? COMMANDS[name](command) : [name, name];
+  const who = decider(command.requested_by, me);
+  if (error) return `Refused to ${asked}${who ? `, asked for by ${who}` : ""}: ${error}`;
+  return `${done}${who ? ` by ${who}` : ""}`;
+}
+
 // The reason that the runner gives the agent if a person gave none.
 const NO_REASON = "The person in charge refused this.";
 

@@ -6,16 +6,17 @@ import { oneLine } from "../model/safe.js";
 import { toolName } from "../model/words.js";
 import { h, oncePerFrame, setText, throttled } from "../parts/dom.js";
 import { longText, shown } from "../parts/text.js";
+import { AgentTab } from "./agent.js";
 
 const ROW = 30;
 const UPDATE_MS = 200;
 const SPARE_ROWS = 8;
 
 export class Panel {
-  /** `onEnd` asks to close the session; null if the reader may not. */
-  constructor({ onJump, onClose, onEnd }) {
-    this.tabs = { events: new EventList(onJump), tools: new ToolTable(), about: new About() };
-    const names = { events: "Events", tools: "Tools", about: "About" };
+  /** `onEnd` asks to close the session, `onCommand(command)` sends a command to the agent; null if the reader may not. */
+  constructor({ onJump, onClose, onEnd, onCommand }) {
+    this.tabs = { events: new EventList(onJump), tools: new ToolTable(), ...(onCommand ? { agent: new AgentTab(onCommand) } : {}), about: new About() };
+    const names = { events: "Events", tools: "Tools", ...(onCommand ? { agent: "Agent" } : {}), about: "About" };
     this.buttons = Object.keys(names).map((key) => h("button.tab", { type: "button", role: "tab", id: `tab-${key}`, "aria-controls": `panel-${key}`, onclick: () => this.select(key) }, names[key]));
     this.pages = Object.entries(this.tabs).map(([key, tab]) => h("div.tab-page", { role: "tabpanel", id: `panel-${key}`, "aria-labelledby": `tab-${key}` }, tab.node));
     this.foot = onEnd ? h("div.panel-foot", {}, h("button.danger-quiet", { type: "button", onclick: onEnd }, "Close session")) : null;
@@ -186,8 +187,8 @@ class About {
     const { start, sandbox } = state;
     const cost = costSoFar(state, record);
     const rows = {
-      Session: record.id, Title: record.title, User: record.user_id, Tenant: record.tenant_id, Model: start?.model ?? record.model,
-      "Permission mode": start?.permission_mode, Directory: start?.cwd, Sandbox: sandbox ? [sandbox.kind, sandbox.sandbox_id].filter(Boolean).join(" ") : null,
+      Session: record.id, Title: record.title, User: record.user_id, Tenant: record.tenant_id, Model: state.model ?? record.model,
+      "Permission mode": state.permissionMode, Directory: start?.cwd, Sandbox: sandbox ? [sandbox.kind, sandbox.sandbox_id].filter(Boolean).join(" ") : null,
       Created: record.created_at ? dateTime(record.created_at) : null, Turns: state.turn || record.turns, Cost: cost === null ? null : money(cost),
       Budget: record.max_budget_usd ? money(record.max_budget_usd) : null, Trace: record.trace_id ?? state.traceId, "Claude session": start?.session_id,
       Tools: start?.tools?.join(", "), Runner: start?.runner_version, ...record.metadata,

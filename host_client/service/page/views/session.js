@@ -3,6 +3,7 @@
 import { api, Problem } from "../api.js";
 import { initial, reduce } from "../model/reducer.js";
 import { announce, setBadge } from "../parts/announce.js";
+import { confirmDialog } from "../parts/dialog.js";
 import { h, isTyping } from "../parts/dom.js";
 import { STATUS } from "../model/words.js";
 import { SessionStream } from "../stream.js";
@@ -24,12 +25,12 @@ export class SessionPage {
     const { role } = context.me;
     this.header = new SessionHeader({ onPanel: () => this.togglePanel() });
     this.strip = new Strip({ onJump: (event) => this.jump(event) });
-    this.transcript = new Transcript({ sessionId: id, me: context.myName, onLink: (event) => this.jump(event) });
+    this.transcript = new Transcript({ sessionId: id, me: context.myName, onLink: (event) => this.jump(event), onRewind: role === "operator" ? (messageId) => this.askToRewind(messageId) : null });
     this.composer = new Composer({ sessionId: id, canOperate: role === "operator", onProblem: (problem) => this.problem(problem) });
     const owner = { sessionId: id, canDecide: role === "operator" || role === "approver", decidedBy: context.decidedBy };
     this.notices = new Notices();
     this.dock = new Dock(owner, this.notices, () => this.focusContent());
-    this.panel = new Panel({ onJump: (event) => this.jump(event, { leavesPanel: true }), onClose: () => this.togglePanel(), onEnd: role === "operator" ? () => this.composer.askToClose() : null });
+    this.panel = new Panel({ onJump: (event) => this.jump(event, { leavesPanel: true }), onClose: () => this.togglePanel(), onEnd: role === "operator" ? () => this.composer.askToClose() : null, onCommand: role === "operator" ? (command) => this.command(command) : null });
     this.center = h("main.center", { id: "main", tabindex: "-1" }, this.transcript.node, this.notices.node, h("div.dock", {}, this.dock.node, this.composer.node));
     this.node = h("div.session", { "data-connection": "connecting" }, this.header.node, this.strip.node, h("div.columns", {}, this.center, this.panel.node));
     this.roomy = matchMedia("(min-width: 1100px)");
@@ -94,6 +95,7 @@ export class SessionPage {
     this.panel.update(state, record);
     setBadge({ title: record.title, waiting: state.waiting.length });
     this.node.classList.toggle("waits", state.waiting.length > 0);
+    this.node.dataset.status = state.status;
     this.node.dataset.lastId = state.lastId;
   }
 
@@ -103,6 +105,16 @@ export class SessionPage {
     this.header.connect(name);
     if (name === "refused") this.fail(new Problem(status, { detail: `The stream of events was refused (${status}).` }));
     else if (name === "over" && !this.state.closed) this.reload();
+  }
+
+  /** Send a command to the agent; its outcome comes with the stream. */
+  command(command) {
+    return api.command(this.id, command).catch((problem) => this.problem(problem));
+  }
+
+  async askToRewind(messageId) {
+    const text = "Files that the agent's tools have changed since this prompt get their earlier content. What commands did stays, and so does the conversation.";
+    if (await confirmDialog("Set files back?", text, "Set files back")) this.command({ type: "rewind_files", user_message_id: messageId });
   }
 
   problem(problem) {

@@ -2,7 +2,7 @@
 
 import { dateTime, duration, money, offset } from "../model/format.js";
 import { oneLine } from "../model/safe.js";
-import { CLOSED } from "../model/words.js";
+import { CLOSED, commandLine } from "../model/words.js";
 import { h, oncePerFrame, setText } from "../parts/dom.js";
 import { prose, shown } from "../parts/text.js";
 import { fold, ToolCard } from "./tool.js";
@@ -13,11 +13,15 @@ const AIM_FRAMES = 8;
 const NEAR_END = 120;
 
 export class Transcript {
-  /** `me()` is the reader's name; `onLink(eventId)` is called when an item's number is clicked. */
-  constructor({ sessionId, me, onLink }) {
+  /**
+   * `me()` is the reader's name; `onLink(eventId)` is called when an item's number is clicked, `onRewind(messageId)` to
+   * set files back to a prompt; null if the reader may not.
+   */
+  constructor({ sessionId, me, onLink, onRewind = null }) {
     this.sessionId = sessionId;
     this.me = me;
     this.onLink = onLink;
+    this.onRewind = onRewind;
     this.views = [];
     this.seen = [];
     this.follows = true;
@@ -66,7 +70,7 @@ export class Transcript {
     const { items, firstTs } = this.state;
     for (let at = this.views.length; at < end; at += 1) {
       const item = items[at];
-      const view = viewOf(item, this.me);
+      const view = viewOf(item, this.me, this.onRewind);
       const row = this.row(item, view, firstTs);
       this.views.push({ ...bound(view), row });
       this.seen.push(item);
@@ -198,12 +202,12 @@ function bound(view) {
   return view instanceof ToolCard ? { card: view, update: (item) => view.update(item) } : { update: view.update };
 }
 
-function viewOf(item, me) {
+function viewOf(item, me, onRewind) {
   switch (item.kind) {
     case "tool":
       return new ToolCard(item, me);
     case "prompt":
-      return promptView(item);
+      return promptView(item, onRewind);
     case "text":
       return { node: prose(item.text) };
     case "thinking":
@@ -217,21 +221,24 @@ function viewOf(item, me) {
     case "gap":
       return { node: h("div.notice.warn", {}, `Events ${item.first} to ${item.last} are missing: they are no longer kept.`) };
     default:
-      return { node: note(item) };
+      return { node: note(item, me) };
   }
 }
 
 const DELIVERY = { queued: "Queued: read after this turn", unread: "Never read: the session ended before" };
 
-function promptView(item) {
+function promptView(item, onRewind) {
   const mark = h("span.chip.delivery");
-  const update = ({ delivery }) => {
-    mark.hidden = !delivery;
-    setText(mark, DELIVERY[delivery] ?? "");
+  const rewind = h("button.link.rewind", { type: "button", hidden: true, onclick: () => onRewind(item.messageId) }, "Set files back to here");
+  const update = (now) => {
+    item = now;
+    mark.hidden = !now.delivery;
+    setText(mark, DELIVERY[now.delivery] ?? "");
+    rewind.hidden = !now.messageId || !onRewind;
   };
   update(item);
   const who = item.sentBy ? h("span.who", {}, shown(item.sentBy)) : null;
-  return { node: h("div.prompt", {}, who, mark, h("div.prompt-text", { dir: "auto" }, shown(item.text))), update };
+  return { node: h("div.prompt", {}, who, mark, h("div.prompt-text", { dir: "auto" }, shown(item.text)), rewind), update };
 }
 
 function thinking(item) {
@@ -255,12 +262,13 @@ function turnEnd(item) {
   return h("div", {}, h("div.notice.bad", {}, shown(why)), node);
 }
 
-function note({ note: kind, data }) {
+function note({ note: kind, data }, me) {
   if (kind === "sandbox") {
     const place = data.kind === "local" ? "Runs on this machine" : `Sandbox ${data.sandbox_id ?? ""} (${data.kind})`;
     return h("div.note", {}, shown(data.creation_ms ? `${place}, ready after ${duration(data.creation_ms)}` : place));
   }
   if (kind === "adopted") return h("div.note", {}, shown(`The service was restarted; the session goes on${data.reason ? ` (${data.reason})` : ""}`));
+  if (kind === "command") return h(data.error ? "div.notice.warn" : "div.note", {}, shown(oneLine(commandLine(data.command, data.error, me()), 400)));
   if (kind === "resumed") return h("div.note", {}, "An earlier conversation goes on");
   const isBad = ["failed", "lost"].includes(data.reason);
   const by = data.closed_by && data.reason === "closed" ? `Closed by ${data.closed_by}` : null;
