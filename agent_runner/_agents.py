@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from claude_agent_sdk import AssistantMessage, TextBlock
 
@@ -14,9 +14,10 @@ from ._gateway_chats import FindPlace, GatewayChats, IsStopping
 from ._observer import Observe
 from ._state import AgentState, ToolCall, TurnState
 from .contract import genai
+from .contract.attachments import AttachedBlock, view_of
 from .contract.classify import Failure, budget_spent_in, classify, status_in
 from .contract.messages import ContentSanitizer
-from .contract.protocol import LogData, SubagentStartData
+from .contract.protocol import LogData, Prompt, SubagentStartData
 from .contract.sanitize import Sanitizer, ToolSanitizer, brief
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
@@ -115,10 +116,10 @@ class Agents:
 
     # -- beginnings -------------------------------------------------------------------------------
 
-    def begin_main(self, turn: TurnState, prompt: str | None) -> None:
+    def begin_main(self, turn: TurnState, prompt: Prompt | None) -> None:
         """Begin the main agent with a turn, whose span is the agent's own."""
         if prompt is not None:
-            self._set_prompt(turn.span, prompt)
+            self._set_prompt(turn.span, prompt.text, prompt.content)
         self.main = AgentState(turn.span, turn, boundary=turn.span.start)
 
     def subagent(self, call_id: str, call: ToolCall, name: str | None = None) -> AgentState:
@@ -135,8 +136,8 @@ class Agents:
             agent = self.subagents[call_id] = AgentState(span, boundary=span.start)
         return agent
 
-    def _set_prompt(self, span: Span, prompt: str) -> None:
-        genai.set_input(span, prompt, self.sanitize)
+    def _set_prompt(self, span: Span, prompt: str, content: Iterable[AttachedBlock] = ()) -> None:
+        genai.set_input(span, prompt, self.sanitize, map(view_of, content))
         if self._whole_requests:
             self._prompts.append(prompt.strip())
 

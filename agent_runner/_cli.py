@@ -13,8 +13,9 @@ from ._background import RunningTask
 from ._call_context import FindCall, in_call_context
 from ._events import Events
 from ._mcp import McpServers
+from ._messages import content_of
 from .contract.processes import Descendants
-from .contract.protocol import LogData
+from .contract.protocol import LogData, Prompt
 
 GRACE_SECONDS = 5.0
 """Seconds in which an interrupted turn must end, and in which the client must disconnect from an ended process."""
@@ -61,11 +62,11 @@ class Cli:
         if self._descendants is not None:
             self._descendants.reap()
 
-    async def send_prompt(self, text: str, user_message_id: str) -> None:
+    async def send_prompt(self, prompt: Prompt, user_message_id: str) -> None:
         """Send a prompt, which has this UUID in the conversation."""
 
         async def message() -> AsyncIterator[dict[str, Any]]:
-            content = {"role": "user", "content": text}
+            content = {"role": "user", "content": content_of(prompt)}
             yield {"type": "user", "message": content, "parent_tool_use_id": None, "uuid": user_message_id}
 
         await self.client.query(message())

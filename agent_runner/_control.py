@@ -13,7 +13,11 @@ from ._events import Events
 from ._permissions import Permissions
 from ._requests import RefusedError
 from ._translate import Translator
+from .contract.attachments import view_of
 from .contract.protocol import AnyCommand, ControlCommand, ErrorData, Finish, Interrupt, Prompt, Stop
+
+MAX_ATTACHED_BYTES = 64 * 1024 * 1024
+"""Maximum size of the attachments of all prompts that wait, which are kept in memory."""
 
 _MAX_REMEMBERED = 1000
 """Number of command ids that are kept to recognise repeated commands."""
@@ -105,6 +109,13 @@ class Control:
 
     def _queue(self, prompt: Prompt) -> None:
         self._prompted = True
+        waiting = sum(_attached_bytes(each) for each in self.prompts)
+        if waiting and waiting + _attached_bytes(prompt) > MAX_ATTACHED_BYTES:
+            self.refuse(
+                f"a prompt was refused: those that wait have attachments of {waiting:,} bytes, with it more than"
+                f" {MAX_ATTACHED_BYTES:,}; send it again when a turn has ended"
+            )
+            return
         self.prompts.append(prompt)
         self._commands_before.append(self._order.commands)
         self._order.prompts += 1
@@ -180,3 +191,7 @@ class Control:
         turn = self._translator.turns.current
         if turn is not None and turn.given_up is not None and not turn.interrupted:
             self._interrupt_turn()
+
+
+def _attached_bytes(prompt: Prompt) -> int:
+    return sum(view_of(block).size for block in prompt.content)

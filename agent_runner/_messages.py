@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import msgspec
 from claude_agent_sdk import ResultMessage
 
 from .contract import __version__
-from .contract.protocol import COMMAND_TYPES, ErrorType, ResultData, StartData
+from .contract.protocol import COMMAND_TYPES, ErrorType, Prompt, ResultData, StartData
 
 COUNTED = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens", "costUSD")
 """The fields of the CLI's usage by model that can be added up."""
@@ -36,7 +37,19 @@ def start_data(data: dict[str, Any], resumed: bool, sdk_options: Sequence[str]) 
         runner_version=__version__,
         sdk_options=list(sdk_options),
         commands=list(COMMAND_TYPES),
+        takes_attachments=True,
     )
+
+
+def content_of(prompt: Prompt) -> str | list[dict[str, Any]]:
+    """Return the content of a prompt's message to the CLI: its text, after its images and documents if it has any."""
+    if not prompt.content:
+        return prompt.text
+    blocks: list[dict[str, Any]] = msgspec.to_builtins(prompt.content, builtin_types=())
+    for block in blocks:
+        if block["type"] == "image":
+            block.pop("title", None)  # the Messages API refuses it
+    return [*blocks, *([{"type": "text", "text": prompt.text}] if prompt.text else [])]
 
 
 def error_text(message: ResultMessage) -> str:

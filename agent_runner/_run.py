@@ -167,10 +167,10 @@ class Run:
         self._cli.reap()
         span_id, self._first_span_id = self._first_span_id, ""
         user_message_id = str(uuid.uuid4())
-        turn = self._turns.begin(self._context_of(prompt), prompt.text, span_id, user_message_id)
+        turn = self._turns.begin(self._context_of(prompt), prompt, span_id, user_message_id)
         turn.interrupted = self.control.interrupt_early
         try:
-            await self._cli.send_prompt(prompt.text, user_message_id)
+            await self._cli.send_prompt(prompt, user_message_id)
         except ClaudeSDKError as error:
             self._failure.of_cli(error)
 
@@ -300,7 +300,7 @@ class Run:
         if self._turns.current is None and not self._turns.outcome.turns and not control.unprompted:
             prompt = control.take_prompt() if control.prompts else None
             context = self._context_of(prompt) if prompt else self._context
-            self._turns.begin(context, prompt.text if prompt else None, self._first_span_id)
+            self._turns.begin(context, prompt, self._first_span_id)
 
     def _outcome(self) -> tuple[int, EndReason]:
         if self.control.signal is not None:

@@ -14,8 +14,9 @@ from ._messages import Spent, error_text, model_usage, result_data, start_data, 
 from ._model_access import ModelAccess, ModelVerdict
 from ._state import RunOutcome, TurnState
 from .contract import genai
+from .contract.attachments import view_of
 from .contract.classify import Failure, budget_spent_in, classify
-from .contract.protocol import AgentChangedData, ErrorData, ErrorType, LogData, TurnStartData
+from .contract.protocol import AgentChangedData, ErrorData, ErrorType, LogData, Prompt, TurnStartData
 from .contract.spans import Span, Spans
 from .contract.trace_context import TraceContext
 
@@ -66,7 +67,7 @@ class Turns:
         return self.current is None and not self.own_expected
 
     def begin(
-        self, parent: TraceContext, prompt: str | None, span_id: str = "", user_message_id: str | None = None
+        self, parent: TraceContext, prompt: Prompt | None, span_id: str = "", user_message_id: str | None = None
     ) -> TurnState:
         """Open a turn's span. Its ``turn_start`` event waits for the ``start`` event of the first turn."""
         number = self.outcome.turns + 1
@@ -75,8 +76,12 @@ class Turns:
         turn = self.current = TurnState(number, span, is_prompted=prompt is not None)
         self.agents.begin_main(turn, prompt)
         self.on_begin(turn.span)
-        size = len((prompt or "").encode("utf-8", "replace"))
-        self._pending_start = TurnStartData(turn=number, prompt_size=size, user_message_id=user_message_id)
+        self._pending_start = TurnStartData(
+            turn=number,
+            prompt_size=len(prompt.text.encode("utf-8", "replace")) if prompt is not None else 0,
+            user_message_id=user_message_id,
+            attachments=[view_of(block) for block in prompt.content] if prompt is not None else [],
+        )
         if self.started:
             self._emit_start(turn)
         return turn

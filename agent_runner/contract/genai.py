@@ -6,10 +6,11 @@ deprecated, so the names are strings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from . import messages
+from .attachments import AttachmentView
 from .classify import classify
 from .messages import Block, ContentSanitizer
 from .protocol import ErrorType, input_digest
@@ -249,10 +250,10 @@ def set_result(span: Span, message: Any, cost: float) -> None:
         span.attributes["gen_ai.response.finish_reasons"] = (str(message.stop_reason),)
 
 
-def set_input(span: Span, text: str, sanitize: Sanitizer | None) -> None:
-    """Put the sanitized prompt on a span, unless ``sanitize`` is None."""
+def set_input(span: Span, text: str, sanitize: Sanitizer | None, attachments: Iterable[AttachmentView] = ()) -> None:
+    """Put the sanitized prompt on a span, and that it has attachments, unless ``sanitize`` is None."""
     if sanitize is not None:
-        span.attributes["gen_ai.input.messages"] = messages.text_message("user", sanitize(text))
+        span.attributes["gen_ai.input.messages"] = messages.prompt_message(sanitize(text), attachments)
 
 
 def set_output(span: Span, text: str, finish_reason: str | None, sanitize: Sanitizer | None) -> None:

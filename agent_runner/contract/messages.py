@@ -1,9 +1,9 @@
 """Write the messages of model requests as JSON in the form of the GenAI conventions, and read them. Pure.
 
 A message is ``{"role": ..., "parts": [...]}``, and a part has a type: ``text``, ``reasoning``, ``tool_call``,
-``tool_call_response``, ``server_tool_call``, or that of a block of the Messages API without its content, such as
-``image``. The schemas are ``gen-ai-input-messages.json`` and ``gen-ai-output-messages.json`` of the conventions
-v0.1.0.
+``tool_call_response``, ``server_tool_call``, or that of a block of the Messages API without its content. An ``image``
+and a ``document`` have their media type and their size in bytes. The schemas are ``gen-ai-input-messages.json`` and
+``gen-ai-output-messages.json`` of the conventions v0.1.0.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from .attachments import AttachmentView
 from .protocol import to_json
 from .sanitize import EXCERPT_LENGTH, FULL_LENGTH, Sanitizer, ToolSanitizer, brief
 
@@ -42,6 +43,14 @@ _LEVELS = (1, 3)
 def text_message(role: str, text: str, finish_reason: str | None = None) -> str:
     """Return the JSON of one message with one text."""
     return _json([_message(role, [{"type": "text", "content": text}], finish_reason)])
+
+
+def prompt_message(text: str, attachments: Iterable[AttachmentView]) -> str:
+    """Return the JSON of a prompt, in which each attachment is a part without its name and content."""
+    parts = [_attached_part(each.kind, each.media_type, each.size) for each in attachments]
+    if text or not parts:
+        parts.append({"type": "text", "content": text})
+    return _json([_message("user", parts)])
 
 
 def read_text(value: str) -> str | None:
@@ -183,6 +192,8 @@ class ContentSanitizer(NamedTuple):
                 tool_id = str(block.get("tool_use_id"))
                 shown = tool_result(names.get(tool_id, ""), block.get("content"), self.tools)
                 return {"type": "tool_call_response", "id": brief(tool_id), "response": shown or _LEFT_OUT}
+            case "image" | "document" if isinstance(source := block.get("source"), dict):
+                return _attached(kind, cast("dict[str, Any]", source))
             case _:
                 return {"type": brief(kind)}
 
@@ -192,6 +203,22 @@ class ContentSanitizer(NamedTuple):
         if self.tools is not None and isinstance(given, dict):
             part["arguments"] = tool_arguments(cast("dict[str, Any]", given), self.tools)
         return part
+
+
+def _attached(kind: str, source: Mapping[str, Any]) -> Part:
+    """Return the part of an image or a document in a request; one that is only named by a URL has no size."""
+    media_type, data = source.get("media_type"), source.get("data")
+    size = None
+    if isinstance(data, str):
+        is_encoded = source.get("type") == "base64"
+        size = len(data) * 3 // 4 - data[-2:].count("=") if is_encoded else len(data.encode("utf-8", "replace"))
+    return _attached_part(kind, str(media_type) if media_type else None, size)
+
+
+def _attached_part(kind: str, media_type: str | None, size: int | None) -> Part:
+    # The size is a text, as `with_texts` also of older hosts takes no numbers.
+    known = {"mime_type": brief(media_type) if media_type else None, "size": str(size) if size is not None else None}
+    return {"type": kind, **{name: value for name, value in known.items() if value is not None}}
 
 
 def tool_definitions(tools: object) -> str:

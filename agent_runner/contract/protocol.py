@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_args, get_type_h
 
 import msgspec
 
+from . import attachments
+from .attachments import AttachedBlock, AttachmentView
 from .tools import PermissionMode
 
 PROTOCOL_VERSION = 1
@@ -80,7 +82,8 @@ class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     """The agent has started: Claude's session id, its model, tools, directory and permission mode.
 
     ``sdk_options`` are the names of the options that were set in the document with options of the SDK, ``commands`` the
-    types of the commands that this runner knows.
+    types of the commands that this runner knows. A runner without ``takes_attachments`` is older than attachments, and
+    sends only the text of a prompt.
     """
 
     session_id: str
@@ -92,10 +95,11 @@ class StartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     runner_version: str
     sdk_options: list[str] = []
     commands: list[str] = []
+    takes_attachments: bool = False
 
 
 class TurnStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A turn begins. ``prompt_size`` is in bytes, and 0 for a turn that the CLI began by itself.
+    """A turn begins. ``prompt_size`` is of its text, in bytes, and 0 for a turn that the CLI began by itself.
 
     ``user_message_id`` is the prompt's UUID in the conversation, which `RewindFiles` takes.
     """
@@ -103,6 +107,7 @@ class TurnStartData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     turn: Size
     prompt_size: Size
     user_message_id: str | None = None
+    attachments: list[AttachmentView] = []
 
 
 class TextDeltaData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -491,11 +496,19 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
 
 
 class Prompt(Command, frozen=True, kw_only=True, tag="prompt"):
-    """Begin a turn. With ``traceparent`` the turn's span is a child of that span."""
+    """Begin a turn. ``content`` are images and documents, which come before the text.
+
+    With ``traceparent`` the turn's span is a child of that span.
+    """
 
     text: str
+    content: tuple[AttachedBlock, ...] = ()
     traceparent: str | None = None
     tracestate: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse more attachments than a prompt may have."""
+        attachments.check(self.content)
 
 
 class Approval(Command, frozen=True, kw_only=True, tag="approval"):

@@ -76,10 +76,26 @@ def test_a_tool_of_the_api_is_called_by_the_server() -> None:
     }
 
 
-def test_what_is_not_text_is_named_without_its_content() -> None:
-    image = {"type": "image", "source": {"type": "base64", "data": "aGVsbG8="}}
-    (message,) = json.loads(WHOLE.input([{"role": "user", "content": [text("See"), image]}]))
-    assert message["parts"] == [{"type": "text", "content": "See"}, {"type": "image"}]
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        (
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}},
+            {"type": "image", "mime_type": "image/png", "size": "5"},
+        ),
+        (
+            {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "grün"}, "title": "t"},
+            {"type": "document", "mime_type": "text/plain", "size": "5"},
+        ),
+        ({"type": "image", "source": {"type": "url", "url": "https://example.com"}}, {"type": "image"}),
+        ({"type": "image", "source": "?"}, {"type": "image"}),
+        ({"type": "video", "source": {"type": "base64", "data": "aGVsbG8="}}, {"type": "video"}),
+    ],
+)
+def test_what_is_not_text_is_described_without_its_content(block: Json, part: Json) -> None:
+    written = WHOLE.input([{"role": "user", "content": [text("See"), block]}])
+    assert json.loads(written) == [{"role": "user", "parts": [{"type": "text", "content": "See"}, part]}]
+    assert with_texts(written, str, str) == written
 
 
 def test_reasoning_is_shown_with_whole_requests_only() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_runner.contract import protocol
+from agent_runner.contract.attachments import AttachedBlock, block_of
 from agent_runner.contract.protocol import (
     COMMAND_TYPES,
     ERROR_TYPES,
@@ -32,6 +33,7 @@ from agent_runner.contract.protocol import (
     replace_surrogates,
     to_json,
 )
+from tests.support.attachments import PDF, PNG
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=20)  # surrogates and controls included
 JSON = st.recursive(
@@ -40,6 +42,12 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NUMBER = st.floats(0, 1e9)
+BLOCKS = st.builds(
+    block_of,
+    st.sampled_from((PNG, PDF))
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(str.encode),
+    st.none() | TEXT,
+)
 OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     int: st.integers(0, 2**53),
@@ -47,6 +55,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     type(None): st.none(),
     Any: JSON,
+    AttachedBlock: BLOCKS,
 }
 
 
@@ -61,8 +70,12 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     origin, args = getattr(kind, "__origin__", None), get_args(kind)
     if origin is list:
         return st.lists(values(args[0]), max_size=2)
+    if origin is tuple:
+        return st.lists(values(args[0]), max_size=2).map(tuple)
     if origin is dict:
         return st.dictionaries(TEXT, values(args[1]), max_size=3)
+    if hasattr(kind, "__struct_fields__"):
+        return structs(kind)
     if origin is not None and "Literal" in str(origin):
         return st.sampled_from(args)
     return st.one_of(*(values(arg) for arg in args))  # a union
@@ -100,7 +113,7 @@ def test_an_event_comes_back_as_it_was_sent(data: EventData, seq: int | None, pa
 def test_a_command_comes_back_as_it_was_sent(command: AnyCommand) -> None:
     back = decode_command(encode(command))
     assert type(back) is type(command)
-    assert msgspec.to_builtins(back) == cleaned(command)
+    assert cleaned(back) == cleaned(command)
 
 
 @given(st.binary(max_size=100) | JSON.map(to_json))
