@@ -3,6 +3,7 @@
 from agent_runner.contract import protocol as events
 
 from .client.agent import AgentResult, run_agent
+from .client.attachments import Attachment
 from .client.options import AgentOptions, options_from
 from .client.session import Session, Whereabouts, open_session
 from .client.takeover import take_over
@@ -13,6 +14,7 @@ from .telemetry import Telemetry
 __all__ = [
     "AgentOptions",
     "AgentResult",
+    "Attachment",
     "LocalSandbox",
     "Sandbox",
     "SandspanError",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
 from agent_runner.contract.credentials import CREDENTIALS
+from host_client.client.attachments import read_prompt
 from host_client.errors import ConfigurationError
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
@@ -40,6 +41,11 @@ def _check_trace_out(path: Path) -> None:
         raise ConfigurationError(f"--trace-out {path}: there is no directory {folder}")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise ConfigurationError(f"--trace-out {path}: you have no permission to write it")
+
+
+def check_attachments(prompt: str, paths: Sequence[Path]) -> None:
+    """Raise `ConfigurationError` for a file that a prompt cannot have as an attachment."""
+    read_prompt(prompt, paths)
 
 
 def check_destinations(allow_out: Iterable[str]) -> None:

@@ -22,6 +22,10 @@ Options = Annotated[
     Path | None,
     typer.Option(help="JSON file with options of the Claude Agent SDK. Flags that are set override it."),
 ]
+Attach = Annotated[
+    list[Path] | None,
+    typer.Option(help="Image, PDF or text for the prompt, at most 10 MiB in all; repeatable."),
+]
 Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox before the run.")]
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
 Attribute = Annotated[list[str] | None, typer.Option(help="name=value to set on every span; repeatable.")]

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from agent_runner.contract import protocol as p
 from agent_runner.contract.approvals import remembered
+from agent_runner.contract.attachments import AttachmentView
 from host_client.telemetry.calls import ToolCalls
 from host_client.telemetry.trace.summary import Summary
 
@@ -98,6 +99,9 @@ class Renderer:
             case p.Result() if event.data.structured_output is not None:
                 answer = json.dumps(event.data.structured_output, indent=2, ensure_ascii=False)
                 return Text(visible(answer), style="cyan")
+            case p.TurnStart() if event.data.attachments:
+                names = ", ".join(map(_described, event.data.attachments))
+                return Text(f"  attached {names}"[: 5 * _LINE], style="dim")
             case p.Error():
                 self.last_error = event.data.message
                 retry = " (may succeed if tried again)" if event.data.retryable else ""
@@ -132,6 +136,12 @@ class Renderer:
     def _indented(self, parent: str | None, line: Text) -> Text:
         call = self._calls.get(parent)
         return _shifted(line, call.depth + 1 if call is not None else 0)
+
+
+def _described(attachment: AttachmentView) -> str:
+    about = f"{attachment.media_type}, {attachment.size:,} bytes"
+    name = visible(attachment.name or "").replace("\n", " ⏎ ")
+    return f"{name} ({about})" if name else about
 
 
 def _shifted(text: Text, depth: int) -> Text:

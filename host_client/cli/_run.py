@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ class Job:
     place: Place
     approvals: ApprovalPolicy
     environ: Mapping[str, str]
+    attachments: Sequence[Path] = ()
     upload: Path | None = None
     download: Path | None = None
     json_events: bool = False
@@ -190,6 +191,7 @@ def _session(
     return open_session(
         job.prompt,
         job.options,
+        attachments=job.attachments,
         sandbox=job.place.sandbox,
         approvals=policy,
         telemetry=telemetry,

@@ -17,7 +17,7 @@ from host_client.signals import run_until_signal
 
 from . import _parameters as o
 from ._agent_flags import AgentFlags, with_agent_flags
-from ._checks import check_e2b_key, check_files, check_prompt
+from ._checks import check_attachments, check_e2b_key, check_files, check_prompt
 from ._failures import reported_errors
 from ._pairs import pairs
 from ._place import PAUSE, SandboxChoice, place_of
@@ -39,6 +39,7 @@ def run(
     flags: AgentFlags,
     sandbox: o.SandboxKind = "auto",
     cwd: Annotated[Path | None, typer.Option(help="Existing directory to work in (local sandbox only).")] = None,
+    attach: o.Attach = None,
     upload: o.Upload = None,
     download: o.Download = None,
     user_id: Annotated[str | None, typer.Option(help="User of the session: `user.id` on every span.")] = None,
@@ -64,6 +65,8 @@ def run(
 
     with reported_errors("host_client run"):
         check_prompt(prompt)
+        attachments = tuple(attach or ())
+        check_attachments(prompt, attachments)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
         options = flags.agent_options(user_id=user_id, tenant_id=tenant_id, resume=resume)
@@ -86,6 +89,7 @@ def run(
         )
         job = Job(
             prompt=prompt,
+            attachments=attachments,
             options=options,
             place=place_of(choice, os.environ),
             approvals=answers,
@@ -107,6 +111,7 @@ def resume(
     ],
     prompt: Annotated[str, typer.Argument(help="What the agent should do next.")],
     flags: AgentFlags,
+    attach: o.Attach = None,
     upload: o.Upload = None,
     download: o.Download = None,
     approvals: o.Approvals = "ask",
@@ -121,6 +126,8 @@ def resume(
 
     with reported_errors("host_client resume"):
         check_prompt(prompt)
+        attachments = tuple(attach or ())
+        check_attachments(prompt, attachments)
         check_files(upload, download, trace_out)
         answers = policy(approvals)
         options = flags.agent_options()
@@ -131,6 +138,7 @@ def resume(
         )
         job = Job(
             prompt=prompt,
+            attachments=attachments,
             options=replace(options, user_id=paused.user_id or None, tenant_id=paused.tenant_id or None),
             place=place_of(choice, os.environ),
             approvals=answers,

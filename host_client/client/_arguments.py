@@ -9,6 +9,7 @@ from typing import Any
 from host_client.telemetry import Root, Telemetry
 
 from ._forms import Form, checked, number, typed
+from .attachments import are_attachable
 from .options import APPROVAL_POLICIES, AgentOptions
 
 
@@ -50,6 +51,9 @@ _FUNCTION = Form(_where(_is_optional_function), "a function")
 ARGUMENT_FORMS: dict[str, Form] = {
     "prompt": _TEXT,
     "options": Form(_instance_of(AgentOptions | None), 'AgentOptions, such as AgentOptions(user_id="ada")'),
+    "attachments": Form(
+        _where(are_attachable), 'a list of paths, bytes or Attachment(data=…, name=…), such as [Path("plan.pdf")]'
+    ),
     "sandbox": Form(_where(_is_sandbox), "a sandbox, such as LocalSandbox() or E2BSandbox(environ=os.environ)"),
     "approvals": Form(
         _where(_is_approvals),

@@ -21,6 +21,7 @@ from agent_runner.contract.protocol import (
     ApprovalResolved,
     CommandResult,
     CommandResultData,
+    Prompt,
     QuestionRequest,
     QuestionResolved,
     Start,
@@ -63,6 +64,8 @@ class Commander:
         self._expect: Callable[[], None] = lambda: None
         self._is_closed = False
         self._decides = False
+        self.sent_attachments = False
+        """True if attachments were sent to the runner."""
         self._waiting = OpenRequests()
         self._known: frozenset[str] | None = None
         """Types of the commands that the runner knows; None until it has started."""
@@ -100,6 +103,7 @@ class Commander:
         other, so they arrive in order. Raise `SessionClosedError`, and `StreamLostError` after `WRITE_ATTEMPTS`.
         """
         line = encode(replace(command, command_id=command.command_id or uuid.uuid4().hex))
+        self.sent_attachments |= isinstance(command, Prompt) and bool(command.content)
         async with self._writing:
             for attempt in range(WRITE_ATTEMPTS):
                 if self._process is None or self._is_closed or self._shared.ended.is_set():

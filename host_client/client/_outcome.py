@@ -38,6 +38,8 @@ class SessionOutcome:
     calls: ToolCalls
     """The session's tool calls; they have observed an event before `observe` is called with it."""
     claude_session_id: str | None = None
+    takes_attachments: bool | None = None
+    """Whether the runner is new enough for attachments; None before it has started."""
     cost_usd: float = 0.0
     exit_code: int | None = None
     last_error: ErrorData | None = None
@@ -58,6 +60,7 @@ class SessionOutcome:
         match event:
             case Start():
                 self.claude_session_id = event.data.session_id
+                self.takes_attachments = event.data.takes_attachments
             case ToolResult():
                 self._count_call(event)
             case Result():

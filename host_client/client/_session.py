@@ -7,27 +7,30 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agent_runner.contract import protocol as p
 from agent_runner.contract.sdk_options import given_options
 from agent_runner.contract.trace_context import TraceContext
-from host_client.errors import SandboxError, SessionClosedError
+from host_client.errors import ConfigurationError, SandboxError, SessionClosedError
 from host_client.sandbox import Process, Sandbox, SandboxInfo
 from host_client.telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, caller_of
 
+from ._arguments import check_arguments
 from ._commander import Commander
 from ._outcome import SessionFailure, SessionOutcome
 from ._policy import Approver
 from ._session_controls import SessionControls
-from ._session_stream import Replay, SessionStream
+from ._session_stream import Replay, SessionStream, too_old_for
 from ._shared import SharedParts
 from ._stopping import RunnerStopper
 from ._stream import RunnerStream
+from .attachments import Attachable, prompt_of
 from .mailbox import Mailbox, Outlet
 from .options import (
     AgentOptions,
@@ -168,18 +171,30 @@ class Session(SessionControls):
     # -- commands ---------------------------------------------------------------------------------
 
     async def send(
-        self, text: str, *, traceparent: str | None = None, tracestate: str = "", command_id: str | None = None
+        self,
+        text: str,
+        *,
+        attachments: Sequence[Attachable] = (),
+        traceparent: str | None = None,
+        tracestate: str = "",
+        command_id: str | None = None,
     ) -> None:
-        """Send a prompt, which begins the next turn after the current one. Raise `SessionClosedError`."""
+        """Send a prompt, which begins the next turn after the current one.
+
+        ``attachments`` are images, PDFs and texts, of at most 10 MiB together. Raise `SessionClosedError`, and
+        `ConfigurationError` for an attachment that cannot be sent.
+        """
+        check_arguments(attachments=attachments)
+        prompt = replace(await prompt_of(text, attachments), command_id=command_id)
+        await self._prompt(prompt, traceparent, tracestate)
+
+    async def _prompt(self, prompt: p.Prompt, traceparent: str | None = None, tracestate: str = "") -> None:
+        if prompt.content and self.outcome.takes_attachments is False:
+            raise ConfigurationError(too_old_for(["attachments"]))
         caller = caller_of(traceparent, tracestate)
         if caller is not None:
             self.trace.admit(caller)
-        prompt = p.Prompt(
-            text=text,
-            traceparent=caller.traceparent if caller else None,
-            tracestate=(caller.tracestate or None) if caller else None,
-            command_id=command_id,
-        )
+            prompt = replace(prompt, traceparent=caller.traceparent, tracestate=caller.tracestate or None)
         await self._commander.write(prompt)
 
     async def approve(
@@ -269,10 +284,10 @@ class Session(SessionControls):
     # -- life -------------------------------------------------------------------------------------
 
     async def start(
-        self, prompt: str | None, upload: Path | None, environ: Mapping[str, str], preview: Callable[[str], str]
+        self, prompt: p.Prompt | None, upload: Path | None, environ: Mapping[str, str], preview: Callable[[str], str]
     ) -> None:
         """Create the sandbox, start the runner in it and send the prompt (called by `open_session`)."""
-        context, shown = self.trace.context, preview(prompt) if prompt else None
+        context, shown = self.trace.context, preview(prompt.text) if prompt and prompt.text else None
         metadata = {**sandbox_metadata(self.options, self.id, context, shown), "sandspan.run_id": self.run_id}
         with self.trace.span("sandbox.create") as span:
             began = time.monotonic()
@@ -287,7 +302,7 @@ class Session(SessionControls):
             self._follow(await self._sandbox.run(("run",), env), info, Replay())
         if prompt is not None:
             with contextlib.suppress(SessionClosedError):  # the runner died at once; its stream reports why
-                await self.send(prompt)
+                await self._prompt(prompt)
 
     async def adopt(self, whereabouts: Whereabouts, replay: Replay, patience: float) -> None:
         """Take over the sandbox and runner of a dead host, and wait for the replay; see `SessionStream.caught_up`."""

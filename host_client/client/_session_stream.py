@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from agent_runner.contract.protocol import (
@@ -60,6 +60,14 @@ class Replay:
 
     seen_seq: int = 0
     agent_lost: str | None = None
+
+
+def too_old_for(ignored: Iterable[str]) -> str:
+    """Return the message about a runner that ignores what this host has given it, or would give it."""
+    return (
+        f"the runner in this sandbox ignores {', '.join(ignored)}: it is older than this host;"
+        " build the template again (host_client template build)"
+    )
 
 
 class SessionStream:
@@ -156,13 +164,12 @@ class SessionStream:
             await self._shared.outlet.put(event, size)
 
     async def _check_options(self, event: Start) -> None:
-        """Fail the session, and end its runner, if the runner is too old for an option that it was given."""
-        if ignored := self._sdk_options - set(event.data.sdk_options):
-            await self._fail(
-                "invalid_request",
-                f"the runner in this sandbox ignores {', '.join(sorted(ignored))}: it is older than this host;"
-                " build the template again (host_client template build)",
-            )
+        """Fail the session, and end its runner, if the runner is too old for what it was given."""
+        ignored = sorted(self._sdk_options - set(event.data.sdk_options))
+        if self._commander.sent_attachments and not event.data.takes_attachments:
+            ignored.append("attachments")
+        if ignored:
+            await self._fail("invalid_request", too_old_for(ignored))
             with contextlib.suppress(SessionClosedError, StreamLostError):
                 await self._commander.write(Stop())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from host_client.telemetry import Telemetry
 from ._arguments import check_arguments
 from ._outcome import SessionOutcome
 from ._output import output_form
+from .attachments import Attachable
 from .options import AgentOptions, ApprovalPolicy
 from .session import Approver, Session, open_session
 
@@ -78,6 +79,7 @@ async def run_agent(
     prompt: str,
     options: AgentOptions | None = None,
     *,
+    attachments: Sequence[Attachable] = (),
     sandbox: Sandbox | None = None,
     approvals: ApprovalPolicy | Approver = "deny",
     telemetry: Telemetry | None = None,
@@ -97,6 +99,7 @@ async def run_agent(
     async with open_session(
         prompt,
         options,
+        attachments=attachments,
         sandbox=sandbox,
         approvals=approvals,
         telemetry=telemetry,

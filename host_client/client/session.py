@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ._arguments import check_arguments
 from ._outcome import SessionFailure
 from ._policy import Approver
 from ._session import SPOOL_SECONDS, Session, Whereabouts
+from .attachments import Attachable, prompt_of
 from .mailbox import Outlet
 from .options import AgentOptions, ApprovalPolicy, common_attributes
 
@@ -47,6 +48,7 @@ async def open_session(
     prompt: str | None = None,
     options: AgentOptions | None = None,
     *,
+    attachments: Sequence[Attachable] = (),
     sandbox: Sandbox | None = None,
     approvals: ApprovalPolicy | Approver = "ask",
     telemetry: Telemetry | None = None,
@@ -62,6 +64,7 @@ async def open_session(
 ) -> AsyncGenerator[Session]:
     """Create a sandbox and start the runner in it; end and remove both at the end of the block, also after an error.
 
+    ``attachments`` of the prompt are images, PDFs and texts, as a path, as bytes or as an `Attachment` with a name.
     ``approvals``: ``"ask"`` leaves each request to the caller's loop, ``"auto"`` allows it, ``"deny"`` denies it, and
     an async function decides it. ``environ`` (default: this process's environment) holds the model's credentials.
     ``stop_timeout`` is the seconds that a runner has to end after it was told to stop, and again after SIGTERM, before
@@ -74,6 +77,7 @@ async def open_session(
     check_arguments(**locals())
     if root is not None and traceparent is not None:
         raise ConfigurationError("root and traceparent exclude each other: pass the traceparent to root_of")
+    first = await prompt_of(prompt or "", attachments) if prompt is not None or attachments else None
     environ = os.environ if environ is None else environ
     telemetry = telemetry or telemetry_of(environ)
     session = Session(
@@ -88,7 +92,7 @@ async def open_session(
         outlet=outlet,
     )
     async with until_closed(session):
-        await session.start(prompt, upload, environ, telemetry.preview)
+        await session.start(first, upload, environ, telemetry.preview)
         yield session
 
 

@@ -77,7 +77,7 @@ class LocalSandbox:
             if self._keep is None:
                 self._temporary = Path(tempfile.mkdtemp(prefix=_PREFIX))
             self._root = self._keep or self._temporary or Path()
-            for name in ("home", "work"):
+            for name in ("home", "tmp", "work"):
                 (self._root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SandboxStartError(f"cannot make a directory for the run: {error}") from error
@@ -103,7 +103,12 @@ class LocalSandbox:
     async def run(self, args: tuple[str, ...], env: Mapping[str, str]) -> LocalProcess:
         """Start ``agent_runner`` with this Python interpreter."""
         assert self._root is not None, "create() comes first"
-        home = {"HOME": str(self._root / "home"), "CLAUDE_CONFIG_DIR": str(self._root / "home" / ".claude")}
+        home = {
+            "HOME": str(self._root / "home"),
+            "CLAUDE_CONFIG_DIR": str(self._root / "home" / ".claude"),
+            # Else the CLI leaves output of commands and images of prompts in a temporary directory of its own.
+            "CLAUDE_CODE_TMPDIR": str(self._root / "tmp"),
+        }
         own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         oom_before = oom_kills()
         try:

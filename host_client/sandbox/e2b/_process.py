@@ -29,6 +29,10 @@ _STDERR_CHUNKS = 50
 LOOK_SECONDS = 10.0
 """Seconds that the command of `progress` may take, as its own stream can be silent too."""
 
+_WRITE_SECONDS = 60.0
+_SLOWEST_UPLINK = 64 * 1024
+"""Bytes a second of a slow connection, which a prompt with attachments of 10 MiB keeps busy for minutes."""
+
 _COUNT_OOM_KILLS = "/bin/grep '^oom_kill ' /proc/vmstat"
 """Shell command that prints how many processes the sandbox's kernel has killed because memory ran out."""
 
@@ -145,7 +149,8 @@ class E2BProcess:
     async def write(self, data: bytes) -> None:
         """Write to stdin; raise `StreamLostError` if the data cannot be delivered."""
         with _undelivered():
-            await self._sandbox.commands.send_stdin(self.pid, data)
+            seconds = _WRITE_SECONDS + len(data) / _SLOWEST_UPLINK
+            await self._sandbox.commands.send_stdin(self.pid, data, request_timeout=seconds)
 
     async def close_input(self) -> None:
         """Close stdin."""
