@@ -15,7 +15,7 @@ from typing import Any
 
 from . import _redis_keys as names
 from . import _redis_scripts as scripts
-from ._codec import decode_decision, decode_session, decode_token, decode_tokens, encode
+from ._codec import decode_decision, decode_file, decode_session, decode_token, decode_tokens, encode, encode_file
 from ._cursor import page_of, read_cursor
 from ._fanout import Inbox
 from ._redis_client import RedisClient
@@ -23,6 +23,7 @@ from ._redis_keys import SessionKeys, TenantKeys
 from ._redis_listener import Listener
 from .base import (
     DAY_SECONDS,
+    FILE_OVERHEAD,
     LEASE_SECONDS,
     MAX_SPANS_BYTES,
     NANO,
@@ -32,6 +33,7 @@ from .base import (
     SPENT_DAYS,
     Additions,
     Decision,
+    FilesFullError,
     IdempotentAnswer,
     LogEntry,
     Note,
@@ -39,6 +41,7 @@ from .base import (
     Queued,
     SessionState,
     Status,
+    StoredFile,
     StoredSession,
     StoreError,
     Token,
@@ -303,6 +306,36 @@ class RedisStore:
     async def decision(self, session_id: str, request_id: str) -> Decision | None:
         data = await self._client.call("HGET", SessionKeys(session_id).decisions, request_id, again=True)
         return decode_decision(data) if data is not None else None
+
+    # -- files --------------------------------------------------------------------------------------------
+
+    async def put_file(
+        self, tenant_id: str, file_id: str, file: StoredFile, seconds: float, *, most_bytes: int | None
+    ) -> None:
+        tenant = TenantKeys(tenant_id)
+        (answer,) = await self._client.script(
+            scripts.PUT_FILE,
+            (tenant.file(file_id), tenant.files, tenant.file_sizes),
+            (
+                file_id,
+                encode_file(file),
+                len(file.data) + FILE_OVERHEAD,
+                _milliseconds(seconds),
+                "" if most_bytes is None else most_bytes,
+            ),
+            again=True,
+        )
+        if answer == b"full":
+            assert most_bytes is not None
+            raise FilesFullError(most_bytes)
+
+    async def file(self, tenant_id: str, file_id: str) -> StoredFile | None:
+        return decode_file(await self._client.call("GET", TenantKeys(tenant_id).file(file_id), again=True))
+
+    async def remove_files(self, tenant_id: str, file_ids: Sequence[str]) -> None:
+        tenant = TenantKeys(tenant_id)
+        calls = [((tenant.file(each), tenant.files, tenant.file_sizes), (each,)) for each in file_ids]
+        await self._client.script_for_each(scripts.REMOVE_FILE, calls)
 
     # -- limits -------------------------------------------------------------------------------------------
 

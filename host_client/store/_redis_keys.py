@@ -43,9 +43,16 @@ class TenantKeys:
         self._prefix = f"sandspan:{{tenant:{quote(tenant_id, safe='')}}}"
         self.sessions = f"{self._prefix}:sessions"
         self.open = f"{self._prefix}:open"
+        self.files = f"{self._prefix}:files"
+        """The ids of the tenant's files, sorted by the time at which each expires."""
+        self.file_sizes = f"{self._prefix}:file-sizes"
+        """The size of each file by its id, and the sum of all sizes under the empty id."""
 
     def spent(self, day: str) -> str:
         return f"{self._prefix}:spent:{day}"
+
+    def file(self, file_id: str) -> str:
+        return f"{self._prefix}:file:{file_id}"
 
     def answer(self, key: str) -> str:
         return f"{self._prefix}:answer:{key}"

@@ -176,6 +176,47 @@ if last then redis.call('XTRIM', KEYS[2], 'MINID', string.format('%d-0', last - 
 return {'ok'}
 """
 
+_FILES = """
+local function now()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local function drop(files, sizes, id)
+    if redis.call('ZREM', files, id) == 0 then return end
+    redis.call('HINCRBY', sizes, '', -redis.call('HGET', sizes, id))
+    redis.call('HDEL', sizes, id)
+end
+"""
+
+PUT_FILE = (
+    _FILES
+    + """
+local file, files, sizes = KEYS[1], KEYS[2], KEYS[3]
+local id, data, size, milliseconds, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+for _, each in ipairs(redis.call('ZRANGEBYSCORE', files, '-inf', now())) do drop(files, sizes, each) end
+local used = tonumber(redis.call('HGET', sizes, '') or 0) - tonumber(redis.call('HGET', sizes, id) or 0)
+if most and used + size > most then return {'full'} end
+drop(files, sizes, id)
+redis.call('SET', file, data, 'PX', milliseconds)
+redis.call('ZADD', files, now() + milliseconds, id)
+redis.call('HSET', sizes, id, size)
+redis.call('HINCRBY', sizes, '', size)
+for _, key in ipairs({files, sizes}) do
+    if redis.call('PTTL', key) < milliseconds then redis.call('PEXPIRE', key, milliseconds) end
+end
+return {'ok'}
+"""
+)
+
+REMOVE_FILE = (
+    _FILES
+    + """
+redis.call('UNLINK', KEYS[1])
+drop(KEYS[2], KEYS[3], ARGV[1])
+return {'ok'}
+"""
+)
+
 RESERVE = """
 local there = redis.call('HMGET', KEYS[1], 'digest', 'answer')
 if there[1] then return {'first', there[1], there[2]} end

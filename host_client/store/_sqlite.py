@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from ._codec import decode_decision, decode_session, decode_token, decode_tokens, encode
+from ._codec import decode_decision, decode_file, decode_session, decode_token, decode_tokens, encode, encode_file
 from ._cursor import page_of, read_cursor
 from ._fanout import Fanout, Inbox
 from ._sqlite_thread import SqliteThread
 from .base import (
     DAY_SECONDS,
+    FILE_OVERHEAD,
     LEASE_SECONDS,
     MAX_SPANS_BYTES,
     NANO,
@@ -30,6 +31,7 @@ from .base import (
     SPENT_DAYS,
     Additions,
     Decision,
+    FilesFullError,
     IdempotentAnswer,
     LogEntry,
     Note,
@@ -37,6 +39,7 @@ from .base import (
     Queued,
     SessionState,
     Status,
+    StoredFile,
     StoredSession,
     StoreError,
     Token,
@@ -46,7 +49,7 @@ from .base import (
 )
 
 _FORGET_AT_ONCE = 20
-"""Sessions that one transaction deletes; kept small so that other calls do not wait long."""
+"""Sessions or files that one transaction deletes; kept small so that other calls do not wait long."""
 
 
 class SqliteStore:
@@ -337,6 +340,41 @@ class SqliteStore:
         rows = await self._rows(query, session_id, request_id)
         return decode_decision(rows[0][0]) if rows else None
 
+    # -- files --------------------------------------------------------------------------------------------
+
+    async def put_file(
+        self, tenant_id: str, file_id: str, file: StoredFile, seconds: float, *, most_bytes: int | None
+    ) -> None:
+        now, encoded, size = self._clock(), encode_file(file), len(file.data) + FILE_OVERHEAD
+
+        def work(connection: sqlite3.Connection) -> None:
+            if most_bytes is not None:
+                query = "SELECT COALESCE(SUM(size), 0) FROM files WHERE tenant_id = ? AND expires_at > ? AND id != ?"
+                (used,) = connection.execute(query, (tenant_id, now, file_id)).fetchone()
+                if used + size > most_bytes:
+                    raise FilesFullError(most_bytes)
+            row = (tenant_id, file_id, size, now + seconds, encoded)
+            connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", row)
+
+        await self._thread.run(work)
+
+    async def file(self, tenant_id: str, file_id: str) -> StoredFile | None:
+        query = "SELECT file FROM files WHERE tenant_id = ? AND id = ? AND expires_at > ?"
+        rows = await self._rows(query, tenant_id, file_id, self._clock())
+        return decode_file(rows[0][0]) if rows else None
+
+    async def remove_files(self, tenant_id: str, file_ids: Sequence[str]) -> None:
+        rows = [(tenant_id, each) for each in file_ids]
+        query = "DELETE FROM files WHERE tenant_id = ? AND id = ?"
+        await self._thread.run(lambda connection: connection.executemany(query, rows))
+
+    async def _forget_files(self) -> None:
+        """Delete the files whose time is over."""
+        query = "DELETE FROM files WHERE rowid IN (SELECT rowid FROM files WHERE expires_at <= ? LIMIT ?)"
+        values = (self._clock(), _FORGET_AT_ONCE)
+        while await self._thread.run(lambda connection: connection.execute(query, values).rowcount):
+            pass
+
     # -- limits -------------------------------------------------------------------------------------------
 
     async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> IdempotentAnswer | None:
@@ -424,6 +462,7 @@ class SqliteStore:
         while forgotten := await self._thread.run(work):
             total += forgotten
         await self._thread.run(self._forget_counters)
+        await self._forget_files()
         return total
 
     async def trim(self, session_id: str, keep: int) -> None:

@@ -59,6 +59,16 @@ CREATE TABLE spent (
 CREATE TABLE tokens (id TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, token BLOB NOT NULL) WITHOUT ROWID;
 """
 
+_LATER = """
+CREATE TABLE IF NOT EXISTS files (
+    tenant_id TEXT NOT NULL, id TEXT NOT NULL, size INTEGER NOT NULL, expires_at REAL NOT NULL, file BLOB NOT NULL,
+    PRIMARY KEY (tenant_id, id)
+);
+CREATE INDEX IF NOT EXISTS files_by_tenant ON files (tenant_id, expires_at, id, size);
+CREATE INDEX IF NOT EXISTS files_expire ON files (expires_at);
+"""
+"""Tables that a database of an earlier sandspan does not have; that sandspan can use a database with them."""
+
 
 def make_folders(path: Path) -> None:
     """Create the missing parent folders, all for their owner alone, unlike `mkdir(parents=True)`."""
@@ -99,6 +109,8 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         if _is_new(connection, path):
             _create_tables(connection)
+        for statement in filter(str.strip, _LATER.split(";")):
+            connection.execute(statement)
         # The mode is stored in the file. If other processes open it at this moment, one of them succeeds.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode = WAL")

@@ -1,4 +1,4 @@
-"""The protocol of the service's two stores, and their records: sessions, logs, commands, decisions, quotas, tokens.
+"""The protocol of the service's two stores, and their records: sessions with their logs, files, quotas, tokens.
 
 A session's log is numbered from 1 without holes. Only the session's owner, one process of the service, appends to it;
 any process may read, push commands and decide. All times are seconds since the epoch, all costs US dollars.
@@ -136,6 +136,14 @@ class Note(Enum):
     """A command was pushed, or may have been."""
 
 
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a tenant uploaded, or an attachment of a prompt, with its content."""
+
+    data: bytes
+    media_type: str
+    name: str | None = None
+
+
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """A bearer token as it is stored: its SHA-256 in place of the token itself."""
 
@@ -197,6 +205,16 @@ class TooManyError(StoreError):
 
     def __init__(self, most_open: int) -> None:
         super().__init__(f"the tenant has {most_open} open sessions, as many as it may: close one first")
+
+
+class FilesFullError(StoreError):
+    """The tenant's stored files take as much room as they may."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"the tenant's files and attachments may take {most_bytes} bytes, and this one would exceed them: "
+            "wait until older ones expire"
+        )
 
 
 class BadCursorError(ValueError):
@@ -329,6 +347,22 @@ class Store(TokenStore, Protocol):
 
     async def decision(self, session_id: str, request_id: str) -> Decision | None: ...
 
+    # files
+    async def put_file(
+        self, tenant_id: str, file_id: str, file: StoredFile, seconds: float, *, most_bytes: int | None
+    ) -> None:
+        """Store a tenant's file for some time, in place of one with this id; raise `FilesFullError`.
+
+        Each file counts `FILE_OVERHEAD` bytes more than its content.
+        """
+        ...
+
+    async def file(self, tenant_id: str, file_id: str) -> StoredFile | None:
+        """Return a tenant's file, None if there is none or its time is over."""
+        ...
+
+    async def remove_files(self, tenant_id: str, file_ids: Sequence[str]) -> None: ...
+
     # limits
     async def reserve(self, tenant_id: str, key: str, digest: str, seconds: float) -> IdempotentAnswer | None:
         """Reserve an idempotency key for some time and return None; return what is stored under it if it is taken."""
@@ -346,7 +380,10 @@ class Store(TokenStore, Protocol):
 
     # retention
     async def expire(self, before: float) -> int:
-        """Delete all sessions that were closed before a time, with all their data; return how many there were."""
+        """Delete all sessions that were closed before a time, with all their data; return how many there were.
+
+        Files whose time is over are deleted too.
+        """
         ...
 
     async def trim(self, session_id: str, keep: int) -> None:
@@ -362,6 +399,9 @@ MAX_SPANS_BYTES = 64 * 1024 * 1024
 
 SPANS_AT_ONCE = 100
 """Number of serialized spans that are read from the store at a time."""
+
+FILE_OVERHEAD = 4096
+"""Bytes that each file counts more than its content has, so that small ones are limited too."""
 
 LEASE_SECONDS = 15.0
 """Default of `Store.lease_seconds`."""
