@@ -27,10 +27,11 @@ from host_client.errors import (
 )
 from host_client.store.base import Status, StoredSession
 
+from ._attachments import files_of
 from ._auth import Approver, Operator, Principal, Reader
 from ._body import JsonRoute
 from ._controls import CommandView, ControlBody, command_of
-from ._downloads import MAX_FILE, Downloads, FileAnswer
+from ._downloads import MAX_FILE, MOST_PICTURES_WAITING, FileAnswer, Transfers
 from ._limits import (
     RecordedAnswer,
     budget_of,
@@ -127,7 +128,8 @@ class Api:
         self.limits = config.limits
         self.trace_url = config.trace_url
         self._session_options = config.session_options
-        self.downloads = Downloads()
+        self.downloads = Transfers()
+        self.attachments = Transfers(most_waiting=MOST_PICTURES_WAITING)
         self._budgets = WeakValueDictionary[str, asyncio.Lock]()
 
     def view(self, stored: StoredSession) -> SessionView:
@@ -151,7 +153,8 @@ class Api:
         action: Callable[[str | None], Awaitable[RecordedAnswer]],
     ) -> Response:
         """Carry out an action once for an ``Idempotency-Key``; see `idempotent`."""
-        digest = request_digest(request.method, request.url.path, await request.body())
+        path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+        digest = request_digest(request.method, path, await request.body())
         tenant_id = principal.tenant_id or LOCAL_TENANT
         answer = await idempotent(self.service.store, tenant_id, key, digest, action)
         return answer.response()
@@ -172,7 +175,7 @@ class Api:
         """Create a session, or return the one of this id that an earlier attempt of the request created."""
         if session_id is not None and (existing := await self.service.store.get(session_id)) is not None:
             return existing
-        request = body.model_dump(exclude_defaults=True)
+        request = body.model_dump(exclude_defaults=True, exclude={"attachments"})
         tenant_id = principal.tenant_id or body.tenant_id or LOCAL_TENANT
         request["tenant_id"] = tenant_id
         check_prompt(body.prompt, self.limits)
@@ -181,6 +184,7 @@ class Api:
         if body.user_id is None and (user := baggage.get("user.id")):
             request["user_id"] = single_line(user, 200)
         await check_turn(self.service.store, tenant_id, self.limits)
+        files = await files_of(self.service.store, _tenant_of(principal), body.prompt, body.attachments)
         async with self._budgeting(tenant_id):
             budget = await budget_of(self.service.store, tenant_id, self.limits, body.max_budget_usd)
             if budget is not None:
@@ -188,6 +192,8 @@ class Api:
             try:
                 return await self.service.create(
                     request,
+                    files=files,
+                    most_bytes=self.limits.file_bytes_per_tenant,
                     tenant_id=tenant_id,
                     by=principal.name,
                     caller=caller,
@@ -219,14 +225,27 @@ class Api:
         return self._budgets.setdefault(tenant_id, asyncio.Lock())
 
     async def send(
-        self, stored: StoredSession, text: str, principal: Principal, caller: TraceContext | None, turn_id: str | None
+        self,
+        stored: StoredSession,
+        body: SendTurn,
+        principal: Principal,
+        caller: TraceContext | None,
+        turn_id: str | None,
     ) -> str:
         """Queue a turn with this id (None: a new one); return its id."""
-        check_prompt(text, self.limits)
+        check_prompt(body.text, self.limits)
         self.check_open()
         await check_turn(self.service.store, stored.record.tenant_id, self.limits)
         await check_budget(self.service.store, stored.record.tenant_id, self.limits)
-        return await self.service.send(stored, text, by=principal.name, caller=caller, turn_id=turn_id)
+        return await self.service.send(
+            stored,
+            body.text,
+            files=await files_of(self.service.store, _tenant_of(principal), body.text, body.attachments),
+            most_bytes=self.limits.file_bytes_per_tenant,
+            by=principal.name,
+            caller=caller,
+            turn_id=turn_id,
+        )
 
     async def decide(self, stored: StoredSession, reply: Approval | Answer) -> DecisionView:
         """Record a decision; raise `ProblemError` (409) with the first decision if there was one before."""
@@ -266,6 +285,11 @@ async def _api(request: Request) -> Api:
 TheApi = Annotated[Api, Depends(_api)]
 
 
+def _tenant_of(principal: Principal) -> str:
+    """Return the tenant whose uploads a caller may use."""
+    return principal.tenant_id or LOCAL_TENANT
+
+
 def _by(principal: Principal, given: str | None) -> str:
     """Return the name of the person who decides; a body may only name one if the caller has no token."""
     return given or principal.name if principal.tenant_id is None else principal.name
@@ -276,7 +300,9 @@ _BODY = PROBLEM_RESPONSES(*WITH_BODY)
 _GONE = PROBLEM_RESPONSES("not-found")
 _OVER = PROBLEM_RESPONSES("not-found", "session-closed")
 _KEYED = PROBLEM_RESPONSES("key-in-use", "key-reused", "invalid")
-_TURNS = PROBLEM_RESPONSES("too-many-turns", "budget-exceeded", "too-many-attempts")
+_TURNS = PROBLEM_RESPONSES(
+    "too-many-turns", "too-many-uploads", "too-many-files", "budget-exceeded", "too-many-attempts"
+)
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Events; `id` is an event's number."},
     204: {"description": "The session is closed and all its events have been read."},
@@ -358,7 +384,7 @@ async def send_turn(
 
     async def send(turn_id: str | None) -> RecordedAnswer:
         if turn_id is None or not await api.service.was_sent(stored, turn_id):
-            turn_id = await api.send(stored, body.text, principal, caller, turn_id)
+            turn_id = await api.send(stored, body, principal, caller, turn_id)
         view = TurnView(turn_id=turn_id, session_id=session_id, trace_id=(caller or stored.record.root).trace_id)
         return _answer(view, 202, api.traced(stored))
 

@@ -14,7 +14,9 @@ from host_client.store.base import StoreError
 
 from . import _api as routes
 from . import _auth as auth
+from . import _files as files
 from . import _problems as problems
+from ._downloads import Transfers
 from ._guard import Guard
 from ._service import Service
 from .config import ServiceConfig, peers_of
@@ -27,9 +29,8 @@ def create_app(service: Service, config: ServiceConfig) -> FastAPI:
     app = described_app()
     app.state.api = routes.Api(service, config)
     app.state.authenticator = auth.Authenticator(service.store, config.auth)
-    app.add_middleware(
-        Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, max_body=config.limits.max_body
-    )
+    app.state.uploads = Transfers("too-many-uploads")
+    app.add_middleware(Guard, hosts=config.allowed_hosts, origins=config.allowed_origins, limits=config.limits)
     if config.trusted_proxies:  # before `Guard`, which compares the origin with the scheme
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=peers_of(config.trusted_proxies))
 
@@ -61,5 +62,6 @@ def described_app() -> FastAPI:
     )
     app.include_router(auth.router)
     app.include_router(routes.router)
+    app.include_router(files.router)
     problems.install(app, routes.PROBLEM_OF)
     return app

@@ -55,6 +55,12 @@ class Principal:
     def has(self, role: Role) -> bool:
         return ROLES.index(self.role) >= ROLES.index(role)
 
+    def require(self, role: Role) -> Principal:
+        """Return this caller if it has a role; raise `ProblemError` (403) otherwise."""
+        if not self.has(role):
+            raise ProblemError("forbidden", f"this requires the role {role}; the token has the role {self.role}")
+        return self
+
 
 LOCAL = Principal("local", None, "operator", None)
 """The caller of a service that requires no tokens."""
@@ -227,18 +233,12 @@ async def reader(
 
 async def approver(principal: Annotated[Principal, Depends(reader)]) -> Principal:
     """Return the caller if it may decide approvals and answer questions."""
-    return _with(principal, "approver")
+    return principal.require("approver")
 
 
 async def operator(principal: Annotated[Principal, Depends(reader)]) -> Principal:
     """Return the caller if it may start, steer and close sessions."""
-    return _with(principal, "operator")
-
-
-def _with(principal: Principal, role: Role) -> Principal:
-    if not principal.has(role):
-        raise ProblemError("forbidden", f"this requires the role {role}; the token has the role {principal.role}")
-    return principal
+    return principal.require("operator")
 
 
 Reader = Annotated[Principal, Depends(reader)]

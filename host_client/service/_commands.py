@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from agent_runner.contract.protocol import Answer, AnyControl, Approval
 
+from ._events import PromptAttachment
+
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     by: str | None = None
@@ -21,6 +23,7 @@ class PromptCommand(_Command, frozen=True, kw_only=True, tag="prompt"):
 
     turn_id: str
     text: str
+    attachments: tuple[PromptAttachment, ...] = ()
     traceparent: str | None = None
     tracestate: str = ""
 

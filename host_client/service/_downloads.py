@@ -1,4 +1,4 @@
-"""Downloads of files from sandboxes, a few at a time and with a time limit."""
+"""Transfers of files, a few at a time and with a time limit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ._sse import pieces
 MAX_FILE = 32 * 1024 * 1024
 """Maximum size of a file in bytes; it is held in memory."""
 AT_ONCE = 4
-"""Maximum number of downloads at a time."""
+"""Maximum number of transfers at a time."""
 MOST_WAITING = 16
-"""Maximum number of downloads that wait."""
+MOST_PICTURES_WAITING = 500
+"""The same for attachments, which come from the store and not from a sandbox: a page loads many at the same time."""
+"""Maximum number of transfers that wait."""
 DOWNLOAD_SECONDS = 300.0
 """Seconds that a client may take for one file, as others wait meanwhile."""
 RETRY_SECONDS = 10
@@ -26,19 +28,21 @@ RETRY_SECONDS = 10
 _logger = logging.getLogger(__name__)
 
 
-class Downloads:
-    """The places for downloads in this process: a few run, some more wait, and all others are refused."""
+class Transfers:
+    """The places for downloads or uploads in this process: a few run, some more wait, and all others are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: str = "too-many-downloads", most_waiting: int = MOST_WAITING) -> None:
+        self._refusal = refusal
+        self._most_waiting = most_waiting
         self._free = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
 
     @asynccontextmanager
     async def place(self) -> AsyncGenerator[None]:
         """Wait for a place and hold it; raise `ProblemError` (429) if too many wait already."""
-        if self._waiting >= MOST_WAITING:
-            detail = f"{AT_ONCE} files are being sent and {MOST_WAITING} requests wait"
-            raise ProblemError("too-many-downloads", detail, headers={"retry-after": str(RETRY_SECONDS)})
+        if self._waiting >= self._most_waiting:
+            detail = f"{AT_ONCE} requests with files are carried out and {self._most_waiting} wait"
+            raise ProblemError(self._refusal, detail, headers={"retry-after": str(RETRY_SECONDS)})
         self._waiting += 1
         try:
             await self._free.acquire()
@@ -61,7 +65,7 @@ class FileAnswer(Response):
     def __init__(
         self,
         read: Callable[[], Awaitable[bytes]],
-        downloads: Downloads,
+        downloads: Transfers,
         headers: Mapping[str, str],
         seconds: float = DOWNLOAD_SECONDS,
     ) -> None:

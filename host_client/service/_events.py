@@ -6,18 +6,27 @@ from typing import Literal, get_args, get_type_hints
 
 import msgspec
 
+from agent_runner.contract.attachments import AttachmentView
 from agent_runner.contract.protocol import PROTOCOL_VERSION, ErrorType, to_json
 from host_client.store.base import Root
 
 CloseReason = Literal["closed", "inactive", "shutdown", "ended", "failed", "lost"]
 
 
+class PromptAttachment(AttachmentView, frozen=True, kw_only=True, omit_defaults=True):
+    """An attachment of a prompt, and the id under which a session's readers get its content."""
+
+    id: str
+
+
 class PromptData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A caller sent the agent a turn."""
+    """A caller sent the agent a turn. With ``error`` it did not reach the agent, and does not begin."""
 
     turn_id: str
     text: str
     sent_by: str | None = None
+    attachments: tuple[PromptAttachment, ...] = ()
+    error: str | None = None
 
 
 class SandboxData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,7 +2,8 @@
 
 A browser sends requests for any page. Three checks keep other sites' pages out: the `Host` header must name this
 service (DNS rebinding gives a foreign name this service's address), `Origin` and `Sec-Fetch-Site` must be those of the
-service's own page, and a body must be JSON (which no form can send). Programs send neither of the two headers and pass.
+service's own page, and a body must be JSON, or of an upload `application/octet-stream` (no form can send these).
+Programs send neither of the two headers and pass.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._auth import COOKIE, refuse_token_in_url
+from ._body import UPLOADS, takes_attachments
+from ._limits import ServiceLimits
 from ._problems import ProblemError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -24,13 +27,14 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PROBES = frozenset({"/healthz", "/readyz"})
 """Paths of health checks, which use an address as the host name."""
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-MAX_BODY = 1024 * 1024
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 """The page may load nothing from other sites, run no inline script, and be shown in no frame."""
+API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+"""No answer of the API is a page: a file that a browser shows nevertheless loads nothing and runs nothing."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -51,15 +55,20 @@ class Guard:
     """ASGI middleware that refuses requests of other sites' pages and adds security headers to every answer.
 
     ``hosts`` are allowed host names besides `LOOPBACK`, as ``name`` (any port) or ``name:port``. ``origins`` are those
-    of other sites whose pages may use the API, as ``https://name[:port]``. ``max_body`` is in bytes.
+    of other sites whose pages may use the API, as ``https://name[:port]``. ``limits`` has those of bodies.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Collection[str] = (), origins: Collection[str] = (), max_body: int = MAX_BODY
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+        limits: ServiceLimits | None = None,
     ) -> None:
         self._hosts = frozenset(_normal_host(each) for each in (*LOOPBACK, *hosts))
         self._origins = frozenset(_normal_origin(each) for each in origins)
-        self._max_body = max_body
+        self._limits = limits or ServiceLimits()
         self._app = app
         if self._origins:
             self._app = CORSMiddleware(
@@ -81,7 +90,7 @@ class Guard:
         except ProblemError as error:
             await error.response(scope)(scope, receive, sender)
         else:
-            await self._app(scope, _bounded(receive, self._max_body), sender)
+            await self._app(scope, _bounded(receive, self._max_body(scope["path"])), sender)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if scope["path"] in PROBES:
@@ -133,14 +142,20 @@ class Guard:
             return False
         return _without_port(authority, theirs) == _without_port(host, theirs)
 
+    def _max_body(self, path: str) -> int:
+        if path == UPLOADS:
+            return self._limits.max_file
+        return self._limits.max_attached_body if takes_attachments(path) else self._limits.max_body
+
     def _check_body(self, scope: Scope, headers: Headers) -> None:
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self._max_body:
-            raise _too_large(self._max_body)
+        length, limit = headers.get("content-length", ""), self._max_body(scope["path"])
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise _too_large(limit)
         has_body = length.strip("0") or "transfer-encoding" in headers
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and scope["path"].startswith("/api/") and kind != "application/json":
-            raise ProblemError("unsupported-media-type", "send the body as application/json")
+        expected = "application/octet-stream" if scope["path"] == UPLOADS else "application/json"
+        if has_body and scope["path"].startswith("/api/") and kind != expected:
+            raise ProblemError("unsupported-media-type", f"send the body as {expected}")
 
     def _hardened(self, scope: Scope, send: Send) -> Send:
         is_api = scope["path"].startswith("/api/")
@@ -148,7 +163,7 @@ class Guard:
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
+                headers.update({**HEADERS, "content-security-policy": API_POLICY} if is_api else HEADERS)
                 # The page's modules must be of one version, so a browser has to revalidate each of them.
                 headers["cache-control"] = "no-store" if is_api else "no-cache"
                 for name, value in message["headers"]:

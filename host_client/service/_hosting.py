@@ -30,6 +30,7 @@ from agent_runner.contract.protocol import (
     ErrorData,
     outcome_of_command,
 )
+from host_client.client.attachments import Attachment
 from host_client.client.options import AgentOptions
 from host_client.client.session import (
     SPOOL_SECONDS,
@@ -57,6 +58,7 @@ from host_client.telemetry import SessionTrace, Who
 from host_client.telemetry import Telemetry as TelemetryPipeline
 
 from . import _commands as c
+from ._attachments import attached
 from ._estimate import estimated_usd
 from ._events import AdoptedData, ClosedData, CloseReason, PromptData, SandboxData
 from ._feed import Feed
@@ -448,30 +450,70 @@ class Hosted:
         for position, command in await self._queued():
             if self._why_closed is not None or isinstance(command, c.CloseCommand):
                 return True
-            if isinstance(command, c.PromptCommand) and position > self.log.state.commands_logged:
-                data = PromptData(turn_id=command.turn_id, text=command.text, sent_by=command.by)
-                await self.log.say(data, commands_logged=position)
+            command_id = f"{self.record.id}:{position}"
             if command is None:
                 _logger.warning("session %s: a command of a later version is ignored", self.record.id)
+            elif isinstance(command, c.PromptCommand):
+                await self._prompt(session, command, position, command_id)
+            elif isinstance(command, ControlCommand):
+                await self._control(session, command, command_id)
             else:
-                await self._carry_out(session, command, f"{self.record.id}:{position}")
+                await self._carry_out(partial(_send, session, command, command_id))
             self._note_whereabouts(session)
             self._commands_done = self.log.extras["commands_done"] = position
         return False
 
-    async def _carry_out(self, session: Session, command: c.AnyCommand, command_id: str) -> None:
+    async def _prompt(self, session: Session, command: c.PromptCommand, position: int, command_id: str) -> None:
+        """Log a prompt and send it, unless one of its attachments is no longer stored."""
+        attachments, error = await self._attachments_of(session, command)
+        if position > self.log.state.commands_logged or error is not None:
+            data = PromptData(
+                turn_id=command.turn_id,
+                text=command.text,
+                sent_by=command.by,
+                attachments=command.attachments,
+                error=error,
+            )
+            if error is not None:
+                self.log.extras["commands_done"] = position  # written with the event, so that it is told once
+            await self.log.say(data, commands_logged=position)
+        if error is None:
+            send = partial(session.send, command.text, attachments=attachments, command_id=command_id)
+            await self._carry_out(partial(send, traceparent=command.traceparent, tracestate=command.tracestate))
+
+    async def _control(self, session: Session, command: AnyControl, command_id: str) -> None:
+        """Send a command to the running agent, or log why it cannot be sent."""
+        command = msgspec.structs.replace(command, command_id=command.command_id or command_id)
+        try:
+            await self._carry_out(partial(session.submit, command))
+        except CommandRefusedError as error:
+            await self.log.add(self._refused(command, str(error)))
+
+    async def _attachments_of(self, session: Session, command: c.PromptCommand) -> tuple[list[Attachment], str | None]:
+        """Return the attachments of a prompt with their content, or why it cannot be sent."""
+        if command.attachments and session.outcome.takes_attachments is False:
+            return [], (
+                "the prompt was not sent: the runner in this session's sandbox is too old for attachments; start a new"
+                " session from a template that was built again"
+            )
+        found: list[Attachment] = []
+        for each in command.attachments:
+            file = await self.log.insist(partial(attached, self._house.store, self.record, each.id))
+            if file is None:
+                named = f" {each.name!r}" if each.name else ""
+                return [], f"the prompt was not sent: its attachment{named} is no longer stored; send it again"
+            found.append(Attachment(file.data, file.name))
+        return found, None
+
+    async def _carry_out(self, send: Callable[[], Awaitable[None]]) -> None:
         """Send a command to the runner until it arrives; the runner executes each command once."""
         while True:
             try:
-                await _send(session, command, command_id)
+                await send()
             except StreamLostError as error:
                 _logger.warning("session %s: a command is sent again: %s", self.record.id, error)
             except (NotWaitingError, SessionClosedError) as error:
                 _logger.info("session %s: a command came too late: %s", self.record.id, error)
-                return
-            except CommandRefusedError as error:
-                if isinstance(command, ControlCommand):
-                    await self.log.add(self._refused(command, str(error)))
                 return
             except NotAskedError as error:  # checked here only if the log no longer has the question
                 await self.log.add(
@@ -483,16 +525,11 @@ class Hosted:
 
 
 async def _send(session: Session, command: c.AnyCommand, command_id: str) -> None:
+    """Send a reply or an interrupt."""
     match command:
-        case c.PromptCommand():
-            await session.send(
-                command.text, traceparent=command.traceparent, tracestate=command.tracestate, command_id=command_id
-            )
         case Approval() | Answer():
             await session.decide(msgspec.structs.replace(command, command_id=command_id))
         case c.InterruptCommand():
             await session.interrupt(command_id=command_id)
-        case ControlCommand():
-            await session.submit(msgspec.structs.replace(command, command_id=command.command_id or command_id))
-        case c.CloseCommand():
+        case _:
             pass

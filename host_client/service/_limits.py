@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 import msgspec
 from starlette.responses import Response
 
+from agent_runner.contract.attachments import MAX_BYTES
 from host_client.store.base import DAY_SECONDS, Store, StoredSession, StoreError
 from host_client.telemetry.costs.dollars import total_usd
 
 from ._problems import ProblemError
 
-TURNS_WINDOW = 60.0
+RATE_WINDOW = 60.0
+"""Seconds in which turns and uploads are counted."""
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 IN_FLIGHT_SECONDS = 300.0
 """Seconds for which a key stays reserved if its process dies: longer than any action of a route takes."""
@@ -39,13 +41,21 @@ class ServiceLimits:
     """Limits of a tenant, session or request; None is no limit. A test compares them with the documented table."""
 
     max_body: int = 1024 * 1024
-    """Maximum bytes of a request's body."""
+    """Maximum bytes of a request's body, unless it may have attachments."""
+    max_attached_body: int = 15 * 1024 * 1024
+    """Maximum bytes of a body that may have attachments: all that a prompt may have, in base64, and the rest."""
+    max_file: int = MAX_BYTES
+    """Maximum bytes of an upload."""
     max_prompt: int = 100_000
     """Maximum characters of a prompt or a turn's text."""
     sessions_per_tenant: int | None = 100
     """Maximum open sessions of a tenant."""
     turns_per_minute: int | None = 60
     """Maximum turns of a tenant in a minute, including the first turns of sessions."""
+    uploads_per_minute: int | None = 120
+    """Maximum uploads of a tenant in a minute."""
+    file_bytes_per_tenant: int | None = 1024 * 1024 * 1024
+    """Maximum bytes of a tenant's uploads and attachments that are stored; each counts 4 KiB more."""
     usd_per_tenant_day: float | None = None
     """US dollars that a tenant's turns may cost in a day (UTC); budgets of open sessions count as spent."""
     readers_per_session: int | None = 1000
@@ -68,12 +78,18 @@ def check_prompt(text: str, limits: ServiceLimits) -> None:
 
 async def check_turn(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
     """Count a turn; raise `ProblemError` (429) if the tenant has too many in this minute."""
-    if limits.turns_per_minute is None:
-        return
-    if await store.count(tenant_id, "turns", TURNS_WINDOW) > limits.turns_per_minute:
-        wait = TURNS_WINDOW - (time.time() if now is None else now) % TURNS_WINDOW
-        detail = f"{limits.turns_per_minute} turns a minute are allowed"
-        raise ProblemError("too-many-turns", detail, headers=_retry(wait), limit=limits.turns_per_minute)
+    await _check_rate(store, tenant_id, "turns", limits.turns_per_minute, now)
+
+
+async def check_upload(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> None:
+    """Count an upload; raise `ProblemError` (429) if the tenant has too many in this minute."""
+    await _check_rate(store, tenant_id, "uploads", limits.uploads_per_minute, now)
+
+
+async def _check_rate(store: Store, tenant_id: str, what: str, most: int | None, now: float | None) -> None:
+    if most is not None and await store.count(tenant_id, what, RATE_WINDOW) > most:
+        wait = RATE_WINDOW - (time.time() if now is None else now) % RATE_WINDOW
+        raise ProblemError(f"too-many-{what}", f"{most} {what} a minute are allowed", headers=_retry(wait), limit=most)
 
 
 async def check_budget(store: Store, tenant_id: str, limits: ServiceLimits, now: float | None = None) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent_runner.contract.attachments import MAX_ATTACHMENTS
 from agent_runner.contract.protocol import Approval
 from agent_runner.contract.tools import PERMISSION_MODES
 from host_client.store.base import Decision, Status, StoredSession
@@ -20,12 +21,14 @@ _RULE = r"^[^\x00-\x1f\x7f]+$"
 _TEXT = r"\S"
 _LABEL = r"^[^\x00-\x1f\x7f,]*$"
 _SHA256 = "^[0-9a-f]{64}$"
+_FILE_ID = "^[0-9a-f-]{36}$"
 PATTERN_WORDS = {
     _NAME: "must contain no comma, equals sign or control character",
     _RULE: "must contain no control character",
     _TEXT: "must contain more than white space",
     _LABEL: "must contain no comma or control character",
     _SHA256: "must be a SHA-256 of 64 lower-case hexadecimal digits",
+    _FILE_ID: "must be the file_id of an upload",
 }
 """The patterns in words, for error messages."""
 
@@ -42,6 +45,37 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class AttachmentBody(StrictModel):
+    """An image, a PDF or a UTF-8 text in a prompt: its content in base64, or a file that was uploaded before."""
+
+    data: str | None = None
+    name: Annotated[
+        str | None, Field(max_length=1000, description="Of `data`; the model is shown a document's name.")
+    ] = None
+    file_id: Annotated[str | None, Field(pattern=_FILE_ID, description="Of `POST /api/files`.")] = None
+
+    @model_validator(mode="after")
+    def _check_content(self) -> AttachmentBody:
+        if (self.data is None) == (self.file_id is None):
+            raise ValueError("must have either data or file_id")
+        if self.file_id is not None and self.name is not None:
+            raise ValueError("an uploaded file has its name already")
+        return self
+
+
+Attachments = Annotated[list[AttachmentBody], Field(max_length=MAX_ATTACHMENTS)]
+
+
+class FileView(BaseModel):
+    """A file that was uploaded, for prompts until ``expires_at``."""
+
+    file_id: str
+    media_type: str
+    size: int
+    name: str | None
+    expires_at: float
+
+
 class ExtendedPrompt(StrictModel):
     """Claude Code's own system prompt, with a text after it."""
 
@@ -54,6 +88,7 @@ class CreateSession(StrictModel):
     """A new session and its first turn."""
 
     prompt: Text
+    attachments: Attachments = []
     user_id: Name | None = None
     tenant_id: Annotated[Name | None, Field(description="Only where the service asks for no token.")] = None
     user_tier: Name | None = None
@@ -81,6 +116,7 @@ class SendTurn(StrictModel):
     """The next turn, which begins when the current one has ended."""
 
     text: Text
+    attachments: Attachments = []
 
 
 class Decide(StrictModel):

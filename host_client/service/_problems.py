@@ -23,7 +23,7 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runner.contract.sanitize import single_line
-from host_client.store.base import BadCursorError, StoreError, TooManyError, UnknownSessionError
+from host_client.store.base import BadCursorError, FilesFullError, StoreError, TooManyError, UnknownSessionError
 
 from ._models import PATTERN_WORDS
 
@@ -63,7 +63,11 @@ PROBLEMS: Mapping[str, Problem] = {
         409, "Still being carried out", "The first request with this `Idempotency-Key` is still being carried out"
     ),
     "too-large": Problem(413, "Too large", "The body, or the file asked for, is larger than the limit"),
-    "unsupported-media-type": Problem(415, "Unsupported media type", "The body is not `application/json`"),
+    "unsupported-media-type": Problem(
+        415,
+        "Unsupported media type",
+        "The body is not JSON (of an upload: not `application/octet-stream`)",
+    ),
     "unknown-host": Problem(421, "Unknown host", "The `Host` header names a host that the service does not serve"),
     "invalid": Problem(422, "Invalid", "The values do not fit; see `errors`"),
     "input-changed": Problem(
@@ -72,6 +76,12 @@ PROBLEMS: Mapping[str, Problem] = {
     "key-reused": Problem(422, "Key used before", "The `Idempotency-Key` was used with another request"),
     "too-many-attempts": Problem(429, "Too many bad tokens", "The address sent too many unknown tokens"),
     "too-many-turns": Problem(429, "Too many turns", "The tenant's turns of this minute are used up"),
+    "too-many-uploads": Problem(
+        429, "Too many uploads", "The tenant's uploads of this minute are used up, or too many large requests wait"
+    ),
+    "too-many-files": Problem(
+        429, "Too many files", "The tenant's uploads and attachments take as much room as they may"
+    ),
     "too-many-sessions": Problem(429, "Too many sessions", "The tenant has as many open sessions as it may"),
     "too-many-readers": Problem(429, "Too many readers", "The session has as many open streams as it may"),
     "too-many-downloads": Problem(429, "Too many downloads", "Too many requests for files wait already; try again"),
@@ -148,7 +158,7 @@ def install(app: FastAPI, problem_of: Mapping[type[Exception], str] = {}) -> Non
     ``problem_of`` gives the problem for further errors. Call this before adding `Guard`: the middleware added last is
     outermost, and errors need the headers of `Guard` too.
     """
-    for kind, slug in {TooManyError: "too-many-sessions", **problem_of}.items():
+    for kind, slug in {TooManyError: "too-many-sessions", FilesFullError: "too-many-files", **problem_of}.items():
         app.add_exception_handler(kind, partial(_on_known, slug))
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,17 @@ from host_client.store.base import (
     SessionRecord,
     SessionState,
     Store,
+    StoredFile,
     StoredSession,
     StoreError,
+    TooManyError,
+    UnknownSessionError,
     WaitingRequest,
 )
 from host_client.telemetry.trace.root import root_below
 
 from . import _commands as c
+from ._attachments import attach, detach
 from ._events import ClosedData, is_closing, own_event
 from ._feed import Feed, Frame, unpack
 from ._hosting import Hosted, House
@@ -220,13 +224,16 @@ class Service:
         *,
         tenant_id: str,
         by: str,
+        files: Sequence[StoredFile] = (),
         caller: TraceContext | None = None,
         most_open: int | None = None,
+        most_bytes: int | None = None,
         session_id: str | None = None,
     ) -> StoredSession:
         """Create a session with its first turn and start it in the background; ``session_id`` None: a new id.
 
-        ``request`` has the fields of a `CreateSession`. Raise `TooManyError` and `ConfigurationError`.
+        ``request`` has the fields of a `CreateSession`, ``files`` are the attachments of its prompt. Raise
+        `TooManyError`, `FilesFullError` and `ConfigurationError`.
         """
         now = time.time()
         record = SessionRecord(
@@ -240,8 +247,14 @@ class Service:
         )
         self._house.options(StoredSession(record, SessionState()))  # wrong options are refused before it is stored
         stored = StoredSession(record, SessionState(updated_at=now, model=request.get("model")))
-        first = c.PromptCommand(turn_id=str(uuid.uuid4()), text=request["prompt"], by=by)
-        await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)
+        turn_id, seconds = str(uuid.uuid4()), self._retention.closed_seconds
+        attachments = await attach(self.store, record, turn_id, files, seconds, most_bytes)
+        first = c.PromptCommand(turn_id=turn_id, text=request["prompt"], attachments=attachments, by=by)
+        try:
+            await self.store.create(stored, self._house.owner, [c.encode(first)], most_open=most_open)
+        except TooManyError:  # after another error the session may have been stored
+            await detach(self.store, record, attachments)
+            raise
         _logger.info("session %s of %s: created by %s", stored.record.id, tenant_id, by)
         if self.closing:
             return await self._close_unhosted(stored)
@@ -269,25 +282,34 @@ class Service:
         text: str,
         *,
         by: str,
+        files: Sequence[StoredFile] = (),
+        most_bytes: int | None = None,
         caller: TraceContext | None = None,
         turn_id: str | None = None,
     ) -> str:
-        """Queue a turn and return its id, ``turn_id`` (None: a new one); raise `SessionOverError`.
+        """Queue a turn and return its id, ``turn_id`` (None: a new one); raise `SessionOverError`, `FilesFullError`.
 
         The turn is also recorded like a decision, in the same transaction, so that a turn id is queued only once.
         """
         if not stored.state.takes_more:
             raise SessionOverError
         turn_id = turn_id or str(uuid.uuid4())
+        record, seconds = stored.record, self._retention.closed_seconds
+        attachments = await attach(self.store, record, turn_id, files, seconds, most_bytes)
         command = c.PromptCommand(
             turn_id=turn_id,
             text=text,
+            attachments=attachments,
             by=by,
             traceparent=caller.traceparent if caller else None,
             tracestate=caller.tracestate if caller else "",
         )
         sent = Decision(request_id=_TURN + turn_id, decision="sent", decided_by=by, decided_at=time.time())
-        await self.store.decide(stored.record.id, sent, c.encode(command))
+        try:
+            await self.store.decide(record.id, sent, c.encode(command))
+        except UnknownSessionError:  # after another error the turn may have been queued
+            await detach(self.store, record, attachments)
+            raise
         await self._check_open(stored)
         return turn_id
 

@@ -26,7 +26,7 @@ from agent_runner.contract.protocol import (
 from host_client.store.base import Decision, SessionState, Status, WaitingRequest
 from host_client.telemetry.costs.dollars import cost_of, total_usd
 
-from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptEvent, SandboxEvent
+from ._events import AdoptedEvent, ClosedEvent, DroppedEvent, GapEvent, OwnEvent, PromptData, PromptEvent, SandboxEvent
 
 QUESTION_TOOL = "AskUserQuestion"
 CHANGING = (
@@ -87,6 +87,8 @@ def after_event(state: SessionState, event: AnyEvent, number: int) -> SessionSta
 def after_own(state: SessionState, event: OwnEvent) -> SessionState:
     """Return the state after an event of the service."""
     match event:
+        case PromptEvent(data=PromptData(error=str())):
+            return state
         case PromptEvent():
             return _shown(replace(state, busy=True))
         case ClosedEvent():

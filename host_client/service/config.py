@@ -87,6 +87,7 @@ def service_config(
     max_events: int,
     max_sessions: int,
     turns_per_minute: int,
+    file_mib: int,
     usd_per_day: float | None,
     content: str,
     tool_content: str,
@@ -101,6 +102,7 @@ def service_config(
     _check_positive("--max-events", max_events)
     _check_positive("--max-sessions", max_sessions)
     _check_positive("--turns-per-minute", turns_per_minute)
+    _check_positive("--file-mib", file_mib)
     _check_positive("--usd-per-day", usd_per_day)
     _check_reach(host, auth, allowed_hosts, allowed_origins)
     _check_trace_url(trace_url)
@@ -119,7 +121,10 @@ def service_config(
         kept_seconds=retention_days * DAY_SECONDS,
         max_events=max_events,
         limits=ServiceLimits(
-            sessions_per_tenant=max_sessions, turns_per_minute=turns_per_minute, usd_per_tenant_day=usd_per_day
+            sessions_per_tenant=max_sessions,
+            turns_per_minute=turns_per_minute,
+            file_bytes_per_tenant=file_mib * 1024 * 1024,
+            usd_per_tenant_day=usd_per_day,
         ),
         content=spans.content,
         tool_content=spans.tool_content,

@@ -112,6 +112,17 @@ def test_a_hole_in_the_numbers_is_told_not_skipped(page: Page, worked: Log) -> N
     assert reduced(page, some, view) == [[7, 8]]
 
 
+def test_a_prompt_that_is_told_to_be_lost_later_is_one_prompt_and_does_not_begin(page: Page) -> None:
+    log = Log("lost")
+    log.say("prompt", turn_id="t1", text="Go", sent_by="ana")
+    log.say("prompt", turn_id="t2", text="Look", attachments=[{"id": "a", "media_type": "image/png", "size": 1}])
+    log.say("prompt", turn_id="t1", text="Go", sent_by="ana", error="not sent")
+    log.add(p.TurnStartData(turn=1, prompt_size=4))
+    view = "(s) => s.items.map((each) => [each.text, each.delivery, each.error, each.attachments.length])"
+    assert reduced(page, entries(log), view) == [["Go", "unsent", "not sent", 0], ["Look", None, None, 1]]
+    assert reduced(page, entries(log), "(s) => s.promptPlaces") == []
+
+
 def test_the_status_follows_the_events(page: Page) -> None:
     log = Log("statuses")
     seen = ["starting"]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.server.conftest import new_e2b_service, new_service
-from tests.server.scripts import TWO_APPROVALS
+from tests.server.scripts import TALK, TWO_APPROVALS
 from tests.support.browser import PHONE, Windows, ready
 from tests.support.hosts import E2BLab, HostLab
+from tests.support.pictures import png
 from tests.support.runs import MODEL
 from tests.support.service import ServiceLab
 
@@ -75,6 +78,31 @@ def card(page: Page) -> Locator:
 
 def call_of(page: Page, text: str) -> Locator:
     return page.locator(".tool").filter(has_text=text)
+
+
+def test_a_picture_goes_from_the_form_to_the_model_and_is_shown(
+    stack: ExitStack, windows: Windows, tmp_path: Path
+) -> None:
+    lab, host = new_service(stack, TALK)
+    picture = tmp_path / "red ü.png"
+    picture.write_bytes(png())
+    page = windows.open(lab.start("--sandbox", "local").url, name="ana")
+    page.get_by_role("button", name="New session").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("dialog").get_by_role("button", name="Attach").click()
+    chooser.value.set_files(picture)
+    expect(page.locator(".attachment img")).to_be_visible()
+    page.get_by_label("Prompt", exact=True).fill("Which colour?")
+    page.get_by_label("Model").fill(MODEL)
+    page.get_by_role("button", name="Start session").click()
+    shown = page.locator(".prompt img")
+    page.wait_for_function("(each) => each.complete && each.naturalWidth === 8", arg=shown.element_handle())
+    with page.expect_download() as download:
+        page.locator(".prompt").get_by_role("link", name="red ü.png").click()
+    assert download.value.path().read_bytes() == png()
+    expect(page.locator(".prose").first).to_have_text("Hello there.")
+    asked = [block.get("source", {}).get("data") for block in host.model.requests[-1].body["messages"][0]["content"]]
+    assert base64.b64encode(png()).decode() in asked
 
 
 def test_a_session_from_its_form_to_its_end(local: tuple[ServiceLab, HostLab], windows: Windows) -> None:

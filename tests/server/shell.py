@@ -21,6 +21,7 @@ from host_client.service import _problems as problems
 from host_client.service._auth import Approver, Authenticator, Operator, Reader
 from host_client.service._body import JsonRoute
 from host_client.service._guard import Guard
+from host_client.service._limits import ServiceLimits
 from host_client.store.base import StoreError, Token, TooManyError, UnknownSessionError
 
 BASE = "http://localhost:8765"
@@ -47,7 +48,7 @@ def shell(authenticator: Authenticator, *, hosts: Sequence[str] = (), origins: S
     app.state.authenticator = authenticator
     app.include_router(auth.router)
     app.router.route_class = JsonRoute
-    app.add_middleware(Guard, hosts=hosts, origins=origins, max_body=64 * 1024)
+    app.add_middleware(Guard, hosts=hosts, origins=origins, limits=ServiceLimits(max_body=64 * 1024))
     _add_routes(app)
     return app
 

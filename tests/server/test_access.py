@@ -50,7 +50,7 @@ def routes() -> list[tuple[str, str]]:
 
 async def asked(client: httpx.AsyncClient, method: str, path: str, session_id: str) -> int:
     """Send a request for a session to a route, with a valid body; return the status."""
-    url = path.format(session_id=session_id, approval_id="a", question_id="q", path="f")
+    url = path.format(session_id=session_id, approval_id="a", question_id="q", attachment_id="a", path="f")
     bodies = {"turns": {"text": "x"}, "approvals": {"decision": "deny"}, "questions": {"answers": {"q": "a"}}}
     bodies["commands"] = {"type": "get_mcp_status"}
     body = next((each for part, each in bodies.items() if f"/{part}" in path), None)

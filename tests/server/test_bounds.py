@@ -15,7 +15,7 @@ from host_client.errors import SandboxStartError
 from host_client.sandbox import LocalSandbox, SandboxInfo
 from host_client.service import _service as services
 from host_client.service._app import create_app
-from host_client.service._downloads import AT_ONCE, MOST_WAITING, Downloads, FileAnswer
+from host_client.service._downloads import AT_ONCE, MOST_WAITING, FileAnswer, Transfers
 from host_client.service._hosting import House
 from host_client.service._limits import IN_FLIGHT_SECONDS, ServiceLimits
 from host_client.service._problems import ProblemError
@@ -192,7 +192,7 @@ async def test_a_tenant_has_so_many_readers_whatever_they_read(path: Path) -> No
 
 
 async def test_a_few_files_are_sent_while_some_more_wait_and_others_come_again() -> None:
-    downloads, begun, may_end = Downloads(), asyncio.Semaphore(0), asyncio.Event()
+    downloads, begun, may_end = Transfers(), asyncio.Semaphore(0), asyncio.Event()
 
     async def download() -> None:
         async with downloads.place():
@@ -229,7 +229,7 @@ async def test_a_file_is_written_in_pieces_and_a_reader_that_takes_nothing_is_cu
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.disconnect"}
 
-    downloads = Downloads()
+    downloads = Transfers()
     await FileAnswer(read, downloads, {})({"type": "http"}, receive, send)
     assert (b"content-length", b"%d" % len(content)) in sent[0]["headers"]
     assert [len(each["body"]) for each in sent[1:]] == [PIECE, PIECE, 1, 0]

@@ -25,6 +25,7 @@ from agent_runner.contract.protocol import (
     EndData,
     LogData,
     QuestionRequestData,
+    SetModel,
     TelemetryData,
     TurnStartData,
 )
@@ -33,6 +34,7 @@ from host_client.client import _session as session_module
 from host_client.errors import ConfigurationError, SandboxError
 from host_client.service import _commands as c
 from host_client.service import _hosting as hosting_module
+from host_client.service._attachments import detach
 from host_client.service._events import AdoptedData
 from host_client.service._feed import Feed
 from host_client.service._hosting import House
@@ -41,13 +43,13 @@ from host_client.service._log import SessionLog
 from host_client.service._service import DecidedError, MismatchError, Service, SessionOverError
 from host_client.service.run import options_of
 from host_client.store._sqlite import SqliteStore
-from host_client.store.base import Note, StoredSession, StoreError
+from host_client.store.base import Note, StoredFile, StoredSession, StoreError
 from host_client.telemetry import Telemetry
 from tests.server.flaky import Flaky
 from tests.store.records import created as kept
 from tests.store.records import stored
 from tests.support.metrics import result
-from tests.support.told_sandbox import ToldSandbox
+from tests.support.told_sandbox import START, ToldSandbox
 from tests.telemetry.test_pipeline import Recorder, assert_set
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +132,57 @@ def approval(expires_at: float) -> ApprovalRequestData:
 
 def log_of(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"] for event in events]
+
+
+async def test_a_prompt_whose_attachment_is_gone_is_told_and_the_session_goes_on(scene: Scene) -> None:
+    scene.prepare = lambda sandbox: sandbox.may_be_made.clear()
+    service = scene.service()
+    await service.start()
+    file = StoredFile(data=b"text", media_type="text/plain", name="notes.txt")
+    made = await service.create({"prompt": "go"}, tenant_id="acme", by="ada", files=[file])
+    await service.send(made, "next", by="ada", files=[file])
+    lost, kept = (c.decode(each.data) for each in await scene.store.commands(made.record.id, 0))
+    assert isinstance(lost, c.PromptCommand) and isinstance(kept, c.PromptCommand)
+    await detach(scene.store, made.record, lost.attachments)
+    await eventually(lambda: made.record.id in scene.sandboxes)
+    sandbox = scene.sandboxes[made.record.id]
+    sandbox.may_be_made.set()
+    log = await scene.until(made.record.id, "prompt", 2)
+    first, second = (event["data"] for event in log if event["type"] == "prompt")
+    assert first["error"] == ("the prompt was not sent: its attachment 'notes.txt' is no longer stored; send it again")
+    left = [each.position for each in await scene.store.commands(made.record.id, 0)]
+    assert 1 not in left  # the next process does not tell it again
+    assert [each["name"] for each in second["attachments"]] == ["notes.txt"]
+    assert "error" not in second
+    await eventually(lambda: bool(sandbox.commands))
+    assert sandbox.commands == ["prompt"]
+    now = await scene.store.get(made.record.id)
+    assert now is not None and now.state.takes_more
+    await service.stop()
+
+
+async def test_a_runner_that_is_too_old_for_a_prompt_or_a_command_keeps_its_session(scene: Scene) -> None:
+    def make_old(sandbox: ToldSandbox) -> None:
+        sandbox.start = msgspec.structs.replace(START, takes_attachments=False, commands=["prompt", "stop"])
+
+    scene.prepare = make_old
+    service = scene.service()
+    await service.start()
+    made = await begun(scene, service)
+    await scene.until(made.record.id, "start")
+    file = StoredFile(data=b"text", media_type="text/plain", name="notes.txt")
+    await service.send(made, "look", by="ada", files=[file])
+    await service.control(made, SetModel(model="m", command_id="c1", requested_by="ada"))
+    log = await scene.until(made.record.id, "command_result")
+    prompt = [event["data"] for event in log if event["type"] == "prompt"][-1]
+    assert prompt["error"].startswith("the prompt was not sent: the runner in this session's sandbox is too old")
+    outcome = log[-1]["data"]
+    assert outcome["command"] == {"type": "set_model", "model": "m", "requested_by": "ada"}
+    assert outcome["error"].startswith("the runner in this sandbox does not know set_model: it is older than this host")
+    assert scene.sandboxes[made.record.id].commands == ["prompt"]
+    now = await scene.store.get(made.record.id)
+    assert now is not None and now.state.takes_more
+    await service.stop()
 
 
 async def test_turns_sent_while_the_agent_talks_lose_no_event(scene: Scene) -> None:

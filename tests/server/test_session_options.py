@@ -42,7 +42,10 @@ async def test_options_without_permissions_can_be_set(make_service: Make) -> Non
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"agents": {}, "env": {}}, "options: agents cannot be set here; allowed: betas, effort, fallback_model"),
+        (
+            {"agents": {}, "env": {}},
+            "options: agents cannot be set here; allowed: betas, effort, enable_file_checkpointing",
+        ),
         ({"permission_mode": "plan"}, "options: permission_mode is a field of the request itself"),
         ({"colour": 1}, "options: colour cannot be set here"),
         ({"effort": "huge"}, "effort takes one of low, medium, high, xhigh, max"),

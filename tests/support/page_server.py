@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import host_client
+from agent_runner.contract.attachments import media_type_of
 from agent_runner.contract.protocol import EventData, event_of, input_digest, to_json
 from tests.support.e2b.server import Server, loop_in_a_thread, run_in
 
@@ -30,6 +33,7 @@ CSP = (
 )
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
+WAIT_SECONDS = 60.0
 OPERATOR = {"name": "local", "tenant_id": "default", "role": "operator", "auth": False}
 
 
@@ -148,6 +152,12 @@ class PageServer:
         self.token = "a-token"
         self.decisions: list[dict[str, Any]] = []
         self.created: list[dict[str, Any]] = []
+        self.files: dict[str, tuple[str, bytes]] = {}
+        """Name and content of each upload by its id, which is also that of the attachment in each prompt with it."""
+        self.refuses_uploads = False
+        self.may_upload = threading.Event()
+        """Uploads wait until it is set."""
+        self.may_upload.set()
         self.streams_opened: list[int] = []
         self._server = Server(self._app(), 0)
 
@@ -192,6 +202,8 @@ class PageServer:
             Route(session, self._session),
             Route(session, self._close_session, methods=["DELETE"]),
             Route(f"{session}/events", self._events),
+            Route("/api/files", self._upload, methods=["POST"]),
+            Route(f"{session}/attachments/{{key}}", self._attachment),
             Route(f"{session}/turns", self._turn, methods=["POST"]),
             Route(f"{session}/interrupt", self._interrupt, methods=["POST"]),
             Route(f"{session}/commands", self._command, methods=["POST"]),
@@ -233,7 +245,8 @@ class PageServer:
         body = await request.json()
         self.created.append({**body, "key": request.headers.get("idempotency-key")})
         log = self.log(f"made-{len(self.created)}", title=body["prompt"])
-        log.say("prompt", turn_id="t1", text=body["prompt"], sent_by="local")
+        files = self._attached(body)
+        log.say("prompt", turn_id="t1", text=body["prompt"], sent_by="local", attachments=files)
         return JSONResponse(log.as_session(), 201)
 
     def _log(self, request: Request) -> Log | None:
@@ -250,10 +263,38 @@ class PageServer:
 
     async def _turn(self, request: Request) -> Response:
         log = self.logs[request.path_params["id"]]
-        text = (await request.json())["text"]
+        body = await request.json()
+        text = body["text"]
         log.turn_texts.append(text)
-        log.say("prompt", turn_id=f"t{len(log.turn_texts)}", text=text, sent_by="local")
+        files = self._attached(body)
+        log.say("prompt", turn_id=f"t{len(log.turn_texts)}", text=text, sent_by="local", attachments=files)
         return JSONResponse({"turn_id": "t", "session_id": log.id, "trace_id": TRACE_ID}, 202)
+
+    async def _upload(self, request: Request) -> Response:
+        data = await request.body()
+        await asyncio.to_thread(self.may_upload.wait, WAIT_SECONDS)
+        if self.refuses_uploads:
+            return _problem(503, "The store cannot be reached.")
+        assert request.headers["content-type"] == "application/octet-stream"
+        file_id = f"f{len(self.files) + 1}"
+        self.files[file_id] = request.query_params["name"], data
+        return JSONResponse({"file_id": file_id}, 201)
+
+    def _attached(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        ids = [each["file_id"] for each in body.get("attachments", [])]
+        return [self.attachment(file_id) for file_id in ids]
+
+    def attachment(self, file_id: str) -> dict[str, Any]:
+        """Return an upload as an attachment of a prompt's event."""
+        name, data = self.files[file_id]
+        return {"id": file_id, "name": name, "size": len(data), "media_type": media_type_of(data)}
+
+    async def _attachment(self, request: Request) -> Response:
+        file = self.files.get(request.path_params["key"])
+        if file is None:
+            return _problem(404, "There is no such attachment.")
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(file[0])}"}
+        return Response(file[1], media_type=media_type_of(file[1]), headers=headers)
 
     async def _interrupt(self, request: Request) -> Response:
         self.decisions.append({"interrupt": request.path_params["id"]})

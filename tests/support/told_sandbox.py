@@ -7,12 +7,29 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from agent_runner.contract.protocol import EndData, EventData, StartData, Stop, decode_command, encode, event_of
+from agent_runner.contract.protocol import (
+    COMMAND_TYPES,
+    EndData,
+    EventData,
+    StartData,
+    Stop,
+    decode_command,
+    encode,
+    event_of,
+)
 from host_client.errors import SandboxError, StreamLostError
 from host_client.sandbox import Exit, Progress, SandboxInfo
 
 START = StartData(
-    session_id="claude", model="m", tools=[], cwd="/", permission_mode="default", resumed=False, runner_version="0"
+    session_id="claude",
+    model="m",
+    tools=[],
+    cwd="/",
+    permission_mode="default",
+    resumed=False,
+    runner_version="0",
+    takes_attachments=True,
+    commands=list(COMMAND_TYPES),
 )
 
 
@@ -61,6 +78,7 @@ class ToldSandbox:
         self.commands: list[str] = []
         self.closed = 0
         self.is_deaf = False
+        self.start = START
         self.is_stuck = False
         self.fails: list[Exception] = []
         self.may_be_made = asyncio.Event()
@@ -105,7 +123,7 @@ class ToldSandbox:
             process.lines.put_nowait(line)
         self._processes.append(process)
         if args[0] == "run":
-            self.say(START)
+            self.say(self.start)
         return process
 
     async def progress(self, journal: str, process_id: str) -> Progress:

@@ -25,8 +25,9 @@ function learnTime(response) {
 async function request(method, path, body, headers = {}) {
   const options = { method, headers: { accept: "application/json", ...headers }, credentials: "same-origin", cache: "no-store" };
   if (body !== undefined) {
-    options.body = JSON.stringify(body);
-    options.headers["content-type"] = "application/json";
+    const isFile = body instanceof Uint8Array;
+    options.body = isFile ? body : JSON.stringify(body);
+    options.headers["content-type"] = isFile ? "application/octet-stream" : "application/json";
   }
   let response;
   try {
@@ -68,7 +69,9 @@ export const api = {
   },
   create: (body, key) => request("POST", "api/sessions", body, { "idempotency-key": key }),
   session: (id) => request("GET", at(id)),
-  send: (id, text, key) => request("POST", at(id, "/turns"), { text }, { "idempotency-key": key }),
+  send: (id, body, key) => request("POST", at(id, "/turns"), body, { "idempotency-key": key }),
+  upload: (content, name) => request("POST", `api/files?${new URLSearchParams({ name })}`, content),
+  attachmentUrl: (id, attachmentId) => at(id, `/attachments/${encodeURIComponent(attachmentId)}`),
   decide: (id, approvalId, body) => request("POST", at(id, `/approvals/${encodeURIComponent(approvalId)}`), body),
   answer: (id, questionId, body) => request("POST", at(id, `/questions/${encodeURIComponent(questionId)}`), body),
   interrupt: (id) => request("POST", at(id, "/interrupt")),

@@ -97,5 +97,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "?") showKeys();
   else if (event.key === "l" && !document.querySelector("dialog[open]")) location.hash = "#/";
 });
+// A file that is dropped beside a form must not replace the page.
+for (const kind of ["dragover", "drop"]) {
+  addEventListener(kind, (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
+}
 addEventListener("hashchange", route);
 start();

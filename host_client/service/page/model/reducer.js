@@ -75,11 +75,7 @@ function take(draft, event, id) {
 }
 
 const HANDLERS = {
-  prompt: (draft, data, at) => {
-    const delivery = draft.turnSince !== null || draft.promptPlaces.length ? "queued" : null;
-    draft.promptPlaces.push(add(draft, "prompt", at, { text: data.text, sentBy: data.sent_by ?? null, turnId: data.turn_id, delivery }));
-    settle(draft);
-  },
+  prompt: addPrompt,
   sandbox: (draft, data, at) => {
     draft.sandbox = data;
     add(draft, "note", at, { note: "sandbox", data });
@@ -170,6 +166,18 @@ function add(draft, kind, at, fields) {
 
 function addGap(draft, ts, first, last) {
   add(draft, "gap", { id: null, ts }, { first, last });
+}
+
+/** Add a prompt; one with an error does not begin, also if it is in the log already. */
+function addPrompt(draft, data, at) {
+  const delivery = data.error ? "unsent" : draft.turnSince !== null || draft.promptPlaces.length ? "queued" : null;
+  const fields = { text: data.text, sentBy: data.sent_by ?? null, turnId: data.turn_id, attachments: data.attachments ?? [], error: data.error ?? null, delivery };
+  const earlier = data.error ? draft.promptPlaces.find((place) => draft.items[place].turnId === data.turn_id) : undefined;
+  const place = earlier ?? add(draft, "prompt", at, fields);
+  if (earlier !== undefined) change(draft, place, fields);
+  draft.promptPlaces = draft.promptPlaces.filter((each) => each !== place);
+  if (!data.error) draft.promptPlaces.push(place);
+  settle(draft);
 }
 
 /** Add a block of text or thinking, and extend its lane's model segment to its time. */
@@ -347,6 +355,6 @@ function settle(draft) {
   if (draft.closed) draft.status = ["failed", "lost"].includes(draft.closed.reason) ? "failed" : "closed";
   else if (draft.waiting.length) draft.status = "needs_you";
   else if (draft.turnSince !== null) draft.status = "running";
-  else if (draft.turn === 0) draft.status = "starting";
+  else if (draft.turn === 0 && (!draft.start || draft.promptPlaces.length)) draft.status = "starting";
   else draft.status = draft.promptPlaces.length ? "running" : "idle";
 }

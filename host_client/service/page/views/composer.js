@@ -3,6 +3,7 @@
 import { api, idempotencyKey } from "../api.js";
 import { h, setText } from "../parts/dom.js";
 import { confirmDialog } from "../parts/dialog.js";
+import { AttachmentList } from "./attach.js";
 
 const SENDS = `${/Mac|iPhone|iPad/.test(navigator.platform) ? "⌘" : "Ctrl"}+Enter sends.`;
 
@@ -17,7 +18,9 @@ export class Composer {
     this.interrupt = h("button", { type: "button", hidden: true, onclick: () => this.end() }, "Interrupt");
     this.close = h("button.quiet.close-session", { type: "button", onclick: () => this.askToClose() }, "Close session");
     this.hint = h("span.hint");
-    this.form = h("form.composer", { onsubmit: (event) => this.submit(event) }, this.text, h("div.composer-row", {}, this.hint, this.close, this.interrupt, this.send));
+    this.form = h("form.composer", { onsubmit: (event) => this.submit(event) });
+    this.attachments = new AttachmentList(this.form, () => this.attached());
+    this.form.append(this.attachments.list, this.text, h("div.composer-row", {}, this.attachments.button, this.hint, this.close, this.interrupt, this.send));
     this.over = h("p.over", { hidden: true });
     this.node = h("div.composer-box", {}, canOperate ? this.form : null, this.over);
     this.text.addEventListener("input", () => this.typed());
@@ -40,6 +43,12 @@ export class Composer {
     else setText(this.over, "You may look at this session, not write to it.");
   }
 
+  /** Files go with a message only, so the browser asks for one. */
+  attached() {
+    this.key = null;
+    this.text.required = !this.attachments.isEmpty;
+  }
+
   typed() {
     this.key = null;
     this.text.style.setProperty("height", "auto");
@@ -54,18 +63,28 @@ export class Composer {
     event.preventDefault();
     const text = this.text.value.trim();
     if (!text || this.send.disabled) return;
-    // The same text, sent again after a failure, is the same turn.
-    this.key ??= idempotencyKey();
-    this.send.disabled = true;
+    this.lock(true);
     try {
-      await api.send(this.sessionId, text, this.key);
+      const attachments = await this.attachments.ready();
+      if (attachments === null) throw new Error("A file cannot be sent: remove it, or try again.");
+      // The same message, sent again after a failure, is the same turn.
+      this.key ??= idempotencyKey();
+      await api.send(this.sessionId, { text, ...(attachments.length && { attachments }) }, this.key);
       this.text.value = "";
+      this.attachments.clear();
       this.typed();
     } catch (problem) {
       this.onProblem(problem);
     } finally {
-      this.send.disabled = false;
+      this.lock(false);
     }
+  }
+
+  /** Keep the message as it is while it is sent: files may take minutes. */
+  lock(isLocked) {
+    this.send.disabled = isLocked;
+    this.text.readOnly = isLocked;
+    this.attachments.isLocked = isLocked;
   }
 
   async end() {

@@ -3,6 +3,7 @@
 import { api, idempotencyKey } from "../api.js";
 import { openDialog } from "../parts/dialog.js";
 import { h, setText } from "../parts/dom.js";
+import { AttachmentList } from "./attach.js";
 
 const MODES = [
   ["", "Ask for what needs it (default)"],
@@ -28,7 +29,9 @@ export function showCreate(me, onCreated) {
   const message = h("p.card-message", { hidden: true, role: "alert" });
   const submit = h("button.primary", { type: "submit" }, "Start session");
   const key = { value: null };
-  const form = h("form.create", { onsubmit: (event) => send(event), oninput: () => (key.value = null) }, layout(fields), message, h("div.actions", {}, submit));
+  const form = h("form.create", { onsubmit: (event) => send(event), oninput: () => (key.value = null) });
+  const files = new AttachmentList(form, () => (key.value = null));
+  form.append(...layout(fields, files), message, h("div.actions", {}, submit));
   const { close } = openDialog("New session", form, { className: "dialog.wide" });
   fields.prompt.focus();
   form.addEventListener("keydown", (event) => (event.ctrlKey || event.metaKey) && event.key === "Enter" && form.requestSubmit());
@@ -38,10 +41,12 @@ export function showCreate(me, onCreated) {
     if (submit.disabled) return;
     submit.disabled = true;
     message.hidden = true;
-    // The same form, sent again after a failure, creates one session, not two.
-    key.value ??= idempotencyKey();
     try {
-      const session = await api.create(bodyOf(fields), key.value);
+      const attachments = await files.ready();
+      if (attachments === null) throw new Error("A file cannot be sent: remove it, or try again.");
+      // The same form, sent again after a failure, creates one session, not two.
+      key.value ??= idempotencyKey();
+      const session = await api.create({ ...bodyOf(fields), ...(attachments.length && { attachments }) }, key.value);
       close();
       onCreated(session);
     } catch (problem) {
@@ -53,9 +58,10 @@ export function showCreate(me, onCreated) {
   }
 }
 
-function layout(fields) {
+function layout(fields, files) {
   return [
     labelled("Prompt", fields.prompt),
+    h("div.prompt-files", {}, files.list, files.button),
     h("div.pair", {}, labelled("Model", fields.model), labelled("Budget, US dollars", fields.max_budget_usd)),
     h("div.pair", {}, labelled("Permissions", fields.permission_mode), labelled("Tools allowed without asking", fields.allowed_tools)),
     h("details.more", {}, h("summary", {}, "More"), h("div.pair", {}, labelled("Tools refused", fields.disallowed_tools), labelled("Most requests a turn", fields.max_turns)), h("div.pair", {}, labelled("Seconds to decide", fields.approval_timeout), labelled("User", fields.user_id)), labelled("System prompt", fields.system_prompt)),

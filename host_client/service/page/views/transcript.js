@@ -1,10 +1,11 @@
 // The transcript: one list item for each item of the state; a few are added in each frame, and only changed ones updated.
 
 import { dateTime, duration, money, offset } from "../model/format.js";
-import { oneLine } from "../model/safe.js";
+import { oneLine, revealed } from "../model/safe.js";
 import { CLOSED, commandLine } from "../model/words.js";
 import { h, oncePerFrame, setText } from "../parts/dom.js";
 import { prose, shown } from "../parts/text.js";
+import { attachmentLinks } from "./attach.js";
 import { fold, ToolCard } from "./tool.js";
 
 const ITEMS_A_FRAME = 250;
@@ -70,7 +71,7 @@ export class Transcript {
     const { items, firstTs } = this.state;
     for (let at = this.views.length; at < end; at += 1) {
       const item = items[at];
-      const view = viewOf(item, this.me, this.onRewind);
+      const view = viewOf(item, this);
       const row = this.row(item, view, firstTs);
       this.views.push({ ...bound(view), row });
       this.seen.push(item);
@@ -202,12 +203,12 @@ function bound(view) {
   return view instanceof ToolCard ? { card: view, update: (item) => view.update(item) } : { update: view.update };
 }
 
-function viewOf(item, me, onRewind) {
+function viewOf(item, { sessionId, me, onRewind }) {
   switch (item.kind) {
     case "tool":
       return new ToolCard(item, me);
     case "prompt":
-      return promptView(item, onRewind);
+      return promptView(item, sessionId, onRewind);
     case "text":
       return { node: prose(item.text) };
     case "thinking":
@@ -225,20 +226,24 @@ function viewOf(item, me, onRewind) {
   }
 }
 
-const DELIVERY = { queued: "Queued: read after this turn", unread: "Never read: the session ended before" };
+const DELIVERY = { queued: "Queued: read after this turn", unread: "Never read: the session ended before", unsent: "Not sent" };
 
-function promptView(item, onRewind) {
+function promptView(item, sessionId, onRewind) {
   const mark = h("span.chip.delivery");
   const rewind = h("button.link.rewind", { type: "button", hidden: true, onclick: () => onRewind(item.messageId) }, "Set files back to here");
+  const fault = h("div.notice.bad", { hidden: true });
   const update = (now) => {
     item = now;
+    fault.hidden = !now.error;
+    setText(fault, revealed(now.error ?? ""));
     mark.hidden = !now.delivery;
     setText(mark, DELIVERY[now.delivery] ?? "");
     rewind.hidden = !now.messageId || !onRewind;
   };
   update(item);
   const who = item.sentBy ? h("span.who", {}, shown(item.sentBy)) : null;
-  return { node: h("div.prompt", {}, who, mark, h("div.prompt-text", { dir: "auto" }, shown(item.text)), rewind), update };
+  const files = item.attachments.length ? attachmentLinks(sessionId, item.attachments) : null;
+  return { node: h("div.prompt", {}, who, mark, h("div.prompt-text", { dir: "auto" }, shown(item.text)), files, fault, rewind), update };
 }
 
 function thinking(item) {
