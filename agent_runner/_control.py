@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._cli import Cli
 from ._control_requests import ControlRequests, PromptOrder
@@ -23,6 +23,14 @@ _MAX_REMEMBERED = 1000
 """Number of command ids that are kept to recognise repeated commands."""
 
 
+class _WaitingPrompt(NamedTuple):
+    """A prompt that waits, the number of commands that came before it, and the size of its attachments in bytes."""
+
+    prompt: Prompt
+    commands_before: int
+    attached: int
+
+
 class Control:
     """The prompts that wait, and whether the turn or the run is to end. Call the methods in the run's event loop."""
 
@@ -36,9 +44,7 @@ class Control:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         """Begin with the configured prompt; ``spawn`` starts a task of the run."""
-        self.prompts: deque[Prompt] = deque()
-        self._commands_before: deque[int] = deque()
-        """For each prompt that waits, the number of commands that came before it."""
+        self.prompts: deque[_WaitingPrompt] = deque()
         self._order = PromptOrder()
         self.more_prompts = True
         """False when no further prompts can come."""
@@ -109,27 +115,26 @@ class Control:
 
     def _queue(self, prompt: Prompt) -> None:
         self._prompted = True
-        waiting = sum(_attached_bytes(each) for each in self.prompts)
-        if waiting and waiting + _attached_bytes(prompt) > MAX_ATTACHED_BYTES:
+        waiting = sum(each.attached for each in self.prompts)
+        attached = sum(view_of(block).size for block in prompt.content)
+        if waiting and waiting + attached > MAX_ATTACHED_BYTES:
             self.refuse(
                 f"a prompt was refused: those that wait have attachments of {waiting:,} bytes, with it more than"
                 f" {MAX_ATTACHED_BYTES:,}; send it again when a turn has ended"
             )
             return
-        self.prompts.append(prompt)
-        self._commands_before.append(self._order.commands)
+        self.prompts.append(_WaitingPrompt(prompt, self._order.commands, attached))
         self._order.prompts += 1
 
     @property
     def may_begin_turn(self) -> bool:
         """Return whether a prompt waits, and no command before it and no end of the run."""
-        return bool(self.prompts) and not self.stopping and self._order.allows_prompt(self._commands_before[0])
+        return bool(self.prompts) and not self.stopping and self._order.allows_prompt(self.prompts[0].commands_before)
 
     def take_prompt(self) -> Prompt:
         """Return the next prompt, which begins a turn."""
-        self._commands_before.popleft()
         self._order.prompt_taken()
-        return self.prompts.popleft()
+        return self.prompts.popleft().prompt
 
     def refuse(self, why: str) -> None:
         """Emit a ``protocol`` error for a command that cannot be executed; the run continues."""
@@ -149,7 +154,6 @@ class Control:
     def _stop(self) -> None:
         self.stopping = True
         self.prompts.clear()
-        self._commands_before.clear()
         self._interrupt()
         self.changed.set()
 
@@ -191,7 +195,3 @@ class Control:
         turn = self._translator.turns.current
         if turn is not None and turn.given_up is not None and not turn.interrupted:
             self._interrupt_turn()
-
-
-def _attached_bytes(prompt: Prompt) -> int:
-    return sum(view_of(block).size for block in prompt.content)

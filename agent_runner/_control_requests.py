@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._cli import Cli
 from ._events import Events
@@ -77,6 +77,13 @@ class PromptOrder:
             await self._progress.wait()
 
 
+class _OpenCommand(NamedTuple):
+    """A command that has no outcome yet, and whether the end of the run waits for it."""
+
+    command: AnyControl
+    is_awaited: bool
+
+
 class ControlRequests:
     """Carries out control commands once the CLI is connected, and reports their results."""
 
@@ -97,23 +104,20 @@ class ControlRequests:
         self._spawn = spawn
         self._changed = changed
         self._in_order = asyncio.Lock()
-        self._open: dict[int, AnyControl] = {}
-        self._awaited: set[int] = set()
+        self._open: dict[int, _OpenCommand] = {}
         self._results: OrderedDict[str, CommandResultData] = OrderedDict()
         self._count = 0
 
     @property
     def awaited(self) -> bool:
         """Return whether the end of the run waits for a command."""
-        return bool(self._awaited)
+        return any(each.is_awaited for each in self._open.values())
 
     def add(self, command: AnyControl, *, awaited: bool) -> None:
         """Carry out a command; if it is ``awaited``, the end of the run waits for it."""
         self._count += 1
         key = self._count
-        self._open[key] = command
-        if awaited:
-            self._awaited.add(key)
+        self._open[key] = _OpenCommand(command, awaited)
         if isinstance(command, _IN_ORDER):
             self._order.commands += 1
             self._spawn(self._carry_out_in_order(key, command, self._order.prompts))
@@ -150,11 +154,10 @@ class ControlRequests:
         self._changed()
 
     def _report(self, key: int, error: str | None, value: Any) -> None:
-        command = self._open.pop(key, None)
-        self._awaited.discard(key)
-        if command is None:  # the end of the run was faster
+        done = self._open.pop(key, None)
+        if done is None:  # the end of the run was faster
             return
-        data = outcome_of_command(command, error, value)
+        data = outcome_of_command(done.command, error, value)
         if data.command_id is not None:
             self._results[data.command_id] = data
             if len(self._results) > _MAX_RESULTS:

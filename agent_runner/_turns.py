@@ -107,20 +107,19 @@ class Turns:
         turn.span.attributes.update({"gen_ai.conversation.id": conversation, "session.id": common["session.id"]})
         if model:
             turn.span.attributes["gen_ai.request.model"] = model
+        self.note_settings(model, data.get("permissionMode"))
         if not self.started:
             self.started = True
-            self._settings = AgentChangedData(model=model, permission_mode=data.get("permissionMode"))
             self.events.emit(start_data(data, self.resumed, self.sdk_options))
         self._emit_start(turn)
-        self.note_settings(model, data.get("permissionMode"))
         self.agents.chats.place_waiting()
 
     def note_settings(self, model: str | None, permission_mode: str | None) -> None:
-        """Report the model or the permission mode if it is another one than before."""
+        """Note the model and the permission mode, and report them if they change after the ``start`` event."""
         before = self._settings
         now = AgentChangedData(model=model or before.model, permission_mode=permission_mode or before.permission_mode)
+        self._settings = now
         if self.started and now != before:
-            self._settings = now
             self.events.emit(now, self.current_span)
 
     def take_retry(self, data: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ from host_client.errors import (
 from host_client.sandbox import Process
 
 from ._policy import Approver, reply_by_approver, reply_by_policy, verdict_on
-from ._shared import SharedParts
+from ._shared import SharedParts, too_old_for
 from ._waiting import OpenRequests
 from .options import ApprovalPolicy
 
@@ -156,10 +156,7 @@ class Commander:
         except msgspec.ValidationError as error:
             raise ConfigurationError(f"{command.type}: {error}") from None
         if self._known is not None and command.type not in self._known:
-            raise CommandRefusedError(
-                f"the runner in this sandbox does not know {command.type}: it is older than this host; build the"
-                " template again (host_client template build)"
-            )
+            raise CommandRefusedError(too_old_for([command.type]))
         by = command.requested_by or self._user_id
         self._shared.trace.tell(by)
         await self.write(replace(checked, requested_by=by))

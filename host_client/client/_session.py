@@ -26,8 +26,8 @@ from ._commander import Commander
 from ._outcome import SessionFailure, SessionOutcome
 from ._policy import Approver
 from ._session_controls import SessionControls
-from ._session_stream import Replay, SessionStream, too_old_for
-from ._shared import SharedParts
+from ._session_stream import Replay, SessionStream
+from ._shared import SharedParts, too_old_for
 from ._stopping import RunnerStopper
 from ._stream import RunnerStream
 from .attachments import Attachable, prompt_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent_runner.contract.protocol import (
@@ -27,7 +27,7 @@ from host_client.errors import RunnerDiedError, SessionClosedError, StreamLostEr
 
 from ._commander import Commander
 from ._reader import Fault
-from ._shared import SharedParts
+from ._shared import SharedParts, too_old_for
 from ._stream import RunnerStream
 
 MAX_REPORTED_FAULTS = 100
@@ -60,14 +60,6 @@ class Replay:
 
     seen_seq: int = 0
     agent_lost: str | None = None
-
-
-def too_old_for(ignored: Iterable[str]) -> str:
-    """Return the message about a runner that ignores what this host has given it, or would give it."""
-    return (
-        f"the runner in this sandbox ignores {', '.join(ignored)}: it is older than this host;"
-        " build the template again (host_client template build)"
-    )
 
 
 class SessionStream:

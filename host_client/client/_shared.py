@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent_runner.contract.protocol import PROTOCOL_VERSION, AnyEvent, Error, ErrorData, ErrorType
@@ -33,3 +34,11 @@ class SharedParts:
     async def report(self, error_type: ErrorType, message: str) -> None:
         """Add an error of the host to the session's events, waiting for room."""
         await self.outlet.put(self.host_error(error_type, message), len(message))
+
+
+def too_old_for(ignored: Iterable[str]) -> str:
+    """Return the message about a runner that ignores what this host has given it, or would give it."""
+    return (
+        f"the runner in this sandbox ignores {', '.join(ignored)}: it is older than this host;"
+        " build the template again (host_client template build)"
+    )

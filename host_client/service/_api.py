@@ -7,7 +7,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Annotated, Any, cast
-from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -31,7 +30,7 @@ from ._attachments import files_of
 from ._auth import Approver, Operator, Principal, Reader
 from ._body import JsonRoute
 from ._controls import CommandView, ControlBody, command_of
-from ._downloads import MAX_FILE, MOST_PICTURES_WAITING, FileAnswer, Transfers
+from ._downloads import MAX_FILE, MOST_PICTURES_WAITING, FileAnswer, Transfers, disposition
 from ._limits import (
     RecordedAnswer,
     budget_of,
@@ -155,7 +154,7 @@ class Api:
         """Carry out an action once for an ``Idempotency-Key``; see `idempotent`."""
         path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
         digest = request_digest(request.method, path, await request.body())
-        tenant_id = principal.tenant_id or LOCAL_TENANT
+        tenant_id = tenant_of(principal)
         answer = await idempotent(self.service.store, tenant_id, key, digest, action)
         return answer.response()
 
@@ -184,7 +183,7 @@ class Api:
         if body.user_id is None and (user := baggage.get("user.id")):
             request["user_id"] = single_line(user, 200)
         await check_turn(self.service.store, tenant_id, self.limits)
-        files = await files_of(self.service.store, _tenant_of(principal), body.prompt, body.attachments)
+        files = await files_of(self.service.store, tenant_of(principal), body.prompt, body.attachments)
         async with self._budgeting(tenant_id):
             budget = await budget_of(self.service.store, tenant_id, self.limits, body.max_budget_usd)
             if budget is not None:
@@ -240,7 +239,7 @@ class Api:
         return await self.service.send(
             stored,
             body.text,
-            files=await files_of(self.service.store, _tenant_of(principal), body.text, body.attachments),
+            files=await files_of(self.service.store, tenant_of(principal), body.text, body.attachments),
             most_bytes=self.limits.file_bytes_per_tenant,
             by=principal.name,
             caller=caller,
@@ -285,8 +284,8 @@ async def _api(request: Request) -> Api:
 TheApi = Annotated[Api, Depends(_api)]
 
 
-def _tenant_of(principal: Principal) -> str:
-    """Return the tenant whose uploads a caller may use."""
+def tenant_of(principal: Principal) -> str:
+    """Return the tenant that a caller acts for by itself."""
     return principal.tenant_id or LOCAL_TENANT
 
 
@@ -452,8 +451,7 @@ async def download_file(
 ) -> Response:
     """Return a file of the agent's working directory, as long as the sandbox exists."""
     stored = await api.stored(session_id, principal)
-    name = quote(path.rsplit("/", 1)[-1], safe="")
-    headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
+    headers = {"content-disposition": disposition(path.rsplit("/", 1)[-1])}
     return FileAnswer(lambda: api.service.read_file(stored, path, MAX_FILE), api.downloads, headers)
 
 

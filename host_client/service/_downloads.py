@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,9 +19,9 @@ MAX_FILE = 32 * 1024 * 1024
 AT_ONCE = 4
 """Maximum number of transfers at a time."""
 MOST_WAITING = 16
+"""Maximum number of transfers that wait."""
 MOST_PICTURES_WAITING = 500
 """The same for attachments, which come from the store and not from a sandbox: a page loads many at the same time."""
-"""Maximum number of transfers that wait."""
 DOWNLOAD_SECONDS = 300.0
 """Seconds that a client may take for one file, as others wait meanwhile."""
 RETRY_SECONDS = 10
@@ -52,6 +53,11 @@ class Transfers:
             yield
         finally:
             self._free.release()
+
+
+def disposition(name: str) -> str:
+    """Return the `Content-Disposition` by which a browser saves a file under a name, and does not show it."""
+    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
 
 
 class FileAnswer(Response):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from agent_runner.contract.attachments import TEXT, AttachmentError
 
-from ._api import LOCAL_TENANT, IdempotencyKey, SessionId, TheApi
+from ._api import IdempotencyKey, SessionId, TheApi, tenant_of
 from ._attachments import UPLOAD_SECONDS, attached, file_of
 from ._auth import Operator, Reader
 from ._body import JsonRoute
-from ._downloads import FileAnswer
+from ._downloads import FileAnswer, disposition
 from ._limits import RecordedAnswer, check_upload
 from ._models import FileView
 from ._problems import EVERYWHERE, PROBLEM_RESPONSES, WITH_BODY, ProblemError
@@ -46,7 +45,7 @@ async def upload_file(
     key: IdempotencyKey = None,
 ) -> Response:
     """Store an image, a PDF or a UTF-8 text for a day, for prompts that name its `file_id`."""
-    tenant_id = principal.tenant_id or LOCAL_TENANT
+    tenant_id = tenant_of(principal)
 
     async def store(file_id: str | None) -> RecordedAnswer:
         await check_upload(api.service.store, tenant_id, api.limits)
@@ -85,8 +84,7 @@ async def get_attachment(
         if file is None:
             raise NotFoundError(f"there is no attachment {attachment_id}, or no longer")
         answer.headers["content-type"] = f"{TEXT}; charset=utf-8" if file.media_type == TEXT else file.media_type
-        name = quote(file.name or attachment_id, safe="")
-        answer.headers["content-disposition"] = f"attachment; filename*=UTF-8''{name}"
+        answer.headers["content-disposition"] = disposition(file.name or attachment_id)
         return file.data
 
     answer = FileAnswer(read, api.attachments, {})

@@ -524,12 +524,10 @@ class Hosted:
                 return
 
 
-async def _send(session: Session, command: c.AnyCommand, command_id: str) -> None:
+async def _send(session: Session, command: Approval | Answer | c.InterruptCommand, command_id: str) -> None:
     """Send a reply or an interrupt."""
     match command:
         case Approval() | Answer():
             await session.decide(msgspec.structs.replace(command, command_id=command_id))
         case c.InterruptCommand():
             await session.interrupt(command_id=command_id)
-        case _:
-            pass

@@ -7,21 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.host.test_session_controls import OTHER, SCRIPT
 from tests.server.test_sessions import Make
 from tests.support.runs import MODEL
 from tests.support.service import created, rest, stream, until
 
 pytestmark = pytest.mark.anyio
-
-OTHER = "claude-haiku-4-5"
-SCRIPT = """
-conversations:
-  main:
-    replies:
-      - text: One.
-      - tools: [{name: Write, input: {file_path: made.txt, content: made}}]
-      - text: Two.
-"""
 
 
 async def command(client: httpx.AsyncClient, session: dict[str, Any], **body: Any) -> httpx.Response:

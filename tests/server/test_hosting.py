@@ -178,7 +178,7 @@ async def test_a_runner_that_is_too_old_for_a_prompt_or_a_command_keeps_its_sess
     assert prompt["error"].startswith("the prompt was not sent: the runner in this session's sandbox is too old")
     outcome = log[-1]["data"]
     assert outcome["command"] == {"type": "set_model", "model": "m", "requested_by": "ada"}
-    assert outcome["error"].startswith("the runner in this sandbox does not know set_model: it is older than this host")
+    assert outcome["error"].startswith("the runner in this sandbox ignores set_model: it is older than this host")
     assert scene.sandboxes[made.record.id].commands == ["prompt"]
     now = await scene.store.get(made.record.id)
     assert now is not None and now.state.takes_more

@@ -196,6 +196,8 @@ class SessionTrace:
     def _note_command(self, event: CommandResult) -> None:
         """Add a command that changed the agent, or was refused, to the session's span."""
         data = event.data
+        if str(data.command.get("type")).startswith("get_"):  # a question changes nothing
+            return
         fields = {name: value for name, value in data.command.items() if name not in ("type", "requested_by")}
         texts = {
             "command.type": data.command.get("type"),
@@ -203,13 +205,10 @@ class SessionTrace:
             "command.requested_by": data.command.get("requested_by"),
             "command.error": data.error,
         }
-        if not str(texts["command.type"]).startswith("get_"):
-            about: Attributes = {
-                name: text if text in self._given else brief(text)
-                for name, text in texts.items()
-                if isinstance(text, str)
-            }
-            self.root.add_event("command", int(event.ts * 1e9), about)
+        about: Attributes = {
+            name: text if text in self._given else brief(text) for name, text in texts.items() if isinstance(text, str)
+        }
+        self.root.add_event("command", int(event.ts * 1e9), about)
 
     def _with_clean_decider(self, event: AnyEvent) -> AnyEvent:
         """Return the event with ``decided_by`` redacted, unless the host itself sent that name to the sandbox."""
