@@ -70,39 +70,52 @@ class ScriptedModel:
         self._failed: Counter[tuple[str, int]] = Counter()
         self._port = port
         self._thread: threading.Thread | None = None
-        self._server: uvicorn.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._ended = asyncio.Event()
         self.url = ""
 
     def __enter__(self) -> ScriptedModel:
-        config = uvicorn.Config(
-            self._app(),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        server = self._server = uvicorn.Server(config)
         # asyncio turns Nagle's algorithm off only for a socket with a protocol, which uvicorn's own has not.
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
 
-        async def serve() -> None:
-            await server.serve(sockets=[listening])
+        def serve() -> None:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(listening))
 
-        # A stream that the script cuts is not an error of the server.
-        logging.getLogger("uvicorn.error").addFilter(_is_not_a_cut)
-        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="scripted-model", daemon=True)
+        # A stream that the script cuts, or that the end of the server cancels, is not an error of the server.
+        logging.getLogger("uvicorn.error").addFilter(_is_an_error)
+        self._thread = threading.Thread(target=serve, name="scripted-model", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join(timeout=5)
+
+    async def _serve(self, listening: socket.socket) -> None:
+        """Serve until the end of the block, then close all connections."""
+        config = uvicorn.Config(self._app(), log_config=None, access_log=False, lifespan="off")
+        config.load()
+        # `uvicorn.Server.serve` would look for its end every 0.1 s, and then wait for its connections.
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listening])
+        await self._ended.wait()
+        for each in server.servers:
+            each.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # lets the connections note their end, so that no cancelled request is answered
+        tasks = list(server.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
 
     def _app(self) -> Starlette:
         return Starlette(
@@ -167,8 +180,8 @@ class ScriptedModel:
         return _error(400, f"scripted model: {why}")
 
 
-def _is_not_a_cut(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], StreamCutError))
+def _is_an_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], StreamCutError | asyncio.CancelledError))
 
 
 async def _alive(_request: Request) -> Response:
