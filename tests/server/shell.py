@@ -1,17 +1,15 @@
-"""The service's HTTP shell with simple test routes, served by a real uvicorn on loopback."""
+"""The service's HTTP shell with simple test routes, served by a real uvicorn protocol on loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -23,6 +21,7 @@ from host_client.service._body import JsonRoute
 from host_client.service._guard import Guard
 from host_client.service._limits import ServiceLimits
 from host_client.store.base import StoreError, Token, TooManyError, UnknownSessionError
+from tests.support.e2b.server import Server
 
 BASE = "http://localhost:8765"
 PATIENCE = 20.0
@@ -129,24 +128,12 @@ def client(app: FastAPI, **headers: str) -> httpx.AsyncClient:
 @contextlib.asynccontextmanager
 async def served(app: FastAPI) -> AsyncGenerator[int]:
     """Serve an application on loopback; yield the port."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-            proxy_headers=False,
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await asyncio.wait_for(serving, PATIENCE)
+    server = Server(app, 0)
+    await server.listen()
+    try:
+        yield server.port
+    finally:
+        await server.close()
 
 
 @dataclass(frozen=True)

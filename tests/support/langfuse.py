@@ -118,6 +118,7 @@ class LangfuseStandIn:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # it would hold back each body for 40 ms, as it is written after the head
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
                 pass

@@ -178,6 +178,7 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # it would hold back each body for 40 ms, as it is written after the head
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
