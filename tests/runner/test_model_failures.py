@@ -13,51 +13,67 @@ from urllib.parse import SplitResult, urlsplit
 import pytest
 
 from agent_runner.contract import protocol
-from tests.support.runs import CHAT, OK, WAIT_SECONDS, Lab
+from host_client.scripted_model import parse_script
+from tests.support.runs import CHAT, OK, WAIT_SECONDS, Lab, SpanView
 
 MakeLab = Callable[[str], Lab]
 
 ONE_RETRY = {"CLAUDE_CODE_MAX_RETRIES": "1"}
 
 
-@pytest.mark.parametrize("gateway", ["on", "off"])
-@pytest.mark.parametrize(
-    ("status", "error_type", "retryable", "retries"),
-    [
-        (400, "invalid_request", False, 0),
-        (401, "authentication", False, 1),
-        (402, "billing", False, 0),
-        (403, "authentication", False, 0),
-        (404, "invalid_request", False, 0),
-        (429, "rate_limit", True, 1),
-        (500, "overloaded", True, 1),
-        (529, "overloaded", True, 1),
-    ],
+STATUSES = (
+    (400, "invalid_request", False, 0),
+    (401, "authentication", False, 1),
+    (402, "billing", False, 0),
+    (403, "authentication", False, 0),
+    (404, "invalid_request", False, 0),
+    (429, "rate_limit", True, 1),
+    (500, "overloaded", True, 1),
+    (529, "overloaded", True, 1),
 )
-def test_a_status_of_the_api_ends_the_turn_with_its_error_type(
-    make_lab: MakeLab, status: int, error_type: str, retryable: bool, retries: int, gateway: str
-) -> None:
-    lab = make_lab(f"""
-        conversations:
-          main:
-            replies:
-              - fail: [{{status: {status}, message: no luck, times: 9}}]
-    """)
-    done = lab.run("--prompt", "go", "--gateway", gateway, env=ONE_RETRY)
-    assert done.exit_code == 1
-    if gateway == "on" and status == 401:
-        retries = 0  # the gateway tells the CLI that a refused key will be refused again
-    assert done.types == ["start", "turn_start", *["log"] * retries, "error", "result", "end"]
-    for log in done.of(protocol.Log):
-        assert re.fullmatch(rf"the model answered {status} \({error_type}\), attempt 1; again in \d+ s", log.data.text)
-    requests = len(lab.model.requests) if gateway == "on" else 1
-    assert done.tree == [[f"agent.execute !{error_type}", *[[f"{CHAT} !{error_type}"]] * requests]]
-    error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
-    assert (error.error_type, error.retryable) == (error_type, retryable)
-    assert (result.is_error, result.error_type) == (True, error_type)
+"""Statuses of the API, each with its error type, whether it may pass, and how often the CLI asks again."""
+
+
+def failing(status: int) -> str:
+    return f"conversations: {{main: {{replies: [{{fail: [{{status: {status}, message: no luck, times: 99}}]}}]}}}}"
+
+
+@pytest.mark.parametrize("gateway", ["on", "off"])
+def test_each_status_of_the_api_ends_its_turn_with_its_error_type(make_lab: MakeLab, gateway: str) -> None:
+    lab = make_lab(failing(400))
+    runner = lab.start("--gateway", gateway, env=ONE_RETRY)
+    ends, requests = [0], [0]
+    for status, *_ in STATUSES:
+        lab.model.script = parse_script(failing(status))
+        runner.send(protocol.Prompt(text="go"))
+        runner.until(protocol.Result)
+        ends.append(len(runner.events))
+        requests.append(len(lab.model.requests))
+    done = runner.finish()
     assert done.one(protocol.End).data == protocol.EndData(reason="completed", exit_code=1)
-    chats = [span for span in done.spans if span.name == CHAT]
-    if gateway == "on":
+    assert (done.exit_code, done.types[0], done.types[-1]) == (1, "start", "end")
+    for turn, (status, error_type, retryable, retries) in enumerate(STATUSES):
+        if gateway == "on" and status == 401:
+            retries = 0  # the gateway tells the CLI that a refused key will be refused again
+        events = [each for each in done.events[ends[turn] : ends[turn + 1]] if each.type not in ("start", "telemetry")]
+        assert [each.type for each in events] == ["turn_start", *["log"] * retries, "error", "result"], status
+        *logs, error, result = events[1:]
+        assert isinstance(error, protocol.Error) and isinstance(result, protocol.Result)
+        assert (error.data.error_type, error.data.retryable) == (error_type, retryable)
+        assert (result.data.is_error, result.data.error_type) == (True, error_type)
+        for log in logs:
+            message = rf"the model answered {status} \({error_type}\), attempt 1; again in \d+ s"
+            assert isinstance(log, protocol.Log) and re.fullmatch(message, log.data.text)
+        asked = requests[turn + 1] - requests[turn] if gateway == "on" else 1
+        assert done.tree[turn] == [f"agent.execute !{error_type}", *[[f"{CHAT} !{error_type}"]] * asked]
+        chats = [span for span in done.spans if span.name == CHAT and span.parent_span_id == result.span_id]
+        _check_failed_requests(chats, status, error_type, retries, by_gateway=gateway == "on")
+
+
+def _check_failed_requests(
+    chats: list[SpanView], status: int, error_type: str, retries: int, *, by_gateway: bool
+) -> None:
+    if by_gateway:
         assert {chat.attributes["http.response.status_code"] for chat in chats} == {status}
         assert all("no luck" in chat.message for chat in chats)
         return
