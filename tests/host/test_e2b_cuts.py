@@ -14,8 +14,8 @@ from tests.support.e2b import CutAtRandom, random_chunks
 from tests.support.hosts import e2b_lab, numbered, views
 from tests.support.runs import tree
 
-RUNS = 12
-AT_ONCE = 4
+RUNS = 6
+AT_ONCE = 3
 CUTS = 6
 """Number of streams of a run that are cut; the next one is left whole."""
 

@@ -18,6 +18,7 @@ from host_client.cli._run import Job, run_job
 from host_client.client import _stream as stream
 from host_client.errors import ConfigurationError, SandboxError, SandboxStartError, SessionClosedError, StreamLostError
 from host_client.sandbox.e2b import E2BOptions, E2BSandbox, Layout
+from host_client.sandbox.e2b import _lifecycle as lifecycle
 from host_client.sandbox.e2b._failures import failure_of
 from host_client.sandbox.e2b.inventory import find_session
 from tests.host.test_e2b_sessions import REPLY
@@ -28,6 +29,11 @@ from tests.support.hosts import E2BLab, e2b_lab
 CREATE = "POST /v2/sandboxes"
 START = "POST /process.Process/Start"
 QUICK = {"Retry-After": "0"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "PAUSES", (0.01, 0.01, 0.01))
 
 
 class Told(NamedTuple):

@@ -382,7 +382,7 @@ class CutSandbox(LocalSandbox):
                     raise StreamLostError("cut by the test")
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 async def test_no_event_is_lost_or_doubled_however_often_the_stream_is_cut(tmp_path: Path, seed: int) -> None:
     calls = "".join(f"\n          - tools: [{{name: Bash, input: {{command: 'echo {n}'}}}}]" for n in range(30))
     script = f"""
