@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import pytest
 
 from host_client.dashboards import files
+from tests.support.commands import invoked_with
 from tests.support.langfuse import LangfuseStandIn, Raw
-
-WAIT_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -25,9 +23,8 @@ def langfuse() -> Iterator[LangfuseStandIn]:
 
 
 def host_client(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "host_client", "dashboards", *args]
-    env = {"PATH": "/usr/bin:/bin", **environ}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+    done = invoked_with({"PATH": "/usr/bin:/bin", **environ}, "dashboards", *args)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def provision(langfuse: LangfuseStandIn, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:

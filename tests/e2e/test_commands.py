@@ -25,6 +25,7 @@ from host_client.sandbox.e2b import E2BOptions
 from host_client.scripted_model import ScriptedModel, parse_script
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
 from tests.support.account import need_root
+from tests.support.commands import invoked
 from tests.support.hosts import DEFAULT_CHAT
 from tests.support.runs import clean_environment
 
@@ -151,10 +152,13 @@ def test_the_demo_takes_no_for_an_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_controlling", [True, False])
 def test_a_terminal_that_is_closed_ends_the_run(tmp_path: Path, is_controlling: bool) -> None:
-    with terminal(tmp_path, "demo", is_controlling=is_controlling) as demo:
-        demo.until("reason >")
-        demo.close()
-        assert demo.process.wait(timeout=LIMIT) != 0
+    with (
+        ScriptedModel(parse_script(ONE_TOOL)) as model,
+        terminal(tmp_path, "run", "go", model=model, is_controlling=is_controlling) as run,
+    ):
+        run.until("reason >")
+        run.close()
+        assert run.process.wait(timeout=LIMIT) != 0
 
 
 def test_without_a_terminal_the_demo_says_that_it_approves_by_itself(tmp_path: Path) -> None:
@@ -320,13 +324,16 @@ def test_ctrl_c_while_it_starts_ends_the_turn(tmp_path: Path) -> None:
 
 
 def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Path) -> None:
-    with terminal(tmp_path, "demo", EDITOR="false") as demo:
-        demo.until("reason >")
-        demo.type("e\n")
-        demo.until("the editor failed")
-        demo.until("reason >")
-        demo.type("y\n")
-        assert demo.finish() == 0
+    with (
+        ScriptedModel(parse_script(ONE_TOOL)) as model,
+        terminal(tmp_path, "run", "go", model=model, EDITOR="false") as run,
+    ):
+        run.until("reason >")
+        run.type("e\n")
+        run.until("the editor failed")
+        run.until("reason >")
+        run.type("y\n")
+        assert run.finish() == 0
 
 
 @pytest.mark.parametrize(
@@ -362,11 +369,10 @@ def test_an_editor_that_fails_is_told_and_the_question_comes_again(tmp_path: Pat
     ],
 )
 def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tuple[str, ...], told: str) -> None:
-    done = piped(tmp_path, *args)
+    done = invoked(tmp_path, *args)
     assert done.returncode == 2
     message = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]", " ", done.stderr.decode()))
     assert told in message
-    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -381,7 +387,7 @@ def test_a_bad_option_is_one_clear_message_and_exit_2(tmp_path: Path, args: tupl
     ],
 )
 def test_a_bad_option_is_told_before_a_missing_key(tmp_path: Path, args: tuple[str, ...], told: str) -> None:
-    done = piped(tmp_path, *args, ANTHROPIC_API_KEY="")
+    done = invoked(tmp_path, *args, ANTHROPIC_API_KEY="")
     assert done.returncode == 2
     assert told in done.stderr.decode()
     assert b"no key" not in done.stderr
@@ -604,18 +610,8 @@ def test_a_script_that_is_none_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", [(), ("run",), ("resume",), ("demo",), ("template", "build"), ("sandboxes", "sweep")]
-)
-def test_flags_show_no_type_in_the_help(tmp_path: Path, command: tuple[str, ...]) -> None:
-    done = piped(tmp_path, *command, "--help")
-    assert done.returncode == 0
-    assert b"--help " in done.stdout
-    assert b"bool" not in done.stdout
-
-
 def test_the_help_names_the_default_of_the_secret(tmp_path: Path) -> None:
-    shown = " ".join(piped(tmp_path, "run", "--help", COLUMNS="300").stdout.decode().split())
+    shown = " ".join(invoked(tmp_path, "run", "--help", COLUMNS="300").stdout.decode().split())
     assert f"Default: {E2BOptions().secret_name}." in shown
 
 

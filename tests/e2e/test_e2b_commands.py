@@ -20,6 +20,7 @@ from agent_runner.contract.protocol import decode_event
 from host_client.sandbox.e2b._connection import api_params
 from tests.e2e.test_commands import LIMIT, ROOT, piped, terminal
 from tests.host.test_session import LONG_TOOL, ONE_TOOL
+from tests.support.commands import invoked
 from tests.support.hosts import E2BLab, e2b_lab
 from tests.support.runs import clean_environment
 
@@ -92,7 +93,7 @@ def test_local_is_taken_without_a_key_or_when_asked_for(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_are_told_before_anything_starts(
     tmp_path: Path, args: tuple[str, ...], says: str
 ) -> None:
-    done = piped(tmp_path, "run", "go", *args)
+    done = invoked(tmp_path, "run", "go", *args)
     assert done.returncode == 2
     assert says in done.stderr.decode()
 
@@ -118,7 +119,7 @@ def test_options_that_do_not_fit_are_told_before_anything_starts(
     ],
 )
 def test_options_that_e2b_cannot_follow_are_told(tmp_path: Path, args: tuple[str, ...], says: str) -> None:
-    done = piped(tmp_path, "run", "go", *args, E2B_API_KEY="e2b_x", E2B_API_URL="http://127.0.0.1:1")
+    done = invoked(tmp_path, "run", "go", *args, E2B_API_KEY="e2b_x", E2B_API_URL="http://127.0.0.1:1")
     assert done.returncode == 2
     assert says in done.stderr.decode()
 

@@ -12,7 +12,7 @@ import pytest
 
 from host_client.errors import ConfigurationError
 from host_client.service.config import check_demo_reach, is_loopback
-from tests.e2e.test_commands import piped
+from tests.support.commands import invoked
 from tests.support.runs import WAIT_SECONDS, clean_environment
 from tests.support.service import ServiceLab, service_lab
 
@@ -47,7 +47,7 @@ def says_and_needs(lab: ServiceLab, *args: str) -> tuple[str, bool]:
     ],
 )
 def test_the_demo_refuses_to_be_opened_to_other_machines(tmp_path: Path, args: tuple[str, ...], option: str) -> None:
-    done = piped(tmp_path, "serve", "--demo", "--port", "0", *args)
+    done = invoked(tmp_path, "serve", "--demo", "--port", "0", *args)
     assert (done.returncode, done.stdout) == (2, b"")
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith(f"host_client serve: --demo takes no {option}: it requires no tokens")
@@ -111,7 +111,7 @@ def test_without_tokens_no_socket_but_loopbacks_is_served_whatever_the_configura
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_auth_off_is_refused_where_other_machines_reach_the_service(tmp_path: Path, host: str) -> None:
-    done = piped(tmp_path, "serve", "--port", "0", "--auth", "off", "--host", host, *NAMED)
+    done = invoked(tmp_path, "serve", "--port", "0", "--auth", "off", "--host", host, *NAMED)
     assert done.returncode == 2
     assert "--auth off works on loopback only" in done.stderr.decode()
 
@@ -146,7 +146,7 @@ def test_a_name_for_other_machines_takes_tokens_unless_they_are_switched_off(
     ],
 )
 def test_a_trusted_proxy_that_is_none_is_told_in_a_line(tmp_path: Path, value: str, says: str) -> None:
-    done = piped(tmp_path, "serve", "--port", "0", "--trusted-proxy", "10.0.0.1", "--trusted-proxy", value)
+    done = invoked(tmp_path, "serve", "--port", "0", "--trusted-proxy", "10.0.0.1", "--trusted-proxy", value)
     assert (done.returncode, done.stdout) == (2, b"")
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("host_client serve: --trusted-proxy")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.runner import stdio_server
+from tests.support.commands import invoked
 from tests.support.hosts import host_lab
 from tests.support.runs import clean_environment
 
@@ -27,6 +28,13 @@ def host_client_run(home: Path, environ: dict[str, str], *args: str) -> subproce
     command = [sys.executable, "-m", "host_client", "run", "go", "--sandbox", "local", *args]
     env = {**clean_environment(home), **environ, "COLUMNS": "400"}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def refused_run(home: Path, *args: str) -> str:
+    """Return the message of a run that is refused before anything starts."""
+    done = invoked(home, "run", "go", "--sandbox", "local", *args, COLUMNS="400")
+    assert done.returncode == 2
+    return done.stderr.decode()
 
 
 def folder_with_skill(folder: Path, text: str) -> str:
@@ -104,9 +112,8 @@ def test_a_bad_file_is_told_before_a_sandbox_is_made(tmp_path: Path, content: st
     path = tmp_path / "options.json"
     if content is not None:
         path.write_text(content)
-    done = host_client_run(tmp_path, {"ANTHROPIC_API_KEY": "sk-ant-not-a-key"}, "--options", str(path))
-    assert done.returncode == 2
-    assert f"--options {path}: " in done.stderr.replace("\n", "") and told in " ".join(done.stderr.split())
+    message = refused_run(tmp_path, "--options", str(path))
+    assert f"--options {path}: " in message.replace("\n", "") and told in " ".join(message.split())
 
 
 @pytest.mark.integration
@@ -121,9 +128,7 @@ def test_a_text_follows_the_system_prompt_of_the_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Of the file." in system and "Of the flag." in system
     path.write_text('{"system_prompt": "Of the file."}')
-    refused = host_client_run(tmp_path, lab.environ, *args)
-    assert refused.returncode == 2
-    assert "--append-system-prompt follows Claude Code's own system prompt" in refused.stderr
+    assert "--append-system-prompt follows Claude Code's own system prompt" in refused_run(tmp_path, *args)
 
 
 @pytest.mark.integration
@@ -154,19 +159,15 @@ BAD: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("flag", "value", "told"), BAD)
 def test_a_bad_value_is_told_with_the_name_of_the_flag(tmp_path: Path, flag: str, value: str, told: str) -> None:
-    done = host_client_run(tmp_path, {"ANTHROPIC_API_KEY": "sk-ant-not-a-key"}, flag, value)
-    assert done.returncode == 2
-    assert f"host_client run: {flag}" in done.stderr and told in done.stderr
+    message = refused_run(tmp_path, flag, value)
+    assert f"host_client run: {flag}" in message and told in message
 
 
 def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
     path.write_text("[1]")
-    done = host_client_run(tmp_path, {"ANTHROPIC_API_KEY": "sk-ant-not-a-key"}, "--output-schema", str(path))
-    assert (done.returncode, done.stderr.strip()) == (
-        2,
-        "host_client run: --output-schema: takes a JSON object or a file with one, not list",
-    )
+    message = refused_run(tmp_path, "--output-schema", str(path)).strip()
+    assert message == "host_client run: --output-schema: takes a JSON object or a file with one, not list"
 
 
 @pytest.mark.parametrize("given", [["--resume", "x"], ["--options", '{"resume": "x"}']], ids=["flag", "file"])
@@ -176,6 +177,4 @@ def test_a_conversation_to_resume_needs_a_kept_directory(tmp_path: Path, given: 
         path: Any = tmp_path / "options.json"
         path.write_text(value)
         value = str(path)
-    done = host_client_run(tmp_path, {"ANTHROPIC_API_KEY": "sk-ant-not-a-key"}, flag, value)
-    assert done.returncode == 2
-    assert "host_client run: --resume needs --keep DIRECTORY" in done.stderr
+    assert "host_client run: --resume needs --keep DIRECTORY" in refused_run(tmp_path, flag, value)
