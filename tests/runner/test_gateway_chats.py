@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from agent_runner._privileges import bundled_cli
 from agent_runner.contract import protocol
 from agent_runner.contract.credentials import PLACEHOLDER
 from host_client.scripted_model import parse_script
-from tests.support.runs import CHAT, ERROR, Finished, Lab
+from tests.support.runs import CHAT, ERROR, Finished, Lab, lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -229,25 +230,32 @@ def stalled_helper(background: bool, *replies: str) -> str:
     return f"conversations: {{main: {main}, helper: {{when: helper work, replies: [{STALLED}]}}}}"
 
 
-@pytest.mark.parametrize("stop", ["interrupt", "interrupt between turns", "TaskStop"])
-def test_a_request_that_is_stopped_is_cancelled_however_long_its_answer_was_silent(
-    make_lab: MakeLab, stop: str
-) -> None:
-    replies = ("{text: It runs.}",) if stop != "interrupt" else ()
-    lab = make_lab(stalled_helper(bool(replies), *replies))
-    runner = lab.start("--prompt", "go", "--heartbeat", "0.5")
-    helper = runner.until(protocol.SubagentStart).data.task_id
-    if replies:
-        runner.until(protocol.Result)
-    runner.until(protocol.Heartbeat, lambda beat: beat.data.silent_ms > SHORTEST_SILENCE_MS + 500)
-    if stop == "TaskStop":
-        call = f"{{tools: [{{name: TaskStop, input: {{task_id: {helper}}}}}]}}"
-        lab.model.script = parse_script(stalled_helper(True, *replies, call, "{text: Stopped.}"))
-        runner.send(protocol.Prompt(text="stop it"))
-        runner.until(protocol.Result)
-    else:
-        runner.send(protocol.Interrupt())
-    (request,) = [s for s in runner.finish().spans if s.attributes.get("chat.request_class") == "subagent"]
-    assert request.attributes["error.type"] == "cancelled"
-    assert request.attributes["http.response.status_code"] == 200
-    assert request.ms > SHORTEST_SILENCE_MS
+def test_a_request_that_is_stopped_is_cancelled_however_long_its_answer_was_silent(tmp_path: Path) -> None:
+    stops = ("interrupt", "interrupt between turns", "TaskStop")
+    replies = ("{text: It runs.}",)
+    with ExitStack() as stack:
+        # The three wait for the silence at the same time.
+        labs = {
+            stop: stack.enter_context(
+                lab(tmp_path / stop, stalled_helper(True, *replies) if stop != "interrupt" else stalled_helper(False))
+            )
+            for stop in stops
+        }
+        runners = {stop: labs[stop].start("--prompt", "go", "--heartbeat", "0.5") for stop in stops}
+        helpers = {stop: runners[stop].until(protocol.SubagentStart).data.task_id for stop in stops}
+        for stop in stops[1:]:
+            runners[stop].until(protocol.Result)
+        for runner in runners.values():
+            runner.until(protocol.Heartbeat, lambda beat: beat.data.silent_ms > SHORTEST_SILENCE_MS + 500)
+        for stop in stops[:2]:
+            runners[stop].send(protocol.Interrupt())
+        call = f"{{tools: [{{name: TaskStop, input: {{task_id: {helpers['TaskStop']}}}}}]}}"
+        labs["TaskStop"].model.script = parse_script(stalled_helper(True, *replies, call, "{text: Stopped.}"))
+        runners["TaskStop"].send(protocol.Prompt(text="stop it"))
+        runners["TaskStop"].until(protocol.Result)
+        for stop, runner in runners.items():
+            spans = runner.finish().spans
+            (request,) = [each for each in spans if each.attributes.get("chat.request_class") == "subagent"]
+            assert request.attributes["error.type"] == "cancelled", stop
+            assert request.attributes["http.response.status_code"] == 200
+            assert request.ms > SHORTEST_SILENCE_MS

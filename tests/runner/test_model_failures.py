@@ -86,36 +86,38 @@ def _check_failed_requests(
 
 
 @pytest.mark.parametrize("gateway", ["on", "off"])
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_is_told_with_the_variable_that_it_is_from(make_lab: MakeLab, status: int, gateway: str) -> None:
-    lab = make_lab(f"""
-        conversations:
-          main:
-            replies:
-              - fail: [{{status: {status}, message: no such key, times: 9}}]
-    """)
-    done = lab.run("--prompt", "go", "--gateway", gateway, env={"CLAUDE_CODE_MAX_RETRIES": "0"})
-    message = (
-        f"the model's API refused the key (HTTP {status}: no such key). It is from ANTHROPIC_API_KEY: check that it is"
-        f" complete, not revoked, and a key for {lab.model.url} (ANTHROPIC_BASE_URL)"
-    )
-    error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
-    assert (error.error_type, error.message, error.retryable) == ("authentication", message, False)
-    assert (result.error_type, result.result) == ("authentication", message)
-    assert done.span("agent.execute").message == message
+def test_a_refused_key_is_told_with_the_variable_that_it_is_from(make_lab: MakeLab, gateway: str) -> None:
+    statuses = (401, 403)
+    lab = make_lab(failing(401))
+    runner = lab.start("--gateway", gateway, env={"CLAUDE_CODE_MAX_RETRIES": "0"})
+    for status in statuses:
+        lab.model.script = parse_script(failing(status))
+        runner.send(protocol.Prompt(text="go"))
+        runner.until(protocol.Result)
+    done = runner.finish()
     assert done.exit_code == 1
+    turns = [span for span in done.spans if span.name == "agent.execute"]
+    told = zip(statuses, done.of(protocol.Error), done.of(protocol.Result), turns, strict=True)
+    for status, error, result, turn in told:
+        message = (
+            f"the model's API refused the key (HTTP {status}: no luck). It is from ANTHROPIC_API_KEY: check that it is"
+            f" complete, not revoked, and a key for {lab.model.url} (ANTHROPIC_BASE_URL)"
+        )
+        assert (error.data.error_type, error.data.message, error.data.retryable) == ("authentication", message, False)
+        assert (result.data.error_type, result.data.result) == ("authentication", message)
+        assert turn.message == message
 
 
 @pytest.mark.parametrize("gateway", ["on", "off"])
-@pytest.mark.parametrize("status", [429, 529])
-def test_what_may_succeed_is_asked_again_as_often_as_the_setting_says(
-    make_lab: MakeLab, status: int, gateway: str
-) -> None:
-    lab = make_lab(f"conversations: {{main: {{replies: [{{fail: [{{status: {status}, times: 99}}]}}]}}}}")
-    options = ("--gateway", gateway, "--max-retries", "2")
-    done = lab.run("--prompt", "go", *options, env={"CLAUDE_CODE_MAX_RETRIES": "0"})
-    assert done.exit_code == 1
-    assert len(lab.model.requests) == 3
+def test_what_may_succeed_is_asked_again_as_often_as_the_setting_says(make_lab: MakeLab, gateway: str) -> None:
+    lab = make_lab(failing(429))
+    runner = lab.start("--gateway", gateway, "--max-retries", "2", env={"CLAUDE_CODE_MAX_RETRIES": "0"})
+    for requests, status in ((3, 429), (6, 529)):
+        lab.model.script = parse_script(failing(status))
+        runner.send(protocol.Prompt(text="go"))
+        runner.until(protocol.Result)
+        assert len(lab.model.requests) == requests
+    assert runner.finish().exit_code == 1
 
 
 RECOVERED = """
