@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from host_client.service._auth import MAX_FAILURES
 from host_client.service.config import peers_of
+from tests.server.conftest import new_service
 from tests.server.scripts import TALK
 from tests.server.test_access import token
 from tests.support.hosts import HostLab
@@ -35,9 +37,16 @@ async def sign_in(service: Served, secret: str, scheme: str) -> httpx.Response:
         return await browser.post("/api/login", json={"token": secret}, headers=headers)
 
 
-async def test_behind_a_trusted_proxy_callers_are_told_apart(make_service: Make) -> None:
-    lab, _ = make_service(TALK)
-    service = lab.start(*LOOPBACK, "--trusted-proxy", "10.0.0.0/8")
+@pytest.fixture(scope="module")
+def trusting() -> Iterator[tuple[ServiceLab, Served]]:
+    """Run a service that trusts this machine as a proxy."""
+    with ExitStack() as stack:
+        lab, _ = new_service(stack, TALK)
+        yield lab, lab.start(*LOOPBACK, "--trusted-proxy", "10.0.0.0/8")
+
+
+async def test_behind_a_trusted_proxy_callers_are_told_apart(trusting: tuple[ServiceLab, Served]) -> None:
+    _, service = trusting
     async with service.client() as client:
         assert [await guess(client, "203.0.113.7") for _ in range(MAX_FAILURES)] == [401] * MAX_FAILURES
         assert await guess(client, "203.0.113.7") == 429
@@ -48,27 +57,20 @@ async def test_behind_a_trusted_proxy_callers_are_told_apart(make_service: Make)
         assert await guess(client, "203.0.113.7, 203.0.113.8") == 401
 
 
-async def test_a_valid_token_gets_through_a_proxy_behind_which_somebody_guesses(make_service: Make) -> None:
+async def test_without_a_trusted_proxy_forwarded_headers_are_not_heard_and_a_valid_token_gets_through(
+    make_service: Make,
+) -> None:
     lab, _ = make_service(TALK)
-    service = lab.start("--auth", "on")
+    service = lab.start("--auth", "on", env={"FORWARDED_ALLOW_IPS": "*"})  # uvicorn's variable, here without effect
     async with service.client() as guesser:
         statuses = [await guess(guesser, f"203.0.113.{n}") for n in range(MAX_FAILURES + 1)]
     assert statuses == [401] * MAX_FAILURES + [429]
     secret = token(lab, "acme", "viewer", "ada")
     async with service.client(secret) as client:
         assert (await client.get("/api/me")).json()["name"] == "ada"
-    assert (await sign_in(service, secret, "http")).status_code == 204
-
-
-async def test_without_a_trusted_proxy_forwarded_headers_are_not_heard(make_service: Make) -> None:
-    lab, _ = make_service(TALK)
-    service = lab.start("--auth", "on", env={"FORWARDED_ALLOW_IPS": "*"})  # uvicorn's variable, here without effect
-    async with service.client() as client:
-        statuses = [await guess(client, f"203.0.113.{n}") for n in range(MAX_FAILURES + 1)]
-    assert statuses == [401] * MAX_FAILURES + [429]
-    answer = await sign_in(service, token(lab, "acme", "viewer", "ada"), "https")
-    assert answer.status_code == 204
-    assert "; Secure" not in answer.headers["set-cookie"]
+    by_tls, plain = await sign_in(service, secret, "https"), await sign_in(service, secret, "http")
+    assert (by_tls.status_code, plain.status_code) == (204, 204)
+    assert "; Secure" not in by_tls.headers["set-cookie"]
 
 
 async def test_a_proxy_that_is_not_the_peer_is_not_heard(make_service: Make) -> None:
@@ -81,9 +83,8 @@ async def test_a_proxy_that_is_not_the_peer_is_not_heard(make_service: Make) -> 
     assert "; Secure" not in answer.headers["set-cookie"]
 
 
-async def test_a_cookie_is_secure_where_a_trusted_proxy_says_https(make_service: Make) -> None:
-    lab, _ = make_service(TALK)
-    service = lab.start(*LOOPBACK)
+async def test_a_cookie_is_secure_where_a_trusted_proxy_says_https(trusting: tuple[ServiceLab, Served]) -> None:
+    lab, service = trusting
     secret = token(lab, "acme", "viewer", "ada")
     by_tls, plain = await sign_in(service, secret, "https"), await sign_in(service, secret, "http")
     assert (by_tls.status_code, plain.status_code) == (204, 204)
