@@ -57,7 +57,7 @@ def test_a_flush_is_true_only_when_the_costs_are_written_too(disk: Path, receive
     telemetry = telemetry_on(disk, receiver)
     observe_sessions(telemetry)
     receiver.wait_for(lambda: receiver.times == SESSIONS * SPANS)
-    assert not telemetry.flush(2.0), "the costs wait in memory"
+    assert not telemetry.flush(0.2), "the costs wait in memory"
     resize(disk, "10m")
     assert telemetry.flush(WAIT_SECONDS)
     assert add_up([disk / "ledger"], [])[1].turns == SESSIONS

@@ -111,7 +111,7 @@ async def hostile_runs(tmp_path: Path, options: AgentOptions, **environ: str) ->
             )
             for prompt in (f"Look: {secrets('Prompt')}", "break")
         ]
-        telemetry.flush(timeout=10.0)
+        assert telemetry.write(timeout=10.0), "metrics and ledger have all of it too"
         metrics = await asyncio.to_thread(scraped, port)
         assert not telemetry.shutdown(timeout=5.0), "one exporter is down"
     lines.close()
