@@ -20,9 +20,9 @@ READ: Call = ("Read", {"file_path": "/etc/hostname"})
 AGENT: Call = ("Agent", {"description": "d", "prompt": "p", "subagent_type": "general-purpose"})
 
 
-def script(name: str, tool_input: dict[str, Any]) -> str:
-    replies = [{"tools": [{"name": name, "input": tool_input}]}, {"text": "I may not."}]
-    return json.dumps({"conversations": {"main": {"replies": replies}}})
+def script(*calls: Call) -> str:
+    replies = [{"tools": [{"name": name, "input": tool_input}]} for name, tool_input in calls]
+    return json.dumps({"conversations": {"main": {"replies": [*replies, {"text": "I may not."}]}}})
 
 
 def run(lab: Lab, *options: str, settings: dict[str, Any] | None = None) -> Finished:
@@ -40,48 +40,56 @@ def hook(command: str) -> dict[str, Any]:
     return {"hooks": {"PreToolUse": [{"matcher": ".*", "hooks": [{"type": "command", "command": command}]}]}}
 
 
-def deny(rule: str) -> dict[str, Any]:
-    return {"permissions": {"deny": [rule]}}
+def deny(*rules: str) -> dict[str, Any]:
+    return {"permissions": {"deny": rules}}
 
 
 DENY_BY_OUTPUT = """echo '{"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "deny"}}'"""
+FILES, AGENTS = "Read(//etc/**)", "Agent(general-purpose)"
 
 DENIALS = [
-    pytest.param(TOUCH, ("--permission-mode", "dontAsk"), None, "mode", id="dontAsk"),
-    pytest.param(TOUCH, ("--disallowed-tools", "Bash(touch:*)"), None, "rule", id="disallowed rule"),
-    pytest.param(TOUCH, ("--disallowed-tools", "Bash"), None, "configuration", id="disallowed tool"),
-    pytest.param(ADD, ("--disallowed-tools", "mcp__lab__add"), None, "configuration", id="disallowed MCP tool"),
-    pytest.param(ADD, ("--disallowed-tools", "mcp__lab"), None, "configuration", id="disallowed MCP server"),
-    pytest.param(ADD, ("--disallowed-tools", "mcp__lab__*"), None, "configuration", id="disallowed MCP tools"),
-    pytest.param(TOUCH, (), deny("Bash(touch:*)"), "rule", id="rule in settings"),
-    pytest.param(TOUCH, (), deny("Bash"), "cli", id="tool in settings"),
-    pytest.param(READ, (), deny("Read(//etc/**)"), "rule", id="files in settings"),
-    pytest.param(AGENT, (), deny("Agent(general-purpose)"), "rule", id="agents in settings"),
-    pytest.param(TOUCH, (), hook("echo no >&2; exit 2"), "hook", id="hook by its exit code"),
-    pytest.param(TOUCH, (), hook(DENY_BY_OUTPUT), "hook", id="hook by its output"),
-    pytest.param(ADD, (), hook("echo no >&2; exit 2"), "hook", id="hook of an MCP tool"),
+    pytest.param([(TOUCH, "mode")], ("--permission-mode", "dontAsk"), None, id="dontAsk"),
+    pytest.param(
+        [(TOUCH, "rule"), (ADD, "configuration"), (READ, "rule"), (AGENT, "rule")],
+        ("--disallowed-tools", "Bash(touch:*),mcp__lab__add"),
+        deny(FILES, AGENTS),
+        id="disallowed rule and MCP tool, files and agents in settings",
+    ),
+    pytest.param(
+        [(TOUCH, "configuration"), (ADD, "configuration")],
+        ("--disallowed-tools", "Bash,mcp__lab"),
+        None,
+        id="disallowed tool and MCP server",
+    ),
+    pytest.param(
+        [(TOUCH, "rule"), (ADD, "configuration")],
+        ("--disallowed-tools", "mcp__lab__*"),
+        deny("Bash(touch:*)"),
+        id="rule in settings and disallowed MCP tools",
+    ),
+    pytest.param([(TOUCH, "cli")], (), deny("Bash"), id="tool in settings"),
+    pytest.param([(TOUCH, "hook"), (ADD, "hook")], (), hook("echo no >&2; exit 2"), id="hook by its exit code"),
+    pytest.param([(TOUCH, "hook")], (), hook(DENY_BY_OUTPUT), id="hook by its output"),
 ]
 
 
-@pytest.mark.parametrize(("call", "options", "settings", "who"), DENIALS)
+@pytest.mark.parametrize(("denied", "options", "settings"), DENIALS)
 def test_a_call_that_nobody_was_asked_about_says_who_denied_it(
-    make_lab: MakeLab,
-    call: Call,
-    options: tuple[str, ...],
-    settings: dict[str, Any] | None,
-    who: str,
+    make_lab: MakeLab, denied: list[tuple[Call, str]], options: tuple[str, ...], settings: dict[str, Any] | None
 ) -> None:
-    done = run(make_lab(script(*call)), *options, settings=settings)
-    assert done.tree == [["agent.execute", [CHAT], [f"execute_tool {call[0]} !permission_denied"], [CHAT]]]
-    result, span = done.one(protocol.ToolResult).data, done.span(f"execute_tool {call[0]}")
-    assert (result.is_error, result.error_type, result.denied_by) == (True, "permission_denied", who)
-    assert (span.status, span.attributes["tool.denied_by"]) == (ERROR, who)
-    assert span.message == f"{call[0]}: denied ({who})"
+    done = run(make_lab(script(*(call for call, _ in denied))), *options, settings=settings)
+    calls = [[[f"execute_tool {call[0]} !permission_denied"], [CHAT]] for call, _ in denied]
+    assert done.tree == [["agent.execute", [CHAT], *(span for each in calls for span in each)]]
+    for (call, who), each in zip(denied, done.of(protocol.ToolResult), strict=True):
+        result, span = each.data, done.span(f"execute_tool {call[0]}")
+        assert (result.is_error, result.error_type, result.denied_by) == (True, "permission_denied", who)
+        assert (span.status, span.attributes["tool.denied_by"]) == (ERROR, who)
+        assert span.message == f"{call[0]}: denied ({who})"
     assert done.of(protocol.ApprovalRequest) == []
 
 
 def test_a_call_that_a_person_denied_says_so(make_lab: MakeLab) -> None:
-    runner = make_lab(script(*TOUCH)).start("--prompt", "go")
+    runner = make_lab(script(TOUCH)).start("--prompt", "go")
     request = runner.until(protocol.ApprovalRequest)
     runner.send(protocol.Approval(approval_id=request.data.approval_id, decision="deny", decided_by="ann"))
     done = runner.finish()
@@ -109,9 +117,9 @@ FAILURES: dict[str, Call] = {
 }
 
 
-@pytest.mark.parametrize("call", FAILURES.values(), ids=FAILURES)
-def test_a_call_that_failed_was_denied_by_nobody(make_lab: MakeLab, call: Call) -> None:
-    done = run(make_lab(script(*call)), "--allowed-tools", "Bash,mcp__lab", "--disallowed-tools", "mcp__other,Write")
-    result, span = done.one(protocol.ToolResult).data, done.span(f"execute_tool {call[0]}")
-    assert (result.error_type, result.denied_by) == ("tool_error", None)
-    assert "tool.denied_by" not in span.attributes
+def test_a_call_that_failed_was_denied_by_nobody(make_lab: MakeLab) -> None:
+    options = ("--allowed-tools", "Bash,mcp__lab", "--disallowed-tools", "mcp__other,Write")
+    done = run(make_lab(script(*FAILURES.values())), *options)
+    for (why, call), result in zip(FAILURES.items(), done.of(protocol.ToolResult), strict=True):
+        assert (result.data.error_type, result.data.denied_by) == ("tool_error", None), why
+        assert "tool.denied_by" not in done.span(f"execute_tool {call[0]}").attributes

@@ -7,14 +7,15 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import pytest
 
 from agent_runner.contract import protocol
 from host_client.scripted_model import parse_script
-from tests.support.runs import CHAT, OK, WAIT_SECONDS, Lab, SpanView
+from tests.support.runs import CHAT, OK, WAIT_SECONDS, Finished, Lab, SpanView, lab
 
 MakeLab = Callable[[str], Lab]
 
@@ -194,15 +195,23 @@ NO_HOST = ".".join(["a" * 60] * 5)
 """A name that is too long for DNS, which no resolver asks anybody for."""
 
 
-@pytest.mark.parametrize("gateway", ["on", "off"])
-@pytest.mark.parametrize("host", ["127.0.0.1", NO_HOST])
-def test_a_model_that_cannot_be_reached_is_given_up_soon(make_lab: MakeLab, host: str, gateway: str) -> None:
-    lab = make_lab("conversations: {main: {replies: []}}")
-    with socket.socket() as closed:
+def test_a_model_that_cannot_be_reached_is_given_up_soon(tmp_path: Path) -> None:
+    cases = [(host, gateway) for host in ("127.0.0.1", NO_HOST) for gateway in ("on", "off")]
+    with socket.socket() as closed, ExitStack() as stack:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-        url = f"http://{host}:{port}"
-        done = lab.run("--prompt", "go", "--gateway", gateway, env={"ANTHROPIC_BASE_URL": url})
+        # The four wait for their retries at the same time.
+        runners = [
+            stack.enter_context(lab(tmp_path / str(number), "conversations: {main: {replies: []}}")).start(
+                "--prompt", "go", "--gateway", gateway, env={"ANTHROPIC_BASE_URL": f"http://{host}:{port}"}
+            )
+            for number, (host, gateway) in enumerate(cases)
+        ]
+        for (host, gateway), runner in zip(cases, runners, strict=True):
+            _check_given_up(runner.finish(), host, port, by_gateway=gateway == "on")
+
+
+def _check_given_up(done: Finished, host: str, port: int, *, by_gateway: bool) -> None:
     why = f"{host} refuses connections on port {port}" if host == "127.0.0.1" else f"there is no host {host[:100]}"
     message = f"the model cannot be reached: {why}. Check ANTHROPIC_BASE_URL"
     error, result = done.one(protocol.Error).data, done.one(protocol.Result).data
@@ -211,7 +220,7 @@ def test_a_model_that_cannot_be_reached_is_given_up_soon(make_lab: MakeLab, host
     chats = [span for span in done.spans if span.name == CHAT]
     assert done.tree == [["agent.execute !network", *[[f"{CHAT} !network"]] * len(chats)]]
     assert done.exit_code == 1
-    attempts = len(chats) if gateway == "on" else len(chats[0].events)
+    attempts = len(chats) if by_gateway else len(chats[0].events)
     assert 1 <= attempts <= 6, "of the 11 that the CLI would make"
 
 

@@ -137,10 +137,12 @@ def test_objects_of_the_sdk_are_taken_too() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"thinking": {"type": "enabled", "budget_tokens": 2222}}, {"thinking": {"budget_tokens": 2222}}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 2222}, "task_budget": {"total": 50_000}},
+            {"thinking": {"budget_tokens": 2222}, "output_config": {"task_budget": {"total": 50_000}}},
+        ),
         ({"thinking": {"type": "disabled"}}, {"thinking": {"type": "disabled"}}),
         ({"max_thinking_tokens": 3333}, {"thinking": {"budget_tokens": 3333}}),
-        ({"task_budget": {"total": 50_000}}, {"output_config": {"task_budget": {"total": 50_000}}}),
         (
             {"model": "claude-opus-4-6", "effort": "low"},
             {"output_config": {"effort": "low"}, "model": "claude-opus-4-6"},
@@ -166,17 +168,18 @@ def includes(value: Any, expected: Any) -> bool:
     return value == expected
 
 
-@pytest.mark.parametrize(
-    ("options", "header", "part"),
-    [
-        ({"betas": ["context-1m-2025-08-07"]}, "anthropic-beta", "context-1m-2025-08-07"),
-        ({"client_app": "my-app/1.0"}, "user-agent", "client-app/my-app/1.0"),
-    ],
-)
-def test_an_option_changes_a_header(make_lab: MakeLab, options: dict[str, Any], header: str, part: str) -> None:
+def test_options_change_headers(make_lab: MakeLab) -> None:
     lab = make_lab(HELLO)
-    assert run(lab, options).exit_code == 0
-    assert part in {name.lower(): value for name, value in lab.model.requests[0].headers.items()}[header]
+    assert run(lab, {"betas": ["context-1m-2025-08-07"], "client_app": "my-app/1.0"}).exit_code == 0
+    headers = {name.lower(): value for name, value in lab.model.requests[0].headers.items()}
+    assert "context-1m-2025-08-07" in headers["anthropic-beta"]
+    assert "client-app/my-app/1.0" in headers["user-agent"]
+
+
+def skill_of(folder: Path, description: str) -> None:
+    """Write the skill ``greet`` into a folder with skills."""
+    (folder / "skills" / "greet").mkdir(parents=True)
+    (folder / "skills" / "greet" / "SKILL.md").write_text(f"---\nname: greet\ndescription: {description}\n---\nGreet.")
 
 
 @pytest.mark.parametrize(
@@ -186,38 +189,45 @@ def test_an_option_changes_a_header(make_lab: MakeLab, options: dict[str, Any], 
         {"system_prompt": {"type": "custom", "prompt": "Say XYZ."}},
         {"system_prompt": "Say XYZ."},
         {"system_prompt": {"type": "file", "path": "prompt.md"}},
-        {"extra_args": {"append-system-prompt-file": "prompt.md"}},
-        {"agents": {"reviewer": {"description": "Say XYZ.", "prompt": "p"}}},
-        {"add_dirs": ["Say XYZ."]},
-        {"setting_sources": ["project"]},
         {"skills": ["greet"]},
         {"skills": "all"},
-        {"plugins": [{"type": "local", "path": "plugin"}]},
     ],
-    ids=["append", "custom", "text", "file", "extra_args", "agents", "add_dirs", "sources", "skills", "all", "plugins"],
+    ids=["append", "custom", "text", "file", "skills", "all"],
 )
 def test_an_option_brings_text_before_the_model(make_lab: MakeLab, options: dict[str, Any]) -> None:
     lab = make_lab(HELLO)
     (lab.cwd / "prompt.md").write_text("Say XYZ.")
-    skill = "---\nname: greet\ndescription: Say XYZ.\n---\nGreet."
-    for folder in (lab.cwd / ".claude" / "skills" / "greet", lab.cwd / "plugin" / "skills" / "greet"):
-        folder.mkdir(parents=True)
-        (folder / "SKILL.md").write_text(skill)
-    about = lab.cwd / "plugin" / ".claude-plugin"
-    about.mkdir()
-    (lab.home / "Say XYZ.").mkdir()
-    if "add_dirs" in options:
-        options = {"add_dirs": [str(lab.home / name) for name in options["add_dirs"]]}
-    (about / "plugin.json").write_text('{"name": "greetings", "version": "1.0.0", "description": "d"}')
+    skill_of(lab.cwd / ".claude", "Say XYZ.")
     assert run(lab, options).exit_code == 0
     assert "Say XYZ." in json.dumps(lab.model.requests[0].body)
 
 
+def test_several_options_each_bring_text_before_the_model(make_lab: MakeLab) -> None:
+    lab = make_lab(HELLO)
+    (lab.cwd / "prompt.md").write_text("Of extra_args.")
+    skill_of(lab.cwd / ".claude", "Of the project.")
+    skill_of(lab.cwd / "plugin", "Of the plugin.")
+    about = lab.cwd / "plugin" / ".claude-plugin"
+    about.mkdir()
+    (about / "plugin.json").write_text('{"name": "greetings", "version": "1.0.0", "description": "d"}')
+    further = lab.home / "A further directory."
+    further.mkdir()
+    options = {
+        "extra_args": {"append-system-prompt-file": "prompt.md"},
+        "agents": {"reviewer": {"description": "Of the agent.", "prompt": "p"}},
+        "add_dirs": [str(further)],
+        "setting_sources": ["project"],
+        "plugins": [{"type": "local", "path": "plugin"}],
+    }
+    assert run(lab, options).exit_code == 0
+    asked = json.dumps(lab.model.requests[0].body)
+    for text in ("Of extra_args.", "Of the agent.", str(further), "Of the project.", "Of the plugin."):
+        assert text in asked
+
+
 def test_without_such_an_option_the_text_is_not_there(make_lab: MakeLab) -> None:
     lab = make_lab(HELLO)
-    folder = lab.cwd / ".claude" / "skills" / "greet"
-    folder.mkdir(parents=True)
-    (folder / "SKILL.md").write_text("---\nname: greet\ndescription: Say XYZ.\n---\nGreet.")
+    skill_of(lab.cwd / ".claude", "Say XYZ.")
     assert run(lab, {}).exit_code == 0
     assert "Say XYZ." not in json.dumps(lab.model.requests[0].body)
 
