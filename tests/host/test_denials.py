@@ -51,10 +51,9 @@ async def test_a_call_that_nobody_decided_in_time_was_denied_too() -> None:
     assert result.remark == f"every tool call was denied (Bash): {ALLOW}"
 
 
-@pytest.mark.parametrize("allowed", ["Bash", "Write"])
-async def test_a_run_with_a_call_that_was_allowed_has_no_remark(allowed: str) -> None:
+async def test_a_run_with_a_call_that_was_allowed_has_no_remark() -> None:
     with host_lab(TWO_CALLS) as lab:
-        result = await run_agent("go", AgentOptions(allowed_tools=(allowed,)), environ=lab.environ)
+        result = await run_agent("go", AgentOptions(allowed_tools=("Write",)), environ=lab.environ)
     assert (result.tool_calls, result.denied_calls) == (2, 1)
     assert result.remark is None
 

@@ -59,10 +59,7 @@ def _status(status: int, error_type: p.ErrorType, *, retryable: bool = False) ->
 
 
 FAILING = {
-    "400": _status(400, "invalid_request"),
     "401": _status(401, "authentication"),
-    "429": _status(429, "rate_limit", retryable=True),
-    "500": _status(500, "overloaded", retryable=True),
     "529": _status(529, "overloaded", retryable=True),
     "max turns": Failing(
         script=spending(10),
