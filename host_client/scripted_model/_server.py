@@ -69,9 +69,7 @@ class ScriptedModel:
         self._received = threading.Condition()
         self._failed: Counter[tuple[str, int]] = Counter()
         self._port = port
-        self._thread: threading.Thread | None = None
-        self._loop = asyncio.new_event_loop()
-        self._ended = asyncio.Event()
+        self._stack = contextlib.ExitStack()
         self.url = ""
 
     def __enter__(self) -> ScriptedModel:
@@ -80,25 +78,26 @@ class ScriptedModel:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        loop, ended = asyncio.new_event_loop(), asyncio.Event()
 
         def serve() -> None:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._serve(listening))
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._serve(listening, ended))
 
         # A stream that the script cuts, or that the end of the server cancels, is not an error of the server.
         logging.getLogger("uvicorn.error").addFilter(_is_an_error)
-        self._thread = threading.Thread(target=serve, name="scripted-model", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=serve, name="scripted-model", daemon=True)
+        thread.start()
+        self._stack.callback(thread.join, timeout=5)
+        self._stack.callback(loop.call_soon_threadsafe, ended.set)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._ended.set)
-            self._thread.join(timeout=5)
+        self._stack.close()
 
-    async def _serve(self, listening: socket.socket) -> None:
+    async def _serve(self, listening: socket.socket, ended: asyncio.Event) -> None:
         """Serve until the end of the block, then close all connections."""
         config = uvicorn.Config(self._app(), log_config=None, access_log=False, lifespan="off")
         config.load()
@@ -106,7 +105,7 @@ class ScriptedModel:
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listening])
-        await self._ended.wait()
+        await ended.wait()
         for each in server.servers:
             each.close()
         for connection in list(server.server_state.connections):
