@@ -10,17 +10,21 @@ from .client.takeover import take_over
 from .errors import SandspanError
 from .sandbox import LocalSandbox, Sandbox
 from .telemetry import Telemetry
+from .workspace import Changes, FileChange, Workspace
 
 __all__ = [
     "AgentOptions",
     "AgentResult",
     "Attachment",
+    "Changes",
+    "FileChange",
     "LocalSandbox",
     "Sandbox",
     "SandspanError",
     "Session",
     "Telemetry",
     "Whereabouts",
+    "Workspace",
     "events",
     "open_session",
     "options_from",

@@ -18,6 +18,7 @@
     ├── NotAskedError             the reply does not fit its request, which still waits
     ├── CommandRefusedError       the runner refused a command to a running agent, or does not know it
     ├── NoAnswerError             the runner did not answer a command in time; it may have been carried out
+    ├── FolderChangedError        files of a folder changed since it was sent; no change was applied (`Changes.apply`)
     ├── AgentError                the agent's turn ended in an error (`AgentResult.raise_for_error`)
     └── LangfuseError             Langfuse cannot be reached, or refuses (`host_client.dashboards.langfuse`)
 
@@ -25,6 +26,9 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from agent_runner.contract.protocol import ErrorType
 
@@ -118,6 +122,20 @@ class NoAnswerError(SandspanError):
     """The runner did not answer a command in time, which may still be carried out."""
 
     error_type: ErrorType = "timeout"
+
+
+class FolderChangedError(SandspanError):
+    """Files of a folder are not as they were when its session began, so no change was applied to it.
+
+    ``paths`` are these files, relative to the folder.
+    """
+
+    error_type: ErrorType = "invalid_request"
+
+    def __init__(self, folder: Path, paths: Sequence[str]) -> None:
+        named = ", ".join(map(repr, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+        super().__init__(f"nothing was applied to {folder}: since the session began, {named} changed there")
+        self.folder, self.paths = folder, tuple(paths)
 
 
 class AgentError(SandspanError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from host_client.telemetry import Root, Telemetry
+from host_client.workspace import Workspace
 
 from ._forms import Form, checked, number, typed
 from .attachments import are_attachable
@@ -63,6 +64,7 @@ ARGUMENT_FORMS: dict[str, Form] = {
     "traceparent": _TEXT,
     "tracestate": Form(typed(str), "a text"),
     "upload": Form(_instance_of(Path | None), 'a path, such as Path("project")'),
+    "cwd": Form(_instance_of(str | Path | Workspace | None), 'a folder of this machine, such as "."'),
     "environ": Form(typed(Mapping[str, str] | None), 'variables, such as os.environ or {"ANTHROPIC_API_KEY": "…"}'),
     "stop_timeout": Form(number(float, zero=True), "seconds, 0 or more"),
     "session_id": _TEXT,

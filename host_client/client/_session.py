@@ -20,6 +20,7 @@ from agent_runner.contract.trace_context import TraceContext
 from host_client.errors import ConfigurationError, SandboxError, SessionClosedError
 from host_client.sandbox import Process, Sandbox, SandboxInfo
 from host_client.telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, caller_of
+from host_client.workspace import Changes, SentFolder, SessionFolder
 
 from ._arguments import check_arguments
 from ._commander import Commander
@@ -79,6 +80,7 @@ class Session(SessionControls):
         stop_timeout: float,
         on_own_spans: OnOwnSpans | None,
         outlet: Outlet[p.AnyEvent] | None,
+        folder: SessionFolder | None = None,
     ) -> None:
         self.id = session_id
         self.options = options
@@ -100,6 +102,9 @@ class Session(SessionControls):
         """Facts of the sandbox; None until it is created."""
         self.left_behind: str | None = None
         """Why the sandbox may still exist after the session was closed; None if it was removed."""
+        self.sent_folder: SentFolder | None = None
+        """Facts of the folder that was sent to the sandbox; None if there is none, or the agent works in it itself."""
+        self._folder = folder
         self._shared = SharedParts(self.trace, self.outcome, outlet, self.ended)
         self._commander = Commander(self._shared, approvals, options.user_id)
         self._stream = SessionStream(self._shared, self._commander, given_options(options.document))
@@ -289,6 +294,8 @@ class Session(SessionControls):
         """Create the sandbox, start the runner in it and send the prompt (called by `open_session`)."""
         context, shown = self.trace.context, preview(prompt.text) if prompt and prompt.text else None
         metadata = {**sandbox_metadata(self.options, self.id, context, shown), "sandspan.run_id": self.run_id}
+        if self._folder is not None:
+            await self._folder.begin(self._sandbox)
         with self.trace.span("sandbox.create") as span:
             began = time.monotonic()
             info = self.info = await self._sandbox.create(metadata)
@@ -296,6 +303,8 @@ class Session(SessionControls):
             about = {"sandbox.id": info.id, "sandbox.kind": info.kind, "sandbox.creation_duration_ms": milliseconds}
             span.attributes.update(about | dict(info.attributes))
         with self.trace.current():
+            if self._folder is not None:
+                self._note_sent(await self._folder.send(self._sandbox))
             if upload is not None:
                 await self._sandbox.upload(upload)
             env = runner_environment(self.options, self.id, environ, context, info)
@@ -303,6 +312,13 @@ class Session(SessionControls):
         if prompt is not None:
             with contextlib.suppress(SessionClosedError):  # the runner died at once; its stream reports why
                 await self._prompt(prompt)
+
+    def _note_sent(self, sent: SentFolder | None) -> None:
+        if sent is not None:
+            self.sent_folder = sent
+            size = {"sandbox.upload.files": sent.files, "sandbox.upload.bytes": sent.size}
+            about = {**size, "sandbox.upload.duration_ms": sent.duration_ms}
+            self.trace.root.add_event("upload", time.time_ns(), about)
 
     async def adopt(self, whereabouts: Whereabouts, replay: Replay, patience: float) -> None:
         """Take over the sandbox and runner of a dead host, and wait for the replay; see `SessionStream.caught_up`."""
@@ -377,6 +393,8 @@ class Session(SessionControls):
                         await self._stream.cancel()
                     # The journal is removed with the sandbox, and no other process can read the runner's spans then.
                     await asyncio.to_thread(self.trace.write, SPOOL_SECONDS)
+                if self._folder is not None:
+                    await self._folder.close(self._sandbox, is_created=self._process is not None)
                 await self._sandbox.close()
         except SandboxError as error:  # not raised, as the run has ended and its result must reach the caller
             self.left_behind = str(error)
@@ -391,11 +409,30 @@ class Session(SessionControls):
     async def _abandon(self) -> None:
         self._commander.cancel()
         await self._stream.cancel()
+        if self._folder is not None:
+            await self._folder.close(self._sandbox, is_created=False)
         await self._sandbox.leave()
         self.trace.leave()
         self._shared.outlet.forget()
 
     # -- files ------------------------------------------------------------------------------------
+
+    async def changes(self) -> Changes:
+        """Return the changes of the session's folder since it began; after its end, those up to then.
+
+        Raise `ConfigurationError` if it has no folder, and `SandboxError` if the sandbox was lost with the changes.
+        """
+        if self._folder is None:
+            raise ConfigurationError(
+                "the session has no folder: give open_session a cwd (a session that was taken over has none)"
+            )
+        with self.trace.current():
+            return await self._folder.changes(self._sandbox)
+
+    @property
+    def last_changes(self) -> Changes | None:
+        """Return the changes of the folder at the session's end; None before it, and if they are not known."""
+        return self._folder.last if self._folder is not None else None
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         """Return the content of a file of the agent's working directory; ``path`` is relative to that directory.

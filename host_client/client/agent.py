@@ -12,6 +12,7 @@ from agent_runner.contract.protocol import AnyEvent, ErrorType
 from host_client.errors import AgentError
 from host_client.sandbox import Sandbox
 from host_client.telemetry import Telemetry
+from host_client.workspace import Changes, Workspace
 
 from ._arguments import check_arguments
 from ._outcome import SessionOutcome
@@ -62,6 +63,8 @@ class AgentResult:
     """The answer as an instance of `AgentOptions.output_type`."""
     unfinished: tuple[str, ...] = ()
     """Commands and subagents that still ran in the background and were ended with the run."""
+    changes: Changes | None = None
+    """What the run changed in its ``cwd``; None without one, and if that is not known (see the log)."""
 
     @property
     def remark(self) -> str | None:
@@ -85,6 +88,7 @@ async def run_agent(
     telemetry: Telemetry | None = None,
     traceparent: str | None = None,
     upload: Path | None = None,
+    cwd: Workspace | Path | str | None = None,
     on_event: OnEvent | None = None,
     on_result: OnResult | None = None,
     environ: Mapping[str, str] | None = None,
@@ -105,6 +109,7 @@ async def run_agent(
         telemetry=telemetry,
         traceparent=traceparent,
         upload=upload,
+        cwd=cwd,
         environ=environ,
     ) as session:
         await session.finish()
@@ -148,6 +153,7 @@ def result_of(session: Session) -> AgentResult:
         structured_output=outcome.structured_output,
         output=output,
         unfinished=tuple(outcome.unfinished),
+        changes=session.last_changes,
     )
 
 

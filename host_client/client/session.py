@@ -22,6 +22,7 @@ from agent_runner.contract.protocol import AnyEvent
 from host_client.errors import ConfigurationError
 from host_client.sandbox import LocalSandbox, Sandbox
 from host_client.telemetry import OnOwnSpans, Root, Telemetry, root_of, telemetry_of
+from host_client.workspace import SessionFolder, Workspace
 
 from ._arguments import check_arguments
 from ._outcome import SessionFailure
@@ -55,6 +56,7 @@ async def open_session(
     traceparent: str | None = None,
     tracestate: str = "",
     upload: Path | None = None,
+    cwd: Workspace | Path | str | None = None,
     environ: Mapping[str, str] | None = None,
     stop_timeout: float = 10.0,
     session_id: str | None = None,
@@ -65,6 +67,8 @@ async def open_session(
     """Create a sandbox and start the runner in it; end and remove both at the end of the block, also after an error.
 
     ``attachments`` of the prompt are images, PDFs and texts, as a path, as bytes or as an `Attachment` with a name.
+    ``cwd`` is a folder of this machine: a local agent works in it, and in E2B in a copy of it, whose changes
+    `Session.changes` returns.
     ``approvals``: ``"ask"`` leaves each request to the caller's loop, ``"auto"`` allows it, ``"deny"`` denies it, and
     an async function decides it. ``environ`` (default: this process's environment) holds the model's credentials.
     ``stop_timeout`` is the seconds that a runner has to end after it was told to stop, and again after SIGTERM, before
@@ -77,6 +81,9 @@ async def open_session(
     check_arguments(**locals())
     if root is not None and traceparent is not None:
         raise ConfigurationError("root and traceparent exclude each other: pass the traceparent to root_of")
+    if cwd is not None and upload is not None:
+        raise ConfigurationError("cwd and upload exclude each other: cwd sends its folder by itself")
+    folder = SessionFolder(cwd) if cwd is not None else None
     first = await prompt_of(prompt or "", attachments) if prompt is not None or attachments else None
     environ = os.environ if environ is None else environ
     telemetry = telemetry or telemetry_of(environ)
@@ -90,6 +97,7 @@ async def open_session(
         stop_timeout=stop_timeout,
         on_own_spans=on_own_spans,
         outlet=outlet,
+        folder=folder,
     )
     async with until_closed(session):
         await session.start(first, upload, environ, telemetry.preview)

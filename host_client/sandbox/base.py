@@ -111,6 +111,13 @@ class Process(Protocol):
 class Sandbox(Protocol):
     """A place to run a runner in; `create` makes it and `close` removes it."""
 
+    def work_in(self, folder: Path) -> bool:
+        """Let the agent work in a folder of this host, before `create`; return False if it needs a copy of its own.
+
+        Raise `ConfigurationError` if the sandbox can have neither.
+        """
+        ...
+
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         """Create the sandbox, with ``metadata`` if sandboxes of this kind can be listed; raise `SandboxStartError`."""
         ...
@@ -143,6 +150,14 @@ class Sandbox(Protocol):
         """Return the content of a file; ``path`` is relative to the working directory.
 
         Raise `FileRefusedError` if it is not a regular file in there, `FileMissingError` and `FileTooLargeError`.
+        """
+        ...
+
+    async def execute(self, program: str, data: bytes, max_bytes: int) -> bytes:
+        """Run a Python program as the agent's account in the working directory; return its stdout.
+
+        ``program`` is source that needs the standard library alone; ``data`` is its stdin. Raise `SandboxError` if it
+        fails, with the end of its stderr, or writes more than ``max_bytes``.
         """
         ...
 

@@ -25,6 +25,7 @@ from host_client.errors import (
     FileMissingError,
     FileRefusedError,
     FileTooLargeError,
+    SandboxError,
     SandboxGoneError,
     SandboxStartError,
     StreamLostError,
@@ -70,6 +71,11 @@ class LocalSandbox:
         self._temporary: Path | None = None
         self.name = ""
         self._processes: list[LocalProcess] = []
+
+    def work_in(self, folder: Path) -> bool:
+        """Let the agent work in the folder itself, in place of a directory that was given before."""
+        self._given = folder
+        return True
 
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         """Create the directories. Local sandboxes cannot be listed, so ``metadata`` is not kept."""
@@ -152,6 +158,25 @@ class LocalSandbox:
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         """Return the content of a file; ``path`` is relative to the working directory."""
         return await asyncio.to_thread(_read, self.work, path, max_bytes)
+
+    async def execute(self, program: str, data: bytes, max_bytes: int) -> bytes:
+        """Run a Python program in the working directory; return its stdout."""
+        pipe = asyncio.subprocess.PIPE
+        own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        command = (sys.executable, "-I", "-c", program)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=own, cwd=self.work, start_new_session=True
+        )
+        try:
+            out, words = await process.communicate(data)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        if process.returncode != 0:
+            raise SandboxError(words.decode("utf-8", "replace").strip()[-300:])
+        if len(out) > max_bytes:
+            raise SandboxError(f"the folder has more changes than {max_bytes:,} bytes")
+        return out
 
     async def leave(self) -> None:
         """Stop reading the processes, which continue, and keep the directories."""

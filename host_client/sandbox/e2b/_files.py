@@ -164,6 +164,31 @@ async def read_file(sandbox: AsyncSandbox, layout: Layout, path: str, max_bytes:
     return into.getvalue()
 
 
+_PYTHON = "/usr/bin/python3"
+"""The image's own Python, as the agent's account need not be able to run the runner's."""
+
+_IN_FOLDER = 'cd "$1" && shift && exec "$@"'
+"""Shell script that runs a command in a folder. The agent's account enters it, as the agent may have replaced it."""
+
+
+async def execute(sandbox: AsyncSandbox, layout: Layout, program: str, data: bytes, max_bytes: int) -> bytes:
+    """Run a Python program as the agent's account in the working directory; return its stdout. Raise `SandboxError`."""
+    given, made = (f"{layout.state}/{secrets.token_hex(8)}.{kind}" for kind in ("in", "out"))
+    write = cast("Write", sandbox.files.write)  # pyright: ignore[reportUnknownMemberType] - its IO has no parameter
+    run = shlex.join((layout.work, _PYTHON, "-I", "-c", program))
+    command = f"{_as_agent(layout)} /bin/sh -c {shlex.quote(_IN_FOLDER)} sh {run} < {given}"
+    into = io.BytesIO()
+    try:
+        with Translated():
+            await write(given, data, user="root", request_timeout=_PACK_SECONDS)
+        await _run(sandbox, f"set -o pipefail; {{ {command}; }} | /usr/bin/head -c {max_bytes + 1} > {made}", "")
+        too_large = SandboxError(f"the sandbox sent more than {max_bytes} bytes")
+        await _fetch(sandbox, made, into, max_bytes, too_large)
+    finally:
+        await _run(sandbox, f"/bin/rm -f {given} {made}", "cannot remove a temporary file in the sandbox:")
+    return into.getvalue()
+
+
 def unpack(packed: IO[bytes], target: Path) -> list[str]:
     """Unpack an untrusted archive into a folder; return the reasons of refused entries. Raise `SandboxError`."""
     if not hasattr(tarfile, "data_filter"):
@@ -193,4 +218,4 @@ async def _run(sandbox: AsyncSandbox, command: str, failed: str) -> None:
         try:
             await sandbox.commands.run(command, user="root", timeout=_PACK_SECONDS)
         except CommandExitException as error:
-            raise SandboxError(f"{failed} {error.stderr.strip()[-300:]}") from error
+            raise SandboxError(f"{failed} {error.stderr.strip()[-300:]}".strip()) from error

@@ -85,6 +85,12 @@ class E2BSandbox:
 
     # -- life -------------------------------------------------------------------------------------
 
+    def work_in(self, folder: Path) -> bool:
+        """Return False, as the agent works in a copy; raise `ConfigurationError` if there are files already."""
+        if self._resume:
+            raise ConfigurationError(f"cwd {folder}: a session that is resumed has its files: use upload for more")
+        return False
+
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         """Create the sandbox, or resume the paused one; raise `SandboxStartError` or another `SandboxError`."""
         making = self._resume_paused(self._resume) if self._resume else self._create_new(metadata)
@@ -238,6 +244,10 @@ class E2BSandbox:
     async def upload(self, source: Path) -> None:
         """Copy a file, or a folder's contents, into the working directory."""
         await files.upload(self._created, source, self._options.layout)
+
+    async def execute(self, program: str, data: bytes, max_bytes: int) -> bytes:
+        """Run a Python program as the agent's account in the working directory; return its stdout."""
+        return await files.execute(self._created, self._options.layout, program, data, max_bytes)
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         """Return the content of a file of the working directory, read as the agent's account."""
