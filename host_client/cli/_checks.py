@@ -23,24 +23,25 @@ def check_prompt(prompt: str) -> None:
         raise ConfigurationError("the prompt is empty: say what the agent should do")
 
 
-def check_files(upload: Path | None, download: Path | None, trace_out: Path | None) -> None:
+def check_files(upload: Path | None, download: Path | None, trace_out: Path | None, patch: Path | None = None) -> None:
     """Raise `ConfigurationError` for a path that cannot be read before a run, or written after it."""
     if upload is not None and not upload.exists():
         raise ConfigurationError(f"--upload {upload}: there is no such file or folder")
     if download is not None and download.exists() and not download.is_dir():
         raise ConfigurationError(f"--download {download}: takes a folder, and this is a file")
-    if trace_out is not None:
-        _check_trace_out(trace_out)
+    for option, path in (("--trace-out", trace_out), ("--patch", patch)):
+        if path is not None:
+            _check_output(option, path)
 
 
-def _check_trace_out(path: Path) -> None:
+def _check_output(option: str, path: Path) -> None:
     folder = path.absolute().parent
     if path.is_dir():
-        raise ConfigurationError(f"--trace-out {path}: takes a file, and this is a directory")
+        raise ConfigurationError(f"{option} {path}: takes a file, and this is a directory")
     if not folder.is_dir():
-        raise ConfigurationError(f"--trace-out {path}: there is no directory {folder}")
+        raise ConfigurationError(f"{option} {path}: there is no directory {folder}")
     if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigurationError(f"--trace-out {path}: you have no permission to write it")
+        raise ConfigurationError(f"{option} {path}: you have no permission to write it")
 
 
 def check_attachments(prompt: str, paths: Sequence[Path]) -> None:

@@ -28,6 +28,13 @@ Attach = Annotated[
 ]
 Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into the sandbox before the run.")]
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
+Cwd = Annotated[
+    Path | None,
+    typer.Option(help="Folder to work in. In E2B that is a copy: what .gitignore names stays here."),
+]
+CwdMib = Annotated[int, typer.Option(help="Maximum MiB of --cwd, and of its changes.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Put the changes on --cwd after a run in E2B that went well.")]
+Patch = Annotated[Path | None, typer.Option(help="File for the changes of --cwd, as a patch.")]
 Attribute = Annotated[list[str] | None, typer.Option(help="name=value to set on every span; repeatable.")]
 MaxBudgetUsd = Annotated[float | None, typer.Option(help="Maximum cost in US dollars.")]
 MaxTurns = Annotated[int | None, typer.Option(help="Maximum number of model requests of a turn.")]

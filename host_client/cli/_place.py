@@ -55,6 +55,8 @@ def place_of(choice: SandboxChoice, environ: Mapping[str, str]) -> Place:
     """Return the sandbox for a run; raise `ConfigurationError` for conflicting options, then for a missing key."""
     if choice.kind not in KINDS:
         raise ConfigurationError(f"--sandbox takes one of {', '.join(KINDS)}")
+    if choice.cwd is not None and choice.upload is not None:
+        raise ConfigurationError("--upload and --cwd exclude each other: --cwd takes its folder along by itself")
     if choice.kind == "e2b" or (choice.kind == "auto" and environ.get("E2B_API_KEY")):
         why = " (E2B_API_KEY is set; --sandbox local runs it here)" if choice.kind == "auto" else ""
         return _e2b(choice, environ, why)
@@ -82,18 +84,14 @@ def _local(choice: SandboxChoice, environ: Mapping[str, str]) -> Place:
         if value not in (None, False, (), {}):
             raise ConfigurationError(f"{option} is for a sandbox in E2B: set E2B_API_KEY, or give --sandbox e2b")
     require_local_runner("the local sandbox", ", or set E2B_API_KEY")
-    if choice.cwd is not None and choice.upload is not None:
-        raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
     keep = Path(choice.keep) if choice.keep is not None else None
-    sandbox = LocalSandbox(work=choice.cwd, keep=keep)
+    sandbox = LocalSandbox(keep=keep)
     if keep is None or not (keep / _LOGIN).is_file():
         check_credential(environ)
     return Place(sandbox, (LOCAL_WARNING,))
 
 
 def _e2b(choice: SandboxChoice, environ: Mapping[str, str], why: str) -> Place:
-    if choice.cwd is not None:
-        raise ConfigurationError("--cwd is for the local sandbox: --upload copies a folder into one in E2B")
     if choice.keep not in (None, PAUSE):
         raise ConfigurationError("--keep takes `pause` for a sandbox in E2B; a directory is for the local one")
     with needs("client", "the sandbox in E2B"):

@@ -27,7 +27,9 @@ from host_client.signals import loop_signals
 from host_client.telemetry import Telemetry, root_below
 from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
+from host_client.workspace import LEFT_AT_HOME, SentFolder
 
+from ._handover import Handover, hand_over
 from ._person import Person
 from ._place import Place
 from ._render import Renderer, delivery_line, dollars, summary_line, visible
@@ -45,6 +47,7 @@ class Job:
     attachments: Sequence[Path] = ()
     upload: Path | None = None
     download: Path | None = None
+    folder: Handover | None = None
     json_events: bool = False
     trace_out: Path | None = None
     show_trace: bool = True
@@ -58,7 +61,7 @@ class JobOutcome(NamedTuple):
     """The outcome of a run.
 
     ``stopped``: a signal ended it. ``asked``: a person decided on approvals. ``shown``: the message of the last error
-    that was printed. ``next_command``: the command that continues the session.
+    that was printed. ``next_command``: the command that continues the session. ``session`` is closed.
     """
 
     result: AgentResult
@@ -66,6 +69,7 @@ class JobOutcome(NamedTuple):
     asked: bool
     shown: str | None
     next_command: str | None
+    session: Session
 
 
 def run_job(job: Job) -> tuple[int, AgentResult | None]:
@@ -94,12 +98,20 @@ async def _run(job: Job, console: Console) -> tuple[int, AgentResult | None]:
         try:
             outcome = await _converse(job, console, interrupts, telemetry)
             _finish(job, console, outcome)
+            is_handed_over = await _hand_over(job, console, outcome)
         except asyncio.CancelledError:  # stopped before the session began
             return 128 + (interrupts.stopped_by or signal.SIGINT), None
         finally:
             with contextlib.suppress(asyncio.CancelledError):  # stopped again: undelivered spans stay in the spool
                 await _deliver(telemetry, console)
-    return _exit_code(outcome.result, interrupts.stopped_by), outcome.result
+    return _exit_code(outcome.result, interrupts.stopped_by) or int(not is_handed_over), outcome.result
+
+
+async def _hand_over(job: Job, console: Console, outcome: JobOutcome) -> bool:
+    if job.folder is None:
+        return True
+    is_error = outcome.result.is_error or outcome.stopped
+    return await hand_over(job.folder, outcome.session, console, is_error=is_error)
 
 
 def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
@@ -125,6 +137,8 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
             interrupts.session = session
             where = session.info.id if session.info else ""
             console.print(Text(f"sandbox {where}, trace {session.trace_id}", style="dim"))
+            if session.sent_folder is not None:
+                console.print(Text(_sent(session.sent_folder), style="dim"), soft_wrap=True)
             renderer = Renderer(console, session.trace.calls)
             show = _write_json if job.json_events else renderer.show
             await _follow(session, show, Person(session, console) if policy == "ask" else None)
@@ -139,7 +153,13 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
         policy == "ask",
         renderer.last_error if renderer is not None else None,
         job.continuation(session) if job.continuation is not None and session.left_behind is None else None,
+        session,
     )
+
+
+def _sent(sent: SentFolder) -> str:
+    stays = "what .gitignore names" if sent.is_in_git else f"{', '.join(LEFT_AT_HOME)} and what .gitignore names"
+    return f"sent {sent.path}: {sent.files:,} files, {sent.size:,} bytes; {stays} stayed here"
 
 
 async def _download(session: Session, target: Path, console: Console) -> None:
@@ -197,6 +217,7 @@ def _session(
         telemetry=telemetry,
         root=root_below(caller),
         upload=job.upload,
+        cwd=job.folder.cwd if job.folder is not None else None,
         environ=job.environ,
         session_id=job.session_id,
     )

@@ -14,6 +14,7 @@ import typer
 from host_client.client.options import APPROVAL_POLICIES, ApprovalPolicy
 from host_client.errors import ConfigurationError
 from host_client.signals import run_until_signal
+from host_client.workspace import MAX_BYTES, Workspace
 
 from . import _parameters as o
 from ._agent_flags import AgentFlags, with_agent_flags
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from host_client.client.session import Session
     from host_client.sandbox.e2b.inventory import Listed
 
+    from ._handover import Handover
+
+MIB = 1024 * 1024
 WHOLE_ID = 36
 """Length of a session's id, a UUID."""
 SHORTEST_PREFIX = 8
@@ -38,7 +42,10 @@ def run(
     prompt: Annotated[str, typer.Argument(help="What the agent should do.")],
     flags: AgentFlags,
     sandbox: o.SandboxKind = "auto",
-    cwd: Annotated[Path | None, typer.Option(help="Existing directory to work in (local sandbox only).")] = None,
+    cwd: o.Cwd = None,
+    cwd_mib: o.CwdMib = MAX_BYTES // MIB,
+    apply: o.Apply = False,
+    patch: o.Patch = None,
     attach: o.Attach = None,
     upload: o.Upload = None,
     download: o.Download = None,
@@ -67,7 +74,8 @@ def run(
         check_prompt(prompt)
         attachments = tuple(attach or ())
         check_attachments(prompt, attachments)
-        check_files(upload, download, trace_out)
+        check_files(upload, download, trace_out, patch)
+        folder = _folder(cwd, cwd_mib, patch, apply=apply)
         answers = policy(approvals)
         options = flags.agent_options(user_id=user_id, tenant_id=tenant_id, resume=resume)
         if options.resume is not None and keep in (None, PAUSE):
@@ -96,6 +104,7 @@ def run(
             environ=os.environ,
             upload=upload,
             download=download,
+            folder=folder,
             json_events=json_events,
             trace_out=trace_out,
             continuation=_continuation(choice),
@@ -151,6 +160,19 @@ def resume(
             continuation=_continuation(choice),
         )
     raise typer.Exit(run_job(job)[0])
+
+
+def _folder(cwd: Path | None, mib: int, patch: Path | None, *, apply: bool) -> Handover | None:
+    """Return the folder of a run and where its changes go; raise `ConfigurationError` for options without a folder."""
+    if cwd is None:
+        if apply or patch is not None:
+            raise ConfigurationError(f"{'--apply' if apply else '--patch'} needs --cwd: it is about its changes")
+        return None
+    from ._handover import Handover  # rich is not needed for --help
+
+    if mib <= 0:
+        raise ConfigurationError("--cwd-mib takes a number above 0")
+    return Handover(cwd=Workspace(cwd, max_bytes=mib * MIB), apply=apply, patch=patch)
 
 
 def _paused(session: str) -> Listed:

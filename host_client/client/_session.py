@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from agent_runner.contract import protocol as p
 from agent_runner.contract.sdk_options import given_options
+from agent_runner.contract.spans import Attributes
 from agent_runner.contract.trace_context import TraceContext
 from host_client.errors import ConfigurationError, SandboxError, SessionClosedError
 from host_client.sandbox import Process, Sandbox, SandboxInfo
@@ -316,8 +317,11 @@ class Session(SessionControls):
     def _note_sent(self, sent: SentFolder | None) -> None:
         if sent is not None:
             self.sent_folder = sent
-            size = {"sandbox.upload.files": sent.files, "sandbox.upload.bytes": sent.size}
-            about = {**size, "sandbox.upload.duration_ms": sent.duration_ms}
+            about: Attributes = {
+                "sandbox.upload.files": sent.files,
+                "sandbox.upload.bytes": sent.size,
+                "sandbox.upload.duration_ms": sent.duration_ms,
+            }
             self.trace.root.add_event("upload", time.time_ns(), about)
 
     async def adopt(self, whereabouts: Whereabouts, replay: Replay, patience: float) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from agent_runner.contract.protocol import ErrorType
 from host_client.errors import FileRefusedError
@@ -111,13 +111,6 @@ class Process(Protocol):
 class Sandbox(Protocol):
     """A place to run a runner in; `create` makes it and `close` removes it."""
 
-    def work_in(self, folder: Path) -> bool:
-        """Let the agent work in a folder of this host, before `create`; return False if it needs a copy of its own.
-
-        Raise `ConfigurationError` if the sandbox can have neither.
-        """
-        ...
-
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         """Create the sandbox, with ``metadata`` if sandboxes of this kind can be listed; raise `SandboxStartError`."""
         ...
@@ -153,14 +146,6 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def execute(self, program: str, data: bytes, max_bytes: int) -> bytes:
-        """Run a Python program as the agent's account in the working directory; return its stdout.
-
-        ``program`` is source that needs the standard library alone; ``data`` is its stdin. Raise `SandboxError` if it
-        fails, with the end of its stderr, or writes more than ``max_bytes``.
-        """
-        ...
-
     async def upload(self, source: Path) -> None:
         """Copy a file, or a folder's contents, into the working directory."""
         ...
@@ -173,5 +158,25 @@ class Sandbox(Protocol):
         """End all processes and remove the sandbox, or pause it if it is to be kept; a second call is no error.
 
         Raise `SandboxError` if the sandbox may have been left behind.
+        """
+        ...
+
+
+@runtime_checkable
+class FolderSandbox(Sandbox, Protocol):
+    """A sandbox whose agent can work in a folder of the host, or in a copy of it."""
+
+    def work_in(self, folder: Path) -> bool:
+        """Let the agent work in a folder of this host, before `create`; return False if it needs a copy of its own.
+
+        Raise `ConfigurationError` if the sandbox can have neither.
+        """
+        ...
+
+    async def execute(self, program: str, data: bytes, max_bytes: int) -> bytes:
+        """Run a Python program as the agent's account in the working directory; return its stdout.
+
+        ``program`` is source that needs the standard library alone; ``data`` is its stdin. Raise `SandboxError` if it
+        fails, with the end of its stderr, or writes more than ``max_bytes``.
         """
         ...

@@ -73,7 +73,9 @@ class LocalSandbox:
         self._processes: list[LocalProcess] = []
 
     def work_in(self, folder: Path) -> bool:
-        """Let the agent work in the folder itself, in place of a directory that was given before."""
+        """Let the agent work in the folder itself."""
+        if self._given not in (None, folder):
+            raise ConfigurationError(f"LocalSandbox(work={self._given}) and cwd {folder} exclude each other: give one")
         self._given = folder
         return True
 
@@ -148,7 +150,7 @@ class LocalSandbox:
     async def upload(self, source: Path) -> None:
         """Copy a file, or a folder's contents, into the working directory; symbolic links stay links."""
         if self._given is not None:
-            raise ConfigurationError("--upload and --cwd exclude each other: --cwd uses a directory in place")
+            raise ConfigurationError("upload and a working directory of your own exclude each other: copy it yourself")
         await asyncio.to_thread(_copy, source, self.work)
 
     async def download(self, target: Path) -> None:

@@ -81,7 +81,7 @@ def read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) -> 
     root = os.fsencode(path)
     try:
         listing = program.list_folder(root, lambda folder: ignored_on_host(root, folder), max_files)
-        unreadable = [os.fsdecode(path) for path, reason in listing.left_out if path.endswith(b"/")]
+        unreadable = [os.fsdecode(path) for path, _ in listing.left_out if path.endswith(b"/")]
         if unreadable and pack:
             raise ConfigurationError(f"cwd {path}: {unreadable[0]} cannot be read: name it in .gitignore")
         _check_size(path, listing, max_files, max_bytes)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, BinaryIO, NamedTuple
 
 FILE, PROGRAM, LINK = 0o100644, 0o100755, 0o120000
@@ -133,7 +133,7 @@ def ignored_by(root: bytes, folder: bytes, env: dict[str, str]) -> set[bytes]:
 @contextlib.contextmanager
 def repository_beside(
     root: bytes, folder: bytes, patterns: Iterable[bytes], tracked: Iterable[bytes]
-) -> Iterator[dict[str, str]]:
+) -> Generator[dict[str, str]]:
     """Make a temporary repository for a folder without touching the folder; yield the variables that git needs.
 
     ``tracked`` are paths, from the root, that git must not ignore.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,14 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.files or self.folders)
+
+    def apply_command(self, patch_file: Path) -> str:
+        """Return the command line that applies a file with the patch to the folder, without the checks of `apply`."""
+        repositories = (each for each in (self.folder, *self.folder.parents) if os.path.lexists(each / ".git"))
+        top = next(repositories, self.folder)  # in a folder of a repository, git takes the paths from its top
+        inner = self.folder.relative_to(top)
+        where = (f"--directory={inner}",) if inner.parts else ()
+        return shlex.join(("git", "-C", str(top), "apply", *where, str(patch_file.resolve())))
 
     async def apply(self, folder: Path | str | None = None) -> None:
         """Apply the changes to a folder, by default the session's own; do nothing if they are in it already.

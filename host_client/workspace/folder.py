@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from host_client.errors import ConfigurationError, SandboxError, SandspanError
-from host_client.sandbox import Sandbox
+from host_client.sandbox import FolderSandbox, Sandbox
 
 from ._baseline import Baseline, changes_since, read_baseline
 from ._collected import HEAD_BYTES
@@ -75,7 +75,7 @@ class SessionFolder:
 
     async def begin(self, sandbox: Sandbox) -> None:
         """Read the folder's state before the sandbox is created; raise `ConfigurationError` if it cannot be sent."""
-        self._in_place = sandbox.work_in(self._path)
+        self._in_place = _able(sandbox).work_in(self._path)
         try:
             _refuse_whole_disk(self._path)
             limits = (self._workspace.max_files, self._workspace.max_bytes)
@@ -91,7 +91,7 @@ class SessionFolder:
             return None
         began, base = time.monotonic(), self._base
         head = json.dumps({"patterns": _texts(base.patterns)}).encode()
-        await sandbox.execute(_program("receive"), b"%s\n%s" % (head, base.archive), _RECEIVE_BYTES)
+        await _able(sandbox).execute(_program("receive"), b"%s\n%s" % (head, base.archive), _RECEIVE_BYTES)
         base.archive = b""
         milliseconds = round((time.monotonic() - began) * 1000, 3)
         return SentFolder(self._path, len(base.digests), base.size, is_in_repository(self._path), milliseconds)
@@ -136,8 +136,14 @@ class SessionFolder:
             "max_bytes": limits[1],
         }
         data = json.dumps(request).encode() + b"\n"
-        answer = await sandbox.execute(_program("collect"), data, HEAD_BYTES + self._workspace.max_bytes)
+        answer = await _able(sandbox).execute(_program("collect"), data, HEAD_BYTES + self._workspace.max_bytes)
         return await asyncio.to_thread(changes_since, base, answer, *limits, in_place=self._in_place)
+
+
+def _able(sandbox: Sandbox) -> FolderSandbox:
+    if not isinstance(sandbox, FolderSandbox):
+        raise ConfigurationError(f"a {type(sandbox).__name__} takes no cwd: it lacks the methods of FolderSandbox")
+    return sandbox
 
 
 def _refuse_whole_disk(path: Path) -> None:
@@ -150,5 +156,5 @@ def _texts(paths: list[bytes]) -> list[str]:
 
 
 def _program(task: str) -> str:
-    source = importlib.resources.files(__package__).joinpath("_program.py").read_text()
+    source = importlib.resources.files("host_client.workspace").joinpath("_program.py").read_text()
     return f"{source}\nmain({task!r})\n"

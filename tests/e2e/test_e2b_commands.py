@@ -101,7 +101,6 @@ def test_options_that_do_not_fit_are_told_before_anything_starts(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--cwd", "."), "--cwd is for the local sandbox"),
         (("--keep", "somewhere"), "--keep takes `pause` for a sandbox in E2B"),
         (("--keys", "nowhere"), "--keys takes one of gateway, e2b-secrets, env"),
         (("--secret-name", "mine"), "--secret-name requires --keys e2b-secrets"),

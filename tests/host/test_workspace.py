@@ -16,8 +16,18 @@ from typing import Any, Literal
 import pytest
 from e2b import Sandbox as E2BApi
 
-from host_client import AgentResult, Changes, LocalSandbox, Sandbox, Workspace, open_session, run_agent
-from host_client.errors import ConfigurationError, FolderChangedError, SandboxError
+from host_client import (
+    AgentResult,
+    Changes,
+    LocalSandbox,
+    Sandbox,
+    Session,
+    Workspace,
+    events,
+    open_session,
+    run_agent,
+)
+from host_client.errors import ConfigurationError, FolderChangedError, SandboxError, SandboxGoneError
 from host_client.sandbox.e2b._connection import api_params
 from tests.support.hosts import e2b_lab, host_lab, views
 
@@ -154,7 +164,7 @@ async def test_e2b_gets_gits_view_of_the_folder_in_a_clean_repository(project: P
         async with open_session("go", sandbox=sandbox, environ=environ, cwd=project, approvals="auto") as session:
             sent = session.sent_folder
             await session.finish()
-            outputs += [str(event.data.content) async for event in session if event.type == "tool_result"]
+            outputs += [str(event.data.content) async for event in session if isinstance(event, events.ToolResult)]
             changes = await session.changes()
     (output,) = outputs
     for present in ("./untracked", "./dirty", "./.gitignore", "./runs", "755 nobody", "/etc/passwd"):
@@ -198,13 +208,15 @@ async def test_the_state_at_a_time_can_be_asked_for_while_the_agent_runs_and_the
 
 
 async def test_the_changes_of_a_failed_session_are_kept(project: Path) -> None:
+    opened: list[Session] = []
     async with place("e2b", "true") as (sandbox, environ, work):
         assert work is not None
         with pytest.raises(RuntimeError):
             async with open_session(None, sandbox=sandbox, environ=environ, cwd=project) as session:
+                opened.append(session)
                 (work / "made").write_text("m")
                 raise RuntimeError
-        assert states(await session.changes()) == {"made": "added"}
+        assert states(await opened[0].changes()) == {"made": "added"}
 
 
 async def test_a_sandbox_that_is_gone_takes_the_changes_with_it_and_says_so(project: Path) -> None:
@@ -212,35 +224,36 @@ async def test_a_sandbox_that_is_gone_takes_the_changes_with_it_and_says_so(proj
         async with open_session(None, sandbox=lab.sandbox(), environ=lab.environ, cwd=project) as session:
             (made,) = lab.e2b.sandboxes
             await asyncio.to_thread(E2BApi.kill, made.id, **api_params(lab.e2b.environ))
-            with pytest.raises(SandboxError):
+            with pytest.raises(SandboxGoneError):
                 await session.changes()
-        with pytest.raises(SandboxError):
+        with pytest.raises(SandboxGoneError):
             await session.changes()
         assert session.last_changes is None
 
 
-@pytest.mark.parametrize(
-    ("meanwhile", "named"),
-    [
-        (lambda folder: (folder / "text").write_text("mine\n"), "text"),
-        (lambda folder: (folder / "text").chmod(0o755), "text"),
-        (lambda folder: (folder / "text").unlink(), "text"),
-        (lambda folder: (folder / "made").write_text("mine\n"), "made"),
-        (lambda folder: (folder / "inner").symlink_to("/tmp"), "inner/made"),
-        (lambda folder: (folder / "inner").write_text("mine\n"), "inner/made"),
-    ],
+MEANWHILE: tuple[tuple[Callable[[Path], object], str], ...] = (
+    (lambda folder: (folder / "text").write_text("mine\n"), "text"),
+    (lambda folder: (folder / "text").chmod(0o755), "text"),
+    (lambda folder: (folder / "text").unlink(), "text"),
+    (lambda folder: (folder / "made").write_text("mine\n"), "made"),
+    (lambda folder: (folder / "made").symlink_to("/nowhere"), "made"),
+    (lambda folder: (folder / "inner").symlink_to("/tmp"), "inner/made"),
+    (lambda folder: (folder / "inner").write_text("mine\n"), "inner/made"),
 )
-async def test_nothing_is_applied_over_what_changed_meanwhile(
-    meanwhile: Callable[[Path], object], named: str, project: Path
-) -> None:
+
+
+async def test_nothing_is_applied_over_what_changed_meanwhile(project: Path, tmp_path: Path) -> None:
     result = await run("e2b", "echo 2 > text; echo > made; mkdir inner; echo > inner/made; rm gone", project)
     assert result.changes is not None
-    meanwhile(project)
-    before = content(project)
-    with pytest.raises(FolderChangedError, match=f"since the session began, '{named}' changed there") as refused:
-        await result.changes.apply()
-    assert refused.value.paths == (named,)
-    assert content(project) == before
+    for number, (change, named) in enumerate(MEANWHILE):
+        folder = tmp_path / f"copy-{number}"
+        shutil.copytree(project, folder, symlinks=True)
+        change(folder)
+        before = content(folder)
+        with pytest.raises(FolderChangedError, match=f"since the session began, '{named}' changed there") as refused:
+            await result.changes.apply(folder)
+        assert refused.value.paths == (named,)
+        assert content(folder) == before
 
 
 async def test_a_patch_that_cannot_be_written_as_a_whole_changes_nothing(project: Path) -> None:

@@ -112,12 +112,6 @@ class ToldSandbox:
         if isinstance(command, Stop) and self.stops:
             self.end()
 
-    def work_in(self, folder: Path) -> bool:
-        return True
-
-    async def execute(self, program: str, data: bytes, max_bytes: int) -> bytes:
-        raise SandboxError("nothing can be executed")
-
     async def create(self, metadata: Mapping[str, str]) -> SandboxInfo:
         self.is_being_made.set()
         await self.may_be_made.wait()
