@@ -1,36 +1,24 @@
-"""Reads the state of a folder when a session begins, and makes a patch of what changed since.
-
-Contents are kept in a temporary repository beside the folder; the folder's own repository is not touched.
-"""
+"""Reads the state of a folder when a session begins, and keeps its contents in a temporary file."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import os
-import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from host_client.errors import ConfigurationError, SandboxError
+from host_client.errors import ConfigurationError
 
 from . import _program as program
-from ._collected import Collected, read_collected
 from ._rules import ignored_on_host, patterns_of
-from .changes import Changes, FileChange
-
-_STATES = {"A": "added", "M": "modified", "T": "modified", "D": "deleted", "R": "renamed"}
-_PLAIN = ("-c", "core.compression=0", "-c", "fastimport.unpackLimit=0")
-_FAST_IMPORT = ("git", *_PLAIN, "fast-import", "--quiet", "--force")
-_DIFF = ("git", "diff-tree", "-r", "-M", "--no-ext-diff", "--no-textconv")
 
 
 @dataclass
 class Baseline:
-    """The state of a folder: the digest of each file, and its contents in a temporary repository."""
+    """The state of a folder: the digest of each file, and the contents."""
 
     root: bytes
     digests: dict[bytes, str] = field(default_factory=dict[bytes, str])
@@ -41,36 +29,25 @@ class Baseline:
     """The folder as a compressed tar archive, if it is to be sent."""
 
     def __post_init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="sandspan-base-")
-        self._env = {**program.bare_environment(), "GIT_DIR": self._directory.name}
-        program.run(["git", "init", "-q", "--bare", "--template="], os.fsencode(self._directory.name), self._env)
+        self._contents = tempfile.TemporaryFile(prefix="sandspan-base-")  # noqa: SIM115 - `close` closes it
+        self._places: dict[bytes, tuple[int, int, int]] = {}
+
+    def add(self, entry: program.Entry, content: bytes) -> None:
+        """Add a file in the order of its content."""
+        self._places[entry.path] = (entry.mode, self.size, len(content))
+        self._contents.write(content)
+        self.size += len(content)
+        self.digests[entry.path] = program.digest(entry.mode, content)
+
+    def file(self, path: bytes) -> tuple[int, bytes]:
+        """Return the mode and the content of a file."""
+        mode, at, size = self._places[path]
+        self._contents.seek(at)
+        return mode, self._contents.read(size)
 
     def close(self) -> None:
-        """Remove the temporary repository."""
-        self._directory.cleanup()
-
-    def write(self, commit: str, commands: Iterator[bytes], parent: str | None = None) -> None:
-        """Write a commit of the commands of ``git fast-import``."""
-        with subprocess.Popen(_FAST_IMPORT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self._env) as importing:
-            assert importing.stdin is not None
-            assert importing.stderr is not None
-            try:
-                importing.stdin.write(f"commit refs/{commit}\ncommitter sandspan <> 0 +0000\ndata 0\n".encode())
-                # A commit without a parent begins with no files, also where the reference has an older one.
-                importing.stdin.write(f"from refs/{parent}^0\n".encode() if parent else b"deleteall\n")
-                for command in commands:
-                    importing.stdin.write(command)
-                importing.stdin.close()
-            except BrokenPipeError:
-                pass  # git says why on stderr
-            words = importing.stderr.read().decode("utf-8", "replace").strip()
-        if importing.returncode != 0:
-            raise OSError(0, f"git fast-import: {words[-300:]}")
-
-    def diff(self, *options: str) -> bytes:
-        """Return the output of ``git diff-tree`` for both commits."""
-        where = os.fsencode(self._directory.name)
-        return program.run([*_DIFF, *options, "refs/base", "refs/work"], where, self._env)
+        """Remove the contents."""
+        self._contents.close()
 
 
 def read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) -> Baseline:
@@ -88,7 +65,7 @@ def read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) -> 
         base = Baseline(root, folders=listing.folders, patterns=patterns_of(path))
         packed = io.BytesIO()
         try:
-            base.write("base", _reading(base, listing, packed if pack else None, max_bytes))
+            _read_all(base, listing, packed if pack else None, max_bytes)
         except BaseException:
             base.close()
             raise
@@ -118,8 +95,8 @@ def _check_size(path: Path, listing: program.Listing, max_files: int, max_bytes:
     )
 
 
-def _reading(base: Baseline, listing: program.Listing, packed: io.BytesIO | None, max_bytes: int) -> Iterator[bytes]:
-    """Read each file of a listing, note its digest, add it to the archive, and yield its command for fast-import."""
+def _read_all(base: Baseline, listing: program.Listing, packed: io.BytesIO | None, max_bytes: int) -> None:
+    """Read each file of a listing into the state, and into the archive if there is one."""
     with (
         gzip.GzipFile(fileobj=packed or io.BytesIO(), mode="wb", compresslevel=1) as compressed,
         tarfile.open(
@@ -132,13 +109,11 @@ def _reading(base: Baseline, listing: program.Listing, packed: io.BytesIO | None
             tar.addfile(member)
         for entry in listing.files:
             content = program.read(base.root, entry, max_bytes - base.size)
-            base.size += len(content)
-            if base.size > max_bytes:
+            if base.size + len(content) > max_bytes:
                 raise OSError(0, f"a file grew while it was read: {os.fsdecode(entry.path)}")
-            base.digests[entry.path] = program.digest(entry.mode, content)
+            base.add(entry, content)
             if packed:
                 _pack(tar, base.root, entry, content)
-            yield _file_command(entry.path, entry.mode, content)
 
 
 def _pack(tar: tarfile.TarFile, root: bytes, entry: program.Entry, content: bytes) -> None:
@@ -150,50 +125,3 @@ def _pack(tar: tarfile.TarFile, root: bytes, entry: program.Entry, content: byte
         return
     member.mode, member.size = entry.mode & 0o777, len(content)
     tar.addfile(member, io.BytesIO(content))
-
-
-def changes_since(base: Baseline, answer: bytes, max_files: int, max_bytes: int, *, in_place: bool) -> Changes:
-    """Make a patch of what `_program.collect` wrote, which is not trusted. Raise `SandboxError` if it is not valid."""
-    collected = read_collected(answer, base.digests, max_files, max_bytes)
-    try:
-        base.write("work", _commands(collected), parent="base")
-        patch = base.diff("-p", "--binary", "--full-index", "--no-color")
-        files = tuple(_files(base.diff("-z", "--name-status").split(b"\0")))
-    except OSError as error:
-        raise SandboxError(f"the changes cannot be made into a patch: {error.strerror}") from error
-    touched = (*collected.deleted, *(path for path, _, _ in collected.changed))
-    return Changes(
-        folder=Path(os.fsdecode(base.root)),
-        patch=patch,
-        files=files,
-        folders=tuple(map(os.fsdecode, collected.folders)),
-        left_out=collected.left_out,
-        in_place=in_place,
-        before={path: base.digests.get(path) for path in touched},
-    )
-
-
-def _commands(collected: Collected) -> Iterator[bytes]:
-    for path in collected.deleted:
-        yield b"D %s\n" % _quoted(path)
-    for path, mode, content in collected.changed:
-        yield _file_command(path, mode, content)
-
-
-def _file_command(path: bytes, mode: int, content: bytes) -> bytes:
-    return b"M %o inline %s\ndata %d\n%s\n" % (mode, _quoted(path), len(content), content)
-
-
-def _quoted(path: bytes) -> bytes:
-    plain = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._- "
-    return b'"' + b"".join(b"%c" % byte if byte in plain else b"\\%03o" % byte for byte in path) + b'"'
-
-
-def _files(fields: list[bytes]) -> Iterator[FileChange]:
-    """Read the output of ``git diff-tree -z --name-status``."""
-    rest = iter(fields)
-    for state in rest:
-        if state:
-            old = os.fsdecode(next(rest))
-            new = os.fsdecode(next(rest)) if state.startswith(b"R") else None
-            yield FileChange(new or old, _STATES[state[:1].decode()], old if new else None)

@@ -13,8 +13,9 @@ from pathlib import Path
 from host_client.errors import ConfigurationError, SandboxError, SandspanError
 from host_client.sandbox import FolderSandbox, Sandbox
 
-from ._baseline import Baseline, changes_since, read_baseline
+from ._baseline import Baseline, read_baseline
 from ._collected import HEAD_BYTES
+from ._patching import changes_since
 from ._rules import is_in_repository
 from .changes import Changes
 
