@@ -1,4 +1,4 @@
-"""Run a file of prompts, one per line, a few at a time, and print a line for each result.
+"""Run a file of prompts, one per line, a few at a time, each in an empty folder, and print a line for each result.
 
 python batch.py prompts.txt
 """

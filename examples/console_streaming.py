@@ -13,7 +13,7 @@ from host_client.telemetry import TelemetryConfig, initialize_telemetry
 
 async def main(prompt: str) -> None:
     telemetry = initialize_telemetry(TelemetryConfig(exporters=("console",)))
-    async with open_session(prompt, approvals="auto", telemetry=telemetry) as session:
+    async with open_session(prompt, cwd=".", approvals="auto", telemetry=telemetry) as session:
         await session.finish()
         async for event in session:
             match event:

@@ -46,7 +46,7 @@ async def main(path: Path, prompt: str) -> None:
         TelemetryConfig(exporters=(), custom_exporters=[ToolCalls(path)], sanitize_prompt=without_names)
     )
     options = AgentOptions(tool_content="preview")  # without this option no span has tool arguments
-    result = await run_agent(prompt, options, approvals="auto", telemetry=telemetry)
+    result = await run_agent(prompt, options, cwd=".", approvals="auto", telemetry=telemetry)
     print(result.text)
     telemetry.shutdown()
 

@@ -32,7 +32,7 @@ async def ask(question: Question, traceparent: Annotated[str | None, Header()] =
     """Run one turn that may only read; each call that needs an approval is denied."""
     denied: list[str] = []
     options = AgentOptions(user_id="web", allowed_tools=("Read", "Grep", "Glob"))
-    async with open_session(question.prompt, options, traceparent=traceparent) as session:
+    async with open_session(question.prompt, options, cwd=".", traceparent=traceparent) as session:
         await session.finish()
         text: str | None = None
         async for event in session:

@@ -26,7 +26,7 @@ async def main(prompt: str) -> None:
         )
     )
     options = AgentOptions(user_id="ada", attributes={"langfuse.trace.metadata.team": "platform"})
-    result = await run_agent(prompt, options, approvals="auto", telemetry=telemetry)
+    result = await run_agent(prompt, options, cwd=".", approvals="auto", telemetry=telemetry)
     print(result.text)
     delivered = telemetry.shutdown()
     print(f"trace {result.trace_id}, {'delivered' if delivered else 'not delivered'}", file=sys.stderr)

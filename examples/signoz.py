@@ -29,7 +29,7 @@ async def main(prompts: list[str]) -> None:
         )
     )
     options = AgentOptions(user_id="ada", tenant_id="acme", user_tier="enterprise")
-    async with open_session(options=options, approvals="auto", telemetry=telemetry) as session:
+    async with open_session(options=options, cwd=".", approvals="auto", telemetry=telemetry) as session:
         for prompt in prompts:
             await session.send(prompt)
         await session.finish()

@@ -210,7 +210,7 @@ class SdkOptions(_Part, frozen=True, kw_only=True):
 REFUSED: dict[str, str] = {
     "continue_conversation": "`resume` names the conversation; its past cost is known only then.",
     "permission_prompt_tool_name": "The runner answers permission requests, by approvals.",
-    "cwd": "The sandbox decides; AGENT_CWD where the runner is used alone.",
+    "cwd": "`open_session(cwd=…)` names a folder of the host; AGENT_CWD is for the runner alone.",
     "cli_path": "AGENT_CLI_PATH says which Claude Code the image has.",
     "max_buffer_size": "The runner sets it.",
     "debug_stderr": "The SDK no longer reads it.",

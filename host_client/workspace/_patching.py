@@ -11,8 +11,8 @@ from host_client.errors import SandboxError
 
 from . import _program as program
 from ._baseline import Baseline
+from ._changes import Changes, FileChange
 from ._collected import Collected, read_collected
-from .changes import Changes, FileChange
 
 _STATES = {"A": "added", "M": "modified", "T": "modified", "D": "deleted", "R": "renamed"}
 _DIFF = ("git", "diff-tree", "-r", "-M", "--no-ext-diff", "--no-textconv")

@@ -41,7 +41,9 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [target for target in targets if not (ROOT / document.parent / target).exists()] == []
 
 
-def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_example_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(example.strip().split("\n")) <= 14
     script = """
@@ -54,7 +56,9 @@ def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str], monkeypatc
     with host_lab(script) as lab:
         for name, value in lab.environ.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
         exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    assert (tmp_path / "made").exists()
     assert capsys.readouterr().out == "All tests pass.\n"
 
 

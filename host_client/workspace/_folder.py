@@ -14,10 +14,10 @@ from host_client.errors import ConfigurationError, SandboxError, SandspanError
 from host_client.sandbox import FolderSandbox, Sandbox
 
 from ._baseline import Baseline, read_baseline
+from ._changes import Changes
 from ._collected import HEAD_BYTES
 from ._patching import changes_since
 from ._rules import is_in_repository
-from .changes import Changes
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_FILES = 50_000
