@@ -13,7 +13,7 @@ from pathlib import Path
 from host_client.errors import ConfigurationError
 
 from . import _program as program
-from ._rules import ignored_on_host, patterns_of
+from ._rules import ignored_on_host, is_in_repository, patterns_of
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Baseline:
     digests: dict[bytes, str] = field(default_factory=dict[bytes, str])
     folders: list[bytes] = field(default_factory=list[bytes])
     patterns: list[bytes] = field(default_factory=list[bytes])
+    is_in_git: bool = False
     size: int = 0
     archive: bytes = b""
     """The folder as a compressed tar archive, if it is to be sent."""
@@ -55,28 +56,36 @@ def read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) -> 
 
     The same bytes are packed and kept, also if a file changes meanwhile.
     """
-    root = os.fsencode(path)
     try:
-        listing = program.list_folder(root, lambda folder: ignored_on_host(root, folder), max_files)
-        unreadable = [os.fsdecode(path) for path, _ in listing.left_out if path.endswith(b"/")]
-        if unreadable and pack:
-            raise ConfigurationError(f"cwd {path}: {unreadable[0]} cannot be read: name it in .gitignore")
-        _check_size(path, listing, max_files, max_bytes)
-        base = Baseline(root, folders=listing.folders, patterns=patterns_of(path))
-        packed = io.BytesIO()
-        try:
-            _read_all(base, listing, packed if pack else None, max_bytes)
-        except BaseException:
-            base.close()
-            raise
-        base.archive = packed.getvalue()
-    except FileNotFoundError as error:
-        if error.filename != "git":
-            raise ConfigurationError(f"cwd {path}: {error.filename!r}: {error.strerror}") from error
-        raise ConfigurationError(f"cwd {path}: git is missing on this machine: install it") from error
+        return _read_baseline(path, max_files, max_bytes, pack=pack)
     except OSError as error:
-        about = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        raise ConfigurationError(f"cwd {path}: {about}{error.strerror}") from error
+        raise ConfigurationError(f"cwd {path}: {_words(error)}") from error
+
+
+def _words(error: OSError) -> str:
+    if error.filename == "git":
+        return "git is missing on this machine: install it"
+    if error.filename is None:
+        return error.strerror or str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}: name it in .gitignore, or make it readable"
+
+
+def _read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) -> Baseline:
+    root = os.fsencode(path)
+    listing = program.list_folder(root, lambda folder: ignored_on_host(root, folder), max_files)
+    for unreadable, reason in listing.left_out:
+        if pack and unreadable.endswith(b"/"):  # a pipe or socket is nothing that an agent needs
+            raise OSError(0, reason, unreadable)
+    _check_size(path, listing, max_files, max_bytes)
+    is_in_git = is_in_repository(path)
+    base = Baseline(root, folders=listing.folders, patterns=patterns_of(path), is_in_git=is_in_git)
+    packed = io.BytesIO()
+    try:
+        _read_all(base, listing, packed if pack else None, max_bytes)
+    except BaseException:
+        base.close()
+        raise
+    base.archive = packed.getvalue()
     return base
 
 
@@ -108,7 +117,10 @@ def _read_all(base: Baseline, listing: program.Listing, packed: io.BytesIO | Non
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)
         for entry in listing.files:
-            content = program.read(base.root, entry, max_bytes - base.size)
+            try:
+                content = program.read(base.root, entry, max_bytes - base.size)
+            except FileNotFoundError:  # it was removed since it was listed
+                continue
             if base.size + len(content) > max_bytes:
                 raise OSError(0, f"a file grew while it was read: {os.fsdecode(entry.path)}")
             base.add(entry, content)

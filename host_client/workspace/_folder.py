@@ -17,7 +17,6 @@ from ._baseline import Baseline, read_baseline
 from ._changes import Changes
 from ._collected import HEAD_BYTES
 from ._patching import changes_since
-from ._rules import is_in_repository
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_FILES = 50_000
@@ -95,7 +94,7 @@ class SessionFolder:
         await _able(sandbox).execute(_program("receive"), b"%s\n%s" % (head, base.archive), _RECEIVE_BYTES)
         base.archive = b""
         milliseconds = round((time.monotonic() - began) * 1000, 3)
-        return SentFolder(self._path, len(base.digests), base.size, is_in_repository(self._path), milliseconds)
+        return SentFolder(self._path, len(base.digests), base.size, base.is_in_git, milliseconds)
 
     async def changes(self, sandbox: Sandbox) -> Changes:
         """Return the changes since the session began, or at its end if it has ended. Raise `SandspanError`."""

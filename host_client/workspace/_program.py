@@ -163,14 +163,14 @@ def bare_environment() -> dict[str, str]:
 
 
 def run(command: list[str], cwd: bytes, env: dict[str, str], stdin: bytes = b"") -> bytes:
-    """Run a command and return its stdout; raise `OSError` with its last words if it fails."""
+    """Run a command and return its stdout; raise `ChildProcessError` with its exit code and last words if it fails."""
     try:
         done = subprocess.run(command, cwd=cwd, env=env, input=stdin, capture_output=True, timeout=_LIST_SECONDS)
     except subprocess.TimeoutExpired:
         raise OSError(0, f"git took more than {_LIST_SECONDS} seconds") from None
     if done.returncode != 0:
         words = done.stderr.decode("utf-8", "replace").strip()[-300:]
-        raise OSError(0, words or f"git ended with code {done.returncode}")
+        raise ChildProcessError(done.returncode, words or f"git ended with code {done.returncode}")
     return done.stdout
 
 
@@ -210,33 +210,14 @@ def collect(request: Any, out: BinaryIO) -> None:
             return ignored_by(b".", folder, env)
 
     listing = list_folder(b".", ignored)
-    left_out = list(listing.left_out)
-    changed: list[tuple[Entry, bytes]] = []
-    size = 0
-    for entry in sorted(listing.files, key=lambda entry: (entry.path not in base, entry.size)):
-        reason = None
-        try:
-            content = read(b".", entry, request["max_bytes"])
-        except OSError as error:
-            reason, content = error.strerror or "unreadable", b""
-        if reason is None and digest(entry.mode, content) == base.get(entry.path):
-            continue
-        if reason is None and entry.mode == LINK and leads_out(entry.path, content):
-            reason = "is a link that leads out of the folder"
-        if reason is None and (len(content) + size > request["max_bytes"] or len(changed) >= request["max_files"]):
-            reason = "is more than the limit of changes allows"
-        if reason is not None:
-            left_out.append((entry.path, reason))
-            continue
-        changed.append((entry._replace(size=len(content)), content))
-        size += len(content)
+    changed, left_out = _read_changed(listing, base, request["max_files"], request["max_bytes"])
     present = {entry.path for entry in listing.files} | {path for path, _ in listing.left_out}
     hidden = tuple(path for path, _ in listing.left_out if path.endswith(b"/"))
-    deleted = [path for path in base if path not in present and not (hidden and path.startswith(hidden))]
+    deleted = [path for path in base if path not in present and not path.startswith(hidden)]
     known_folders = {path.encode("latin-1") for path in request["folders"]}
     head = {
         "deleted": [path.decode("latin-1") for path in deleted],
-        "changed": [(entry.path.decode("latin-1"), entry.mode, entry.size) for entry, _ in changed],
+        "changed": [(entry.path.decode("latin-1"), entry.mode, len(content)) for entry, content in changed],
         "folders": [path.decode("latin-1") for path in listing.folders if path not in known_folders],
         "left_out": [(path.decode("latin-1"), reason) for path, reason in left_out[:_MAX_NAMED]],
         "left_out_count": len(left_out),
@@ -244,6 +225,30 @@ def collect(request: Any, out: BinaryIO) -> None:
     out.write(json.dumps(head).encode() + b"\n")
     for _, content in changed:
         out.write(content)
+
+
+def _read_changed(
+    listing: Listing, base: dict[bytes, str], max_files: int, max_bytes: int
+) -> tuple[list[tuple[Entry, bytes]], list[tuple[bytes, str]]]:
+    """Return the files that are not as in ``base``, with their contents, and what is left out of them."""
+    changed: list[tuple[Entry, bytes]] = []
+    left_out, size = list(listing.left_out), 0
+    for entry in sorted(listing.files, key=lambda entry: (entry.path not in base, entry.size)):
+        try:
+            content = read(b".", entry, max_bytes)
+        except OSError as error:
+            left_out.append((entry.path, error.strerror or "unreadable"))
+            continue
+        if digest(entry.mode, content) == base.get(entry.path):
+            continue
+        if entry.mode == LINK and leads_out(entry.path, content):
+            left_out.append((entry.path, "is a link that leads out of the folder"))
+        elif len(content) + size > max_bytes or len(changed) >= max_files:
+            left_out.append((entry.path, "is more than the limit of changes allows"))
+        else:
+            changed.append((entry, content))
+            size += len(content)
+    return changed, left_out
 
 
 def main(task: str) -> None:

@@ -22,8 +22,16 @@ def ignored_on_host(root: bytes, folder: bytes) -> set[bytes]:
 
 
 def is_in_repository(path: Path) -> bool:
-    """Return whether a folder is in a repository or in a working tree of one."""
-    return any(os.path.lexists(each / ".git") for each in (path, *path.parents))
+    """Return whether a folder is in a repository, which does not ignore the folder as a whole. Raise `OSError`."""
+    if not any(os.path.lexists(each / ".git") for each in (path, *path.parents)):
+        return False
+    try:
+        program.run(["git", *program.NEUTRAL, "check-ignore", "-q", "."], os.fsencode(path), _own_environment())
+    except ChildProcessError as error:
+        if error.errno == 1:  # it is not ignored
+            return True
+        raise
+    return False
 
 
 def patterns_of(path: Path) -> list[bytes]:
@@ -48,7 +56,7 @@ def _excludes_file(root: bytes, env: dict[str, str]) -> Path:
     default = Path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config", "git", "ignore")
     try:
         named = program.run(["git", "config", "--path", "core.excludesFile"], root, env).rstrip(b"\n")
-    except OSError:  # it is not set
+    except ChildProcessError:  # it is not set
         return default
     return Path(os.fsdecode(named))
 

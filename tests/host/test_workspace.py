@@ -190,6 +190,16 @@ async def test_a_folder_outside_git_and_a_session_without_changes(kind: Kind, tm
     assert not (folder / ".git").exists()
 
 
+async def test_a_folder_that_its_repository_ignores_is_sent_by_its_own_rules(project: Path) -> None:
+    for name in ("out.log/sub/a", "out.log/sub/.env", "out.log/sub/mine", "out.log/sub/venv/x"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(name)
+    (project / "out.log/sub/.gitignore").write_text("mine\n")
+    result = await run("e2b", "ls -A > listing", project / "out.log/sub")
+    assert result.changes is not None
+    assert b"+.git\n+.gitignore\n+a\n+listing\n" in result.changes.patch
+
+
 @BOTH
 async def test_the_state_at_a_time_can_be_asked_for_while_the_agent_runs_and_the_last_one_after_it(
     kind: Kind, project: Path
