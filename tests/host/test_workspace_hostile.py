@@ -112,6 +112,7 @@ async def test_what_the_agent_does_to_git_runs_nothing_and_changes_no_byte(tmp_p
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "text").write_text("one\n")
+    (folder / ".gitattributes").write_text("* text eol=crlf ident\n")
     command = TAMPER.replace("{marker}", "MARKER")
     with e2b_lab(SCRIPT.format(command=json.dumps(command))) as lab:
         marker = lab.root / "tmp" / "marker"
