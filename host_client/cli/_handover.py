@@ -13,7 +13,7 @@ from rich.text import Text
 
 from host_client.client.session import Session
 from host_client.errors import SandspanError
-from host_client.workspace import Changes, Workspace
+from host_client.workspace import LEFT_AT_HOME, Changes, SentFolder, Workspace
 
 from ._render import visible
 
@@ -53,8 +53,15 @@ async def hand_over(handover: Handover, session: Session, console: Console, *, i
         return True
     is_applied = handover.apply and not is_error and await _apply(changes, console)
     if not is_applied:
-        _keep(changes, handover.patch, console)
+        hint = "to do it later" if handover.apply else "--apply does it at the end of a run, or now"
+        _keep(changes, handover.patch, hint, console)
     return is_applied or not handover.apply
+
+
+def sent_line(sent: SentFolder) -> str:
+    """Return a line about a folder that was sent to a sandbox."""
+    stays = "what .gitignore names" if sent.is_in_git else f"{', '.join(LEFT_AT_HOME)} and what .gitignore names"
+    return f"sent {sent.path}: {sent.files:,} files, {sent.size:,} bytes; {stays} stayed here"
 
 
 def _describe(changes: Changes, console: Console) -> None:
@@ -89,7 +96,7 @@ def _write(path: Path, patch: bytes, console: Console) -> bool:
     return True
 
 
-def _keep(changes: Changes, path: Path | None, console: Console) -> None:
+def _keep(changes: Changes, path: Path | None, hint: str, console: Console) -> None:
     """Tell how to apply the patch, which is written to a temporary file unless it is in ``path`` already."""
     if path is None:
         descriptor, name = tempfile.mkstemp(prefix="sandspan-", suffix=".patch")
@@ -98,4 +105,4 @@ def _keep(changes: Changes, path: Path | None, console: Console) -> None:
         if not _write(path, changes.patch, console):
             return
     command = visible(changes.apply_command(path))
-    console.print(Text(f"not applied; --apply does it at the end of a run, or now: {command}"), soft_wrap=True)
+    console.print(Text(f"not applied; {hint}: {command}"), soft_wrap=True)

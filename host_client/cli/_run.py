@@ -27,9 +27,8 @@ from host_client.signals import loop_signals
 from host_client.telemetry import Telemetry, root_below
 from host_client.telemetry.setup.environment import telemetry_config
 from host_client.telemetry.setup.start import start
-from host_client.workspace import LEFT_AT_HOME, SentFolder
 
-from ._handover import Handover, hand_over
+from ._handover import Handover, hand_over, sent_line
 from ._person import Person
 from ._place import Place
 from ._render import Renderer, delivery_line, dollars, summary_line, visible
@@ -138,7 +137,7 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
             where = session.info.id if session.info else ""
             console.print(Text(f"sandbox {where}, trace {session.trace_id}", style="dim"))
             if session.sent_folder is not None:
-                console.print(Text(_sent(session.sent_folder), style="dim"), soft_wrap=True)
+                console.print(Text(sent_line(session.sent_folder), style="dim"), soft_wrap=True)
             renderer = Renderer(console, session.trace.calls)
             show = _write_json if job.json_events else renderer.show
             await _follow(session, show, Person(session, console) if policy == "ask" else None)
@@ -155,11 +154,6 @@ async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetr
         job.continuation(session) if job.continuation is not None and session.left_behind is None else None,
         session,
     )
-
-
-def _sent(sent: SentFolder) -> str:
-    stays = "what .gitignore names" if sent.is_in_git else f"{', '.join(LEFT_AT_HOME)} and what .gitignore names"
-    return f"sent {sent.path}: {sent.files:,} files, {sent.size:,} bytes; {stays} stayed here"
 
 
 async def _download(session: Session, target: Path, console: Console) -> None:

@@ -175,7 +175,7 @@ class LocalSandbox:
             if process.returncode is None:
                 process.kill()
         if process.returncode != 0:
-            raise SandboxError(words.decode("utf-8", "replace").strip()[-300:])
+            raise SandboxError(f"a program failed in {self.work}: {words.decode('utf-8', 'replace').strip()[-300:]}")
         if len(out) > max_bytes:
             raise SandboxError(f"the folder has more changes than {max_bytes:,} bytes")
         return out

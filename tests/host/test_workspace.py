@@ -30,6 +30,7 @@ from host_client import (
 from host_client.errors import ConfigurationError, FolderChangedError, SandboxError, SandboxGoneError
 from host_client.sandbox.e2b._connection import api_params
 from tests.support.hosts import e2b_lab, host_lab, views
+from tests.support.told_sandbox import ToldSandbox
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -385,6 +386,15 @@ async def test_what_does_not_fit_together_is_told(project: Path) -> None:
                 pass
         with pytest.raises(ConfigurationError, match="a session that is resumed has its files"):
             async with open_session(sandbox=lab.sandbox("paused"), environ=lab.environ, cwd=project):
+                pass
+        with pytest.raises(ConfigurationError, match="a ToldSandbox takes no cwd"):
+            async with open_session(sandbox=ToldSandbox("1" * 32), environ=lab.environ, cwd=project):
+                pass
+        with pytest.raises(ConfigurationError, match="exclude each other: give one"):
+            async with open_session(sandbox=LocalSandbox(work=project.parent), environ=lab.environ, cwd=project):
+                pass
+        with pytest.raises(ConfigurationError, match=r'cwd takes a folder of this machine, such as ".", not 1'):
+            async with open_session(sandbox=lab.sandbox(), environ=lab.environ, cwd=1):  # pyright: ignore[reportArgumentType]
                 pass
         (lab.work / "there").touch()
         with pytest.raises(SandboxError, match="the working directory is not empty, it has 'there'"):

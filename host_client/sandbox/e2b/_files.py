@@ -167,6 +167,8 @@ async def read_file(sandbox: AsyncSandbox, layout: Layout, path: str, max_bytes:
 _PYTHON = "/usr/bin/python3"
 """The image's own Python, as the agent's account need not be able to run the runner's."""
 
+_FAILED = "a program failed in the sandbox's working directory:"
+
 _IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 """Shell script that runs a command in a folder. The agent's account enters it, as the agent may have replaced it."""
 
@@ -181,7 +183,7 @@ async def execute(sandbox: AsyncSandbox, layout: Layout, program: str, data: byt
     try:
         with Translated():
             await write(given, data, user="root", request_timeout=_PACK_SECONDS)
-        await _run(sandbox, f"set -o pipefail; {{ {command}; }} | /usr/bin/head -c {max_bytes + 1} > {made}", "")
+        await _run(sandbox, f"set -o pipefail; {{ {command}; }} | /usr/bin/head -c {max_bytes + 1} > {made}", _FAILED)
         too_large = SandboxError(f"the sandbox sent more than {max_bytes} bytes")
         await _fetch(sandbox, made, into, max_bytes, too_large)
     finally:
@@ -218,4 +220,4 @@ async def _run(sandbox: AsyncSandbox, command: str, failed: str) -> None:
         try:
             await sandbox.commands.run(command, user="root", timeout=_PACK_SECONDS)
         except CommandExitException as error:
-            raise SandboxError(f"{failed} {error.stderr.strip()[-300:]}".strip()) from error
+            raise SandboxError(f"{failed} {error.stderr.strip()[-300:]}") from error

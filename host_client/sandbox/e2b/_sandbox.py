@@ -86,7 +86,7 @@ class E2BSandbox:
     # -- life -------------------------------------------------------------------------------------
 
     def work_in(self, folder: Path) -> bool:
-        """Return False, as the agent works in a copy; raise `ConfigurationError` if there are files already."""
+        """Return False, as the agent works in a copy; raise `ConfigurationError` for a sandbox that is resumed."""
         if self._resume:
             raise ConfigurationError(f"cwd {folder}: a session that is resumed has its files: use upload for more")
         return False
