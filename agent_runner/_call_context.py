@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry import context
@@ -17,6 +18,9 @@ _TOOL_USE_ID = "claudecode/toolUseId"
 """The key of a request's ``_meta`` by which the CLI names the tool call."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+
+current_call_id: ContextVar[str | None] = ContextVar("current_call_id", default=None)
+"""The id of the tool call that a handler of an in-process server carries out; None if it is not known."""
 
 FindCall = Callable[[str], Awaitable[ToolCall | None]]
 """Returns a tool call by its id."""
@@ -55,6 +59,7 @@ class CallContext:
         # The CLI's own context names a span that is not part of the trace.
         meta["traceparent"] = TraceContext(call.span.trace_id, call.span.span_id).traceparent
         meta["tracestate"] = call.span.tracestate
+        current_call_id.set(tool_id)  # in the context of this request's task alone
         token = context.attach(_PROPAGATOR.extract(meta))
         try:
             return await call_next(dataclasses.replace(request, meta=meta))

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from .contract.callbacks import CallbackDefinitions, read_callbacks
 from .contract.parsing import count, count_above_zero, number_above_zero, on_off, one_of, pairs
 from .contract.sanitize import CONTENTS, Content
 from .contract.sdk_options import McpServer, SdkOptions, SystemPrompt, read_options
 from .contract.tools import PERMISSION_MODES, tool_names
 
 SETTING_SOURCES = ("user", "project", "local")
+
+MessageMode = Literal["off", "on", "partial"]
+MESSAGE_MODES: tuple[str, ...] = get_args(MessageMode)
 
 GatewayMode = Literal["auto", "on", "off"]
 GATEWAY_MODES: tuple[str, ...] = get_args(GatewayMode)
@@ -71,6 +75,9 @@ class Config:
     cli_path: str | None = None
     options: SdkOptions = field(default_factory=SdkOptions)
     """The document with options of the SDK. Of those in `SHARED`, the field here holds."""
+    callbacks: CallbackDefinitions = field(default_factory=CallbackDefinitions)
+    """The tools and hooks whose functions run on the host."""
+    messages: MessageMode = "off"
 
 
 SHARED = {each.name for each in fields(Config)} & set(SdkOptions.__struct_fields__) - {"session_id"}
@@ -187,6 +194,12 @@ SETTINGS = (
         "options",
         _options_document,
         "Options of the Claude Agent SDK: a JSON object, or a path to one. Other settings override it.",
+    ),
+    RunnerSetting("callbacks", read_callbacks, "Tools and hooks whose functions run on the host, as a JSON document."),
+    RunnerSetting(
+        "messages",
+        one_of(*MESSAGE_MODES),
+        "on: Claude Code's messages are `message` events, too; partial: its partial messages as well. Default: off.",
     ),
 )
 

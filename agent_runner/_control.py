@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+from ._callbacks import Callbacks
 from ._cli import Cli
 from ._control_requests import ControlRequests, PromptOrder
 from ._events import Events
@@ -14,7 +15,18 @@ from ._permissions import Permissions
 from ._requests import RefusedError
 from ._translate import Translator
 from .contract.attachments import view_of
-from .contract.protocol import AnyCommand, ControlCommand, ErrorData, Finish, Interrupt, Prompt, Stop
+from .contract.protocol import (
+    Answer,
+    AnyCommand,
+    Approval,
+    CallbackResponse,
+    ControlCommand,
+    ErrorData,
+    Finish,
+    Interrupt,
+    Prompt,
+    Stop,
+)
 
 MAX_ATTACHED_BYTES = 64 * 1024 * 1024
 """Maximum size of the attachments of all prompts that wait, which are kept in memory."""
@@ -40,6 +52,7 @@ class Control:
         events: Events,
         translator: Translator,
         permissions: Permissions,
+        callbacks: Callbacks,
         cli: Cli,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -60,6 +73,7 @@ class Control:
         self._events = events
         self._translator = translator
         self._permissions = permissions
+        self._callbacks = callbacks
         self._cli = cli
         self._spawn = spawn
         self.requests = ControlRequests(cli, events, translator, self._order, spawn, self.changed.set)
@@ -107,11 +121,17 @@ class Control:
             case ControlCommand():
                 self.requests.add(command, awaited=self.more_prompts)
             case _:
-                try:
-                    self._permissions.answer(command)
-                except RefusedError as refused:
-                    self.refuse(str(refused))
+                self._answer(command)
         self.changed.set()
+
+    def _answer(self, reply: Approval | Answer | CallbackResponse) -> None:
+        try:
+            if isinstance(reply, CallbackResponse):
+                self._callbacks.answer(reply)
+            else:
+                self._permissions.answer(reply)
+        except RefusedError as refused:
+            self.refuse(str(refused))
 
     def _queue(self, prompt: Prompt) -> None:
         self._prompted = True
@@ -141,9 +161,10 @@ class Control:
         self._events.emit(ErrorData(error_type="protocol", message=why))
 
     def end_of_input(self) -> None:
-        """Note that stdin has ended: no prompts follow, and all approvals are denied."""
+        """Note that stdin has ended: no prompts follow, all approvals are denied, and the host cannot be called."""
         self.more_prompts = False
         self._permissions.close()
+        self._callbacks.close()
         self.changed.set()
 
     def signalled(self, exit_code: int) -> None:
@@ -174,8 +195,13 @@ class Control:
         elif turn is not None and not self.interrupt_early:
             self._interrupt_turn()
 
-    def _interrupt_turn(self) -> None:
+    def cancel_requests(self) -> None:
+        """End all waits for a person or the host as cancelled."""
         self._permissions.cancel_all()
+        self._callbacks.cancel_all()
+
+    def _interrupt_turn(self) -> None:
+        self.cancel_requests()
         self._translator.background.interrupted()
         self._spawn(self._cli.interrupt())
 

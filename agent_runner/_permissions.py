@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from claude_agent_sdk import (
     PermissionResultAllow,
@@ -14,11 +14,11 @@ from claude_agent_sdk import (
 )
 
 from ._events import Events
-from ._requests import Outcome, PendingRequests, RefusedError, Reply, Unanswered
+from ._requests import Outcome, PendingRequests, RefusedError, Unanswered
 from ._state import MAX_INPUT, ToolCall
 from ._translate import Translator
 from .contract import genai
-from .contract.approvals import contradiction_in, fault_of_answer, fault_of_approval, outcome_of, remembered
+from .contract.approvals import contradiction_in, fault_of_approval, fault_of_reply, outcome_of, remembered
 from .contract.protocol import (
     Answer,
     Approval,
@@ -33,6 +33,8 @@ from .contract.protocol import (
 from .contract.spans import Span
 
 QUESTION_TOOL = "AskUserQuestion"
+
+PersonReply = TypeVar("PersonReply", Approval, Answer)
 
 Permission = PermissionResultAllow | PermissionResultDeny
 
@@ -56,6 +58,7 @@ class Permissions:
         elif (fault := contradiction_in(reply)) is not None:
             raise RefusedError(fault)
         else:
+            _updates_in(reply)  # raises for one of a wrong form
             self._approvals.answer(reply.approval_id, reply)
 
     def cancel_all(self) -> None:
@@ -102,6 +105,12 @@ class Permissions:
             expires_at=self._deadline(),
             reason=context.title or context.decision_reason or context.description,
             suggestions=[update.to_dict() for update in context.suggestions],
+            agent_id=context.agent_id,
+            blocked_path=context.blocked_path,
+            decision_reason=context.decision_reason,
+            title=context.title,
+            display_name=context.display_name,
+            description=context.description,
         )
 
         def resolved(reply: Approval | Unanswered, wait_ms: float) -> ApprovalResolvedData:
@@ -118,7 +127,7 @@ class Permissions:
                 wait_ms=wait_ms,
                 updated_input=edit,
                 input_sha256=digest if edit is None else input_digest(edit),
-                remembered=reply.remember and bool(context.suggestions),
+                remembered=bool(reply.updated_permissions or (reply.remember and context.suggestions)),
             )
 
         span = self._open_span(tool, tool_id, key)
@@ -126,17 +135,28 @@ class Permissions:
         if isinstance(reply, Approval) and reply.remember and not context.suggestions:
             text = f"{tool.name} is allowed once and not remembered: Claude Code suggests no rule for this call"
             self._events.emit(LogData(stream="runner", text=text), tool.span)
+        self._interrupt_if(reply)
         return _permission(reply, context)
+
+    def _interrupt_if(self, reply: Approval | Answer | Unanswered) -> None:
+        """Note that the turn is interrupted, if a denial says so."""
+        turn = self._translator.turns.current
+        if turn is not None and not isinstance(reply, Unanswered) and reply.interrupt:
+            turn.interrupted = True
 
     async def _ask(self, tool: ToolCall, tool_id: str, tool_input: dict[str, Any]) -> Permission:
         questions: list[Any] = list(tool_input.get("questions") or ())
-        key = self._questions.open(lambda reply: fault_of_answer(reply.answers, questions))
+        key = self._questions.open(lambda reply: fault_of_reply(reply, questions))
         request = QuestionRequestData(
             question_id=key, tool_use_id=tool_id, questions=questions, expires_at=self._deadline()
         )
 
         def resolved(reply: Answer | Unanswered, wait_ms: float) -> QuestionResolvedData:
-            answers, decision = (None, reply.outcome) if isinstance(reply, Unanswered) else (reply.answers, "answered")
+            answers, decision = None, "deny"
+            if isinstance(reply, Unanswered):
+                decision = reply.outcome
+            elif reply.refusal is None:
+                answers, decision = reply.answers, "answered"
             return QuestionResolvedData(
                 question_id=key, answers=answers, decision=decision, decided_by=reply.decided_by, wait_ms=wait_ms
             )
@@ -145,6 +165,9 @@ class Permissions:
         reply = await self._reply(self._questions, key, request, resolved, tool, span)
         if isinstance(reply, Unanswered):
             return _unanswered(reply.outcome)
+        if reply.refusal is not None:
+            self._interrupt_if(reply)
+            return PermissionResultDeny(message=reply.refusal, interrupt=reply.interrupt)
         return PermissionResultAllow(updated_input={**tool_input, "answers": reply.answers})
 
     def _deadline(self) -> float:
@@ -157,16 +180,16 @@ class Permissions:
 
     async def _reply(
         self,
-        requests: PendingRequests[Reply],
+        requests: PendingRequests[PersonReply],
         key: str,
         request: ApprovalRequestData | QuestionRequestData,
-        resolved: Callable[[Reply | Unanswered, float], ApprovalResolvedData | QuestionResolvedData],
+        resolved: Callable[[PersonReply | Unanswered, float], ApprovalResolvedData | QuestionResolvedData],
         tool: ToolCall,
         span: Span,
-    ) -> Reply | Unanswered:
+    ) -> PersonReply | Unanswered:
         """Emit a request, wait for the reply, emit the event that ``resolved`` makes of it, and end the wait's span."""
         self._events.emit(request, span, opens=True)
-        reply: Reply | Unanswered = Unanswered("cancelled")
+        reply: PersonReply | Unanswered = Unanswered("cancelled")
         try:
             reply = await requests.wait(key, self._timeout)
         finally:
@@ -201,10 +224,24 @@ def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) ->
     if isinstance(reply, Unanswered):
         return _unanswered(reply.outcome)
     if reply.decision == "deny":
-        return PermissionResultDeny(message=reply.message or "The person in charge refused this.")
+        message = reply.message or "The person in charge refused this."
+        return PermissionResultDeny(message=message, interrupt=reply.interrupt)
     accepted = remembered(context.suggestions, lambda update: update.type)
-    updates = [_for_session(update) for update in accepted] if reply.remember else None
+    updates = [_for_session(update) for update in accepted] if reply.remember else _updates_in(reply)
     return PermissionResultAllow(updated_input=reply.updated_input, updated_permissions=updates)
+
+
+def _updates_in(reply: Approval) -> list[PermissionUpdate] | None:
+    """Return the changes of permissions in a reply; raise `RefusedError` if one is not in the SDK's form."""
+    if reply.updated_permissions is None:
+        return None
+    try:
+        updates = [PermissionUpdate.from_dict(each) for each in reply.updated_permissions]
+        for each in updates:
+            each.to_dict()  # the SDK would leave out all of them if one lacks a field
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RefusedError(f"updated_permissions are not in the SDK's form: {error!r}") from None
+    return updates
 
 
 def _for_session(update: PermissionUpdate) -> PermissionUpdate:

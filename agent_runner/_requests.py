@@ -1,4 +1,4 @@
-"""Requests that wait for a person's reply; each is resolved at most once.
+"""Requests that wait for a reply of a person or of the host; each is resolved at most once.
 
 A reply names its request by an id that cannot be guessed and is valid once. An approval may also carry the digest of
 the input that was shown; an answer must use the texts of the questions.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from .contract.approvals import NO_ONE
-from .contract.protocol import Answer, Approval
+from .contract.protocol import Answer, Approval, CallbackResponse
 
 Outcome = Literal["timeout", "cancelled", "deny"]
 """Outcome of a request that got no reply."""
@@ -25,7 +25,7 @@ class Unanswered(NamedTuple):
     decided_by: str | None = None
 
 
-Reply = TypeVar("Reply", Approval, Answer)
+Reply = TypeVar("Reply", Approval, Answer, CallbackResponse)
 
 
 class PendingRequest(NamedTuple, Generic[Reply]):
@@ -77,6 +77,10 @@ class PendingRequests(Generic[Reply]):
         if (fault := waiting.fault(reply)) is not None:
             raise RefusedError(f"{self._kind} {key[:64]!r}: {fault}")
         waiting.reply.set_result(reply)
+
+    def is_over(self, key: str) -> bool:
+        """Return whether a request with this id waited for a reply, and does so no longer."""
+        return key in self._used
 
     def cancel_all(self) -> None:
         """Resolve all waiting requests as cancelled."""

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from claude_agent_sdk import ClaudeSDKError, Message, ProcessError, ResultMessage, SystemMessage, Transport
 
 from ._background_wait import BackgroundWait
+from ._callbacks import Callbacks
 from ._cli import GRACE_SECONDS, Cli, StderrLog
 from ._config import Config, ConfigError
 from ._control import Control
 from ._events import Events
 from ._failed_start import unprompted
+from ._forwarding import ForwardingTransport
 from ._model_access import ModelAccess
 from ._past_cost import past_cost
 from ._permissions import Permissions
@@ -75,9 +77,12 @@ class Run:
         self._translator = Translator(config, events, self._spans, self._access, environ)
         self._turns = self._translator.turns
         self._permissions = Permissions(self._translator, events, config.approval_timeout)
+        self._callbacks = Callbacks(config.callbacks, self._translator, events)
         self._stderr = StderrLog(events)
         self._cli = self._prepare_cli(transport, descendants)
-        self.control = Control(config.prompt, events, self._translator, self._permissions, self._cli, self._spawn)
+        self.control = Control(
+            config.prompt, events, self._translator, self._permissions, self._callbacks, self._cli, self._spawn
+        )
         self._failure = RunFailure(self.control.changed.set)
         self._wait = BackgroundWait(config.background_timeout, events, self._translator, self.control)
         self._translator.agents.on_request = self.control.request_begun
@@ -95,9 +100,14 @@ class Run:
             can_use_tool=self._permissions.can_use_tool,
             on_tool_end=self._translator.calls.executed,
             on_stderr=self._stderr.add,
-            partial_messages=self._gateway is None,
+            host_servers=self._callbacks.servers(),
+            host_hooks=self._callbacks.hooks(),
+            partial_messages=self._gateway is None or self._config.messages == "partial",
             deep_environ=self._deep_trace.environ if self._deep_trace is not None else {},
         )
+        if transport is None and self._config.messages != "off":
+            hide_partial = self._gateway is not None  # which makes the events of an answer's parts
+            transport = ForwardingTransport(options, self._events, self._turns, hide_partial=hide_partial)
         return Cli(options, self._events, self._translator.calls.wait_for, transport, descendants)
 
     async def main(self) -> int:
@@ -261,7 +271,7 @@ class Run:
         Return the descriptions of the background tasks that this ends.
         """
         self._failure.is_final = True
-        self._permissions.cancel_all()
+        self.control.cancel_requests()
         self.control.requests.end()
         await asyncio.sleep(0)  # lets the cancelled waits emit their events
         busy = bool(self._translator.calls.by_id)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 from claude_agent_sdk import AgentDefinition, CanUseTool, ClaudeAgentOptions, HookMatcher
-from claude_agent_sdk.types import HookCallback, PermissionMode, SettingSource
+from claude_agent_sdk.types import HookCallback, HookEvent, PermissionMode, SettingSource
 
 from ._config import SHARED, Config, ConfigError, config_directory
 from ._span_settings import imported
@@ -36,19 +36,24 @@ def agent_options(
     can_use_tool: CanUseTool,
     on_tool_end: HookCallback,
     on_stderr: Callable[[str], None],
+    host_servers: Mapping[str, Any],
+    host_hooks: Mapping[HookEvent, Sequence[HookMatcher]],
     partial_messages: bool,
     deep_environ: Mapping[str, str],
 ) -> ClaudeAgentOptions:
     """Return the SDK's options; raise `ConfigError` if the directory or an MCP server is not found.
 
     ``environ`` is the CLI's environment, to which the SDK adds the other variables of this process, and
-    ``deep_environ`` are variables that override it. There is no PreToolUse hook: it would take 2 ms per call, and the
-    stream already has the time when a call begins.
+    ``deep_environ`` are variables that override it. ``host_servers`` and ``host_hooks`` call the host. There is no
+    PreToolUse hook of our own: it would take 2 ms per call, and the stream already has the time when a call begins.
     """
     if config.cwd is not None and not Path(config.cwd).is_dir():
         raise ConfigError(f"AGENT_CWD={config.cwd[:80]!r}: not a directory")
     _check_permission_mode(config, environ)
-    hook = HookMatcher(hooks=[on_tool_end])
+    own_hook = HookMatcher(hooks=[on_tool_end])
+    hooks: dict[HookEvent, list[HookMatcher]] = {"PostToolUse": [own_hook], "PostToolUseFailure": [own_hook]}
+    for event, matchers in host_hooks.items():
+        hooks[event] = [*hooks.get(event, ()), *matchers]
     return ClaudeAgentOptions(
         **_further(config.options),
         model=config.model,
@@ -62,14 +67,14 @@ def agent_options(
         system_prompt=_system_prompt(config),
         verbatim_prompts=config.verbatim_prompts,
         setting_sources=cast("list[SettingSource]", list(config.setting_sources)),
-        mcp_servers=cast("Any", _mcp_servers(config)),
+        mcp_servers=cast("Any", _mcp_servers(config, host_servers)),
         # The folder of a project is not trusted to start programs.
         strict_mcp_config=config.options.strict_mcp_config is not False,
         env={**_environment(config, environ, context), **deep_environ},
         cli_path=config.cli_path,
         user=config.user,
         can_use_tool=can_use_tool,
-        hooks={"PostToolUse": [hook], "PostToolUseFailure": [hook]},
+        hooks=hooks,
         include_partial_messages=partial_messages,
         include_hook_events=_has_hooks(config),
         forward_subagent_text=True,
@@ -129,12 +134,15 @@ def _environment(config: Config, environ: Mapping[str, str], context: TraceConte
     return env
 
 
-def _mcp_servers(config: Config) -> dict[str, Any]:
+def _mcp_servers(config: Config, host_servers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all MCP servers by name; raise `ConfigError` if one has the name of another that calls the host."""
     servers: dict[str, Any] = _external_servers(config.mcp_config) if config.mcp_config else {}
     for name, server in config.mcp_servers.items():
         is_place = isinstance(server, str)
         servers[name] = imported(f"AGENT_MCP_SERVERS: {name}", server) if is_place else msgspec.to_builtins(server)
-    return servers
+    if taken := servers.keys() & host_servers.keys():
+        raise ConfigError(f"the MCP server {taken.pop()!r} has the name of the server with the host's tools: rename it")
+    return {**servers, **host_servers}
 
 
 def _external_servers(source: str) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class HookTime:
     def ms(self) -> float:
         return max(0, self.end - self.start) / 1e6
 
+    def add(self, start: int, end: int) -> None:
+        """Add the time of one hook."""
+        self.start, self.end = min(self.start or start, start), max(self.end, end)
+
 
 @dataclass(slots=True, eq=False)
 class ToolCall:

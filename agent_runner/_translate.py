@@ -62,7 +62,10 @@ class Translator:
         whole = config.content == "full"
         self.spans = spans
         self.agents = Agents(events, spans, config.model, sanitize, sanitize_tools, whole_requests=whole)
-        self.turns = Turns(events, spans, self.agents, access, config.resume is not None, given_options(config.options))
+        given = [*given_options(config.options), *config.callbacks.kinds]
+        if config.messages != "off":
+            given.append("messages")
+        self.turns = Turns(events, spans, self.agents, access, config.resume is not None, given)
         disallowed, directory = config.disallowed_tools, config_directory(environ)
         self.calls = OpenCalls(events, spans, self.turns, self.agents, sanitize_tools, disallowed, directory)
         self.background = BackgroundTasks(events, spans, self.turns, self.agents, self.calls)

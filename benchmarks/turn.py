@@ -38,6 +38,8 @@ def options() -> ClaudeAgentOptions:
         can_use_tool=_never,
         on_tool_end=_nothing,
         on_stderr=lambda _line: None,
+        host_servers={},
+        host_hooks={},
         partial_messages=True,
         deep_environ={},
     )

@@ -22,7 +22,28 @@ def contradiction_in(approval: Approval) -> str | None:
     """Return an error message if an approval contradicts itself, else None."""
     if approval.decision == "deny" and approval.updated_input is not None:
         return "a denial cannot carry an updated_input"
+    if approval.decision == "deny" and approval.updated_permissions is not None:
+        return "a denial cannot carry updated_permissions"
+    if approval.decision == "allow" and approval.interrupt:
+        return "only a denial can carry interrupt"
+    if approval.remember and approval.updated_permissions is not None:
+        return "remember and updated_permissions exclude each other"
+    if not all(_is_update(each) for each in approval.updated_permissions or ()):
+        return "updated_permissions are not in the SDK's form"
     return None
+
+
+_FIELDS_OF_UPDATES: dict[object, tuple[str, ...]] = {
+    **dict.fromkeys(("addRules", "replaceRules", "removeRules"), ("rules", "behavior")),
+    **dict.fromkeys(("addDirectories", "removeDirectories"), ("directories",)),
+    "setMode": ("mode",),
+}
+
+
+def _is_update(update: dict[str, Any]) -> bool:
+    """Return whether a change of permissions has a known type and the fields that the SDK requires of it."""
+    fields = _FIELDS_OF_UPDATES.get(update.get("type"))
+    return fields is not None and all(update.get(name) is not None for name in fields)
 
 
 def fault_of_approval(approval: Approval, input_sha256: str) -> str | None:
@@ -30,6 +51,13 @@ def fault_of_approval(approval: Approval, input_sha256: str) -> str | None:
     if approval.input_sha256 not in (None, input_sha256):
         return "input_sha256 is not the digest of the requested input"
     return contradiction_in(approval)
+
+
+def fault_of_reply(answer: Answer, questions: Sequence[Any]) -> str | None:
+    """Return an error message if an answer, or a refusal to answer, does not fit the questions, else None."""
+    if answer.refusal is not None:
+        return "a refusal cannot carry answers" if answer.answers else None
+    return "only a refusal can carry interrupt" if answer.interrupt else fault_of_answer(answer.answers, questions)
 
 
 def fault_of_answer(answers: Mapping[str, Any], questions: Sequence[Any]) -> str | None:

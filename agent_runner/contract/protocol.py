@@ -53,6 +53,9 @@ configuration that does not offer the tool, the runner, or Claude Code for anoth
 
 EndReason = Literal["completed", "stopped", "interrupted", "terminated", "failed", "misconfigured"]
 
+CallbackKind = Literal["tool", "hook"]
+CallbackOutcome = Literal["returned", "failed", "timeout", "cancelled", "no_host"]
+
 TaskState = Literal["running", "completed", "failed", "stopped"]
 
 EXIT_CODES: dict[int, str] = {
@@ -158,7 +161,11 @@ class ToolResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
-    """A tool call waits for a person's decision. ``input_sha256`` is the digest of the input (see `input_digest`)."""
+    """A tool call waits for a person's decision. ``input_sha256`` is the digest of the input (see `input_digest`).
+
+    ``reason`` is the best of the CLI's texts to show. The fields after ``suggestions`` are those of the SDK's
+    `ToolPermissionContext`.
+    """
 
     approval_id: str
     tool_use_id: str
@@ -168,6 +175,12 @@ class ApprovalRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: float
     reason: str | None = None
     suggestions: list[dict[str, Any]] = []
+    agent_id: str | None = None
+    blocked_path: str | None = None
+    decision_reason: str | None = None
+    title: str | None = None
+    display_name: str | None = None
+    description: str | None = None
 
 
 class ApprovalResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -254,6 +267,44 @@ class ResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
     turn_model_usage: dict[str, dict[str, float]] = {}
     error_type: ErrorType | None = None
     structured_output: Any = None
+
+
+class CallbackRequestData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool or hook whose function runs on the host is called; a `CallbackResponse` answers it.
+
+    ``name`` is that of a tool of the MCP server ``server``, or a hook's id (see `contract.callbacks`), ``input`` the
+    tool's arguments or the hook's input. The event's span is that of the tool call or of the turn. ``callback_id`` is
+    the same however often the request is read: a key with which the host can make a repeated call harmless.
+    """
+
+    callback_id: str
+    kind: CallbackKind
+    name: str
+    input: dict[str, Any]
+    expires_at: float
+    server: str | None = None
+    tool_use_id: str | None = None
+
+
+class CallbackResolvedData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """The host has answered a `CallbackRequest`, or the runner waits no longer.
+
+    ``outcome`` is ``returned``, ``failed`` (the function raised an error), ``timeout``, ``cancelled`` (by an interrupt
+    or by the CLI) or ``no_host``.
+    """
+
+    callback_id: str
+    outcome: CallbackOutcome
+    wait_ms: float
+
+
+class CliMessageData(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """A message of Claude Code as it is, if they were asked for (``AGENT_MESSAGES``), before the events made from it.
+
+    The first is the answer to the SDK's control request ``initialize``; the SDK parses the others.
+    """
+
+    message: dict[str, Any]
 
 
 class CommandResultData(_Data, frozen=True, kw_only=True, omit_defaults=True):
@@ -392,6 +443,18 @@ class Result(Event, frozen=True, kw_only=True, tag="result"):
     data: ResultData
 
 
+class CallbackRequest(Event, frozen=True, kw_only=True, tag="callback_request"):
+    data: CallbackRequestData
+
+
+class CallbackResolved(Event, frozen=True, kw_only=True, tag="callback_resolved"):
+    data: CallbackResolvedData
+
+
+class CliMessage(Event, frozen=True, kw_only=True, tag="message"):
+    data: CliMessageData
+
+
 class CommandResult(Event, frozen=True, kw_only=True, tag="command_result"):
     data: CommandResultData
 
@@ -439,6 +502,9 @@ AnyEvent = (
     | SubagentStart
     | BackgroundTask
     | Result
+    | CallbackRequest
+    | CallbackResolved
+    | CliMessage
     | CommandResult
     | AgentChanged
     | Heartbeat
@@ -462,6 +528,9 @@ EventData = (
     | SubagentStartData
     | BackgroundTaskData
     | ResultData
+    | CallbackRequestData
+    | CallbackResolvedData
+    | CliMessageData
     | CommandResultData
     | AgentChangedData
     | HeartbeatData
@@ -512,7 +581,11 @@ class Prompt(Command, frozen=True, kw_only=True, tag="prompt"):
 
 
 class Approval(Command, frozen=True, kw_only=True, tag="approval"):
-    """Decide an `ApprovalRequest`, once. If ``input_sha256`` is given, it must be equal to the request's."""
+    """Decide an `ApprovalRequest`, once. If ``input_sha256`` is given, it must be equal to the request's.
+
+    ``remember`` accepts the request's suggestions for the session. ``updated_permissions`` are updates in the SDK's
+    form, in their place; ``interrupt`` of a denial also ends the turn.
+    """
 
     approval_id: str
     decision: Literal["allow", "deny"]
@@ -521,17 +594,35 @@ class Approval(Command, frozen=True, kw_only=True, tag="approval"):
     remember: bool = False
     decided_by: str | None = None
     input_sha256: str | None = None
+    updated_permissions: list[dict[str, Any]] | None = None
+    interrupt: bool = False
 
 
 class Answer(Command, frozen=True, kw_only=True, tag="answer"):
     """Answer a `QuestionRequest`: ``answers`` maps a question's whole text to the chosen label or to free text.
 
-    For any other key the runner emits an `Error` of type ``protocol``, and the question remains open.
+    For any other key the runner emits an `Error` of type ``protocol``, and the question remains open. With ``refusal``
+    the agent gets that text in place of answers; ``interrupt`` then also ends the turn.
     """
 
     question_id: str
     answers: dict[str, Any]
     decided_by: str | None = None
+    refusal: str | None = None
+    interrupt: bool = False
+
+
+class CallbackResponse(Command, frozen=True, kw_only=True, tag="callback_response"):
+    """Answer a `CallbackRequest`, once.
+
+    ``result`` of a tool has ``content``, a list of MCP's blocks, and may have ``is_error``; that of a hook is its
+    output in the SDK's form. With ``error`` the function failed: the model receives the text as a tool's error, and a
+    hook has no effect.
+    """
+
+    callback_id: str
+    result: dict[str, Any] = {}
+    error: str | None = None
 
 
 class Interrupt(Command, frozen=True, kw_only=True, tag="interrupt"):
@@ -617,7 +708,7 @@ AnyControl = (
     | GetMcpStatus
     | GetContextUsage
 )
-AnyCommand = Prompt | Approval | Answer | Interrupt | Stop | Finish | AnyControl
+AnyCommand = Prompt | Approval | Answer | CallbackResponse | Interrupt | Stop | Finish | AnyControl
 COMMAND_TYPES: dict[str, type[AnyCommand]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyCommand)}
 
 

@@ -105,7 +105,7 @@ def test_a_flag_overrides_the_file_and_the_rest_of_the_file_stays(tmp_path: Path
     [
         (None, "No such file or directory"),
         ('{"effort": "huge"}', "effort takes one of low, medium, high, xhigh, max"),
-        ('{"hooks": {}}', "hooks cannot be set here. A function cannot be sent to a sandbox."),
+        ('{"hooks": {}}', "hooks cannot be set here. `open_session(hooks=…)` takes them"),
     ],
 )
 def test_a_bad_file_is_told_before_a_sandbox_is_made(tmp_path: Path, content: str | None, told: str) -> None:

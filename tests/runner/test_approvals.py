@@ -148,6 +148,10 @@ def test_answers_that_answer_nothing_are_protocol_errors_and_the_run_goes_on(mak
         Answer(question_id="guessed", answers={}),
         Approval(approval_id=key, decision="allow", input_sha256="0" * 64),
         Approval(approval_id=key, decision="deny", updated_input={"command": "true"}),
+        Approval(approval_id=key, decision="deny", updated_permissions=[]),
+        Approval(approval_id=key, decision="allow", interrupt=True),
+        Approval(approval_id=key, decision="allow", remember=True, updated_permissions=[]),
+        Approval(approval_id=key, decision="allow", updated_permissions=[{"type": "setMode"}]),
         Approval(approval_id=key, decision="allow", input_sha256=request.data.input_sha256),
     )
     second = runner.until(protocol.ApprovalRequest)
@@ -163,6 +167,10 @@ def test_answers_that_answer_nothing_are_protocol_errors_and_the_run_goes_on(mak
         "question 'guessed' is unknown",
         f"approval {key!r}: input_sha256 is not the digest of the requested input",
         "a denial cannot carry an updated_input",
+        "a denial cannot carry updated_permissions",
+        "only a denial can carry interrupt",
+        "remember and updated_permissions exclude each other",
+        "updated_permissions are not in the SDK's form",
         f"approval {key!r} was resolved already",
     ]
     tool = ["execute_tool Bash", ["agent.approval"]]
@@ -192,6 +200,51 @@ def test_a_remembered_approval_is_not_asked_for_again(make_lab: MakeLab) -> None
     # What one person allows in one run is written nowhere.
     assert [path.name for path in lab.cwd.iterdir()] == ["made"]
     assert not list(lab.home.glob("**/settings*.json"))
+
+
+def test_an_approval_may_change_permissions_in_the_sdks_form(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: touch one}}]
+              - tools: [{name: Bash, input: {command: touch two}}]
+              - text: Done.
+    """)
+    runner, request = asked(lab)
+    rule = {"type": "addRules", "behavior": "allow", "rules": [{"toolName": "Bash"}], "destination": "session"}
+    runner.send(Approval(approval_id=request.data.approval_id, decision="allow", updated_permissions=[rule]))
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert done.types == [*ASKED, "tool_use", "tool_result", "text", "result", "end"]
+    assert done.one(protocol.ApprovalResolved).data.remembered is True
+
+
+def test_a_denial_may_end_the_turn(make_lab: MakeLab) -> None:
+    lab = make_lab(TOUCH)
+    runner, request = asked(lab)
+    runner.send(Approval(approval_id=request.data.approval_id, decision="deny", message="stop", interrupt=True))
+    runner.until(protocol.Result)
+    done = runner.finish()
+    assert (done.exit_code, len(lab.model.requests)) == (130, 1)
+    assert done.one(protocol.ApprovalResolved).data.decision == "deny"
+
+
+def test_a_request_has_what_claude_code_says_of_it(make_lab: MakeLab) -> None:
+    lab = make_lab("""
+        conversations:
+          main:
+            replies:
+              - tools: [{name: Bash, input: {command: cat /etc/shadow, description: Look}}]
+              - text: Done.
+    """)
+    runner, request = asked(lab)
+    about = request.data
+    assert (about.blocked_path, about.display_name, about.description) == ("/etc/shadow", "Bash", "Look")
+    assert (about.agent_id, about.title, about.decision_reason) == (None, None, None)
+    runner.send(Approval(approval_id=request.data.approval_id, decision="deny"))
+    runner.until(protocol.Result)
+    assert runner.finish().exit_code == 0
 
 
 def test_a_remembered_edit_outside_the_directory_allows_the_next_one_too(make_lab: MakeLab) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent_runner._config import SETTINGS, Config, ConfigError, RunnerSetting, load_config
 from agent_runner.contract import protocol
+from agent_runner.contract.callbacks import CallbackDefinitions, HookDefinition
 from agent_runner.contract.sdk_options import SdkOptions
 from tests.support.account import need_root
 from tests.support.runs import Lab
@@ -52,6 +53,11 @@ GOOD: dict[str, tuple[str, object]] = {
     "deep_trace": ("on", True),
     "cli_path": ("/opt/claude", "/opt/claude"),
     "options": ('{"effort": "low"}', SdkOptions(effort="low")),
+    "messages": ("partial", "partial"),
+    "callbacks": (
+        '{"hooks": [{"id": "h", "event": "Stop", "timeout": 5}]}',
+        CallbackDefinitions(hooks=(HookDefinition(id="h", event="Stop", timeout=5),)),
+    ),
 }
 
 BAD = [
@@ -76,6 +82,8 @@ BAD = [
     ("tool_content", "all", "takes one of none, preview, full"),
     ("deep_trace", "1", "takes one of on, off"),
     ("gateway", "yes", "takes one of auto, on, off"),
+    ("messages", "yes", "takes one of off, on, partial"),
+    ("callbacks", "[]", "not a document of host tools and hooks"),
 ]
 
 

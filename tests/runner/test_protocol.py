@@ -169,6 +169,7 @@ def test_the_schemas_name_every_type() -> None:
     assert set(EVENT_TYPES) == {
         *("start", "turn_start", "text_delta", "text", "thinking", "tool_use", "tool_result"),
         *("approval_request", "approval_resolved", "question_request", "question_resolved"),
+        *("callback_request", "callback_resolved", "message"),
         *(
             "subagent_start",
             "task",

@@ -66,7 +66,7 @@ def test_extra_args_cannot_have_the_arguments_that_the_sdk_sets() -> None:
     [
         ("{", "not JSON"),
         ("[]", "Expected an object, got a list"),
-        ('{"hooks": {}}', "hooks cannot be set here. A function cannot be sent to a sandbox."),
+        ('{"hooks": {}}', "hooks cannot be set here. `open_session(hooks=…)` takes them"),
         ('{"colour": 1}', "the SDK has no option 'colour'"),
         ('{"effort": "huge"}', "effort: Invalid enum value 'huge'. effort takes one of low, medium, high, xhigh, max"),
         ('{"agents": {"a": {"description": "d"}}}', "missing required field `prompt`. agents takes {"),
