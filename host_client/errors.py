@@ -133,9 +133,13 @@ class FolderChangedError(SandspanError):
     error_type: ErrorType = "invalid_request"
 
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
-        named = ", ".join(map(repr, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
-        super().__init__(f"nothing was applied to {folder}: since the session began, {named} changed there")
+        super().__init__(f"nothing was applied to {folder}: since the session began, {in_words(paths)} changed there")
         self.folder, self.paths = folder, tuple(paths)
+
+
+def in_words(paths: Sequence[str]) -> str:
+    """Return the first paths for a message, and the number of the others."""
+    return ", ".join(map(repr, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
 class AgentError(SandspanError):

@@ -18,7 +18,7 @@ from host_client.workspace import LEFT_AT_HOME, Changes, SentFolder, Workspace
 from ._render import visible
 
 _SHOWN = 5
-"""Number of left out files that are shown."""
+"""Number of left out files and of empty folders that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,13 @@ async def hand_over(handover: Handover, session: Session, console: Console, *, i
         return False
     if changes.in_place:
         if handover.apply:
-            console.print(Text(f"nothing to apply: the agent worked in {changes.folder} itself", style="dim"))
+            said = f"nothing to apply: the agent worked in {changes.folder} itself"
+            console.print(Text(said, style="dim"), soft_wrap=True)
         return True
     if not changes:
         return True
     is_applied = handover.apply and not is_error and await _apply(changes, console)
-    if not is_applied:
+    if not is_applied and changes.patch:
         hint = "to do it later" if handover.apply else "--apply does it at the end of a run, or now"
         _keep(changes, handover.patch, hint, console)
     return is_applied or not handover.apply
@@ -70,6 +71,10 @@ def _describe(changes: Changes, console: Console) -> None:
     number = len(changes.files)
     said = f"{number} {'file' if number == 1 else 'files'} changed: {counts}" if number else "no file changed"
     console.print(Text(said, style="dim"))
+    if changes.folders:
+        more = f" and {len(changes.folders) - _SHOWN} more" if len(changes.folders) > _SHOWN else ""
+        named = ", ".join(map(visible, sorted(changes.folders)[:_SHOWN]))
+        console.print(Text(f"new empty folders: {named}{more}", style="dim"), soft_wrap=True)
     for text in changes.left_out[:_SHOWN]:
         console.print(Text(f"left out: {visible(text)}"[:200], style="yellow"), soft_wrap=True)
     if len(changes.left_out) > _SHOWN:

@@ -30,7 +30,7 @@ Upload = Annotated[Path | None, typer.Option(help="File or folder to copy into t
 Download = Annotated[Path | None, typer.Option(help="Folder to copy the working directory to after the run.")]
 Cwd = Annotated[
     Path | None,
-    typer.Option(help="Folder to work in. In E2B that is a copy: what .gitignore names stays here."),
+    typer.Option(help="Folder to work in: locally itself; in E2B a copy, and what .gitignore names stays here."),
 ]
 CwdMib = Annotated[int, typer.Option(help="Maximum MiB of --cwd, and of its changes.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Put the changes on --cwd after a run in E2B that went well.")]

@@ -88,7 +88,9 @@ def _local(choice: SandboxChoice, environ: Mapping[str, str]) -> Place:
     sandbox = LocalSandbox(keep=keep)
     if keep is None or not (keep / _LOGIN).is_file():
         check_credential(environ)
-    return Place(sandbox, (LOCAL_WARNING,))
+    if choice.cwd is None:
+        return Place(sandbox, (LOCAL_WARNING,))
+    return Place(sandbox, (LOCAL_WARNING, f"the agent works in {choice.cwd.resolve()} itself, not in a copy"))
 
 
 def _e2b(choice: SandboxChoice, environ: Mapping[str, str], why: str) -> Place:

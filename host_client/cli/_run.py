@@ -127,7 +127,7 @@ def _exit_code(result: AgentResult, stopped_by: int | None) -> int:
 async def _converse(job: Job, console: Console, interrupts: Interrupts, telemetry: Telemetry) -> JobOutcome:
     policy = _effective_policy(job, console)
     for remark in job.place.remarks:
-        console.print(Text(remark, style="dim"))
+        console.print(Text(remark, style="dim"), soft_wrap=True)
     console.print(Text("starting the sandbox …", style="dim"))
     renderer: Renderer | None = None
     session: Session | None = None

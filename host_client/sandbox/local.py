@@ -166,6 +166,8 @@ class LocalSandbox:
         pipe = asyncio.subprocess.PIPE
         own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         command = (sys.executable, "-I", "-c", program)
+        if not self.work.is_dir():
+            raise SandboxError(f"the working folder {self.work} no longer exists")
         process = await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=pipe, stderr=pipe, env=own, cwd=self.work, start_new_session=True
         )
@@ -173,7 +175,7 @@ class LocalSandbox:
             out, words = await process.communicate(data)
         finally:
             if process.returncode is None:
-                process.kill()
+                await asyncio.shield(_end(process))
         if process.returncode != 0:
             raise SandboxError(f"a program failed in {self.work}: {words.decode('utf-8', 'replace').strip()[-300:]}")
         if len(out) > max_bytes:
@@ -194,6 +196,15 @@ class LocalSandbox:
         temporary, self._temporary, self._root = self._temporary, None, None
         if temporary is not None:
             await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a process and the group of its children; SIGTERM first, so that it removes its temporary files."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.communicate(), _END_SECONDS)  # a full pipe would hold the process
 
 
 def _kill_runner(name: str, process_id: str) -> None:

@@ -65,6 +65,9 @@ def read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) -> 
 def _words(error: OSError) -> str:
     if error.filename == "git":
         return "git is missing on this machine: install it"
+    if isinstance(error, ChildProcessError):
+        advice = "repair its repository or remove the .git, or name a folder that is not in a .git"
+        return f"git cannot read its repository ({error.strerror}): {advice}"
     if error.filename is None:
         return error.strerror or str(error)
     return f"{os.fsdecode(error.filename)}: {error.strerror}: name it in .gitignore, or make it readable"
@@ -119,18 +122,19 @@ def _read_all(base: Baseline, listing: program.Listing, packed: io.BytesIO | Non
         for entry in listing.files:
             try:
                 content = program.read(base.root, entry, max_bytes - base.size)
+                changed_at = int(os.lstat(os.path.join(base.root, entry.path)).st_mtime)
             except FileNotFoundError:  # it was removed since it was listed
                 continue
             if base.size + len(content) > max_bytes:
                 raise OSError(0, f"a file grew while it was read: {os.fsdecode(entry.path)}")
             base.add(entry, content)
             if packed:
-                _pack(tar, base.root, entry, content)
+                _pack(tar, entry, content, changed_at)
 
 
-def _pack(tar: tarfile.TarFile, root: bytes, entry: program.Entry, content: bytes) -> None:
+def _pack(tar: tarfile.TarFile, entry: program.Entry, content: bytes, changed_at: int) -> None:
     member = tarfile.TarInfo(os.fsdecode(entry.path))
-    member.mtime = int(os.lstat(os.path.join(root, entry.path)).st_mtime)
+    member.mtime = changed_at
     if entry.mode == program.LINK:
         member.type, member.linkname = tarfile.SYMTYPE, os.fsdecode(content)
         tar.addfile(member)

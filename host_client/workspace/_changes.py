@@ -48,13 +48,15 @@ class Changes:
         top = next(repositories, self.folder)  # in a folder of a repository, git takes the paths from its top
         inner = self.folder.relative_to(top)
         where = (f"--directory={inner}",) if inner.parts else ()
-        return shlex.join(("git", "-C", str(top), "apply", *where, str(patch_file.resolve())))
+        git = ("git", "-C", str(top), "-c", "core.autocrlf=false", "apply", "--whitespace=nowarn")
+        return shlex.join((*git, *where, str(patch_file.resolve())))
 
     async def apply(self, folder: Path | str | None = None) -> None:
         """Apply the changes to a folder, by default the session's own; do nothing if they are in it already.
 
-        Raise `FolderChangedError` if a file in the patch is not as it was when the session began. Nothing has been
-        changed then, and neither after another error.
+        Raise `FolderChangedError` if a file in the patch is not as it was when the session began, and
+        `ConfigurationError` if the changes cannot be written. The folder is as it was then; if a file could not be put
+        back, the error names the directory that has it.
         """
         if folder is None and self.in_place:
             return

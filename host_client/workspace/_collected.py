@@ -91,7 +91,7 @@ def _check(collected: Collected, base: Mapping[bytes, str], max_files: int, max_
         if mode == program.LINK and (b"\0" in content or program.leads_out(path, content)):
             raise ValueError(f"{os.fsdecode(path)!r} is a link that leads out of the folder")
     files = base.keys() - deleted | changed
-    if any(parent in files for path in (*files, *collected.folders) for parent in parents(path)):
+    if any(parent in files for path in (*files, *collected.folders) for parent in program.parents(path)):
         raise ValueError("a path leads through a file or a link")
 
 
@@ -99,9 +99,3 @@ def _check_path(path: bytes) -> None:
     for part in path.split(b"/"):
         if part in (b"", b".", b"..") or part.lower() in (b".git", b"git~1") or b"\0" in part:
             raise ValueError(f"the path {os.fsdecode(path)[:200]!r}")
-
-
-def parents(path: bytes) -> Iterable[bytes]:
-    """Yield the folders above a path, the outermost first."""
-    parts = path.split(b"/")
-    return (b"/".join(parts[:count]) for count in range(1, len(parts)))

@@ -115,6 +115,9 @@ class SessionFolder:
                 if is_created:
                     async with asyncio.timeout(LAST_SECONDS):
                         self._last = await self._collect(sandbox, base)
+            except asyncio.CancelledError:
+                self._fault = SandboxError("the end was interrupted, so the changes are not known")
+                raise
             except TimeoutError:
                 self._fault = SandboxError(f"they did not come within {LAST_SECONDS:.0f} seconds")
             except SandspanError as error:

@@ -13,6 +13,7 @@ from . import _program as program
 from ._baseline import Baseline
 from ._changes import Changes, FileChange
 from ._collected import Collected, read_collected
+from ._rules import own_environment
 
 _STATES = {"A": "added", "M": "modified", "T": "modified", "D": "deleted", "R": "renamed"}
 _DIFF = ("git", "diff-tree", "-r", "-M", "--no-ext-diff", "--no-textconv")
@@ -21,6 +22,7 @@ _DIFF = ("git", "diff-tree", "-r", "-M", "--no-ext-diff", "--no-textconv")
 def changes_since(base: Baseline, answer: bytes, max_files: int, max_bytes: int, *, in_place: bool) -> Changes:
     """Make a patch of what `_program.collect` wrote, which is not trusted. Raise `SandboxError` if it is not valid."""
     collected = read_collected(answer, base.digests, max_files, max_bytes)
+    collected = _without_ignored(base, collected, in_place=in_place)
     try:
         patch, names = _compared(base, collected) if collected.deleted or collected.changed else (b"", b"")
     except OSError as error:
@@ -35,6 +37,18 @@ def changes_since(base: Baseline, answer: bytes, max_files: int, max_bytes: int,
         in_place=in_place,
         before={path: base.digests.get(path) for path in touched},
     )
+
+
+def _without_ignored(base: Baseline, collected: Collected, *, in_place: bool) -> Collected:
+    """Leave out new files that git ignores in the folder: not every rule from above it can go into the sandbox."""
+    new = [path for path, _, _ in collected.changed if path not in base.digests]
+    try:
+        ignored = program.ignored_of(base.root, new, own_environment()) if base.is_in_git else set[bytes]()
+    except OSError:  # the folder is not as it was, which matters only to those who apply the changes
+        return collected
+    changed = tuple(each for each in collected.changed if each[0] not in ignored)
+    named = () if in_place else (f"{os.fsdecode(path)} is ignored in the folder" for path in sorted(ignored))
+    return collected._replace(changed=changed, left_out=(*collected.left_out, *named))
 
 
 def _compared(base: Baseline, collected: Collected) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -59,7 +60,7 @@ Ignored = Callable[[bytes], set[bytes]]
 def list_folder(root: bytes, ignored: Ignored, max_files: int | None = None) -> Listing:
     """List a folder without ``.git`` and without ignored paths; stop after ``max_files`` files.
 
-    Repositories within it, such as submodules, are listed by their own rules. No symbolic link is followed.
+    Repositories within it, such as submodules, are asked for by themselves. No symbolic link is followed.
     """
     found = Listing([], [], [])
     folders = [(b"", ignored(b""))]
@@ -71,6 +72,8 @@ def list_folder(root: bytes, ignored: Ignored, max_files: int | None = None) -> 
         except OSError as error:
             if not folder:
                 raise
+            if isinstance(error, FileNotFoundError):  # it was removed since its name was read
+                continue
             found.left_out.append((folder + b"/", error.strerror or "unreadable"))
             continue
         if not inner and folder:
@@ -88,7 +91,10 @@ def list_folder(root: bytes, ignored: Ignored, max_files: int | None = None) -> 
 
 
 def _list_file(found: Listing, path: bytes, entry: os.DirEntry[bytes]) -> None:
-    about = entry.stat(follow_symlinks=False)
+    try:
+        about = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # the same
+        return
     if entry.is_symlink():
         found.files.append(Entry(path, LINK, about.st_size))
     elif stat.S_ISREG(about.st_mode):
@@ -115,19 +121,58 @@ def digest(mode: int, content: bytes) -> str:
 
 
 def leads_out(path: bytes, target: bytes) -> bool:
-    """Return whether a symbolic link leads out of the folder."""
-    joined = os.path.normpath(os.path.join(os.path.dirname(path), target))
-    return os.path.isabs(target) or joined.split(b"/")[0] == b".."
+    """Return whether a symbolic link may lead out of the folder: a ``..`` behind a name may follow another link."""
+    parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+    up = next((number for number, part in enumerate(parts) if part != b".."), len(parts))
+    return os.path.isabs(target) or up > path.count(b"/") or b".." in parts[up:]
 
 
 # -- git's rules ------------------------------------------------------------------------------------------------------
 
 
-def ignored_by(root: bytes, folder: bytes, env: dict[str, str]) -> set[bytes]:
-    """Return the paths in a folder that git ignores, with the repository that ``env`` names or that git finds."""
-    command = ["git", *NEUTRAL, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"]
-    done = run(command, os.path.join(root, folder) or b".", env)
-    return {os.path.join(folder, path.rstrip(b"/")) for path in done.split(b"\0") if path}
+Repository = Callable[[bytes], contextlib.AbstractContextManager[dict[str, str]]]
+"""Yields the variables with which git finds the repository of a folder, which is given relative to the root."""
+
+
+def ignored_by(root: bytes, folder: bytes, repository: Repository) -> set[bytes]:
+    """Return the paths in a folder that its repository ignores, and untracked ones that those around it ignore."""
+    listed = ["git", *NEUTRAL, "ls-files", "-z", "--others", "--exclude-standard"]
+    where = os.path.join(root, folder) or b"."
+    with repository(folder) as env:
+        found = _paths(folder, run([*listed, "--ignored", "--directory"], where, env))
+        others = _paths(folder, run(listed, where, env)) if folder else set[bytes]()
+    for outer in (b"", *parents(folder)) if others else ():
+        if not outer or os.path.lexists(os.path.join(root, outer, b".git")):
+            inner = [path[len(outer) + 1 :] if outer else path for path in others]
+            with repository(outer) as env:
+                found |= {os.path.join(outer, path) for path in ignored_of(os.path.join(root, outer), inner, env)}
+    return found
+
+
+def _paths(folder: bytes, listed: bytes) -> set[bytes]:
+    return {os.path.join(folder, path.rstrip(b"/")) for path in listed.split(b"\0") if path}
+
+
+def ignored_of(root: bytes, paths: Iterable[bytes], env: dict[str, str]) -> set[bytes]:
+    """Return which paths in a repository's folder git ignores; files within submodules count as well."""
+    return {path for path in _check_ignore(root, paths, env) if path}
+
+
+def _check_ignore(root: bytes, paths: Iterable[bytes], env: dict[str, str], *options: str) -> list[bytes]:
+    names = b"".join(path + b"\0" for path in paths)
+    command = ["git", *NEUTRAL, "check-ignore", "-z", "--stdin", "--no-index", *options]
+    try:
+        return run(command, root or b".", env, names).split(b"\0")
+    except ChildProcessError as error:
+        if error.errno == 1:  # none of them
+            return []
+        raise
+
+
+def parents(path: bytes) -> Iterable[bytes]:
+    """Yield the folders above a path, the outermost first."""
+    parts = path.split(b"/")
+    return (b"/".join(parts[:count]) for count in range(1, len(parts)))
 
 
 @contextlib.contextmanager
@@ -204,13 +249,18 @@ def collect(request: Any, out: BinaryIO) -> None:
     """
     base = {path.encode("latin-1"): known for path, known in request["base"].items()}
     patterns = [pattern.encode("latin-1") for pattern in request["patterns"]]
+    names: set[bytes] = set()
 
     def ignored(folder: bytes) -> set[bytes]:
-        with repository_beside(b".", folder, patterns, base) as env:
-            return ignored_by(b".", folder, env)
+        found = ignored_by(b".", folder, lambda each: repository_beside(b".", each, patterns, base))
+        names.update(found)
+        return found
 
     listing = list_folder(b".", ignored)
     changed, left_out = _read_changed(listing, base, request["max_files"], request["max_bytes"])
+    rules = {entry.path for entry, _ in changed if os.path.basename(entry.path) == b".gitignore"}
+    if rules:
+        left_out += [(path, "is ignored by a .gitignore that changed") for path in _hidden(names, rules)]
     present = {entry.path for entry in listing.files} | {path for path, _ in listing.left_out}
     hidden = tuple(path for path, _ in listing.left_out if path.endswith(b"/"))
     deleted = [path for path in base if path not in present and not path.startswith(hidden)]
@@ -225,6 +275,13 @@ def collect(request: Any, out: BinaryIO) -> None:
     out.write(json.dumps(head).encode() + b"\n")
     for _, content in changed:
         out.write(content)
+
+
+def _hidden(names: set[bytes], rules: set[bytes]) -> list[bytes]:
+    """Return which ignored paths are ignored because of the files ``rules``."""
+    with repository_beside(b".", b"", (), ()) as env:
+        fields = _check_ignore(b".", sorted(names), env, "--verbose")
+    return [path for source, path in zip(fields[::4], fields[3::4], strict=False) if source in rules]
 
 
 def _read_changed(
@@ -251,8 +308,14 @@ def _read_changed(
     return changed, left_out
 
 
+def _leave(_number: int, _frame: Any) -> None:
+    """Leave by an exception, so that temporary folders are removed."""
+    sys.exit("the program was terminated")
+
+
 def main(task: str) -> None:
     """Carry out a task of the host: ``receive`` or ``collect``; its data is on stdin."""
+    signal.signal(signal.SIGTERM, _leave)
     try:
         head = json.loads(sys.stdin.buffer.readline())
         if task == "receive":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from . import _program as program
@@ -14,11 +15,22 @@ LEFT_AT_HOME = (*program.CACHES, ".env")
 
 def ignored_on_host(root: bytes, folder: bytes) -> set[bytes]:
     """Return the paths in a folder that stay at home; see `_program.Ignored`."""
-    if is_in_repository(Path(os.fsdecode(os.path.join(root, folder)))):
-        return program.ignored_by(root, folder, _own_environment())
-    patterns = [pattern.encode() for pattern in LEFT_AT_HOME]
-    with program.repository_beside(root, folder, patterns, ()) as env:
-        return program.ignored_by(root, folder, env)
+    return program.ignored_by(root, folder, lambda each: _repository(root, each))
+
+
+@contextlib.contextmanager
+def _repository(root: bytes, folder: bytes) -> Generator[dict[str, str]]:
+    try:
+        is_own = is_in_repository(Path(os.fsdecode(os.path.join(root, folder))))
+    except ChildProcessError:
+        if not folder:
+            raise
+        is_own = False  # a submodule without its repository has files like others
+    if is_own:
+        yield own_environment()
+    else:
+        with program.repository_beside(root, folder, map(str.encode, LEFT_AT_HOME), ()) as env:
+            yield env
 
 
 def is_in_repository(path: Path) -> bool:
@@ -26,7 +38,7 @@ def is_in_repository(path: Path) -> bool:
     if not any(os.path.lexists(each / ".git") for each in (path, *path.parents)):
         return False
     try:
-        program.run(["git", *program.NEUTRAL, "check-ignore", "-q", "."], os.fsencode(path), _own_environment())
+        program.run(["git", *program.NEUTRAL, "check-ignore", "-q", "."], os.fsencode(path), own_environment())
     except ChildProcessError as error:
         if error.errno == 1:  # it is not ignored
             return True
@@ -39,7 +51,7 @@ def patterns_of(path: Path) -> list[bytes]:
     if not is_in_repository(path):
         return [pattern.encode() for pattern in LEFT_AT_HOME]
     patterns = [pattern.encode() for pattern in program.CACHES]
-    root, env = os.fsencode(path), _own_environment()
+    root, env = os.fsencode(path), own_environment()
     git = ["git", *program.NEUTRAL]
     top = Path(os.fsdecode(program.run([*git, "rev-parse", "--show-toplevel"], root, env).rstrip(b"\n")))
     info = path / os.fsdecode(program.run([*git, "rev-parse", "--git-path", "info/exclude"], root, env).rstrip(b"\n"))
@@ -76,6 +88,6 @@ def _from(file: Path, below: Path) -> Iterator[bytes]:
             yield sign + b"/" + body.lstrip(b"/")[len(prefix) :]
 
 
-def _own_environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """Return this process's environment without variables that lead git to another repository."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

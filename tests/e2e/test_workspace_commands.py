@@ -53,14 +53,25 @@ def test_a_run_in_e2b_puts_its_changes_on_the_folder(tmp_path: Path, project: Pa
 
 
 def test_without_apply_the_command_that_is_told_puts_the_changes_on_the_folder(tmp_path: Path, project: Path) -> None:
-    with e2b_lab(SCRIPT) as lab:
+    for setting in (("core.autocrlf", "true"), ("apply.whitespace", "fix")):
+        subprocess.run(["git", "-C", project, "config", *setting], check=True)
+    with e2b_lab(SCRIPT.replace("echo new", "printf 'new  \\n'")) as lab:
         done = host_client(lab, tmp_path, *arguments(project), TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (project / "made").exists()
     (command,) = re.findall(r"^not applied; --apply does it at the end of a run, or now: (.*)$", done.stdout, re.M)
     subprocess.run(shlex.split(command), check=True, cwd="/")
-    assert (project / "text").read_text() == "two\n"
-    assert (project / "made").read_text() == "new\n"
+    assert (project / "text").read_bytes() == b"two\n"
+    assert (project / "made").read_bytes() == b"new  \n"
+
+
+def test_new_empty_folders_alone_are_named_without_a_patch(tmp_path: Path, project: Path) -> None:
+    with e2b_lab(SCRIPT.replace("echo two > text; echo new > made", "mkdir -p one/in two")) as lab:
+        done = host_client(lab, tmp_path, *arguments(project), TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no file changed\nnew empty folders: one/in, two\n" in done.stdout
+    assert "git -C" not in done.stdout
+    assert list(tmp_path.glob("sandspan-*.patch")) == []
 
 
 def test_what_cannot_be_applied_is_kept_as_a_patch(tmp_path: Path, project: Path) -> None:
@@ -73,6 +84,23 @@ def test_what_cannot_be_applied_is_kept_as_a_patch(tmp_path: Path, project: Path
     assert f"patch: {patch}\n" in done.stdout
     assert b"+two\n" in patch.read_bytes()
     assert (project / "text").read_text() == "one\n"
+
+
+def test_what_fails_while_it_is_applied_is_kept_as_a_patch_with_the_command(tmp_path: Path, project: Path) -> None:
+    """git cannot write to the name of a file that is too long for the folder at home."""
+    deep = project
+    while len(str(deep)) < 3900:
+        deep = deep / ("d" * min(150, 3990 - len(str(deep))))
+    deep.mkdir(parents=True)
+    (deep / "text").write_text("one\n")
+    with e2b_lab(SCRIPT.replace("echo new > made", f"mkdir -p {'n' * 200} && echo new > {'n' * 200}/made")) as lab:
+        done = host_client(lab, tmp_path, *arguments(deep, "--apply"), TMPDIR=str(tmp_path))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "File name too long. Remove the cause and apply them again" in done.stdout
+    (patch,) = tmp_path.glob("sandspan-*.patch")
+    assert "not applied; to do it later: git -C " in done.stdout
+    assert b"+two\n" in patch.read_bytes()
+    assert (deep / "text").read_text() == "one\n"
 
 
 def test_the_changes_of_a_run_that_failed_are_not_applied_but_kept(tmp_path: Path, project: Path) -> None:
@@ -90,6 +118,7 @@ def test_a_local_run_works_in_the_folder_and_has_nothing_to_apply(tmp_path: Path
     shown = done.stdout.decode()
     assert done.returncode == 0, shown + done.stderr.decode()
     assert "2 files changed: 1 added, 1 modified\n" in shown
+    assert f"the agent works in {project} itself, not in a copy\nstarting the sandbox" in shown
     assert f"nothing to apply: the agent worked in {project} itself" in shown
     assert (project / "made").exists()
 

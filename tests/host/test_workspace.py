@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -29,6 +30,9 @@ from host_client import (
 )
 from host_client.errors import ConfigurationError, FolderChangedError, SandboxError, SandboxGoneError
 from host_client.sandbox.e2b._connection import api_params
+from host_client.workspace import SessionFolder
+from host_client.workspace import _program as program
+from host_client.workspace._baseline import read_baseline
 from tests.support.hosts import e2b_lab, host_lab, views
 from tests.support.told_sandbox import ToldSandbox
 
@@ -340,6 +344,67 @@ async def test_submodules_and_repositories_within_are_files_like_others(
 
 
 @BOTH
+@pytest.mark.parametrize("is_in_git", [True, False])
+async def test_repositories_within_keep_the_rules_of_the_folder_too(
+    kind: Kind, is_in_git: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub/inner/deep").mkdir(parents=True)
+    for repository in ("sub", "sub/inner", *(["."] if is_in_git else [])):
+        git(folder / repository, "init", "-q")
+    (folder / ".gitignore").write_text("*.pem\n.env\n")
+    (folder / "sub/.gitignore").write_text("mine\n")
+    for path in ("key.pem", ".env", "mine", "deep/key.pem"):
+        (folder / "sub/inner" / path).write_text("stays")
+    (folder / "sub/tracked.pem").write_text("tracked")
+    (folder / "sub/file").write_text("goes up")
+    git(folder / "sub", "add", "--force", "tracked.pem")
+    git(folder / "sub", "commit", "-qm", "first")
+    command = "found=$(find . -path '*.git/*' -prune -o -type f -print | sort); echo \"$found\" > sub/listing"
+    result = await run(kind, command, folder)
+    assert result.changes is not None
+    assert states(result.changes) == {"sub/listing": "added"}
+    if kind == "e2b":
+        assert b"+./sub/file\n+./sub/tracked.pem\n" in result.changes.patch
+        assert b"inner" not in result.changes.patch
+
+
+async def test_a_submodule_without_its_repository_is_sent_as_plain_files(project: Path) -> None:
+    (project / "vendor").mkdir()
+    (project / "vendor/.git").write_text("gitdir: ../gone\n")
+    for name in ("lib", ".env", "x.log"):
+        (project / "vendor" / name).write_text("x")
+    result = await run("e2b", "cd vendor && ls -A > listing", project)
+    assert result.changes is not None
+    assert b"+lib\n+listing\n" in result.changes.patch
+    assert b".env" not in result.changes.patch
+
+
+def test_a_folder_whose_repository_git_cannot_read_is_refused_with_advice(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty/.git").mkdir(parents=True)
+    for folder in (project / ".git", tmp_path / "empty"):
+        with pytest.raises(ConfigurationError, match=r"git cannot read its repository .*: repair .* or name a folder"):
+            read_baseline(folder, 100, 1000, pack=True)
+
+
+def test_a_file_that_is_removed_while_the_folder_is_read_is_no_part_of_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = program.read
+
+    def read_last(root: bytes, entry: program.Entry, max_bytes: int) -> bytes:
+        content = read(root, entry, max_bytes)
+        if entry.path == b"text":
+            (project / "text").unlink()
+        return content
+
+    monkeypatch.setattr(program, "read", read_last)
+    with contextlib.closing(read_baseline(project, 100, 1000, pack=True)) as base:
+        assert b"text" not in base.digests
+        assert b"untracked" in base.digests
+
+
+@BOTH
 async def test_the_rules_of_folders_above_and_of_the_user_hold(kind: Kind, project: Path) -> None:
     inner = project / "inner"
     inner.mkdir()
@@ -350,6 +415,33 @@ async def test_the_rules_of_folders_above_and_of_the_user_hold(kind: Kind, proje
     result = await run(kind, command, inner)
     assert result.changes is not None
     assert states(result.changes) == {"keep.log": "added", "other": "added"}
+
+
+async def test_a_new_file_that_only_the_folder_at_home_ignores_stays_away_from_the_users_own(project: Path) -> None:
+    """A pattern with a wildcard in its folder cannot be told to the sandbox."""
+    inner = project / "packages/one"
+    inner.mkdir(parents=True)
+    (inner / "secret").write_text("mine")
+    (project / ".gitignore").write_text("packages/*/secret\n")
+    result = await run("e2b", "echo theirs > secret; echo new > made", inner)
+    assert result.changes is not None
+    assert states(result.changes) == {"made": "added"}
+    assert result.changes.left_out == ("secret is ignored in the folder",)
+    await result.changes.apply()
+    assert (inner / "secret").read_text() == "mine"
+    assert (inner / "made").exists()
+
+
+@BOTH
+async def test_new_files_that_a_gitignore_of_the_agent_hides_are_named(kind: Kind, project: Path) -> None:
+    command = r"mkdir -p sub/out sub/only; touch sub/out/a sub/out/b sub/only/a.tmp x.log x.tmp"
+    result = await run(kind, command + r"; printf 'out/\n*.tmp\n' > sub/.gitignore", project)
+    assert result.changes is not None
+    assert states(result.changes) == {"sub/.gitignore": "added", "x.tmp": "added"}
+    assert sorted(result.changes.left_out) == [
+        "sub/only/a.tmp is ignored by a .gitignore that changed",
+        "sub/out is ignored by a .gitignore that changed",
+    ]
 
 
 @BOTH
@@ -403,3 +495,43 @@ async def test_what_does_not_fit_together_is_told(project: Path) -> None:
         with pytest.raises(ConfigurationError, match="the session has no folder: give open_session a cwd"):
             async with open_session(sandbox=lab.sandbox(), environ=lab.environ) as session:
                 await session.changes()
+
+
+@BOTH
+async def test_a_working_folder_that_the_agent_removed_is_told(kind: Kind, project: Path) -> None:
+    async with place(kind, "true") as (sandbox, environ, work):
+        async with open_session(None, sandbox=sandbox, environ=environ, cwd=project) as session:
+            removed = work or project
+            shutil.rmtree(removed)
+            with pytest.raises(SandboxError, match=f"the working folder {removed} no longer exists"):
+                await session.changes()
+        with pytest.raises(SandboxError, match=f"the working folder {removed} no longer exists"):
+            await session.changes()
+
+
+async def test_an_interrupted_end_leaves_no_process_and_no_temporary_folder(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git never ends; it tells its process id."""
+    told, programs, temporary = tmp_path / "told", tmp_path / "programs", tmp_path / "temporary"
+    os.mkfifo(told)
+    programs.mkdir()
+    temporary.mkdir()
+    (programs / "git").write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 600\n")
+    (programs / "git").chmod(0o755)
+    sandbox, folder = LocalSandbox(), SessionFolder(project)
+    await folder.begin(sandbox)
+    await sandbox.create({})
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    closing = asyncio.create_task(folder.close(sandbox, is_created=True))
+    process_id = (await asyncio.to_thread(told.read_text)).strip()
+    assert os.listdir(temporary)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert process_id not in os.listdir("/proc")
+    assert os.listdir(temporary) == []
+    with pytest.raises(SandboxError, match="the end was interrupted, so the changes are not known"):
+        await folder.changes(sandbox)
+    await sandbox.close()

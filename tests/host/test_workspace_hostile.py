@@ -53,7 +53,7 @@ def answer(contents: bytes = b"", **head: Any) -> bytes:
         *(answer(folders=[path]) for path in ("/tmp/x", "../x", ".git/x")),
         *(
             answer(target, changed=[("dir/link", LINK, len(target))])
-            for target in (b"/etc/passwd", b"../../x", b"x/../../../y", b"a\0b")
+            for target in (b"/etc/passwd", b"../../x", b"x/../../../y", b"a/a/..", b".././a/..", b"a\0b")
         ),
     ],
 )

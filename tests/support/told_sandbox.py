@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent_runner.contract.protocol import (
     COMMAND_TYPES,
+    CallbackResponse,
     EndData,
     EventData,
     StartData,
@@ -76,6 +77,7 @@ class ToldSandbox:
 
     def __init__(self, trace_id: str) -> None:
         self.commands: list[str] = []
+        self.responses: asyncio.Queue[CallbackResponse] = asyncio.Queue()
         self.closed = 0
         self.is_deaf = False
         self.start = START
@@ -109,6 +111,8 @@ class ToldSandbox:
             raise StreamLostError("nobody takes it")
         command = decode_command(data)
         self.commands.append(str(command.__struct_config__.tag))
+        if isinstance(command, CallbackResponse):
+            self.responses.put_nowait(command)
         if isinstance(command, Stop) and self.stops:
             self.end()
 

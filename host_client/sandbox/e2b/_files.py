@@ -169,7 +169,10 @@ _PYTHON = "/usr/bin/python3"
 
 _FAILED = "a program failed in the sandbox's working directory:"
 
-_IN_FOLDER = 'cd "$1" && shift && exec "$@"'
+_IN_FOLDER = """
+[ -d "$1" ] || { echo "the working folder $1 no longer exists" >&2; exit 1; }
+cd "$1" && shift && exec "$@"
+"""
 """Shell script that runs a command in a folder. The agent's account enters it, as the agent may have replaced it."""
 
 
