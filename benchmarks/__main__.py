@@ -11,7 +11,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import deep_trace, gateway, host_events, many_agents, memory, per_call, real_cli, relay, startup, telemetry
+from . import (
+    deep_trace,
+    gateway,
+    host_events,
+    host_tools,
+    many_agents,
+    memory,
+    per_call,
+    real_cli,
+    relay,
+    startup,
+    telemetry,
+)
 from .streaming import measure as streaming
 from .support import Row, machine, progress, table
 
@@ -24,6 +36,7 @@ BENCHMARKS = {
     "real_cli": real_cli.measure,
     "deep_trace": deep_trace.measure,
     "host_events": host_events.measure,
+    "host_tools": host_tools.measure,
     "gateway": gateway.measure,
     "relay": relay.measure,
     "telemetry": telemetry.measure,

@@ -34,7 +34,7 @@ def first_event(run: Bench, *command: str) -> float:
 
 
 def measure(pairs: int = PAIRS) -> list[Row]:
-    with bench(tools=0) as run:
+    with bench(0) as run:
         variants = {
             "bare": lambda: first_event(run, "benchmarks.bare_sdk"),
             "ours": lambda: first_event(run, "agent_runner", "run"),

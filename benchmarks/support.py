@@ -129,11 +129,14 @@ class Bench:
         return [sys.executable, "-m", module, *args]
 
 
+CHEAPEST = {"name": "Bash", "input": {"command": "true"}}
+
+
 @contextmanager
-def bench(tools: int) -> Generator[Bench]:
-    """Serve a scripted conversation with this number of Bash calls, one per reply, each as cheap as possible."""
-    call = {"tools": [{"name": "Bash", "input": {"command": "true"}}]}
-    script = {"conversations": {"main": {"replies": [*([call] * tools), {"text": "Done."}]}}}
+def bench(calls: int, tool: Mapping[str, object] = CHEAPEST) -> Generator[Bench]:
+    """Serve a scripted conversation with this number of calls of a tool, one per reply."""
+    call = {"tools": [tool]}
+    script = {"conversations": {"main": {"replies": [*([call] * calls), {"text": "Done."}]}}}
     with tempfile.TemporaryDirectory(prefix="bench_") as root, ScriptedModel(parse_script(json.dumps(script))) as model:
         home, cwd = Path(root, "home"), Path(root, "work")
         home.mkdir()

@@ -4,6 +4,8 @@ from agent_runner.contract import protocol as events
 
 from .client.agent import AgentResult, run_agent
 from .client.attachments import Attachment
+from .client.hooks import HookMatcher
+from .client.host_tools import HostCall, HostTool, current_call, host_tool
 from .client.options import AgentOptions, options_from
 from .client.session import Session, Whereabouts, open_session
 from .client.takeover import take_over
@@ -18,6 +20,9 @@ __all__ = [
     "Attachment",
     "Changes",
     "FileChange",
+    "HookMatcher",
+    "HostCall",
+    "HostTool",
     "LocalSandbox",
     "Sandbox",
     "SandspanError",
@@ -25,7 +30,9 @@ __all__ = [
     "Telemetry",
     "Whereabouts",
     "Workspace",
+    "current_call",
     "events",
+    "host_tool",
     "open_session",
     "options_from",
     "run_agent",

@@ -9,6 +9,7 @@ from typing import Any
 from host_client.telemetry import Root, Telemetry
 from host_client.workspace import Workspace
 
+from ._claude_options import are_claude_options
 from ._forms import Form, checked, number, typed
 from .attachments import are_attachable
 from .options import APPROVAL_POLICIES, AgentOptions
@@ -33,6 +34,10 @@ def _where(is_right: Callable[[Any], bool]) -> Callable[[Any], Any]:
     return accepts
 
 
+def _are_options(value: object) -> bool:
+    return value is None or isinstance(value, AgentOptions) or are_claude_options(value)
+
+
 def _is_approvals(value: object) -> bool:
     return callable(value) if not isinstance(value, str) else value in APPROVAL_POLICIES
 
@@ -51,9 +56,15 @@ _FUNCTION = Form(_where(_is_optional_function), "a function")
 
 ARGUMENT_FORMS: dict[str, Form] = {
     "prompt": _TEXT,
-    "options": Form(_instance_of(AgentOptions | None), 'AgentOptions, such as AgentOptions(user_id="ada")'),
+    "options": Form(_where(_are_options), 'AgentOptions, such as AgentOptions(user_id="ada"), or ClaudeAgentOptions'),
+    "further_options": Form(typed(Mapping[str, Any] | None), 'fields of AgentOptions, such as {"user_id": "ada"}'),
     "attachments": Form(
         _where(are_attachable), 'a list of paths, bytes or Attachment(data=…, name=…), such as [Path("plan.pdf")]'
+    ),
+    "host_tools": Form(_instance_of(list | tuple), "a list of functions, such as [search_orders]"),
+    "hooks": Form(
+        _instance_of(Mapping | None),
+        'matchers by event, such as {"PreToolUse": [HookMatcher(matcher="Bash", hooks=[check])]}',
     ),
     "sandbox": Form(_where(_is_sandbox), "a sandbox, such as LocalSandbox() or E2BSandbox(environ=os.environ)"),
     "approvals": Form(

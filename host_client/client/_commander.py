@@ -38,7 +38,7 @@ from host_client.errors import (
 )
 from host_client.sandbox import Process
 
-from ._policy import Approver, reply_by_approver, reply_by_policy, verdict_on
+from ._policy import Answerer, Approver, answerer_of, reply_by_approver, reply_by_policy, verdict_on
 from ._shared import SharedParts, too_old_for
 from ._waiting import OpenRequests
 from .options import ApprovalPolicy
@@ -73,6 +73,8 @@ class Commander:
         """Where the results of commands that were sent are awaited, by their ids."""
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deciding: dict[str, asyncio.Task[None]] = {}
+        """The caller's functions that decide requests, by the requests' ids."""
 
     @property
     def waiting(self) -> Mapping[str, ApprovalRequest | QuestionRequest]:
@@ -180,9 +182,9 @@ class Commander:
                 if self._waiting.add(event, size) and self._decides:
                     self._apply_policy(event)
             case ApprovalResolved():
-                self._waiting.remove(event.data.approval_id)
+                self._resolved(event.data.approval_id)
             case QuestionResolved():
-                self._waiting.remove(event.data.question_id)
+                self._resolved(event.data.question_id)
             case Start():
                 self._known = frozenset(event.data.commands)
             case CommandResult(data=CommandResultData(command_id=str(command_id))):
@@ -191,6 +193,11 @@ class Commander:
                     result.set_result(event.data)
             case _:
                 pass
+
+    def _resolved(self, key: str) -> None:
+        self._waiting.remove(key)
+        if (deciding := self._deciding.pop(key, None)) is not None:
+            deciding.cancel()  # such as that of a call whose turn was interrupted
 
     def begin_deciding(self) -> None:
         """Let the policy reply to the requests that wait and to all that follow."""
@@ -201,8 +208,11 @@ class Commander:
     def _apply_policy(self, request: ApprovalRequest | QuestionRequest) -> None:
         policy = self._policy
         if callable(policy):
-            if isinstance(request, ApprovalRequest):  # questions are left to the caller's loop
-                self._spawn(self._ask_approver(policy, request))
+            if isinstance(request, ApprovalRequest):
+                self._deciding[request.data.approval_id] = self._spawn(self._ask_approver(policy, request))
+            elif (answerer := answerer_of(policy)) is not None:
+                self._deciding[request.data.question_id] = self._spawn(self._ask_answerer(answerer, request))
+            # other questions are left to the caller's loop
         elif (reply := reply_by_policy(policy, request)) is not None:
             self._spawn(self._deliver(reply))
 
@@ -213,6 +223,15 @@ class Commander:
             await self._shared.report("internal", f"the approver failed, so the call is denied: {error!r}")
             reply = verdict_on(request, False, "approver")
         await self._deliver(reply)
+
+    async def _ask_answerer(self, answerer: Answerer, request: QuestionRequest) -> None:
+        try:
+            reply = await answerer.answer(request)
+        except Exception as error:
+            await self._shared.report("internal", f"the approver failed, so the question is not answered: {error!r}")
+            reply = reply_by_policy("deny", request)
+        if reply is not None:
+            await self._deliver(reply)
 
     async def _deliver(self, reply: Approval | Answer) -> None:
         try:
@@ -228,7 +247,8 @@ class Commander:
                 "network", f"the approval could not be delivered, so its request still waits: {error}"
             )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

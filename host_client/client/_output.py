@@ -1,11 +1,12 @@
-"""The type of a run's structured output: its JSON Schema, and the conversion of the agent's answer. Pure."""
+"""Types of the caller as JSON Schemas, and the conversion of JSON to them: of answers and of arguments. Pure."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_type_hints
 
 import msgspec
 
@@ -21,6 +22,9 @@ _WITH_NAMES = ("properties", "patternProperties", *_DEFINITIONS)
 _WITH_DATA = ("const", "default", "enum", "examples")
 _LEFT_OUT = ("$schema", "discriminator")
 """Keywords with which Claude Code refuses a schema; it can be checked without them."""
+
+_MARKS_OF_PYDANTIC = ("pydantic", "annotated_types")
+"""Packages of the objects in ``Annotated`` that only pydantic reads."""
 
 
 class OutputForm(NamedTuple):
@@ -39,8 +43,12 @@ def output_form(kind: Any) -> OutputForm:
     ``kind`` is a JSON Schema as a dict, or a type that msgspec or pydantic knows: a dataclass, a pydantic model, a
     TypedDict, ``list[int]``, ``Literal["yes", "no"]``.
     """
-    schema, read = _schema_and_reader(kind)
-    whole = _taken_by_claude_code(_resolved(schema))
+    try:
+        whole, read = object_form(kind)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"output_type takes a dataclass, a pydantic model, a JSON Schema or a type such as list[str]: {error}"
+        ) from None
     if whole.get("type") == "object":
         return OutputForm(whole, read)
 
@@ -50,23 +58,38 @@ def output_form(kind: Any) -> OutputForm:
     return OutputForm(_wrapped(whole), read_value)
 
 
+def object_form(kind: Any) -> OutputForm:
+    """Return the form of a type whose instances are objects in JSON; raise `ValueError` if no library knows the type.
+
+    Any other type has a form too, but Claude's tools take objects only.
+    """
+    try:
+        schema, read = _schema_and_reader(kind)
+    except Exception as error:  # each library has its own
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    return OutputForm(_taken_by_claude_code(_resolved(schema)), read)
+
+
 def _schema_and_reader(kind: Any) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     if isinstance(kind, Mapping):
         return dict(cast("Mapping[str, Any]", kind)), _as_given
+    if hasattr(kind, "model_json_schema") or _has_marks_of_pydantic(kind):
+        return _of_pydantic(kind)
     try:
-        if hasattr(kind, "model_json_schema"):
-            return _of_pydantic(kind)
-        try:
-            return _of_msgspec(kind)
-        except Exception:
-            if "pydantic" not in sys.modules:
-                raise
-            return _of_pydantic(kind)
-    except Exception as error:  # each library has its own
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigurationError(
-            f"output_type takes a dataclass, a pydantic model, a JSON Schema or a type such as list[str]: {reason}"
-        ) from None
+        return _of_msgspec(kind)
+    except Exception:
+        if "pydantic" not in sys.modules:
+            raise
+        return _of_pydantic(kind)
+
+
+def _has_marks_of_pydantic(kind: Any) -> bool:
+    """Return whether a field of a dataclass is ``Annotated`` for pydantic, which msgspec would ignore."""
+    if "pydantic" not in sys.modules or not dataclasses.is_dataclass(kind):
+        return False
+    hints = get_type_hints(kind, include_extras=True).values()
+    marks = (mark for hint in hints for mark in getattr(hint, "__metadata__", ()))
+    return any(type(mark).__module__.partition(".")[0] in _MARKS_OF_PYDANTIC for mark in marks)
 
 
 def _as_given(answer: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 from agent_runner.contract.protocol import Answer, Approval, ApprovalRequest, QuestionRequest
 
@@ -11,6 +11,14 @@ from .options import ApprovalPolicy
 
 Approver = Callable[[ApprovalRequest], Awaitable[bool | Approval]]
 """Decides an approval request: True, False, or a whole `Approval`."""
+
+
+class Answerer(Protocol):
+    """An approver that also answers questions."""
+
+    async def answer(self, request: QuestionRequest) -> Answer:
+        """Return the answer to a question request."""
+        ...
 
 
 def reply_by_policy(policy: ApprovalPolicy, request: ApprovalRequest | QuestionRequest) -> Approval | Answer | None:
@@ -22,6 +30,11 @@ def reply_by_policy(policy: ApprovalPolicy, request: ApprovalRequest | QuestionR
         return verdict_on(request, policy == "auto", by)
     answers = {str(each.get("question")): _default_answer(each, policy) for each in request.data.questions}
     return Answer(question_id=request.data.question_id, answers=answers, decided_by=by)
+
+
+def answerer_of(approver: Approver) -> Answerer | None:
+    """Return the approver if it answers questions too, else None."""
+    return cast("Answerer", approver) if callable(getattr(approver, "answer", None)) else None
 
 
 async def reply_by_approver(approver: Approver, request: ApprovalRequest) -> Approval:

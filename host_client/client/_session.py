@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 import uuid
@@ -24,7 +25,9 @@ from host_client.telemetry import OnOwnSpans, Root, SessionTrace, Telemetry, cal
 from host_client.workspace import Changes, SentFolder, SessionFolder
 
 from ._arguments import check_arguments
+from ._callbacks import CallbackRunner
 from ._commander import Commander
+from ._host_functions import HostFunctions
 from ._outcome import SessionFailure, SessionOutcome
 from ._policy import Approver
 from ._session_controls import SessionControls
@@ -77,12 +80,14 @@ class Session(SessionControls):
         session_id: str,
         root: Root,
         approvals: ApprovalPolicy | Approver,
+        functions: HostFunctions,
         telemetry: Telemetry,
         stop_timeout: float,
         on_own_spans: OnOwnSpans | None,
         outlet: Outlet[p.AnyEvent] | None,
         folder: SessionFolder | None = None,
     ) -> None:
+        functions.check(options)
         self.id = session_id
         self.options = options
         self.ended = asyncio.Event()
@@ -108,7 +113,12 @@ class Session(SessionControls):
         self._folder = folder
         self._shared = SharedParts(self.trace, self.outcome, outlet, self.ended)
         self._commander = Commander(self._shared, approvals, options.user_id)
-        self._stream = SessionStream(self._shared, self._commander, given_options(options.document))
+        self._functions = functions
+        self._callbacks = CallbackRunner(self._shared, functions, session_id, self._commander.write)
+        given = [*given_options(options.document), *functions.definitions.kinds]
+        if options.messages != "off":
+            given.append("messages")
+        self._stream = SessionStream(self._shared, self._commander, self._callbacks, given)
         self._stopper = RunnerStopper(self.ended, stop_timeout)
         self._stop_timeout = stop_timeout
         self._sandbox = sandbox
@@ -308,7 +318,7 @@ class Session(SessionControls):
                 self._note_sent(await self._folder.send(self._sandbox))
             if upload is not None:
                 await self._sandbox.upload(upload)
-            env = runner_environment(self.options, self.id, environ, context, info)
+            env = runner_environment(self.options, self.id, environ, context, info, self._functions.document)
             self._follow(await self._sandbox.run(("run",), env), info, Replay())
         if prompt is not None:
             with contextlib.suppress(SessionClosedError):  # the runner died at once; its stream reports why
@@ -334,6 +344,9 @@ class Session(SessionControls):
         with self.trace.current():
             process = await self._sandbox.adopt(whereabouts.info, whereabouts.process_id)
             self.info = whereabouts.info
+            if self._functions.definitions.kinds and replay.agent_lost is None:
+                progress = await self._sandbox.progress(whereabouts.info.journal, process.id)
+                replay = dataclasses.replace(replay, written_seq=progress.last_seq)
             self._follow(process, whereabouts.info, replay)
             await self._stream.caught_up(patience)
 
@@ -384,6 +397,7 @@ class Session(SessionControls):
         """Return the task that closes the session; only the first call starts one."""
         if self._closing is None:
             self._commander.close()
+            self._callbacks.close()
             self._shared.outlet.close()
             self._closing = asyncio.ensure_future(how())
         return self._closing
@@ -405,6 +419,7 @@ class Session(SessionControls):
             _logger.warning("sandbox %s may be left behind: %s", self.info.id if self.info else "", error)
         finally:
             self._commander.cancel()
+            await self._callbacks.closed(self._stop_timeout)
             why = self.outcome.failure or SessionFailure("sandbox", "the runner never sent this span")
             self.trace.end_orphans(why.error_type, why.message)
             error = self.outcome.error_of_trace

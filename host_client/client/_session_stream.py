@@ -12,10 +12,13 @@ from agent_runner.contract.protocol import (
     AnyEvent,
     ApprovalRequest,
     ApprovalResolved,
+    CallbackRequest,
+    CallbackResolved,
     CommandResult,
     End,
     Error,
     ErrorType,
+    Log,
     QuestionRequest,
     QuestionResolved,
     Result,
@@ -25,6 +28,7 @@ from agent_runner.contract.protocol import (
 )
 from host_client.errors import RunnerDiedError, SessionClosedError, StreamLostError
 
+from ._callbacks import CallbackRunner
 from ._commander import Commander
 from ._reader import Fault
 from ._shared import SharedParts, too_old_for
@@ -40,12 +44,15 @@ _NOTED = (
     ApprovalResolved,
     QuestionRequest,
     QuestionResolved,
+    CallbackRequest,
+    CallbackResolved,
     CommandResult,
     Result,
     Error,
+    Log,
     End,
 )
-"""Types of the events that the outcome and the commander need; most other events are text."""
+"""Types of the events that the outcome, the commander and the host's functions need; most other events are text."""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,20 +62,25 @@ class Replay:
     """The part of a journal that another host, which has died, has already passed to its caller.
 
     Events up to ``seen_seq`` restore the session's state and are not passed on again. ``agent_lost`` is the error that
-    ends a session whose agent could not outlive its host.
+    ends a session whose agent could not outlive its host. ``written_seq`` is the last event that was in the journal
+    when the session was taken over: the dead host may have answered requests up to there.
     """
 
     seen_seq: int = 0
     agent_lost: str | None = None
+    written_seq: int = 0
 
 
 class SessionStream:
     """Reads the events of one runner and passes each to the session's parts and its outlet."""
 
-    def __init__(self, shared: SharedParts, commander: Commander, sdk_options: Collection[str]) -> None:
-        """Follow a session whose runner was given these options of the SDK in a document."""
+    def __init__(
+        self, shared: SharedParts, commander: Commander, callbacks: CallbackRunner, sdk_options: Collection[str]
+    ) -> None:
+        """Follow a session whose runner was given these options in documents."""
         self._shared = shared
         self._commander = commander
+        self._callbacks = callbacks
         self._sdk_options = frozenset(sdk_options)
         self._faults = 0
         self._replay = Replay()
@@ -82,6 +94,7 @@ class SessionStream:
         self._replay = replay
         if not replay.seen_seq:
             self._end_replay()
+        self._reach(0)
         self._reading = asyncio.create_task(self._read(source))
 
     async def caught_up(self, patience: float) -> None:
@@ -110,6 +123,7 @@ class SessionStream:
     def _end(self) -> None:
         self._shared.ended.set()
         self._commander.close()
+        self._callbacks.close()
         self._caught_up.set()
         self._shared.outlet.finish()
 
@@ -117,6 +131,8 @@ class SessionStream:
         try:
             async for item, size in source.items():
                 await self._take(item, size)
+                if not isinstance(item, Fault):
+                    self._reach(item.seq or 0)
         except Exception as error:  # reported to the caller, whose loop must end
             if isinstance(error, RunnerDiedError):
                 self._shared.outcome.note_exit_code(error.exit_code)
@@ -181,10 +197,16 @@ class SessionStream:
             self._caught_up.set()
             self._commander.begin_deciding()
 
+    def _reach(self, seq: int) -> None:
+        """Let the host's functions be called, once the journal has been read that a dead host may have answered."""
+        if seq >= self._replay.written_seq and self._replay.agent_lost is None:
+            self._callbacks.begin()
+
     def _note(self, event: AnyEvent, size: int) -> None:
         if isinstance(event, _NOTED):
             self._shared.outcome.observe(event)
             self._commander.observe(event, size)
+            self._callbacks.observe(event, size)
 
     async def _fail(self, error_type: ErrorType, message: str) -> None:
         self._shared.outcome.fail(error_type, message)

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 
 from msgspec.structs import replace
 
-from agent_runner.contract.approvals import fault_of_answer, fault_of_approval, request_id_of
+from agent_runner.contract.approvals import fault_of_approval, fault_of_reply, request_id_of
 from agent_runner.contract.protocol import Answer, Approval, ApprovalRequest, QuestionRequest
 from host_client.errors import NotAskedError, NotWaitingError
 
@@ -59,7 +59,7 @@ class OpenRequests:
                 fault = fault_of_approval(reply, request.data.input_sha256)
                 reply = replace(reply, input_sha256=request.data.input_sha256)
             case Answer(), QuestionRequest():
-                fault = fault_of_answer(reply.answers, request.data.questions)
+                fault = fault_of_reply(reply, request.data.questions)
             case _:
                 kind = "approval" if isinstance(reply, Approval) else "question"
                 raise NotWaitingError(f"{kind} {key!r} is unknown or was resolved already")

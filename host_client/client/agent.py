@@ -15,10 +15,13 @@ from host_client.telemetry import Telemetry
 from host_client.workspace import Changes, Workspace
 
 from ._arguments import check_arguments
+from ._caller_parts import AnyOptions
 from ._outcome import SessionOutcome
 from ._output import output_form
 from .attachments import Attachable
-from .options import AgentOptions, ApprovalPolicy
+from .hooks import HooksByEvent
+from .host_tools import AnyTool
+from .options import ApprovalPolicy
 from .session import Approver, Session, open_session
 
 if TYPE_CHECKING:
@@ -80,11 +83,14 @@ class AgentResult:
 
 async def run_agent(
     prompt: str,
-    options: AgentOptions | None = None,
+    options: AnyOptions | None = None,
     *,
+    further_options: Mapping[str, Any] | None = None,
     attachments: Sequence[Attachable] = (),
     sandbox: Sandbox | None = None,
     approvals: ApprovalPolicy | Approver = "deny",
+    host_tools: Sequence[AnyTool] = (),
+    hooks: HooksByEvent | None = None,
     telemetry: Telemetry | None = None,
     traceparent: str | None = None,
     upload: Path | None = None,
@@ -103,9 +109,12 @@ async def run_agent(
     async with open_session(
         prompt,
         options,
+        further_options=further_options,
         attachments=attachments,
         sandbox=sandbox,
         approvals=approvals,
+        host_tools=host_tools,
+        hooks=hooks,
         telemetry=telemetry,
         traceparent=traceparent,
         upload=upload,

@@ -101,6 +101,8 @@ class AgentOptions:
     """Seconds that the end of a run waits for commands and subagents in the background."""
     content: Content = "preview"
     tool_content: Content = "none"
+    messages: Literal["off", "on", "partial"] = "off"
+    """``on`` for ``message`` events with Claude Code's own messages, ``partial`` with partial ones too."""
     deep_trace: bool = False
     """True to make spans that the processes of tools export part of the trace; see docs/RUNNER.md."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -167,6 +169,7 @@ OPTION_FORMS: dict[str, Form] = {
     ),
     "require_mcp": _SWITCH,
     "deep_trace": _SWITCH,
+    "messages": Form(one_of("off", "on", "partial"), "one of off, on, partial"),
     "resume": _TEXT,
     "user_id": _TEXT,
     "tenant_id": _TEXT,
@@ -247,15 +250,25 @@ def sandbox_metadata(
 
 
 def runner_environment(
-    options: AgentOptions, session_id: str, environ: Mapping[str, str], context: TraceContext, info: SandboxInfo
+    options: AgentOptions,
+    session_id: str,
+    environ: Mapping[str, str],
+    context: TraceContext,
+    info: SandboxInfo,
+    callbacks: str | None = None,
 ) -> dict[str, str]:
-    """Return the environment variables of a runner whose spans are children of ``context``."""
+    """Return the environment variables of a runner whose spans are children of ``context``.
+
+    ``callbacks`` is the document with the host's tools and hooks.
+    """
     env = _configured(options, session_id, environ)
     env.update(TRACEPARENT=context.traceparent, BAGGAGE=_baggage(options, session_id))
     if context.tracestate:
         env["TRACESTATE"] = context.tracestate
     if info.conversation is not None:
         env["AGENT_RESUME"] = info.conversation
+    if callbacks is not None:
+        env["AGENT_CALLBACKS"] = callbacks
     env.update(AGENT_CWD=info.work, AGENT_JOURNAL=info.journal)
     return env
 
@@ -288,6 +301,7 @@ def _configured(options: AgentOptions, session_id: str, environ: Mapping[str, st
         "CONTENT": options.content,
         "TOOL_CONTENT": options.tool_content,
         "DEEP_TRACE": "on" if options.deep_trace else None,
+        "MESSAGES": options.messages if options.messages != "off" else None,
         "OPTIONS": _document_text(options.document),
     }
     env.update({f"AGENT_{name}": str(value) for name, value in settings.items() if value not in (None, "")})

@@ -7,7 +7,7 @@
             ...
 
 Events are read in the background, so the agent works on while the caller is busy. If too many events wait for the
-caller, reading pauses; the runner's journal keeps the events meanwhile.
+caller, reading pauses, and calls of host tools and hooks wait; the runner's journal keeps the events meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from agent_runner.contract.protocol import AnyEvent
 from host_client.errors import ConfigurationError
@@ -25,12 +26,15 @@ from host_client.telemetry import OnOwnSpans, Root, Telemetry, root_of, telemetr
 from host_client.workspace import SessionFolder, Workspace
 
 from ._arguments import check_arguments
+from ._caller_parts import AnyOptions, caller_parts
 from ._outcome import SessionFailure
 from ._policy import Approver
 from ._session import SPOOL_SECONDS, Session, Whereabouts
 from .attachments import Attachable, prompt_of
+from .hooks import HooksByEvent
+from .host_tools import AnyTool
 from .mailbox import Outlet
-from .options import AgentOptions, ApprovalPolicy, common_attributes
+from .options import ApprovalPolicy, common_attributes
 
 __all__ = [
     "SPOOL_SECONDS",
@@ -47,11 +51,14 @@ __all__ = [
 @asynccontextmanager
 async def open_session(
     prompt: str | None = None,
-    options: AgentOptions | None = None,
+    options: AnyOptions | None = None,
     *,
+    further_options: Mapping[str, Any] | None = None,
     attachments: Sequence[Attachable] = (),
     sandbox: Sandbox | None = None,
     approvals: ApprovalPolicy | Approver = "ask",
+    host_tools: Sequence[AnyTool] = (),
+    hooks: HooksByEvent | None = None,
     telemetry: Telemetry | None = None,
     traceparent: str | None = None,
     tracestate: str = "",
@@ -70,7 +77,11 @@ async def open_session(
     ``cwd`` is a folder of this machine: a local agent works in it, and in E2B in a copy of it, whose changes
     `Session.changes` returns.
     ``approvals``: ``"ask"`` leaves each request to the caller's loop, ``"auto"`` allows it, ``"deny"`` denies it, and
-    an async function decides it. ``environ`` (default: this process's environment) holds the model's credentials.
+    an async function decides it. ``host_tools`` are functions of this process that the agent may call (`host_tool`),
+    ``hooks`` functions that its CLI calls at events (`HookMatcher`). ``options`` may be the SDK's own
+    ``ClaudeAgentOptions``: its ``can_use_tool`` (in place of ``approvals``), hooks, in-process MCP servers and
+    ``stderr`` run in this process, too. ``further_options`` are fields of `AgentOptions` that the SDK does not have,
+    such as ``user_id``. ``environ`` (default: this process's environment) holds the model's credentials.
     ``stop_timeout`` is the seconds that a runner has to end after it was told to stop, and again after SIGTERM, before
     it is killed. ``session_id`` continues the session of a sandbox that was kept; by default the session is new.
     ``root`` is a root span of the session that `root_of` made earlier, and replaces ``traceparent``. ``on_own_spans``
@@ -81,27 +92,29 @@ async def open_session(
     check_arguments(**locals())
     if root is not None and traceparent is not None:
         raise ConfigurationError("root and traceparent exclude each other: pass the traceparent to root_of")
-    if cwd is not None and upload is not None:
-        raise ConfigurationError("cwd and upload exclude each other: cwd sends its folder by itself")
-    folder = SessionFolder(cwd) if cwd is not None else None
     first = await prompt_of(prompt or "", attachments) if prompt is not None or attachments else None
     environ = os.environ if environ is None else environ
     telemetry = telemetry or telemetry_of(environ)
-    session = Session(
-        options or AgentOptions(),
-        sandbox or LocalSandbox(),
-        session_id=session_id or str(uuid.uuid4()),
-        root=root or root_of(traceparent, tracestate),
-        approvals=approvals,
-        telemetry=telemetry,
-        stop_timeout=stop_timeout,
-        on_own_spans=on_own_spans,
-        outlet=outlet,
-        folder=folder,
-    )
-    async with until_closed(session):
-        await session.start(first, upload, environ, telemetry.preview)
-        yield session
+    async with caller_parts(options, further_options or {}, approvals, host_tools, hooks) as parts:
+        cwd = cwd if cwd is not None else parts.cwd
+        if cwd is not None and upload is not None:
+            raise ConfigurationError("cwd and upload exclude each other: cwd sends its folder by itself")
+        session = Session(
+            parts.options,
+            sandbox or LocalSandbox(),
+            session_id=session_id or str(uuid.uuid4()),
+            root=root or root_of(traceparent, tracestate),
+            approvals=parts.approvals,
+            functions=parts.functions,
+            telemetry=telemetry,
+            stop_timeout=stop_timeout,
+            on_own_spans=on_own_spans,
+            outlet=outlet,
+            folder=SessionFolder(cwd) if cwd is not None else None,
+        )
+        async with until_closed(session):
+            await session.start(first, upload, environ, telemetry.preview)
+            yield session
 
 
 @asynccontextmanager

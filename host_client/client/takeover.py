@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from agent_runner.contract.protocol import AnyEvent
@@ -20,7 +20,10 @@ from host_client.sandbox.local import AGENT_LOST
 from host_client.telemetry import OnOwnSpans, Root, Telemetry, telemetry_of
 
 from ._arguments import check_arguments
+from ._host_functions import HostFunctions
 from ._session_stream import Replay
+from .hooks import HooksByEvent
+from .host_tools import AnyTool
 from .mailbox import Outlet
 from .options import AgentOptions, ApprovalPolicy
 from .session import Approver, Session, Whereabouts, until_closed
@@ -39,6 +42,8 @@ async def take_over(
     seen_seq: int,
     sandbox: Sandbox,
     approvals: ApprovalPolicy | Approver = "ask",
+    host_tools: Sequence[AnyTool] = (),
+    hooks: HooksByEvent | None = None,
     telemetry: Telemetry | None = None,
     environ: Mapping[str, str] | None = None,
     stop_timeout: float = 10.0,
@@ -48,9 +53,10 @@ async def take_over(
     """Connect to the sandbox of a session whose host died, and continue the session; see `open_session`.
 
     ``options``, ``session_id`` and ``root`` are those that the session began with. ``sandbox`` is a new object of the
-    same kind, which has not created a sandbox. Events up to ``seen_seq`` only restore the session's state; iterating
-    yields the events after it. Requests without a reply wait again. An agent in a local sandbox ended with its host, so
-    its session fails once the journal has been read.
+    same kind, which has not created a sandbox. ``host_tools`` and ``hooks`` are those of the session; a call that the
+    dead host had not answered is made again if its tool is idempotent, and fails otherwise. Events up to ``seen_seq``
+    only restore the session's state; iterating yields the events after it. Requests without a reply wait again. An
+    agent in a local sandbox ended with its host, so its session fails once the journal has been read.
     Raise `SandboxGoneError` if the sandbox no longer exists; the session has then ended, and its span too. After any
     other exception at the start nothing has ended, and the takeover can be tried again.
     """
@@ -61,6 +67,7 @@ async def take_over(
         session_id=session_id,
         root=root,
         approvals=approvals,
+        functions=HostFunctions(host_tools, hooks),
         telemetry=telemetry or telemetry_of(os.environ if environ is None else environ),
         stop_timeout=stop_timeout,
         on_own_spans=on_own_spans,

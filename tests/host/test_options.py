@@ -71,6 +71,7 @@ RIGHT: dict[str, Any] = {
     "content": "full",
     "tool_content": "preview",
     "deep_trace": True,
+    "messages": "partial",
     "env": {"LANG": "C"},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,8 @@ import pytest
 from agent_runner.contract import protocol as p
 from host_client import AgentOptions, LocalSandbox, Session, open_session
 from host_client.client import takeover
+from host_client.client.hooks import HooksByEvent
+from host_client.client.host_tools import AnyTool
 from host_client.client.options import ApprovalPolicy
 from host_client.client.session import Whereabouts
 from host_client.client.takeover import take_over
@@ -94,7 +96,13 @@ def open_gate(gate: Path) -> None:
 
 @asynccontextmanager
 async def taken_over(
-    host: DyingHost, lab: HostLab, *, approvals: ApprovalPolicy = "ask", own: list[SpanView] | None = None
+    host: DyingHost,
+    lab: HostLab,
+    *,
+    approvals: ApprovalPolicy = "ask",
+    host_tools: Sequence[AnyTool] = (),
+    hooks: HooksByEvent | None = None,
+    own: list[SpanView] | None = None,
 ) -> AsyncGenerator[Session]:
     """Kill the host and take its session over from the whereabouts that it reported."""
     host.kill()
@@ -108,6 +116,8 @@ async def taken_over(
         seen_seq=host.seen_seq,
         sandbox=lab.sandbox() if isinstance(lab, E2BLab) else LocalSandbox(),
         approvals=approvals,
+        host_tools=host_tools,
+        hooks=hooks,
         environ=lab.environ,
         on_own_spans=lambda request: own.extend(spans_in(request)) if own is not None else None,
     ) as session:

@@ -17,7 +17,7 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from agent_runner.contract import protocol as p
-from host_client import AgentOptions, LocalSandbox, Session, open_session
+from host_client import AgentOptions, HookMatcher, LocalSandbox, Session, current_call, host_tool, open_session
 from host_client.client.session import Whereabouts
 from host_client.sandbox.e2b import E2BOptions, E2BSandbox
 from host_client.telemetry import Root, root_of
@@ -37,6 +37,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     approve_as: str | None = None
     """The command id to approve with; None leaves requests to others."""
     outlives_host: bool = False
+    host_tools: tuple[str, ...] = ()
+    """Names of `HOST_TOOLS`."""
+    hangs_in_hook: bool = False
+    """Have a hook of prompts that never returns."""
     finish: bool = False
     """Send `finish` with the first prompt."""
 
@@ -143,6 +147,8 @@ async def _host(plan: Plan) -> None:
         None,
         AgentOptions(allowed_tools=plan.allowed_tools, user_id="ada"),
         sandbox=sandbox,
+        host_tools=[each for each in HOST_TOOLS if each.name in plan.host_tools],
+        hooks={"UserPromptSubmit": [HookMatcher(hooks=[add])]} if plan.hangs_in_hook else None,
         session_id=plan.session_id,
         root=plan.root,
         on_own_spans=lambda request: _print(Line(own_spans=request)),
@@ -158,6 +164,22 @@ async def _host(plan: Plan) -> None:
             if isinstance(event, p.ApprovalRequest) and plan.approve_as is not None:
                 await session.approve(event.data.approval_id, command_id=plan.approve_as)
                 _print(Line(done=plan.approve_as))
+
+
+async def _begin(path: str) -> None:
+    await asyncio.to_thread(Path(path).write_text, f"{current_call().idempotency_key}\n")
+    await asyncio.Event().wait()
+
+
+async def add(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+HOST_TOOLS = (
+    host_tool(name="charge", description="Begin to charge a customer.")(_begin),
+    host_tool(name="charge_once", description="Begin to charge a customer.")(_begin),
+    host_tool(name="look_up", description="Look something up.")(lambda: "found"),
+)
 
 
 async def _next(session: Session, commands: list[tuple[str, str]]) -> None:

@@ -136,17 +136,18 @@ class SessionTrace:
             self._given.add(text)
 
     @contextmanager
-    def current(self, span: Span | None = None) -> Generator[None]:
+    def current(self, span: Span | TraceContext | None = None) -> Generator[None]:
         """Make a span, by default the session's, the parent of spans that instrumented libraries emit meanwhile.
 
-        The E2B SDK emits spans of its own if the process has a tracer provider.
+        The E2B SDK emits spans of its own if the process has a tracer provider. A span of a trace that is not the
+        session's is replaced by the session's.
         """
         if not self._telemetry.enabled:
             yield
             return
         from opentelemetry import context, trace  # not loaded with telemetry off
 
-        parent = span or self.root
+        parent = span if span is not None and span.trace_id in self._trace_ids else self.root
         span_context = trace.SpanContext(
             int(parent.trace_id, 16),
             int(parent.span_id, 16),
