@@ -14,8 +14,8 @@ from .environments import Wheel, closure
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import {package} as package
-for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    if not module.name.endswith(".__main__"):
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None):
+    if not module.name.endswith(".__main__") and ".claude" not in module.name:
         importlib.import_module(module.name)
 print(*sorted({{name.split(".")[0] for name in sys.modules}}))
 """
@@ -38,9 +38,9 @@ def test_the_contract_imports_with_msgspec_alone(wheel: Wheel, installed: Instal
 def test_each_role_requires_what_it_uses_and_no_more(wheel: Wheel) -> None:
     requires = {
         role: closure(wheel, role).keys()
-        for role in ("runner", "client", "telemetry", "service", "redis", "local", "all", "host")
+        for role in ("runner", "client", "telemetry", "service", "redis", "local", "claude", "all", "host")
     }
-    assert CLAUDE in requires["runner"] & requires["local"] & requires["all"]
+    assert CLAUDE in requires["runner"] & requires["local"] & requires["claude"] & requires["all"]
     for role in ("client", "telemetry", "service", "redis", "host"):
         assert CLAUDE not in requires[role]
     # A library user needs neither a web framework nor gRPC nor Prometheus.
@@ -52,6 +52,7 @@ def test_each_role_requires_what_it_uses_and_no_more(wheel: Wheel) -> None:
     assert not EXPORTERS & requires["service"]
     assert requires["redis"] >= {"redis"} | requires["service"]
     assert requires["local"] >= requires["runner"] | requires["client"]
+    assert requires["claude"] >= requires["client"]
     assert requires["host"] >= requires["client"] | requires["telemetry"] | requires["service"]
     assert requires["all"] == set().union(*requires.values())
 
@@ -103,6 +104,17 @@ def test_all_of_the_host_imports_without_the_claude_sdk(installed: Installed) ->
     loaded = installed("host", "redis").python(IMPORT_ALL.format(package="host_client")).split()
     assert {"host_client", "fastapi", "prometheus_client", "e2b"} <= set(loaded)
     assert "claude_agent_sdk" not in loaded
+
+
+def test_the_stand_in_for_the_sdk_says_which_extra_it_needs(installed: Installed) -> None:
+    code = (
+        "from host_client.errors import ConfigurationError\n"
+        "try: import host_client.claude\n"
+        "except ConfigurationError as error: print(error)"
+    )
+    assert installed("client").python(code) == (
+        "host_client.claude needs claude_agent_sdk, which is not installed: pip install 'sandspan[claude]'"
+    )
 
 
 def test_service_role_serves_without_exporters_of_its_own(installed: Installed) -> None:
