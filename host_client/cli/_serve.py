@@ -53,6 +53,9 @@ AllowOut = Annotated[
     list[str] | None,
     typer.Option(help="The only host, address or CIDR block that a sandbox may reach, in E2B; repeatable."),
 ]
+HostTools = Annotated[
+    Path | None, typer.Option(help="JSON file with tools of tenants that are called by URL (docs/SERVICE.md).")
+]
 TraceUrl = Annotated[
     str | None, typer.Option(help="URL that shows a trace, with {trace_id} in it; the page links to it.")
 ]
@@ -90,6 +93,7 @@ def serve(
             " Default: those that change no permission (docs/SERVICE.md)."
         ),
     ] = None,
+    host_tools: HostTools = None,
     trace_url: TraceUrl = None,
     demo: Annotated[bool, typer.Option("--demo", help="Use a scripted model; a session waits for you.")] = False,
 ) -> None:
@@ -132,6 +136,7 @@ def serve(
             tool_content=tool_content,
             deep_trace=deep_trace,
             session_options=session_options,
+            host_tools=host_tools,
             trace_url=trace_url,
         )
         if demo:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from agent_runner.contract.protocol import (
     outcome_of_command,
 )
 from host_client.client.attachments import Attachment
+from host_client.client.host_tools import HostTool
 from host_client.client.options import AgentOptions
 from host_client.client.session import (
     SPOOL_SECONDS,
@@ -83,7 +84,7 @@ class House:
     dead process may have created for a session without having written it down. ``idle_seconds`` is the maximum time of
     a session without activity, ``silent_seconds`` that of a running turn or background task without an event, if
     that is longer.
-    ``upload`` is the initial content of each session's working directory.
+    ``upload`` is the initial content of each session's working directory. ``host_tools`` returns a tenant's tools.
     """
 
     store: Store
@@ -96,6 +97,7 @@ class House:
     upload: Path | None = None
     idle_seconds: float = 1800.0
     silent_seconds: float = 1800.0
+    host_tools: Callable[[str], Sequence[HostTool]] = lambda tenant_id: ()
 
 
 class Hosted:
@@ -197,6 +199,7 @@ class Hosted:
             "root": self.record.root,
             "on_own_spans": self._keep,
             "outlet": self.log,
+            "host_tools": house.host_tools(self.record.tenant_id),
         }
         if stored.state.whereabouts is None:
             return open_session(None, options, upload=house.upload, **common)

@@ -65,6 +65,8 @@ class ServiceConfig:
     trace_url: str | None = None
     session_options: frozenset[str] = DEFAULT_SESSION_OPTIONS
     """Options of the Claude Agent SDK that a caller may set."""
+    host_tools: Path | None = None
+    """File with the tools of tenants; see `read_tenant_tools`."""
 
     @property
     def is_local(self) -> bool:
@@ -94,6 +96,7 @@ def service_config(
     deep_trace: bool,
     trace_url: str | None,
     session_options: str | None,
+    host_tools: Path | None,
 ) -> ServiceConfig:
     """Return the configuration of these options; raise `ConfigurationError` for wrong or unsafe values."""
     _check_port(port)
@@ -131,6 +134,7 @@ def service_config(
         deep_trace=deep_trace,
         trace_url=trace_url,
         session_options=_session_options(session_options),
+        host_tools=host_tools,
     )
 
 

@@ -33,6 +33,7 @@ from ._api import LOCAL_TENANT
 from ._app import create_app
 from ._hosting import House
 from ._service import Retention, Service
+from ._tools import read_tenant_tools
 from .config import ServiceConfig, is_loopback
 
 DEMO_PROMPT = "The checks of this program fail. Find out why and mend it."
@@ -70,6 +71,7 @@ def service_of(
     telemetry: Telemetry,
 ) -> Service:
     """Return the service for a configuration, not yet started."""
+    tools = read_tenant_tools(config.host_tools, environ) if config.host_tools is not None else None
     house = House(
         store=open_store(config.store),
         owner=f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -85,6 +87,7 @@ def service_of(
         forget=lambda stored: forget(stored, environ),
         upload=config.upload,
         idle_seconds=config.idle_seconds,
+        host_tools=tools.of if tools is not None else lambda tenant_id: (),
     )
     return Service(house, retention=Retention(closed_seconds=config.kept_seconds, events=config.max_events))
 

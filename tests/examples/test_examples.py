@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from host_client.scripted_model import ScriptedModel, parse_script
 from tests.support.collector import Collector
 from tests.support.runs import clean_environment
 from tests.support.tables import ROOT
+from tests.support.tool_server import SECRET
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ONE_TOOL = """
@@ -23,6 +25,14 @@ ONE_TOOL = """
           - tools: [{name: Bash, input: {command: "echo Ada wrote this", description: Say it}}]
           - text: All tests pass.
           - text: Faster now.
+"""
+SEARCH = """
+    conversations:
+      main:
+        replies:
+          - tools: [{name: mcp__host__search_orders, input: {customer: Ada}}]
+          - tools: [{name: Bash, input: {command: rm -f orders.sqlite}}]
+          - text: Pens.
 """
 
 
@@ -77,6 +87,18 @@ def test_the_console_shows_text_as_it_comes_and_the_trace(example: Example) -> N
     assert "execute_tool Bash" in done.stderr
 
 
+def test_the_agent_searches_a_database_of_the_host(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "orders.sqlite") as database:
+        database.execute("CREATE TABLE orders (id, customer, item, price)")
+        database.execute("INSERT INTO orders VALUES (1, 'Ada', 'pens', 3), (2, 'Bob', 'ink', 4)")
+    with ScriptedModel(parse_script(SEARCH)) as model:
+        done = Example(tmp_path, model)("host_tools.py", "orders.sqlite", "What has Ada ordered?")
+        found, denied = (str(request.body["messages"][-1]) for request in model.requests[1:])
+    assert '[{"id":1,"item":"pens","price":3}]' in found
+    assert "Do not remove files." in denied
+    assert done.stdout == "Pens.\n"
+
+
 def test_an_exporter_of_ones_own_gets_what_the_sanitizer_leaves(example: Example, tmp_path: Path) -> None:
     example("custom_exporter.py", "calls.jsonl", "Make the tests pass")
     (call,) = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
@@ -90,7 +112,7 @@ def test_every_example_is_run() -> None:
     assert [
         path.name for path in EXAMPLES if f'"{path.name}"' not in text and f"examples.{path.stem} import" not in text
     ] == []
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 8
 
 
 def test_a_batch_prints_a_line_for_each_prompt(tmp_path: Path) -> None:
@@ -126,3 +148,28 @@ print(answer.status_code, answer.json()["text"], answer.json()["denied"], answer
             [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
         )
     assert done.stdout == f"200 It was denied. ['Bash'] {'a' * 32}\n", done.stderr
+
+
+def test_a_tool_server_answers_signed_calls_alone(tmp_path: Path) -> None:
+    code = """
+import base64, json, os, time
+from fastapi.testclient import TestClient
+from host_client.client.http_tools import signature
+from examples.tool_server import app
+
+key = base64.b64decode(os.environ["HOST_TOOLS_SECRET"].removeprefix("whsec_"))
+body = json.dumps({"tenant_id": "acme", "arguments": {"customer": "Ada"}}).encode()
+
+def status(sent, key=key):
+    headers = {"webhook-id": "1", "webhook-timestamp": str(sent), "webhook-signature": signature(key, "1", sent, body)}
+    answer = TestClient(app).post("/orders", content=body, headers=headers)
+    return answer.status_code, answer.json()
+
+now = int(time.time())
+print(status(now), status(now - 600)[0], status(now, b"other")[0], TestClient(app).post("/orders").status_code)
+"""
+    env = clean_environment(tmp_path, PYTHONPATH=str(ROOT), HOST_TOOLS_SECRET=SECRET)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "(200, ['pens', 'paper']) 401 401 401\n", done.stderr
