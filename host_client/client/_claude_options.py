@@ -39,7 +39,7 @@ _TAKEN_ELSEWHERE = frozenset(
 
 @dataclass(frozen=True)
 class ClaudeParts:
-    """What a ``ClaudeAgentOptions`` object consists of, for a session."""
+    """The parts of a ``ClaudeAgentOptions`` object from which a session is made."""
 
     options: AgentOptions
     approver: Approver | None

@@ -27,7 +27,7 @@ class HookMatcher:
     ``matcher`` is a pattern of tool names such as ``"Write|Edit"``, None for all. A function, sync or async, is called
     with the input, the id of the tool call and ``{"signal": None}``; its output is a dict such as
     ``{"hookSpecificOutput": {…}}``, or None. ``timeout`` is in seconds. In a local sandbox a ``PreToolUse`` hook that
-    does nothing added 1 ms to a call of 37 ms (benchmarks/README.md); with E2B the way over the network comes on top.
+    does nothing added 1 ms to a call of 25 ms (benchmarks/README.md); with E2B the way over the network comes on top.
 
     By default a function that raises has no effect, so its hook is no security boundary; the session has an ``error``
     event then. With ``on_failure="block"`` it blocks what it was called for. A ``PreToolUse`` hook that does not
