@@ -12,16 +12,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from .contract.callbacks import CallbackDefinitions, read_callbacks
+from .contract.callbacks import MESSAGE_MODES, CallbackDefinitions, MessageMode, read_callbacks
 from .contract.parsing import count, count_above_zero, number_above_zero, on_off, one_of, pairs
 from .contract.sanitize import CONTENTS, Content
 from .contract.sdk_options import McpServer, SdkOptions, SystemPrompt, read_options
 from .contract.tools import PERMISSION_MODES, tool_names
 
 SETTING_SOURCES = ("user", "project", "local")
-
-MessageMode = Literal["off", "on", "partial"]
-MESSAGE_MODES: tuple[str, ...] = get_args(MessageMode)
 
 GatewayMode = Literal["auto", "on", "off"]
 GATEWAY_MODES: tuple[str, ...] = get_args(GatewayMode)

@@ -58,7 +58,6 @@ class Permissions:
         elif (fault := contradiction_in(reply)) is not None:
             raise RefusedError(fault)
         else:
-            _updates_in(reply)  # raises for one of a wrong form
             self._approvals.answer(reply.approval_id, reply)
 
     def cancel_all(self) -> None:
@@ -232,16 +231,9 @@ def _permission(reply: Approval | Unanswered, context: ToolPermissionContext) ->
 
 
 def _updates_in(reply: Approval) -> list[PermissionUpdate] | None:
-    """Return the changes of permissions in a reply; raise `RefusedError` if one is not in the SDK's form."""
     if reply.updated_permissions is None:
         return None
-    try:
-        updates = [PermissionUpdate.from_dict(each) for each in reply.updated_permissions]
-        for each in updates:
-            each.to_dict()  # the SDK would leave out all of them if one lacks a field
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RefusedError(f"updated_permissions are not in the SDK's form: {error!r}") from None
-    return updates
+    return [PermissionUpdate.from_dict(each) for each in reply.updated_permissions]
 
 
 def _for_session(update: PermissionUpdate) -> PermissionUpdate:

@@ -42,8 +42,8 @@ from ._span_settings import sanitizer_of, tool_sanitizer_of
 from ._state import AgentState
 from ._tool_calls import OpenCalls
 from ._turns import Turns
+from .contract.callbacks import given_to_runner
 from .contract.protocol import ErrorType, LogData, TextData, ThinkingData
-from .contract.sdk_options import given_options
 from .contract.spans import Span, Spans
 
 _SYNTHETIC = "<synthetic>"
@@ -62,9 +62,7 @@ class Translator:
         whole = config.content == "full"
         self.spans = spans
         self.agents = Agents(events, spans, config.model, sanitize, sanitize_tools, whole_requests=whole)
-        given = [*given_options(config.options), *config.callbacks.kinds]
-        if config.messages != "off":
-            given.append("messages")
+        given = given_to_runner(config.options, config.callbacks, config.messages)
         self.turns = Turns(events, spans, self.agents, access, config.resume is not None, given)
         disallowed, directory = config.disallowed_tools, config_directory(environ)
         self.calls = OpenCalls(events, spans, self.turns, self.agents, sanitize_tools, disallowed, directory)

@@ -5,9 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import msgspec
+
 from .protocol import Answer, Approval, Decision, input_digest
 
 _Suggestion = TypeVar("_Suggestion")
+
+
+class PermissionRule(msgspec.Struct):
+    """A rule of permissions in the SDK's form."""
+
+    toolName: str  # noqa: N815  # the SDK's names
+    ruleContent: str | None = None  # noqa: N815
+
+
+class RulesUpdate(msgspec.Struct):
+    """A change of rules."""
+
+    rules: list[PermissionRule]
+    behavior: str
+
+
+class DirectoriesUpdate(msgspec.Struct):
+    """A change of the directories that the agent may use."""
+
+    directories: list[str]
+
+
+class ModeUpdate(msgspec.Struct):
+    """A change of the permission mode."""
+
+    mode: str
+
 
 NO_ONE = "runner:no-one-to-ask"
 """``decided_by`` of a denial that the runner makes because stdin has ended, so that no host can answer."""
@@ -33,17 +62,20 @@ def contradiction_in(approval: Approval) -> str | None:
     return None
 
 
-_FIELDS_OF_UPDATES: dict[object, tuple[str, ...]] = {
-    **dict.fromkeys(("addRules", "replaceRules", "removeRules"), ("rules", "behavior")),
-    **dict.fromkeys(("addDirectories", "removeDirectories"), ("directories",)),
-    "setMode": ("mode",),
+_FORMS_OF_UPDATES: dict[object, Any] = {
+    **dict.fromkeys(("addRules", "replaceRules", "removeRules"), RulesUpdate),
+    **dict.fromkeys(("addDirectories", "removeDirectories"), DirectoriesUpdate),
+    "setMode": ModeUpdate,
 }
 
 
 def _is_update(update: dict[str, Any]) -> bool:
     """Return whether a change of permissions has a known type and the fields that the SDK requires of it."""
-    fields = _FIELDS_OF_UPDATES.get(update.get("type"))
-    return fields is not None and all(update.get(name) is not None for name in fields)
+    try:
+        msgspec.convert(update, _FORMS_OF_UPDATES[update.get("type")])
+    except (LookupError, TypeError, msgspec.ValidationError):
+        return False
+    return True
 
 
 def fault_of_approval(approval: Approval, input_sha256: str) -> str | None:

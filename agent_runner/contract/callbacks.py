@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from .sdk_options import SdkOptions, given_options
+
 SERVER = "host"
 """Default name of the MCP server that offers a tool of the host: the agent calls it ``mcp__host__<name>``."""
 
@@ -32,6 +34,10 @@ HookEventName = Literal[
     "PermissionRequest",
 ]
 HOOK_EVENTS: tuple[HookEventName, ...] = get_args(HookEventName)
+
+MessageMode = Literal["off", "on", "partial"]
+"""Whether Claude Code's messages are `CliMessage` events: none of them, whole ones, or partial ones too."""
+MESSAGE_MODES: tuple[MessageMode, ...] = get_args(MessageMode)
 
 Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -81,6 +87,11 @@ class CallbackDefinitions(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     def kinds(self) -> list[str]:
         """Return the arguments of `open_session` that these definitions come from, as the `start` event lists them."""
         return [name for name, given in (("host_tools", self.tools), ("hooks", self.hooks)) if given]
+
+
+def given_to_runner(options: SdkOptions, definitions: CallbackDefinitions, messages: MessageMode) -> list[str]:
+    """Return the names of what a runner was given, as its `start` event lists them: an older one ignores some."""
+    return [*given_options(options), *definitions.kinds, *(["messages"] if messages != "off" else [])]
 
 
 def read_callbacks(document: str | bytes) -> CallbackDefinitions:

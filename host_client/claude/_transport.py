@@ -6,18 +6,20 @@ import asyncio
 import base64
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKError, CLIConnectionError, ProcessError, Transport
 
 from agent_runner.contract import protocol as p
 from host_client.client.attachments import Attachment
-from host_client.client.session import Session, open_session
+from host_client.client.options import ApprovalPolicy
+from host_client.client.session import Approver, Session, open_session
 from host_client.errors import SandspanError
-from host_client.sandbox import FolderSandbox
+from host_client.sandbox import FolderSandbox, Sandbox
+from host_client.telemetry import Telemetry
 
 MAX_WAITING = 16
 """Maximum number of messages that wait for the SDK's client; the session's further events wait in its journal."""
@@ -32,6 +34,22 @@ _HOOK_MESSAGES = frozenset({"hook_started", "hook_progress", "hook_response"})
 _REPLAY = "replay-user-messages"
 
 
+class SessionArguments(TypedDict, total=False):
+    """The arguments of `query` and `ClaudeSDKClient` beside the SDK's, for the session.
+
+    ``sandbox``, ``telemetry``, ``traceparent`` and ``environ`` are those of `open_session`. ``approvals`` decides where
+    the options have no ``can_use_tool``: ``deny`` (default), as Claude Code does without one, ``auto``, or a function.
+    ``further_options`` are fields of `AgentOptions` that the SDK does not have, such as ``user_id``.
+    """
+
+    sandbox: Sandbox | None
+    approvals: ApprovalPolicy | Approver
+    telemetry: Telemetry | None
+    traceparent: str | None
+    environ: Mapping[str, str] | None
+    further_options: Mapping[str, Any] | None
+
+
 class SandboxTransport(Transport):
     """A transport of the SDK to the Claude Code of a session.
 
@@ -40,9 +58,12 @@ class SandboxTransport(Transport):
     """
 
     def __init__(
-        self, options: ClaudeAgentOptions, on_session: Callable[[Session], None] | None = None, **arguments: Any
+        self,
+        options: ClaudeAgentOptions,
+        on_session: Callable[[Session], None] | None = None,
+        **arguments: Unpack[SessionArguments],
     ) -> None:
-        """Prepare a session with these options; ``arguments`` are those of `open_session`."""
+        """Prepare a session with these options."""
         self._options = options
         self._on_session = on_session
         self._arguments = arguments
@@ -154,12 +175,15 @@ class SandboxTransport(Transport):
             await self._messages.put(message)
 
     def _open(self) -> AbstractAsyncContextManager[Session]:
-        arguments = dict(self._arguments)
         mode = "partial" if self._options.include_partial_messages else "on"
-        arguments["further_options"] = {"messages": mode, **(arguments["further_options"] or {})}
-        sandbox = arguments.get("sandbox")
+        sandbox = self._arguments.get("sandbox")
         takes_folder = sandbox is None or isinstance(sandbox, FolderSandbox)
-        arguments["cwd"] = self._options.cwd or ("." if takes_folder else None)
+        arguments: dict[str, Any] = {
+            "approvals": "deny",
+            **self._arguments,
+            "further_options": {"messages": mode, **(self._arguments.get("further_options") or {})},
+            "cwd": self._options.cwd or ("." if takes_folder else None),
+        }
         extra = {name: value for name, value in self._options.extra_args.items() if name != _REPLAY}
         return open_session(None, replace(self._options, extra_args=extra), **arguments)
 

@@ -202,9 +202,8 @@ class CallbackRunner:
         try:
             return _Answer(result=function.result(await self._value(function, call)))
         except (Exception, asyncio.CancelledError) as error:
-            if (
-                task := asyncio.current_task()
-            ) is not None and task.cancelling():  # by this module, not by the function
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by this module, not by the function
                 raise
             _logger.warning("session %s: %s failed", self._session_id, function.title, exc_info=error)
             failed_hook = f"{function.title} failed: {error!r}"[:MAX_ERROR] if function.is_hook else None

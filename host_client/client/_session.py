@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent_runner.contract import protocol as p
-from agent_runner.contract.sdk_options import given_options
+from agent_runner.contract.callbacks import given_to_runner
 from agent_runner.contract.spans import Attributes
 from agent_runner.contract.trace_context import TraceContext
 from host_client.errors import ConfigurationError, SandboxError, SessionClosedError
@@ -115,9 +115,7 @@ class Session(SessionControls):
         self._commander = Commander(self._shared, approvals, options.user_id)
         self._functions = functions
         self._callbacks = CallbackRunner(self._shared, functions, session_id, self._commander.write)
-        given = [*given_options(options.document), *functions.definitions.kinds]
-        if options.messages != "off":
-            given.append("messages")
+        given = given_to_runner(options.document, functions.definitions, options.messages)
         self._stream = SessionStream(self._shared, self._commander, self._callbacks, given)
         self._stopper = RunnerStopper(self.ended, stop_timeout)
         self._stop_timeout = stop_timeout

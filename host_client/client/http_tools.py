@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -11,7 +12,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -75,7 +76,7 @@ def http_tool(
         now = current_call()
         body = {**(context or {}), "tool": name, "arguments": arguments, "session_id": now.session_id}
         request = _Post(name, url, key, now.idempotency_key, json.dumps(body).encode(), timeout)
-        return await request.answer(len(PAUSES) + 1 if idempotent else 1)
+        return await request.answer(PAUSES if idempotent else ())
 
     def prepare(arguments: Mapping[str, Any]) -> Call:
         return partial(call, dict(arguments))
@@ -127,23 +128,25 @@ class _Post:
         self._body = body
         self._timeout = timeout
 
-    async def answer(self, attempts: int) -> Any:
-        """Return the answer; raise `HttpToolError`."""
-        async with httpx.AsyncClient(timeout=self._timeout, verify=_trusted()) as client:
-            for pause in (*PAUSES[: attempts - 1], None):
-                try:
-                    response = await self._send(client)
-                except httpx.DecodingError:  # the server has answered, so it may have done what it was asked
-                    raise HttpToolError(f"the answer of {self._name} cannot be read") from None
-                except httpx.HTTPError as error:
-                    if pause is None:
-                        reason = type(error).__name__
-                        raise HttpToolError(f"the server of {self._name} cannot be reached ({reason})") from error
-                else:
-                    if pause is None or response.status_code not in _AGAIN:
-                        return self._value_of(response)
-                await asyncio.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+    async def answer(self, pauses: Sequence[float]) -> Any:
+        """Return the answer; send the request again after each of the pauses, if that may help.
+
+        Raise `HttpToolError`.
+        """
+        try:
+            async with httpx.AsyncClient(timeout=self._timeout, verify=_trusted()) as client:
+                for pause in pauses:
+                    with contextlib.suppress(httpx.TransportError):
+                        response = await self._send(client)
+                        if response.status_code not in _AGAIN:
+                            return self._value_of(response)
+                    await asyncio.sleep(pause)
+                return self._value_of(await self._send(client))
+        except httpx.DecodingError:  # the server has answered, so it may have done what it was asked
+            raise HttpToolError(f"the answer of {self._name} cannot be read") from None
+        except httpx.HTTPError as error:
+            reason = type(error).__name__
+            raise HttpToolError(f"the server of {self._name} cannot be reached ({reason})") from error
 
     async def _send(self, client: httpx.AsyncClient) -> httpx.Response:
         now = int(time.time())

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from agent_runner.contract.callbacks import MESSAGE_MODES, MessageMode
 from agent_runner.contract.sanitize import CONTENTS, Content
 from agent_runner.contract.sdk_options import Effort, SdkOptions, SettingSource, convert_options, read_options
 from agent_runner.contract.spans import Value
@@ -101,7 +102,7 @@ class AgentOptions:
     """Seconds that the end of a run waits for commands and subagents in the background."""
     content: Content = "preview"
     tool_content: Content = "none"
-    messages: Literal["off", "on", "partial"] = "off"
+    messages: MessageMode = "off"
     """``on`` for ``message`` events with Claude Code's own messages, ``partial`` with partial ones too."""
     deep_trace: bool = False
     """True to make spans that the processes of tools export part of the trace; see docs/RUNNER.md."""
@@ -169,7 +170,7 @@ OPTION_FORMS: dict[str, Form] = {
     ),
     "require_mcp": _SWITCH,
     "deep_trace": _SWITCH,
-    "messages": Form(one_of("off", "on", "partial"), "one of off, on, partial"),
+    "messages": Form(one_of(*MESSAGE_MODES), f"one of {', '.join(MESSAGE_MODES)}"),
     "resume": _TEXT,
     "user_id": _TEXT,
     "tenant_id": _TEXT,

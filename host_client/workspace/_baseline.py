@@ -32,9 +32,11 @@ class Baseline:
     def __post_init__(self) -> None:
         self._contents = tempfile.TemporaryFile(prefix="sandspan-base-")  # noqa: SIM115 - `close` closes it
         self._places: dict[bytes, tuple[int, int, int]] = {}
+        self.changed_at: dict[bytes, int] = {}
 
-    def add(self, entry: program.Entry, content: bytes) -> None:
-        """Add a file in the order of its content."""
+    def add(self, entry: program.Entry, content: bytes, changed_at: int) -> None:
+        """Add a file, which was changed at a time in seconds since the epoch."""
+        self.changed_at[entry.path] = changed_at
         self._places[entry.path] = (entry.mode, self.size, len(content))
         self._contents.write(content)
         self.size += len(content)
@@ -82,13 +84,14 @@ def _read_baseline(path: Path, max_files: int, max_bytes: int, *, pack: bool) ->
     _check_size(path, listing, max_files, max_bytes)
     is_in_git = is_in_repository(path)
     base = Baseline(root, folders=listing.folders, patterns=patterns_of(path), is_in_git=is_in_git)
-    packed = io.BytesIO()
     try:
-        _read_all(base, listing, packed if pack else None, max_bytes)
+        for entry in listing.files:
+            _read(base, entry, max_bytes)
+        if pack:
+            base.archive = _packed(base)
     except BaseException:
         base.close()
         raise
-    base.archive = packed.getvalue()
     return base
 
 
@@ -107,37 +110,42 @@ def _check_size(path: Path, listing: program.Listing, max_files: int, max_bytes:
     )
 
 
-def _read_all(base: Baseline, listing: program.Listing, packed: io.BytesIO | None, max_bytes: int) -> None:
-    """Read each file of a listing into the state, and into the archive if there is one."""
+def _read(base: Baseline, entry: program.Entry, max_bytes: int) -> None:
+    try:
+        content = program.read(base.root, entry, max_bytes - base.size)
+        changed_at = int(os.lstat(os.path.join(base.root, entry.path)).st_mtime)
+    except FileNotFoundError:  # it was removed since it was listed
+        return
+    if base.size + len(content) > max_bytes:
+        raise OSError(0, f"a file grew while it was read: {os.fsdecode(entry.path)}")
+    base.add(entry, content, changed_at)
+
+
+def _packed(base: Baseline) -> bytes:
+    """Return the folder as a compressed tar archive."""
+    packed = io.BytesIO()
     with (
-        gzip.GzipFile(fileobj=packed or io.BytesIO(), mode="wb", compresslevel=1) as compressed,
+        gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as compressed,
         tarfile.open(
             None, "w", compressed, format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
         ) as tar,
     ):
-        for folder in listing.folders if packed else ():
+        for folder in base.folders:
             member = tarfile.TarInfo(os.fsdecode(folder))
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)
-        for entry in listing.files:
-            try:
-                content = program.read(base.root, entry, max_bytes - base.size)
-                changed_at = int(os.lstat(os.path.join(base.root, entry.path)).st_mtime)
-            except FileNotFoundError:  # it was removed since it was listed
-                continue
-            if base.size + len(content) > max_bytes:
-                raise OSError(0, f"a file grew while it was read: {os.fsdecode(entry.path)}")
-            base.add(entry, content)
-            if packed:
-                _pack(tar, entry, content, changed_at)
+        for path in base.digests:
+            _pack(tar, base, path)
+    return packed.getvalue()
 
 
-def _pack(tar: tarfile.TarFile, entry: program.Entry, content: bytes, changed_at: int) -> None:
-    member = tarfile.TarInfo(os.fsdecode(entry.path))
-    member.mtime = changed_at
-    if entry.mode == program.LINK:
+def _pack(tar: tarfile.TarFile, base: Baseline, path: bytes) -> None:
+    mode, content = base.file(path)
+    member = tarfile.TarInfo(os.fsdecode(path))
+    member.mtime = base.changed_at[path]
+    if mode == program.LINK:
         member.type, member.linkname = tarfile.SYMTYPE, os.fsdecode(content)
         tar.addfile(member)
         return
-    member.mode, member.size = entry.mode & 0o777, len(content)
+    member.mode, member.size = mode & 0o777, len(content)
     tar.addfile(member, io.BytesIO(content))

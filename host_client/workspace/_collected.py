@@ -19,7 +19,7 @@ _MODES = (program.FILE, program.PROGRAM, program.LINK)
 
 
 class Collected(NamedTuple):
-    """What changed in a folder: paths, with mode and content of those that changed."""
+    """The changes of a folder: paths, with mode and content of the new and changed ones."""
 
     deleted: tuple[bytes, ...]
     changed: tuple[tuple[bytes, int, bytes], ...]

@@ -19,7 +19,7 @@ from agent_runner.contract.callbacks import (
     read_callbacks,
 )
 from tests.support.pictures import png
-from tests.support.runs import CHAT, ERROR, Finished, Lab, RunnerProcess
+from tests.support.runs import CHAT, ERROR, TOUCH, Finished, Lab, RunnerProcess
 
 MakeLab = Callable[[str], Lab]
 
@@ -39,13 +39,6 @@ TWO = """
           - tools:
               - {name: mcp__host__orders, input: {customer: ada}}
               - {name: mcp__host__orders, input: {customer: bob}}
-          - text: Done.
-"""
-WRITE = """
-    conversations:
-      main:
-        replies:
-          - tools: [{name: Bash, input: {command: touch made}}]
           - text: Done.
 """
 HELLO = "conversations: {main: {replies: [{text: Hello.}, {text: Again.}]}}"
@@ -235,7 +228,7 @@ def test_an_unknown_callback_is_an_error_and_the_run_goes_on(make_lab: MakeLab) 
 
 
 def test_a_hook_denies_a_tool_call(make_lab: MakeLab) -> None:
-    lab = make_lab(WRITE)
+    lab = make_lab(TOUCH)
     runner = start(lab, hook("PreToolUse", matcher="Bash"))
     request = runner.until(p.CallbackRequest)
     assert (request.data.kind, request.data.name) == ("hook", "PreToolUse-1")
@@ -251,7 +244,7 @@ def test_a_hook_denies_a_tool_call(make_lab: MakeLab) -> None:
 
 
 def test_a_hook_changes_the_input_of_a_tool_call(make_lab: MakeLab) -> None:
-    lab = make_lab(WRITE)
+    lab = make_lab(TOUCH)
     runner = start(lab, hook("PreToolUse"))
     change = {"permissionDecision": "allow", "updatedInput": {"command": "touch other"}}
     reply(runner, runner.until(p.CallbackRequest), {"hookSpecificOutput": {"hookEventName": "PreToolUse", **change}})
@@ -261,7 +254,7 @@ def test_a_hook_changes_the_input_of_a_tool_call(make_lab: MakeLab) -> None:
 
 
 def test_the_time_of_a_hook_is_not_counted_as_the_queue_of_its_call(make_lab: MakeLab) -> None:
-    lab = make_lab(WRITE)
+    lab = make_lab(TOUCH)
     runner = start(lab, hook("PreToolUse"), hook("PostToolUse"), hook("Stop"))
     for _ in range(3):
         reply(runner, runner.until(p.CallbackRequest))
@@ -288,7 +281,7 @@ def test_hooks_of_a_turn_add_to_the_prompt_and_keep_the_agent_going(make_lab: Ma
 
 
 def test_a_hook_without_an_answer_denies_its_call(make_lab: MakeLab) -> None:
-    lab = make_lab(WRITE)
+    lab = make_lab(TOUCH)
     done = complete(start(lab, hook("PreToolUse", timeout=0.2)))
     assert outcomes(done) == ["timeout"]
     assert "did not decide: the host did not answer within 0.2 seconds" in str(done.one(p.ToolResult).data.content)
@@ -296,7 +289,7 @@ def test_a_hook_without_an_answer_denies_its_call(make_lab: MakeLab) -> None:
 
 
 def test_a_call_whose_input_is_too_large_for_its_hook_is_denied(make_lab: MakeLab) -> None:
-    lab = make_lab(WRITE.replace("touch made", "'touch made #" + "a" * MAX_INPUT + "'"))
+    lab = make_lab(TOUCH.replace("touch made", "'touch made #" + "a" * MAX_INPUT + "'"))
     done = complete(start(lab, hook("PreToolUse")))
     assert "did not decide: its input has 8," in str(done.one(p.ToolResult).data.content)
     assert not (lab.cwd / "made").exists()
@@ -304,7 +297,7 @@ def test_a_call_whose_input_is_too_large_for_its_hook_is_denied(make_lab: MakeLa
 
 @pytest.mark.parametrize(("on_failure", "made"), [(None, True), ("block", False)])
 def test_a_hook_that_fails_has_no_effect_unless_it_is_to_block(make_lab: MakeLab, on_failure: Any, made: bool) -> None:
-    lab = make_lab(WRITE)
+    lab = make_lab(TOUCH)
     runner = start(lab, hook("PreToolUse", on_failure=on_failure))
     reply(runner, runner.until(p.CallbackRequest), error="KeyError: 'user'")
     done = complete(runner)
